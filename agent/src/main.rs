@@ -1,0 +1,2 @@
+//! `heliograph`: placeholder until the agent is wired.
+fn main() {}

@@ -1,0 +1,1 @@
+//! A BGP speaker and route reflector.
