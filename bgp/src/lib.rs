@@ -1,1 +1,2 @@
 //! A BGP speaker and route reflector.
+pub mod wire;

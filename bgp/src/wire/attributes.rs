@@ -1,0 +1,92 @@
+//! Path attributes, decoded (RFC 4271 §5). Next hops and NLRI are not here: they belong to the reach of an UPDATE.
+
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+
+/// ORIGIN (RFC 4271 §5.1.1), in order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// Learned from an interior protocol, or configured.
+    Igp,
+    /// Learned through EGP.
+    Egp,
+    /// Learned some other way.
+    Incomplete,
+}
+
+/// One segment of an AS_PATH (RFC 4271 §4.3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Segment {
+    /// Ordered: the ASes in the order they were traversed.
+    Sequence(Vec<u32>),
+    /// Unordered: counts as one hop.
+    Set(Vec<u32>),
+}
+
+/// AS_PATH (RFC 4271 §5.1.2), always with 4-octet numbers: AS4_PATH is merged when read (RFC 6793 §4.2.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AsPath(pub Vec<Segment>);
+
+/// AGGREGATOR (RFC 4271 §5.1.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Aggregator {
+    /// The AS that aggregated.
+    pub asn: u32,
+    /// The speaker that aggregated.
+    pub address: Ipv4Addr,
+}
+
+/// An attribute this crate does not interpret, kept to be passed on (RFC 4271 §5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unknown {
+    /// The flags octet as received; the Partial bit is set where RFC 4271 §5 asks for it when it is passed on.
+    pub flags: u8,
+    /// The type code.
+    pub code: u8,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// All attributes of a path but its next hop. Interned by the RIB, so paths share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attributes {
+    /// ORIGIN.
+    pub origin: Origin,
+    /// AS_PATH.
+    pub as_path: AsPath,
+    /// MULTI_EXIT_DISC (RFC 4271 §5.1.4).
+    pub med: Option<u32>,
+    /// LOCAL_PREF (RFC 4271 §5.1.5).
+    pub local_pref: Option<u32>,
+    /// ATOMIC_AGGREGATE (RFC 4271 §5.1.6).
+    pub atomic_aggregate: bool,
+    /// AGGREGATOR.
+    pub aggregator: Option<Aggregator>,
+    /// COMMUNITIES (RFC 1997), sorted, without duplicates.
+    pub communities: Vec<u32>,
+    /// ORIGINATOR_ID (RFC 4456 §8).
+    pub originator_id: Option<Ipv4Addr>,
+    /// CLUSTER_LIST (RFC 4456 §8), nearest cluster first.
+    pub cluster_list: Vec<Ipv4Addr>,
+    /// Everything else, in order of type code: optional transitive ones only (RFC 4271 §5).
+    pub unknown: Vec<Unknown>,
+}
+
+impl Attributes {
+    /// What a locally originated path carries: ORIGIN IGP, an empty AS_PATH, nothing else.
+    pub fn local() -> Self {
+        Self {
+            origin: Origin::Igp,
+            as_path: AsPath::default(),
+            med: None,
+            local_pref: None,
+            atomic_aggregate: false,
+            aggregator: None,
+            communities: Vec::new(),
+            originator_id: None,
+            cluster_list: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+}

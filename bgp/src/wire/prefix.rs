@@ -1,0 +1,105 @@
+//! Address families and prefixes, as NLRI carries them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+/// An address family with its subsequent address family: what a session carries (RFC 4760 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum Family {
+    /// AFI 1, SAFI 1.
+    Ipv4Unicast,
+    /// AFI 2, SAFI 1.
+    Ipv6Unicast,
+}
+
+/// A destination: an address with the bits beyond the length cleared, so that equal prefixes compare equal.
+///
+/// Ordered by family, address, length.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Prefix {
+    /// An IPv4 prefix.
+    V4(Ipv4Addr, u8),
+    /// An IPv6 prefix.
+    V6(Ipv6Addr, u8),
+}
+
+impl Prefix {
+    /// The prefix of `length` bits that holds `address`; `None` where the length exceeds the family's.
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
+        match address {
+            IpAddr::V4(a) if length <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                Some(Self::V4(Ipv4Addr::from_bits(a.to_bits() & mask), length))
+            }
+            IpAddr::V6(a) if length <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                Some(Self::V6(Ipv6Addr::from_bits(a.to_bits() & mask), length))
+            }
+            _ => None,
+        }
+    }
+
+    /// The family whose NLRI this is.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::V4(..) => Family::Ipv4Unicast,
+            Self::V6(..) => Family::Ipv6Unicast,
+        }
+    }
+
+    /// The network address.
+    pub fn address(&self) -> IpAddr {
+        match *self {
+            Self::V4(a, _) => a.into(),
+            Self::V6(a, _) => a.into(),
+        }
+    }
+
+    /// The prefix length in bits.
+    pub fn length(&self) -> u8 {
+        match *self {
+            Self::V4(_, l) | Self::V6(_, l) => l,
+        }
+    }
+
+    /// Whether `other` lies within this prefix (or equals it).
+    pub fn contains(&self, other: &Prefix) -> bool {
+        self.length() <= other.length() && Self::new(other.address(), self.length()) == Some(*self)
+    }
+}
+
+impl From<IpNetwork> for Prefix {
+    fn from(net: IpNetwork) -> Self {
+        match net {
+            IpNetwork::V4(n) => Self::V4(n.network(), n.prefix()),
+            IpNetwork::V6(n) => Self::V6(n.network(), n.prefix()),
+        }
+    }
+}
+
+impl From<Prefix> for IpNetwork {
+    fn from(prefix: Prefix) -> Self {
+        match prefix {
+            Prefix::V4(a, l) => {
+                Self::V4(ipnetwork::Ipv4Network::new_checked(a, l).expect("a prefix's length fits"))
+            }
+            Prefix::V6(a, l) => {
+                Self::V6(ipnetwork::Ipv6Network::new_checked(a, l).expect("a prefix's length fits"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address(), self.length())
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
