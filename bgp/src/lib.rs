@@ -1,2 +1,7 @@
 //! A BGP speaker and route reflector.
+
+mod config;
+pub mod report;
 pub mod wire;
+
+pub use config::{Config, ConfigError, Filter, GracefulRestart, Neighbor, Network, PrefixRange, Timers};

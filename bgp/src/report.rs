@@ -1,0 +1,98 @@
+//! What a speaker tells about itself: sessions and routes, with reasons in words.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::wire::Prefix;
+
+/// The states of RFC 4271 §8.2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum SessionState {
+    /// Not trying.
+    Idle,
+    /// Connecting.
+    Connect,
+    /// Waiting for the next attempt, or for the peer's.
+    Active,
+    /// OPEN sent.
+    OpenSent,
+    /// OPEN received, waiting for the first KEEPALIVE.
+    OpenConfirm,
+    /// Routes flow.
+    Established,
+}
+
+/// One session as it stands.
+#[derive(Clone, Debug)]
+pub struct SessionReport {
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// Its configured name.
+    pub name: String,
+    /// Its configured AS number.
+    pub asn: u32,
+    /// Its BGP Identifier, once known.
+    pub router_id: Option<Ipv4Addr>,
+    /// State of the session (of the most advanced connection).
+    pub state: SessionState,
+    /// How long it has been in that state.
+    pub since: Duration,
+    /// Prefixes in the adj-RIB-in, those refused by the import filter included.
+    pub received: usize,
+    /// Those that the import filter let pass.
+    pub accepted: usize,
+    /// Prefixes in the adj-RIB-out.
+    pub advertised: usize,
+    /// Prefixes kept from before the peer's restart (RFC 4724 §4.2).
+    pub stale: usize,
+    /// Whether its End-of-RIB has come on this session, for each family carried.
+    pub end_of_rib: bool,
+    /// Negotiated hold time; `None` unless established.
+    pub hold_time: Option<Duration>,
+    /// How often it was established.
+    pub established_count: u64,
+    /// The last error, and how long ago.
+    pub last_error: Option<(String, Duration)>,
+    /// Why it is in that state, in words.
+    pub reason: String,
+}
+
+/// One path to a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathReport {
+    /// The destination.
+    pub prefix: Prefix,
+    /// Where it leads; `None` for our own without a next hop.
+    pub next_hop: Option<IpAddr>,
+    /// Whom we have it from; `None`: we originate it.
+    pub peer: Option<IpAddr>,
+    /// It is the best path.
+    pub best: bool,
+    /// Kept from before the peer's restart.
+    pub stale: bool,
+    /// Why it is best, why not, or why it is not used at all.
+    pub reason: String,
+    /// LOCAL_PREF as compared.
+    pub local_pref: u32,
+    /// MULTI_EXIT_DISC as compared.
+    pub med: u32,
+    /// AS_PATH, as people write it: `64500 64501 {64502,64503}`.
+    pub as_path: String,
+    /// ORIGINATOR_ID.
+    pub originator: Option<Ipv4Addr>,
+    /// CLUSTER_LIST.
+    pub cluster_list: Vec<Ipv4Addr>,
+}
+
+/// The best path to a prefix, as whoever programs a kernel needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BestRoute {
+    /// The destination.
+    pub prefix: Prefix,
+    /// Where it leads.
+    pub next_hop: IpAddr,
+    /// Whom we have it from.
+    pub peer: IpAddr,
+}
