@@ -43,6 +43,14 @@ pub struct Peer {
     pub export: Filter,
 }
 
+impl Peer {
+    /// Whether paths from the peer rank and are told to others as they are from `other`.
+    pub(super) fn ranks_alike(&self, other: &Self) -> bool {
+        let identity = |peer: &Self| (peer.address, peer.router_id, peer.kind);
+        identity(self) == identity(other)
+    }
+}
+
 /// Who we are.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
