@@ -95,7 +95,8 @@ enum Command {
 /// # Errors
 /// The configuration is invalid, or an address can't be listened on; nothing runs then.
 pub async fn start(config: Config, options: Options) -> Result<Handle, StartError> {
-    let listeners = options.listen.iter().map(|address| socket::listen(*address)).collect::<Result<Vec<_>, _>>()?;
+    let listeners =
+        options.listen.iter().map(|address| socket::listen(*address)).collect::<Result<Vec<_>, _>>()?;
     let listening = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
     let (commands, received) = mpsc::channel(16);
     let (changed, changes) = watch::channel(0);

@@ -41,7 +41,9 @@ pub(super) async fn connect(remote: SocketAddr, local: Option<IpAddr>) -> io::Re
     }
     match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(remote)).await {
         Ok(connected) => connected,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIMEOUT:?}"))),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_TIMEOUT:?}")))
+        }
     }
 }
 

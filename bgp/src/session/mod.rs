@@ -203,7 +203,10 @@ impl Session {
     pub(crate) fn connect_failed(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: &str) {
         if self.take(conn).is_some() {
             let neighbor = &self.settings.neighbor;
-            self.fail_in_words(ctx.now, format!("connecting to {} port {}: {error}", neighbor.address, neighbor.port));
+            self.fail_in_words(
+                ctx.now,
+                format!("connecting to {} port {}: {error}", neighbor.address, neighbor.port),
+            );
             self.retry_later(ctx);
         }
         self.note_state(ctx.now);
@@ -389,7 +392,8 @@ impl Session {
     /// A third of the hold time (RFC 4271 §10), less where so configured; none without a hold time.
     fn keepalive_interval(&self, ctx: &mut Context<'_>, hold: Duration) -> Option<Duration> {
         let third = hold / 3;
-        let interval = self.settings.neighbor.timers.keepalive.map_or(third, |configured| configured.min(third));
+        let interval =
+            self.settings.neighbor.timers.keepalive.map_or(third, |configured| configured.min(third));
         (!interval.is_zero()).then(|| ctx.jittered(interval))
     }
 
@@ -478,14 +482,17 @@ impl Session {
     /// KEEPALIVE in OpenConfirm (Event 26): the session stands.
     fn establish(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         // A rival from before cannot win any more; closed now, its OPEN is not taken for a restart of the peer.
-        let rivals: Vec<_> = self.connections.iter().filter(|c| c.id != conn && c.stage == Stage::OpenSent);
-        for rival in rivals.iter().map(|c| c.id).collect::<Vec<_>>() {
+        let rival = |c: &&Connection| c.id != conn && c.stage == Stage::OpenSent;
+        let rivals: Vec<ConnId> = self.connections.iter().filter(rival).map(|c| c.id).collect();
+        for rival in rivals {
             self.lose(ctx, rival);
         }
         let Some(connection) = self.connection(conn) else { return };
         connection.stage = Stage::Established;
         connection.heard(ctx.now);
-        let (Some(negotiated), Some(local)) = (connection.negotiated.clone(), connection.local) else { return };
+        let (Some(negotiated), Some(local)) = (connection.negotiated.clone(), connection.local) else {
+            return;
+        };
         self.feeding = negotiated.families.clone();
         self.established_count += 1;
         self.retry_at = None;
@@ -524,7 +531,8 @@ impl Session {
             connection.heard(ctx.now);
         }
         if let Some(fault) = update.faults.iter().find(|f| f.action == FaultAction::TreatAsWithdraw) {
-            let words = format!("UPDATE treated as withdrawal: attribute {}: {}", fault.attribute, fault.reason);
+            let words =
+                format!("UPDATE treated as withdrawal: attribute {}: {}", fault.attribute, fault.reason);
             self.fail_in_words(ctx.now, words);
         }
         let ended = update.end_of_rib;

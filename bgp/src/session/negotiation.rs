@@ -86,17 +86,20 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
     }
     // RFC 6286 §2.2: within an AS identifiers are unique.
     if open.asn == settings.local_asn && open.router_id == settings.router_id {
-        let reason = format!("the peer has our own BGP identifier {}: give each speaker its own", open.router_id);
+        let reason =
+            format!("the peer has our own BGP identifier {}: give each speaker its own", open.router_id);
         return refuse(wire::open_error::IDENTIFIER, &[], reason);
     }
     if open.hold_time != 0 && open.hold_time < MIN_HOLD_SECONDS {
-        let reason = format!("the peer proposes a hold time of {} s; 0 or at least 3 is valid", open.hold_time);
+        let reason =
+            format!("the peer proposes a hold time of {} s; 0 or at least 3 is valid", open.hold_time);
         return refuse(wire::open_error::HOLD_TIME, &[], reason);
     }
     let offered = open.families();
     let families: Vec<_> = neighbor.families.iter().copied().filter(|f| offered.contains(f)).collect();
     if families.is_empty() {
-        let reason = format!("no address family in common: we offer {:?}, the peer {offered:?}", neighbor.families);
+        let reason =
+            format!("no address family in common: we offer {:?}, the peer {offered:?}", neighbor.families);
         return refuse(wire::open_error::CAPABILITY, &missing_capabilities(&neighbor.families), reason);
     }
     let both_restart = settings.graceful_restart.and(open.graceful_restart().cloned());

@@ -132,7 +132,8 @@ impl Speaker {
     /// A connection came in. `None`: it is from a stranger, or not wanted now, and is to be closed.
     pub fn accept(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<ConnId> {
         let id = *self.by_address.get(&remote.ip().to_canonical())?;
-        let conn = self.with_session(now, id, |session, ctx| session.accept(ctx, local.ip().to_canonical()))??;
+        let conn =
+            self.with_session(now, id, |session, ctx| session.accept(ctx, local.ip().to_canonical()))??;
         self.by_connection.insert(conn, id);
         Some(conn)
     }
@@ -249,7 +250,9 @@ impl Speaker {
             end_of_rib: session.feed_ended(),
             hold_time: session.negotiated().map(|negotiated| negotiated.hold),
             established_count: session.established_count(),
-            last_error: session.last_error().map(|(words, at)| (words.clone(), now.saturating_duration_since(*at))),
+            last_error: session
+                .last_error()
+                .map(|(words, at)| (words.clone(), now.saturating_duration_since(*at))),
             reason: self.reason(id, session, state),
         })
     }
@@ -265,7 +268,12 @@ impl Speaker {
         }
     }
 
-    fn on_connection(&mut self, now: Instant, conn: ConnId, call: impl FnOnce(&mut Session, &mut Context<'_>)) {
+    fn on_connection(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        call: impl FnOnce(&mut Session, &mut Context<'_>),
+    ) {
         let Some(id) = self.by_connection.get(&conn).copied() else { return };
         self.with_session(now, id, call);
         self.settle(now);
