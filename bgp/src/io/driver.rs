@@ -153,6 +153,7 @@ impl Driver {
             Ok(Ready::Write(conn)) => {
                 if let Some(Connection::Open(open)) = self.connections.get_mut(&conn) {
                     open.write_wait = None;
+                    self.write(conn);
                 }
             }
             Err(Aborted) => {}
@@ -230,25 +231,24 @@ impl Driver {
         self.connections.insert(conn, Connection::Connecting(abort));
     }
 
-    /// Sends what every connection has to send; whether anything was there to send.
+    /// Sends what connections have to send; whether anything was there to send. A connection whose socket is full goes on
+    /// when that can take more.
     fn write_all(&mut self) -> bool {
-        let wants = |(conn, connection): (&ConnId, &Connection)| match connection {
-            Connection::Open(open) if open.write_wait.is_none() => {
-                (!open.unsent.is_empty() || self.speaker.wants_transmit(*conn)).then_some(*conn)
-            }
-            _ => None,
-        };
-        let wanting: Vec<ConnId> = self.connections.iter().filter_map(wants).collect();
-        for conn in &wanting {
-            self.write(*conn);
+        let mut moved = false;
+        while let Some(conn) = self.speaker.poll_transmit() {
+            moved = true;
+            self.write(conn);
         }
-        !wanting.is_empty()
+        moved
     }
 
     /// Writes until the socket takes no more or nothing is left.
     fn write(&mut self, conn: ConnId) {
         loop {
             let Some(Connection::Open(open)) = self.connections.get_mut(&conn) else { return };
+            if open.write_wait.is_some() {
+                return;
+            }
             if open.unsent.is_empty() {
                 self.speaker.transmit(Instant::now(), conn, WRITE_CHUNK, &mut open.unsent);
             }

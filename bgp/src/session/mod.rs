@@ -36,6 +36,11 @@ const FSM_ESTABLISHED: u8 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub(crate) u64);
 
+impl ConnId {
+    /// Less than every other.
+    pub const FIRST: Self = Self(0);
+}
+
 /// What a session needs to know of the configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -292,6 +297,11 @@ impl Session {
             self.take(conn);
             ctx.put(Output::Close(conn));
         }
+    }
+
+    /// All connections there are.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = ConnId> {
+        self.connections.iter().map(|c| c.id)
     }
 
     /// The connection on which routes flow.

@@ -75,6 +75,7 @@ impl Speaker {
                 let new = &settings.neighbor;
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
+                    self.ready.extend(peer.session.established());
                 }
                 peer.session.set_settings(settings);
                 return;

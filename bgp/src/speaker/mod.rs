@@ -70,6 +70,8 @@ pub struct Speaker {
     by_connection: BTreeMap<ConnId, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
     sync: Sync,
+    /// Connections that may have something to send.
+    ready: BTreeSet<ConnId>,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     next_peer: u32,
@@ -101,6 +103,7 @@ impl Speaker {
             by_connection: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             sync: Sync::new(restarting, now + deferral),
+            ready: BTreeSet::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             next_peer: 0,
@@ -178,8 +181,19 @@ impl Speaker {
         sessions.into_iter().chain(self.sync.deadline()).min()
     }
 
-    /// Whether [`Speaker::transmit`] has something for this connection.
-    pub fn wants_transmit(&self, conn: ConnId) -> bool {
+    /// A connection for which [`Speaker::transmit`] has something; to be asked until `None`, like
+    /// [`Speaker::poll_action`]. One whose socket takes nothing now is to be remembered by the caller: it is named
+    /// again only when there is more news for it.
+    pub fn poll_transmit(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.ready.pop_first() {
+            if self.wants_transmit(conn) {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    fn wants_transmit(&self, conn: ConnId) -> bool {
         let Some(id) = self.by_connection.get(&conn) else { return false };
         let Some(peer) = self.peers.get(id) else { return false };
         peer.session.wants_transmit(conn)
@@ -299,6 +313,9 @@ impl Speaker {
         for output in outputs {
             self.carry_out(id, output);
         }
+        if let Some(peer) = self.peers.get(&id) {
+            self.ready.extend(peer.session.connections());
+        }
         self.arm(id);
         self.let_go(id);
         Some(answer)
@@ -391,6 +408,7 @@ impl Speaker {
         }
         if self.rib.take_changed() {
             self.events.push_back(Event::RoutesChanged);
+            self.ready.extend(self.peers.values().filter_map(|peer| peer.session.established()));
         }
     }
 }

@@ -59,6 +59,7 @@ impl Speaker {
             for family in families.into_iter().flatten() {
                 self.rib.end_of_rib(*id, family);
             }
+            self.ready.extend(peer.session.established());
         }
     }
 }
