@@ -188,9 +188,10 @@ impl Network {
         let node = match event {
             What::Syn { from, to } => return self.syn(from, to),
             What::Answer { to, result } => {
+                let local = SocketAddr::new(self.nodes[to.0].address, 40000);
                 let Some(speaker) = &mut self.nodes[to.0].speaker else { return };
                 match result {
-                    Ok(_) => speaker.connected(now, to.1, SocketAddr::new(self.nodes[to.0].address, 40000)),
+                    Ok(_) => speaker.connected(now, to.1, local),
                     Err(reason) => speaker.connect_failed(now, to.1, reason),
                 }
                 to.0
