@@ -34,9 +34,7 @@ pub(crate) fn next_free<E>(
 fn usable(cidr: IpNetwork) -> Option<(u128, u128)> {
     let network = number(cidr.network());
     let (bits, kept_at_end) = if cidr.is_ipv4() { (32, 1) } else { (128, 0) };
-    let hosts = u128::MAX
-        .checked_shr(128 - (bits - u32::from(cidr.prefix())))
-        .unwrap_or(0);
+    let hosts = u128::MAX.checked_shr(128 - (bits - u32::from(cidr.prefix()))).unwrap_or(0);
     let first = network.checked_add(2)?;
     let last = (network | hosts).checked_sub(kept_at_end)?;
     (first <= last).then_some((first, last))
@@ -66,9 +64,7 @@ mod tests {
     use std::convert::Infallible;
 
     fn next(cidr: &str, last: Option<IpAddr>, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-        let Ok(found) = next_free(cidr.parse().unwrap(), last, |a| {
-            Ok::<_, Infallible>(taken.contains(&a))
-        });
+        let Ok(found) = next_free(cidr.parse().unwrap(), last, |a| Ok::<_, Infallible>(taken.contains(&a)));
         found
     }
 
@@ -82,20 +78,11 @@ mod tests {
 
     #[test]
     fn reserved_addresses_are_never_given_out() {
-        assert_eq!(
-            all("10.0.0.0/29"),
-            ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
-        );
+        assert_eq!(all("10.0.0.0/29"), ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         assert_eq!(all("10.0.0.0/30"), ["10.0.0.2"]);
         assert_eq!(all("255.255.255.248/30"), ["255.255.255.250"]);
         assert_eq!(all("fd00::/126"), ["fd00::2", "fd00::3"]);
-        for too_small in [
-            "10.0.0.0/31",
-            "10.0.0.1/32",
-            "255.255.255.255/32",
-            "fd00::/127",
-            "fd00::1/128",
-        ] {
+        for too_small in ["10.0.0.0/31", "10.0.0.1/32", "255.255.255.255/32", "fd00::/127", "fd00::1/128"] {
             assert!(all(too_small).is_empty(), "{too_small}");
         }
         assert_eq!(all("0.0.0.0/0".replace("/0", "/28").as_str()).len(), 13);
@@ -106,10 +93,7 @@ mod tests {
         let none = BTreeSet::new();
         assert_eq!(next("::/0", None, &none), Some("::2".parse().unwrap()));
         let last = "fd00::ffff:ffff:ffff:ffff".parse().ok();
-        assert_eq!(
-            next("fd00::/64", last, &none),
-            Some("fd00::2".parse().unwrap())
-        );
+        assert_eq!(next("fd00::/64", last, &none), Some("fd00::2".parse().unwrap()));
     }
 
     #[test]

@@ -46,23 +46,16 @@ impl Command {
 }
 
 fn attachment(set: &impl Fn(&str) -> Option<String>) -> Result<Attachment, CniError> {
-    let container_id =
-        set("CNI_CONTAINERID").ok_or_else(|| invalid("CNI_CONTAINERID", "it is not set"))?;
+    let container_id = set("CNI_CONTAINERID").ok_or_else(|| invalid("CNI_CONTAINERID", "it is not set"))?;
     check_container_id(&container_id).map_err(|problem| invalid("CNI_CONTAINERID", &problem))?;
     let ifname = set("CNI_IFNAME").ok_or_else(|| invalid("CNI_IFNAME", "it is not set"))?;
     check_ifname(&ifname).map_err(|problem| invalid("CNI_IFNAME", &problem))?;
-    Ok(Attachment {
-        container_id,
-        ifname,
-    })
+    Ok(Attachment { container_id, ifname })
 }
 
 fn netns(set: &impl Fn(&str) -> Option<String>) -> Result<PathBuf, CniError> {
     set("CNI_NETNS").map(PathBuf::from).ok_or_else(|| {
-        invalid(
-            "CNI_NETNS",
-            "it is not set; it must be the path of the container's network namespace",
-        )
+        invalid("CNI_NETNS", "it is not set; it must be the path of the container's network namespace")
     })
 }
 
@@ -90,17 +83,14 @@ fn check_ifname(name: &str) -> Result<(), String> {
         format!("is longer than {IFNAME_MAX} bytes")
     } else if name == "." || name == ".." {
         "is a directory's name".into()
-    } else if let Some(bad) = name
-        .chars()
-        .find(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
+    } else if let Some(bad) =
+        name.chars().find(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
     {
         format!("has {bad:?} in it")
     } else {
         return Ok(());
     };
-    Err(format!(
-        "{name:?} can't be an interface's name: it {problem}"
-    ))
+    Err(format!("{name:?} can't be an interface's name: it {problem}"))
 }
 
 #[cfg(test)]
@@ -108,19 +98,12 @@ mod tests {
     use super::*;
 
     fn parse(vars: &[(&str, &str)]) -> Result<Command, CniError> {
-        Command::from_env(|name| {
-            vars.iter()
-                .find(|(k, _)| *k == name)
-                .map(|(_, v)| v.to_string())
-        })
+        Command::from_env(|name| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_string()))
     }
 
     #[test]
     fn each_verb_takes_what_it_needs() {
-        let attachment = Attachment {
-            container_id: "c1".into(),
-            ifname: "eth0".into(),
-        };
+        let attachment = Attachment { container_id: "c1".into(), ifname: "eth0".into() };
         let key = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
         let with = |more: &[(&'static str, &'static str)]| parse(&[&key, more].concat());
 
@@ -128,33 +111,20 @@ mod tests {
             with(&[("CNI_COMMAND", "ADD"), ("CNI_NETNS", "/run/netns/x")]),
             Ok(Command::Add(attachment.clone(), "/run/netns/x".into()))
         );
-        assert_eq!(
-            with(&[("CNI_COMMAND", "DEL")]),
-            Ok(Command::Del(attachment.clone()))
-        );
-        assert_eq!(
-            with(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", "")]),
-            Ok(Command::Del(attachment))
-        );
+        assert_eq!(with(&[("CNI_COMMAND", "DEL")]), Ok(Command::Del(attachment.clone())));
+        assert_eq!(with(&[("CNI_COMMAND", "DEL"), ("CNI_NETNS", "")]), Ok(Command::Del(attachment)));
         assert_eq!(parse(&[("CNI_COMMAND", "GC")]), Ok(Command::Gc));
         assert_eq!(parse(&[("CNI_COMMAND", "STATUS")]), Ok(Command::Status));
         assert_eq!(parse(&[("CNI_COMMAND", "VERSION")]), Ok(Command::Version));
         for verb in ["ADD", "CHECK"] {
             let error = with(&[("CNI_COMMAND", verb)]).unwrap_err();
-            assert!(
-                error.code == 4 && error.msg.contains("CNI_NETNS"),
-                "{error:?}"
-            );
+            assert!(error.code == 4 && error.msg.contains("CNI_NETNS"), "{error:?}");
         }
     }
 
     #[test]
     fn bad_variables_are_named() {
-        let good = [
-            ("CNI_COMMAND", "DEL"),
-            ("CNI_CONTAINERID", "c1"),
-            ("CNI_IFNAME", "eth0"),
-        ];
+        let good = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
         assert!(parse(&good).is_ok());
         let bad = [
             ("CNI_COMMAND", ""),

@@ -11,19 +11,10 @@ use crate::store::Store;
 use std::net::IpAddr;
 
 /// Compares `prevResult`, the address store and the kernel, and reports everything that is missing at once.
-pub(crate) fn check(
-    net: &mut dyn Net,
-    config: &Config,
-    attachment: &Attachment,
-) -> Result<(), CniError> {
+pub(crate) fn check(net: &mut dyn Net, config: &Config, attachment: &Attachment) -> Result<(), CniError> {
     let Some(expected) = &config.prev_result else {
-        let details =
-            "CHECK compares with the result of ADD, which the runtime must pass on as prevResult";
-        return Err(CniError::new(
-            code::INVALID_CONFIG,
-            "CHECK without prevResult",
-            details,
-        ));
+        let details = "CHECK compares with the result of ADD, which the runtime must pass on as prevResult";
+        return Err(CniError::new(code::INVALID_CONFIG, "CHECK without prevResult", details));
     };
     let mut problems = Vec::new();
     check_store(config, attachment, expected, &mut problems)?;
@@ -31,11 +22,7 @@ pub(crate) fn check(
     if problems.is_empty() {
         return Ok(());
     }
-    Err(CniError::new(
-        code::CHECK_FAILED,
-        format!("{attachment} is not as ADD left it"),
-        problems.join("; "),
-    ))
+    Err(CniError::new(code::CHECK_FAILED, format!("{attachment} is not as ADD left it"), problems.join("; ")))
 }
 
 fn check_store(
@@ -56,13 +43,8 @@ fn check_store(
         }
     }
     for address in &record.addresses {
-        if !expected
-            .pod_addresses(&attachment.ifname)
-            .any(|ip| ip.address.ip() == *address)
-        {
-            problems.push(format!(
-                "{address} is reserved for it but not in prevResult"
-            ));
+        if !expected.pod_addresses(&attachment.ifname).any(|ip| ip.address.ip() == *address) {
+            problems.push(format!("{address} is reserved for it but not in prevResult"));
         }
     }
     Ok(())
@@ -76,25 +58,10 @@ fn check_kernel(
 ) -> Result<(), NetError> {
     let host_name = attachment.host_interface();
     let interface = |name: &str, in_pod: bool| {
-        expected
-            .interfaces
-            .iter()
-            .find(move |i| i.name == name && i.sandbox.is_empty() != in_pod)
+        expected.interfaces.iter().find(move |i| i.name == name && i.sandbox.is_empty() != in_pod)
     };
-    let pod = check_link(
-        net,
-        Side::Pod,
-        &attachment.ifname,
-        interface(&attachment.ifname, true),
-        problems,
-    )?;
-    let host = check_link(
-        net,
-        Side::Host,
-        &host_name,
-        interface(&host_name, false),
-        problems,
-    )?;
+    let pod = check_link(net, Side::Pod, &attachment.ifname, interface(&attachment.ifname, true), problems)?;
+    let host = check_link(net, Side::Host, &host_name, interface(&host_name, false), problems)?;
     // Nothing else can be right without both ends, and one message says it better than ten.
     let (Some(pod), Some(host)) = (pod, host) else {
         return Ok(());
@@ -102,22 +69,12 @@ fn check_kernel(
     for ip in expected.pod_addresses(&attachment.ifname) {
         let address = ip.address.ip();
         if !net.has_address(Side::Pod, pod.index, address)? {
-            problems.push(format!(
-                "{} in the pod lacks the address {address}",
-                pod.name
-            ));
+            problems.push(format!("{} in the pod lacks the address {address}", pod.name));
         }
         check_host_route(net, &host, address, problems)?;
         check_default_route(net, &pod, address, expected, problems)?;
         check_neighbour(net, Side::Host, &host, address, pod.mac, problems)?;
-        check_neighbour(
-            net,
-            Side::Pod,
-            &pod,
-            gateway_for(address),
-            host.mac,
-            problems,
-        )?;
+        check_neighbour(net, Side::Pod, &pod, gateway_for(address), host.mac, problems)?;
     }
     Ok(())
 }
@@ -144,17 +101,12 @@ fn check_link(
     if let (Some(wanted), Some(found)) = (expected_mac, link.mac)
         && wanted != found
     {
-        problems.push(format!(
-            "{name} in {side} has the MAC {found} instead of {wanted}"
-        ));
+        problems.push(format!("{name} in {side} has the MAC {found} instead of {wanted}"));
     }
     if let Some(wanted) = expected.mtu
         && wanted != link.mtu
     {
-        problems.push(format!(
-            "{name} in {side} has MTU {} instead of {wanted}",
-            link.mtu
-        ));
+        problems.push(format!("{name} in {side} has MTU {} instead of {wanted}", link.mtu));
     }
     Ok(Some(link))
 }
@@ -168,10 +120,7 @@ fn check_host_route(
     match net.host_route(address)? {
         None => problems.push(format!("the host's route to {address} is missing")),
         Some(route) if route.interface != Some(host.index) || route.protocol != ROUTE_PROTOCOL => {
-            problems.push(format!(
-                "the host's route to {address} is not the one through {}",
-                host.name
-            ));
+            problems.push(format!("the host's route to {address} is not the one through {}", host.name));
         }
         Some(_) => {}
     }
@@ -187,17 +136,11 @@ fn check_default_route(
     problems: &mut Vec<String>,
 ) -> Result<(), NetError> {
     let gateway = gateway_for(address);
-    if !expected
-        .routes
-        .iter()
-        .any(|route| route.dst.prefix() == 0 && route.gw == Some(gateway))
-    {
+    if !expected.routes.iter().any(|route| route.dst.prefix() == 0 && route.gw == Some(gateway)) {
         return Ok(());
     }
     let ours = |route: &crate::net::Route| {
-        route.prefix_len == 0
-            && route.gateway == Some(gateway)
-            && route.interface == Some(pod.index)
+        route.prefix_len == 0 && route.gateway == Some(gateway) && route.interface == Some(pod.index)
     };
     if !net.pod_routes(gateway)?.iter().any(ours) {
         problems.push(format!("the pod's default route via {gateway} is missing"));
@@ -214,13 +157,9 @@ fn check_neighbour(
     problems: &mut Vec<String>,
 ) -> Result<(), NetError> {
     match net.neighbour(side, on.index, address)? {
-        None => problems.push(format!(
-            "the permanent neighbour entry for {address} is missing in {side}"
-        )),
+        None => problems.push(format!("the permanent neighbour entry for {address} is missing in {side}")),
         Some(found) if Some(found) != wanted => {
-            problems.push(format!(
-                "the neighbour entry for {address} in {side} has the stale MAC {found}"
-            ));
+            problems.push(format!("the neighbour entry for {address} in {side} has the stale MAC {found}"));
         }
         Some(_) => {}
     }

@@ -27,13 +27,7 @@ pub(crate) enum Version {
 pub(crate) const NEWEST_VERSION: Version = Version::V1_1_0;
 
 impl Version {
-    pub const ALL: [Self; 5] = [
-        Self::V0_3_0,
-        Self::V0_3_1,
-        Self::V0_4_0,
-        Self::V1_0_0,
-        Self::V1_1_0,
-    ];
+    pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,9 +40,7 @@ impl Version {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|version| version.as_str() == text)
+        Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
 }
 
@@ -98,11 +90,7 @@ pub(crate) fn version_text(stdin: &[u8]) -> Option<String> {
 impl Config {
     pub fn decode(stdin: &[u8]) -> Result<Self, CniError> {
         let json: Value = serde_json::from_slice(stdin).map_err(|e| {
-            CniError::new(
-                code::DECODE,
-                "the network configuration is not JSON",
-                e.to_string(),
-            )
+            CniError::new(code::DECODE, "the network configuration is not JSON", e.to_string())
         })?;
         // The version first: the rest may look different in a version we don't know.
         let version = decode_version(&json)?;
@@ -131,21 +119,14 @@ fn decode_version(json: &Value) -> Result<Version, CniError> {
         None | Some(Value::Null) => "0.1.0",
         Some(Value::String(text)) => text,
         Some(other) => {
-            return Err(CniError::new(
-                code::DECODE,
-                "cniVersion is not a string",
-                format!("it is {other}"),
-            ));
+            return Err(CniError::new(code::DECODE, "cniVersion is not a string", format!("it is {other}")));
         }
     };
     Version::parse(text).ok_or_else(|| {
         CniError::new(
             code::INCOMPATIBLE_VERSION,
             format!("CNI version {text} is not supported"),
-            format!(
-                "cniVersion {text} was asked for; this plugin speaks {}",
-                speaks()
-            ),
+            format!("cniVersion {text} was asked for; this plugin speaks {}", speaks()),
         )
     })
 }
@@ -153,16 +134,10 @@ fn decode_version(json: &Value) -> Result<Version, CniError> {
 impl Wire {
     fn validate(&self) -> Result<(), CniError> {
         let invalid = |details: String| {
-            Err(CniError::new(
-                code::INVALID_CONFIG,
-                "invalid network configuration",
-                details,
-            ))
+            Err(CniError::new(code::INVALID_CONFIG, "invalid network configuration", details))
         };
         let name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        if !self.name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            || !self.name.chars().all(name_char)
-        {
+        if !self.name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !self.name.chars().all(name_char) {
             return invalid(format!(
                 "name {:?} must begin with a letter or digit and go on with letters, digits, '_', '.' and '-'",
                 self.name
@@ -172,10 +147,7 @@ impl Wire {
             return invalid(format!("type is empty; it must be {PLUGIN_TYPE:?}"));
         }
         if !self.run_dir.is_absolute() {
-            return invalid(format!(
-                "runDir {} must be an absolute path",
-                self.run_dir.display()
-            ));
+            return invalid(format!("runDir {} must be an absolute path", self.run_dir.display()));
         }
         self.refuse_unsupported()
     }
@@ -184,11 +156,7 @@ impl Wire {
     fn refuse_unsupported(&self) -> Result<(), CniError> {
         let empty = |v: &Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
         let fields = [
-            (
-                "ipam",
-                self.ipam.as_ref().filter(|v| !empty(v)),
-                "addresses come from the node's pod CIDRs",
-            ),
+            ("ipam", self.ipam.as_ref().filter(|v| !empty(v)), "addresses come from the node's pod CIDRs"),
             (
                 "ipMasq",
                 self.ip_masq.as_ref().filter(|v| **v != Value::Bool(false)),
@@ -236,50 +204,24 @@ mod tests {
             ("", 6, "JSON"),
             (r#"{"cniVersion":1}"#, 6, "cniVersion"),
             (r#"{"name":"n","type":"t"}"#, 1, "0.1.0"),
-            (
-                r#"{"cniVersion":"2.0.0","name":"n","type":"t"}"#,
-                1,
-                "2.0.0",
-            ),
+            (r#"{"cniVersion":"2.0.0","name":"n","type":"t"}"#, 1, "2.0.0"),
             (r#"{"cniVersion":"1.1.0","type":"t"}"#, 7, "name"),
             (r#"{"cniVersion":"1.1.0","name":"","type":"t"}"#, 7, "name"),
-            (
-                r#"{"cniVersion":"1.1.0","name":"../x","type":"t"}"#,
-                7,
-                "../x",
-            ),
-            (
-                r#"{"cniVersion":"1.1.0","name":"n","type":"t","runDir":"run"}"#,
-                7,
-                "runDir",
-            ),
-            (
-                r#"{"cniVersion":"1.1.0","name":"n","type":"t","ipMasq":true}"#,
-                2,
-                "ipMasq: true",
-            ),
-            (
-                r#"{"cniVersion":"1.1.0","name":"n","type":"t","ipam":{"type":"host-local"}}"#,
-                2,
-                "host-local",
-            ),
+            (r#"{"cniVersion":"1.1.0","name":"../x","type":"t"}"#, 7, "../x"),
+            (r#"{"cniVersion":"1.1.0","name":"n","type":"t","runDir":"run"}"#, 7, "runDir"),
+            (r#"{"cniVersion":"1.1.0","name":"n","type":"t","ipMasq":true}"#, 2, "ipMasq: true"),
+            (r#"{"cniVersion":"1.1.0","name":"n","type":"t","ipam":{"type":"host-local"}}"#, 2, "host-local"),
         ];
         for (json, code, text) in cases {
             let error = decode(json).unwrap_err();
             assert_eq!(error.code, code, "{json}: {error:?}");
-            assert!(
-                format!("{} {}", error.msg, error.details).contains(text),
-                "{json}: {error:?}"
-            );
+            assert!(format!("{} {}", error.msg, error.details).contains(text), "{json}: {error:?}");
         }
     }
 
     #[test]
     fn the_version_is_found_even_where_the_rest_is_bad() {
-        assert_eq!(
-            version_text(br#"{"cniVersion":"9.9.9"}"#).as_deref(),
-            Some("9.9.9")
-        );
+        assert_eq!(version_text(br#"{"cniVersion":"9.9.9"}"#).as_deref(), Some("9.9.9"));
         assert_eq!(version_text(b"{"), None);
     }
 }

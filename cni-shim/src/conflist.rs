@@ -46,10 +46,7 @@ impl Conflist {
         Self {
             cni_version: NEWEST_VERSION.to_string(),
             name: NETWORK_NAME.into(),
-            plugins: vec![Plugin {
-                plugin_type: PLUGIN_TYPE.into(),
-                run_dir: run_dir.into(),
-            }],
+            plugins: vec![Plugin { plugin_type: PLUGIN_TYPE.into(), run_dir: run_dir.into() }],
         }
     }
 
@@ -78,9 +75,7 @@ mod tests {
     #[test]
     fn the_list_is_what_a_runtime_expects() {
         let folder = tempfile::tempdir().unwrap();
-        Conflist::new("/run/heliograph")
-            .write(folder.path())
-            .unwrap();
+        Conflist::new("/run/heliograph").write(folder.path()).unwrap();
         let text = std::fs::read_to_string(folder.path().join("10-heliograph.conflist")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(

@@ -38,11 +38,7 @@ pub(crate) struct CniError {
 
 impl CniError {
     pub fn new(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Self {
-        Self {
-            code,
-            msg: msg.into(),
-            details: details.into(),
-        }
+        Self { code, msg: msg.into(), details: details.into() }
     }
 
     /// The object printed on standard output. `cni_version` is the version in use, as far as it is known.
@@ -56,12 +52,7 @@ impl CniError {
             #[serde(skip_serializing_if = "str::is_empty")]
             details: &'a str,
         }
-        let printed = Printed {
-            cni_version,
-            code: self.code,
-            msg: &self.msg,
-            details: &self.details,
-        };
+        let printed = Printed { cni_version, code: self.code, msg: &self.msg, details: &self.details };
         serde_json::to_string(&printed).expect("strings and a number have no way to fail")
     }
 }
@@ -77,27 +68,19 @@ impl From<NodeFileError> for CniError {
             NodeFileError::Read { .. } | NodeFileError::Write { .. } => {
                 Self::new(code::IO, "node.json can't be read", error.to_string())
             }
-            NodeFileError::Decode { .. } => Self::new(
-                code::DECODE,
-                "node.json can't be decoded",
-                error.to_string(),
-            ),
-            NodeFileError::Version { .. } | NodeFileError::Invalid { .. } => Self::new(
-                code::INVALID_CONFIG,
-                "node.json can't be used",
-                error.to_string(),
-            ),
+            NodeFileError::Decode { .. } => {
+                Self::new(code::DECODE, "node.json can't be decoded", error.to_string())
+            }
+            NodeFileError::Version { .. } | NodeFileError::Invalid { .. } => {
+                Self::new(code::INVALID_CONFIG, "node.json can't be used", error.to_string())
+            }
         }
     }
 }
 
 impl From<NetError> for CniError {
     fn from(error: NetError) -> Self {
-        Self::new(
-            code::KERNEL,
-            "the kernel refused a step of the pod's wiring",
-            error.to_string(),
-        )
+        Self::new(code::KERNEL, "the kernel refused a step of the pod's wiring", error.to_string())
     }
 }
 
@@ -105,16 +88,10 @@ impl From<StoreError> for CniError {
     fn from(error: StoreError) -> Self {
         let details = error.to_string();
         match error {
-            StoreError::Exhausted { .. } => Self::new(
-                code::ADDRESSES_EXHAUSTED,
-                "no free pod address on this node",
-                details,
-            ),
-            StoreError::NoCidrs => Self::new(
-                code::TRY_AGAIN_LATER,
-                "this node has no pod CIDR yet",
-                details,
-            ),
+            StoreError::Exhausted { .. } => {
+                Self::new(code::ADDRESSES_EXHAUSTED, "no free pod address on this node", details)
+            }
+            StoreError::NoCidrs => Self::new(code::TRY_AGAIN_LATER, "this node has no pod CIDR yet", details),
             StoreError::Net(error) => error.into(),
             StoreError::Collision { .. } | StoreError::Io { .. } | StoreError::Damaged { .. } => {
                 Self::new(code::STORE, "the pod address store can't be used", details)

@@ -57,11 +57,7 @@ impl FromStr for Mac {
         for byte in &mut bytes {
             *byte = u8::from_str_radix(parts.next().ok_or(())?, 16).map_err(|_| ())?;
         }
-        if parts.next().is_some() {
-            Err(())
-        } else {
-            Ok(Self(bytes))
-        }
+        if parts.next().is_some() { Err(()) } else { Ok(Self(bytes)) }
     }
 }
 
@@ -102,11 +98,7 @@ pub(crate) struct NetError {
 
 impl NetError {
     pub fn new(tried: impl Into<String>, source: io::Error) -> Self {
-        Self {
-            tried: tried.into(),
-            source,
-            message: None,
-        }
+        Self { tried: tried.into(), source, message: None }
     }
 }
 
@@ -138,23 +130,13 @@ pub(crate) trait Net {
     fn host_route(&mut self, address: IpAddr) -> Result<Option<Route>, NetError>;
 
     /// Whether the interface has the address.
-    fn has_address(
-        &mut self,
-        side: Side,
-        interface: u32,
-        address: IpAddr,
-    ) -> Result<bool, NetError>;
+    fn has_address(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<bool, NetError>;
 
     /// The pod's routes of the address's family in the main table.
     fn pod_routes(&mut self, family_of: IpAddr) -> Result<Vec<Route>, NetError>;
 
     /// The permanent neighbour entry for the address, if there is one.
-    fn neighbour(
-        &mut self,
-        side: Side,
-        interface: u32,
-        address: IpAddr,
-    ) -> Result<Option<Mac>, NetError>;
+    fn neighbour(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<Option<Mac>, NetError>;
 }
 
 #[cfg(test)]

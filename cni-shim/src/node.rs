@@ -101,19 +101,8 @@ pub enum NodeFileError {
 
 impl NodeFile {
     /// A file of the current version.
-    pub fn new(
-        node: impl Into<String>,
-        pod_cidrs: Vec<IpNetwork>,
-        mtu: u32,
-        addresses: Vec<IpAddr>,
-    ) -> Self {
-        Self {
-            version: VERSION,
-            node: node.into(),
-            pod_cidrs,
-            mtu,
-            addresses,
-        }
+    pub fn new(node: impl Into<String>, pod_cidrs: Vec<IpNetwork>, mtu: u32, addresses: Vec<IpAddr>) -> Self {
+        Self { version: VERSION, node: node.into(), pod_cidrs, mtu, addresses }
     }
 
     /// Where the file is for a run directory.
@@ -144,20 +133,14 @@ impl NodeFile {
     /// [`NodeFileError::Invalid`] if what is to be written makes no sense, [`NodeFileError::Write`] otherwise.
     pub fn write(&self, run_dir: &Path) -> Result<(), NodeFileError> {
         let path = Self::path(run_dir);
-        self.validate().map_err(|problem| NodeFileError::Invalid {
-            path: path.clone(),
-            problem,
-        })?;
+        self.validate().map_err(|problem| NodeFileError::Invalid { path: path.clone(), problem })?;
         let write = || {
             std::fs::create_dir_all(run_dir)?;
             let mut bytes = serde_json::to_vec(self)?;
             bytes.push(b'\n');
             files::replace(&path, &bytes, true)
         };
-        write().map_err(|source| NodeFileError::Write {
-            path: path.clone(),
-            source,
-        })
+        write().map_err(|source| NodeFileError::Write { path: path.clone(), source })
     }
 
     fn decode(bytes: &[u8], path: &Path) -> Result<Self, NodeFileError> {
@@ -166,22 +149,13 @@ impl NodeFile {
         struct Version {
             version: u32,
         }
-        let decode_error = |source| NodeFileError::Decode {
-            path: path.to_owned(),
-            source,
-        };
+        let decode_error = |source| NodeFileError::Decode { path: path.to_owned(), source };
         let Version { version } = serde_json::from_slice(bytes).map_err(decode_error)?;
         if version != VERSION {
-            return Err(NodeFileError::Version {
-                path: path.to_owned(),
-                found: version,
-            });
+            return Err(NodeFileError::Version { path: path.to_owned(), found: version });
         }
         let file: Self = serde_json::from_slice(bytes).map_err(decode_error)?;
-        file.validate().map_err(|problem| NodeFileError::Invalid {
-            path: path.to_owned(),
-            problem,
-        })?;
+        file.validate().map_err(|problem| NodeFileError::Invalid { path: path.to_owned(), problem })?;
         Ok(file)
     }
 
@@ -194,16 +168,10 @@ impl NodeFile {
             false => (IPV4_MINIMUM_MTU, "IPv4 needs"),
         };
         if self.mtu < minimum {
-            return Err(format!(
-                "mtu {} is too small: {why} at least {minimum}",
-                self.mtu
-            ));
+            return Err(format!("mtu {} is too small: {why} at least {minimum}", self.mtu));
         }
         if self.mtu > MAXIMUM_MTU {
-            return Err(format!(
-                "mtu {} is too large: a veth takes at most {MAXIMUM_MTU}",
-                self.mtu
-            ));
+            return Err(format!("mtu {} is too large: a veth takes at most {MAXIMUM_MTU}", self.mtu));
         }
         Ok(())
     }
@@ -232,8 +200,7 @@ mod tests {
 
     #[test]
     fn a_newer_agents_fields_are_tolerated() {
-        let file =
-            decode(r#"{"version":1,"node":"a","podCIDRs":[],"mtu":1500,"later":{"x":1}}"#).unwrap();
+        let file = decode(r#"{"version":1,"node":"a","podCIDRs":[],"mtu":1500,"later":{"x":1}}"#).unwrap();
         assert!(file.addresses.is_empty());
     }
 
@@ -256,29 +223,14 @@ mod tests {
         let cases = [
             ("{", "not a node file"),
             (r#"{"version":2,"shape":"other"}"#, "version 2"),
-            (
-                r#"{"version":1,"node":"","podCIDRs":[],"mtu":1500}"#,
-                "node is empty",
-            ),
-            (
-                r#"{"version":1,"node":"a","podCIDRs":["10.0.0.0/33"],"mtu":1500}"#,
-                "10.0.0.0/33",
-            ),
-            (
-                r#"{"version":1,"node":"a","podCIDRs":["fd00::/64"],"mtu":1279}"#,
-                "at least 1280",
-            ),
-            (
-                r#"{"version":1,"node":"a","podCIDRs":[],"mtu":70000}"#,
-                "at most 65535",
-            ),
+            (r#"{"version":1,"node":"","podCIDRs":[],"mtu":1500}"#, "node is empty"),
+            (r#"{"version":1,"node":"a","podCIDRs":["10.0.0.0/33"],"mtu":1500}"#, "10.0.0.0/33"),
+            (r#"{"version":1,"node":"a","podCIDRs":["fd00::/64"],"mtu":1279}"#, "at least 1280"),
+            (r#"{"version":1,"node":"a","podCIDRs":[],"mtu":70000}"#, "at most 65535"),
         ];
         for (json, expected) in cases {
             let text = decode(json).unwrap_err().to_string();
-            assert!(
-                text.contains(expected) && text.contains("/run/heliograph/node.json"),
-                "{json}: {text}"
-            );
+            assert!(text.contains(expected) && text.contains("/run/heliograph/node.json"), "{json}: {text}");
         }
     }
 }

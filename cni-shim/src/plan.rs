@@ -89,17 +89,8 @@ impl fmt::Display for Step {
                     veth.host_name, veth.pod_name, veth.mtu
                 )
             }
-            Self::Sysctl {
-                side,
-                interface,
-                family,
-                key,
-                value,
-            } => {
-                write!(
-                    f,
-                    "set net.{family}.conf.{interface}.{key}={value} in {side}"
-                )
+            Self::Sysctl { side, interface, family, key, value } => {
+                write!(f, "set net.{family}.conf.{interface}.{key}={value} in {side}")
             }
             Self::Up { side, interface } => write!(f, "bring {interface} up in {side}"),
             Self::PodAddress { interface, address } => {
@@ -109,21 +100,10 @@ impl fmt::Display for Step {
                 write!(f, "add the host's route to {address} through {interface}")
             }
             Self::DefaultRoute { interface, gateway } => {
-                write!(
-                    f,
-                    "add the pod's default route via {gateway} through {interface}"
-                )
+                write!(f, "add the pod's default route via {gateway} through {interface}")
             }
-            Self::Neighbour {
-                side,
-                interface,
-                address,
-                mac,
-            } => {
-                write!(
-                    f,
-                    "add neighbour {address} at {mac} to {interface} in {side}"
-                )
+            Self::Neighbour { side, interface, address, mac } => {
+                write!(f, "add neighbour {address} at {mac} to {interface} in {side}")
             }
         }
     }
@@ -131,11 +111,7 @@ impl fmt::Display for Step {
 
 /// The next hop of a pod for the family of `address`.
 pub(crate) fn gateway_for(address: IpAddr) -> IpAddr {
-    if address.is_ipv4() {
-        GATEWAY_V4
-    } else {
-        GATEWAY_V6
-    }
+    if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 }
 }
 
 /// An address as the one-address network it is to the kernel.
@@ -151,40 +127,18 @@ pub(crate) fn plan(wiring: &Wiring) -> Vec<Step> {
     let mut steps = vec![Step::CreateVeth(veth.clone())];
     steps.extend(sysctls(wiring));
     for side in [Side::Host, Side::Pod] {
-        steps.push(Step::Up {
-            side,
-            interface: veth.name(side).into(),
-        });
+        steps.push(Step::Up { side, interface: veth.name(side).into() });
     }
     for &address in &wiring.addresses {
         let gateway = gateway_for(address);
         let pod = || veth.pod_name.clone();
         let host = || veth.host_name.clone();
         steps.extend([
-            Step::PodAddress {
-                interface: pod(),
-                address,
-            },
-            Step::Neighbour {
-                side: Side::Pod,
-                interface: pod(),
-                address: gateway,
-                mac: veth.host_mac,
-            },
-            Step::DefaultRoute {
-                interface: pod(),
-                gateway,
-            },
-            Step::Neighbour {
-                side: Side::Host,
-                interface: host(),
-                address,
-                mac: veth.pod_mac,
-            },
-            Step::HostRoute {
-                interface: host(),
-                address,
-            },
+            Step::PodAddress { interface: pod(), address },
+            Step::Neighbour { side: Side::Pod, interface: pod(), address: gateway, mac: veth.host_mac },
+            Step::DefaultRoute { interface: pod(), gateway },
+            Step::Neighbour { side: Side::Host, interface: host(), address, mac: veth.pod_mac },
+            Step::HostRoute { interface: host(), address },
         ]);
     }
     steps
@@ -231,10 +185,7 @@ pub(crate) fn execute(net: &mut dyn Net, steps: &[Step]) -> Result<(), Failure> 
     for (at, step) in steps.iter().enumerate() {
         if let Err(cause) = net.apply(step) {
             // The failed step too: an error is no proof that nothing happened.
-            return Err(Failure {
-                cause,
-                undo: undo(net, &steps[..=at]).err(),
-            });
+            return Err(Failure { cause, undo: undo(net, &steps[..=at]).err() });
         }
     }
     Ok(())
@@ -276,18 +227,12 @@ mod tests {
     }
 
     fn position(steps: &[Step], what: impl Fn(&Step) -> bool) -> usize {
-        steps
-            .iter()
-            .position(what)
-            .expect("the step is in the plan")
+        steps.iter().position(what).expect("the step is in the plan")
     }
 
     #[test]
     fn the_plan_of_an_ipv4_pod() {
-        let text: Vec<_> = plan(&wiring(&["10.244.1.2"]))
-            .iter()
-            .map(Step::to_string)
-            .collect();
+        let text: Vec<_> = plan(&wiring(&["10.244.1.2"])).iter().map(Step::to_string).collect();
         assert_eq!(
             text,
             [
@@ -311,19 +256,11 @@ mod tests {
     #[test]
     fn a_dual_stack_pod_gets_everything_twice_and_sysctls_come_before_up() {
         let steps = plan(&wiring(&["10.244.1.2", "fd00::2"]));
-        let routes = steps
-            .iter()
-            .filter(|s| matches!(s, Step::HostRoute { .. }))
-            .count();
+        let routes = steps.iter().filter(|s| matches!(s, Step::HostRoute { .. })).count();
         assert_eq!(routes, 2);
         let first_up = position(&steps, |s| matches!(s, Step::Up { .. }));
-        assert!(
-            steps[first_up..]
-                .iter()
-                .all(|s| !matches!(s, Step::Sysctl { .. }))
-        );
-        let v6 =
-            |s: &Step| matches!(s, Step::DefaultRoute { gateway, .. } if *gateway == GATEWAY_V6);
+        assert!(steps[first_up..].iter().all(|s| !matches!(s, Step::Sysctl { .. })));
+        let v6 = |s: &Step| matches!(s, Step::DefaultRoute { gateway, .. } if *gateway == GATEWAY_V6);
         assert!(position(&steps, v6) > first_up);
     }
 }

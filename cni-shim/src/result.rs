@@ -67,9 +67,7 @@ impl Success {
     /// The JSON text for a runtime that speaks `version`.
     pub fn to_json(&self, version: Version) -> String {
         let mut result = self.clone();
-        result
-            .other
-            .insert("cniVersion".into(), version.as_str().into());
+        result.other.insert("cniVersion".into(), version.as_str().into());
         for ip in &mut result.ips {
             // `version` was dropped from IPs in 1.0.0.
             ip.other.remove("version");
@@ -80,21 +78,16 @@ impl Success {
         }
         if version < Version::V1_1_0 {
             // An interface's MTU is new in 1.1.0.
-            result
-                .interfaces
-                .iter_mut()
-                .for_each(|interface| interface.mtu = None);
+            result.interfaces.iter_mut().for_each(|interface| interface.mtu = None);
         }
-        serde_json::to_string(&result)
-            .expect("strings, numbers and JSON values have no way to fail")
+        serde_json::to_string(&result).expect("strings, numbers and JSON values have no way to fail")
     }
 
     /// Addresses on the interface `ifname` inside a container.
     pub fn pod_addresses<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a Ip> {
         self.ips.iter().filter(move |ip| {
             let interface = ip.interface.and_then(|index| self.interfaces.get(index));
-            interface
-                .is_some_and(|interface| interface.name == ifname && !interface.sandbox.is_empty())
+            interface.is_some_and(|interface| interface.name == ifname && !interface.sandbox.is_empty())
         })
     }
 }
@@ -122,18 +115,10 @@ mod tests {
             let json: Value = serde_json::from_str(&sample().to_json(version)).unwrap();
             assert_eq!(json["cniVersion"], version.as_str());
             let old = version < Version::V1_0_0;
-            assert_eq!(
-                json["ips"][0].get("version"),
-                old.then_some(&json!("4")),
-                "{version}"
-            );
-            assert_eq!(
-                json["ips"][1].get("version"),
-                old.then_some(&json!("6")),
-                "{version}"
-            );
-            let mtu = (version == Version::V1_1_0).then_some(&json!(1480));
-            assert_eq!(json["interfaces"][1].get("mtu"), mtu, "{version}");
+            assert_eq!(json["ips"][0].get("version"), old.then_some(&json!("4")), "{version}");
+            assert_eq!(json["ips"][1].get("version"), old.then_some(&json!("6")), "{version}");
+            let mtu = (version == Version::V1_1_0).then(|| json!(1480));
+            assert_eq!(json["interfaces"][1].get("mtu"), mtu.as_ref(), "{version}");
             assert_eq!(json["interfaces"][1]["pciID"], "kept");
             assert_eq!(json["routes"][0]["mtu"], 1400);
         }

@@ -31,11 +31,7 @@ pub(crate) enum StoreError {
     #[error("node.json has no pod CIDRs; the node gets them from Kubernetes (spec.podCIDRs)")]
     NoCidrs,
     #[error("{tried} {path}: {source}")]
-    Io {
-        tried: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { tried: &'static str, path: PathBuf, source: io::Error },
     #[error(
         "{path} is damaged ({problem}); delete it: a new one is begun, and addresses of running pods are still known \
          by their host routes"
@@ -44,11 +40,7 @@ pub(crate) enum StoreError {
     #[error(
         "{wanted} and {holder} would both have the host interface {interface}; restart the pod to get another id"
     )]
-    Collision {
-        wanted: Attachment,
-        holder: Attachment,
-        interface: String,
-    },
+    Collision { wanted: Attachment, holder: Attachment, interface: String },
     #[error(transparent)]
     Net(#[from] NetError),
 }
@@ -85,11 +77,7 @@ impl Store {
         let folder = run_dir.join("pods");
         let io_error = |tried, path: &Path| {
             let path = path.to_owned();
-            move |source| StoreError::Io {
-                tried,
-                path,
-                source,
-            }
+            move |source| StoreError::Io { tried, path, source }
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -97,34 +85,21 @@ impl Store {
             .create(&folder)
             .map_err(io_error("make", &folder))?;
         let lock_path = folder.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&lock_path);
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock_path);
         let lock = lock.map_err(io_error("open", &lock_path))?;
         lock.lock().map_err(io_error("lock", &lock_path))?;
 
         let path = folder.join("attachments.json");
         let content = match fs::read(&path) {
-            Ok(bytes) => decode(&bytes).map_err(|problem| StoreError::Damaged {
-                path: path.clone(),
-                problem,
-            })?,
+            Ok(bytes) => {
+                decode(&bytes).map_err(|problem| StoreError::Damaged { path: path.clone(), problem })?
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Content::empty(),
             Err(source) => {
-                return Err(StoreError::Io {
-                    tried: "read",
-                    path,
-                    source,
-                });
+                return Err(StoreError::Io { tried: "read", path, source });
             }
         };
-        Ok(Self {
-            path,
-            content,
-            _lock: lock,
-        })
+        Ok(Self { path, content, _lock: lock })
     }
 
     /// What the attachment holds.
@@ -155,41 +130,25 @@ impl Store {
         if let Some(record) = self.content.attachments.get(&interface) {
             if record.attachment != *attachment {
                 let holder = record.attachment.clone();
-                return Err(StoreError::Collision {
-                    wanted: attachment.clone(),
-                    holder,
-                    interface,
-                });
+                return Err(StoreError::Collision { wanted: attachment.clone(), holder, interface });
             }
             if fits(&record.addresses, &families) {
                 return Ok(record.addresses.clone());
             }
         }
         self.content.attachments.remove(&interface);
-        let taken: BTreeSet<IpAddr> = self
-            .records()
-            .flat_map(|r| r.addresses.iter().copied())
-            .collect();
+        let taken: BTreeSet<IpAddr> = self.records().flat_map(|r| r.addresses.iter().copied()).collect();
         let mut addresses = Vec::new();
         for family in &families {
             let address = self.pick(family, |a| Ok(taken.contains(&a) || in_kernel(a)?))?;
             let Some(address) = address else {
-                let taken = taken
-                    .iter()
-                    .filter(|a| a.is_ipv4() == family[0].is_ipv4())
-                    .count();
-                return Err(StoreError::Exhausted {
-                    cidrs: family.clone(),
-                    taken,
-                });
+                let taken = taken.iter().filter(|a| a.is_ipv4() == family[0].is_ipv4()).count();
+                return Err(StoreError::Exhausted { cidrs: family.clone(), taken });
             };
             addresses.push(address);
         }
         self.content.last.retain(|cidr, _| cidrs.contains(cidr));
-        let record = Record {
-            attachment: attachment.clone(),
-            addresses: addresses.clone(),
-        };
+        let record = Record { attachment: attachment.clone(), addresses: addresses.clone() };
         self.content.attachments.insert(interface, record);
         self.save()?;
         Ok(addresses)
@@ -215,9 +174,7 @@ impl Store {
         if self.find(attachment).is_none() {
             return Ok(false);
         }
-        self.content
-            .attachments
-            .remove(&attachment.host_interface());
+        self.content.attachments.remove(&attachment.host_interface());
         self.save()?;
         Ok(true)
     }
@@ -228,27 +185,18 @@ impl Store {
         if families.is_empty() {
             return Err(StoreError::NoCidrs);
         }
-        let taken: BTreeSet<IpAddr> = self
-            .records()
-            .flat_map(|r| r.addresses.iter().copied())
-            .collect();
+        let taken: BTreeSet<IpAddr> = self.records().flat_map(|r| r.addresses.iter().copied()).collect();
         for family in families {
-            let free = |cidr: &IpNetwork| {
-                next_free(*cidr, None, |a| Ok::<_, StoreError>(taken.contains(&a)))
-            };
+            let free = |cidr: &IpNetwork| next_free(*cidr, None, |a| Ok::<_, StoreError>(taken.contains(&a)));
             if !family.iter().any(|cidr| matches!(free(cidr), Ok(Some(_)))) {
-                return Err(StoreError::Exhausted {
-                    cidrs: family,
-                    taken: taken.len(),
-                });
+                return Err(StoreError::Exhausted { cidrs: family, taken: taken.len() });
             }
         }
         Ok(())
     }
 
     fn save(&self) -> Result<(), StoreError> {
-        let bytes =
-            serde_json::to_vec(&self.content).expect("maps with string keys have no way to fail");
+        let bytes = serde_json::to_vec(&self.content).expect("maps with string keys have no way to fail");
         files::replace(&self.path, &bytes, false).map_err(|source| StoreError::Io {
             tried: "write",
             path: self.path.clone(),
@@ -259,21 +207,14 @@ impl Store {
 
 impl Content {
     fn empty() -> Self {
-        Self {
-            version: VERSION,
-            attachments: BTreeMap::new(),
-            last: BTreeMap::new(),
-        }
+        Self { version: VERSION, attachments: BTreeMap::new(), last: BTreeMap::new() }
     }
 }
 
 fn decode(bytes: &[u8]) -> Result<Content, String> {
     let content: Content = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if content.version != VERSION {
-        return Err(format!(
-            "version {}, this plugin knows {VERSION}",
-            content.version
-        ));
+        return Err(format!("version {}, this plugin knows {VERSION}", content.version));
     }
     Ok(content)
 }
@@ -281,10 +222,7 @@ fn decode(bytes: &[u8]) -> Result<Content, String> {
 /// The CIDRs by family, IPv4 first, each in the order given.
 fn families(cidrs: &[IpNetwork]) -> Vec<Vec<IpNetwork>> {
     let (v4, v6): (Vec<_>, Vec<_>) = cidrs.iter().copied().partition(IpNetwork::is_ipv4);
-    [v4, v6]
-        .into_iter()
-        .filter(|family| !family.is_empty())
-        .collect()
+    [v4, v6].into_iter().filter(|family| !family.is_empty()).collect()
 }
 
 /// Whether addresses reserved earlier are still what a new reservation would look like.
@@ -301,10 +239,7 @@ mod tests {
     use super::*;
 
     fn attachment(id: &str) -> Attachment {
-        Attachment {
-            container_id: id.into(),
-            ifname: "eth0".into(),
-        }
+        Attachment { container_id: id.into(), ifname: "eth0".into() }
     }
 
     fn cidrs(text: &[&str]) -> Vec<IpNetwork> {
@@ -324,19 +259,10 @@ mod tests {
     fn one_address_a_family_and_the_next_cidr_when_one_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let from = ["fd00::/126", "10.0.0.0/30", "10.0.1.0/30", "fd01::/126"];
-        assert_eq!(
-            reserve(dir.path(), "a", &from).unwrap(),
-            ["10.0.0.2", "fd00::2"]
-        );
-        assert_eq!(
-            reserve(dir.path(), "b", &from).unwrap(),
-            ["10.0.1.2", "fd00::3"]
-        );
+        assert_eq!(reserve(dir.path(), "a", &from).unwrap(), ["10.0.0.2", "fd00::2"]);
+        assert_eq!(reserve(dir.path(), "b", &from).unwrap(), ["10.0.1.2", "fd00::3"]);
         let full = reserve(dir.path(), "c", &from).unwrap_err().to_string();
-        assert!(
-            full.contains("10.0.0.0/30, 10.0.1.0/30") && full.contains("2 pods"),
-            "{full}"
-        );
+        assert!(full.contains("10.0.0.0/30, 10.0.1.0/30") && full.contains("2 pods"), "{full}");
         // The refused one left nothing behind.
         assert_eq!(Store::open(dir.path()).unwrap().records().count(), 2);
     }
@@ -354,14 +280,8 @@ mod tests {
         let from = ["10.0.0.0/24"];
         let first = reserve(dir.path(), "a", &from).unwrap();
         assert_eq!(reserve(dir.path(), "a", &from).unwrap(), first);
-        assert_eq!(
-            reserve(dir.path(), "a", &["10.9.0.0/24"]).unwrap(),
-            ["10.9.0.2"]
-        );
-        assert_eq!(
-            reserve(dir.path(), "a", &["10.9.0.0/24", "fd00::/64"]).unwrap(),
-            ["10.9.0.3", "fd00::2"]
-        );
+        assert_eq!(reserve(dir.path(), "a", &["10.9.0.0/24"]).unwrap(), ["10.9.0.2"]);
+        assert_eq!(reserve(dir.path(), "a", &["10.9.0.0/24", "fd00::/64"]).unwrap(), ["10.9.0.3", "fd00::2"]);
         assert_eq!(Store::open(dir.path()).unwrap().records().count(), 1);
     }
 
@@ -370,18 +290,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let from = ["10.0.0.0/29"];
         reserve(dir.path(), "a", &from).unwrap();
-        assert!(
-            Store::open(dir.path())
-                .unwrap()
-                .release(&attachment("a"))
-                .unwrap()
-        );
-        assert!(
-            !Store::open(dir.path())
-                .unwrap()
-                .release(&attachment("a"))
-                .unwrap()
-        );
+        assert!(Store::open(dir.path()).unwrap().release(&attachment("a")).unwrap());
+        assert!(!Store::open(dir.path()).unwrap().release(&attachment("a")).unwrap());
         assert_eq!(reserve(dir.path(), "b", &from).unwrap(), ["10.0.0.3"]);
     }
 
@@ -390,9 +300,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
         let routed = |a: IpAddr| Ok(a.to_string() == "10.0.0.2");
-        let got = store
-            .reserve(&attachment("a"), &cidrs(&["10.0.0.0/24"]), routed)
-            .unwrap();
+        let got = store.reserve(&attachment("a"), &cidrs(&["10.0.0.0/24"]), routed).unwrap();
         assert_eq!(got[0].to_string(), "10.0.0.3");
     }
 
@@ -405,18 +313,10 @@ mod tests {
         for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
             fs::write(&path, &whole[..cut]).unwrap();
             let error = Store::open(dir.path()).unwrap_err().to_string();
-            assert!(
-                error.contains("damaged") && error.contains("delete it"),
-                "{error}"
-            );
+            assert!(error.contains("damaged") && error.contains("delete it"), "{error}");
         }
         fs::write(&path, r#"{"version":7,"attachments":{},"last":{}}"#).unwrap();
-        assert!(
-            Store::open(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("version 7")
-        );
+        assert!(Store::open(dir.path()).unwrap_err().to_string().contains("version 7"));
     }
 
     #[test]
@@ -425,10 +325,7 @@ mod tests {
         let first = reserve(dir.path(), "a", &["10.0.0.0/24"]).unwrap();
         fs::write(dir.path().join("pods/.attachments.json.tmp"), b"{\"vers").unwrap();
         assert_eq!(reserve(dir.path(), "a", &["10.0.0.0/24"]).unwrap(), first);
-        assert_eq!(
-            reserve(dir.path(), "b", &["10.0.0.0/24"]).unwrap(),
-            ["10.0.0.3"]
-        );
+        assert_eq!(reserve(dir.path(), "b", &["10.0.0.0/24"]).unwrap(), ["10.0.0.3"]);
     }
 
     #[test]
@@ -436,14 +333,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         reserve(dir.path(), "a", &["10.0.0.0/24"]).unwrap();
         let path = dir.path().join("pods/attachments.json");
-        let text = fs::read_to_string(&path)
-            .unwrap()
-            .replace("\"a\"", "\"other\"");
+        let text = fs::read_to_string(&path).unwrap().replace("\"a\"", "\"other\"");
         fs::write(&path, text).unwrap();
         let mut store = Store::open(dir.path()).unwrap();
-        let error = store
-            .reserve(&attachment("a"), &cidrs(&["10.0.0.0/24"]), free)
-            .unwrap_err();
+        let error = store.reserve(&attachment("a"), &cidrs(&["10.0.0.0/24"]), free).unwrap_err();
         assert!(matches!(error, StoreError::Collision { .. }), "{error}");
         assert!(!store.release(&attachment("a")).unwrap());
     }

@@ -28,10 +28,7 @@ pub fn run() -> ExitCode {
         Err(error) => (error.to_json(version.as_str()), ExitCode::FAILURE),
     };
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => exit,
         // Nobody hears the result: the runtime takes that as a failure and calls DEL.
         Err(_) => ExitCode::FAILURE,
@@ -40,8 +37,7 @@ pub fn run() -> ExitCode {
 
 /// `version` is set as soon as it is known, so that errors are printed in it.
 fn perform(version: &mut Version) -> Result<String, CniError> {
-    let command =
-        Command::from_env(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
+    let command = Command::from_env(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
     let stdin = read_stdin()?;
     if command == Command::Version {
         return Ok(versions(&stdin));
@@ -88,12 +84,8 @@ fn read_stdin() -> Result<Vec<u8>, CniError> {
 }
 
 fn kernel(netns: &Path) -> Result<Kernel, CniError> {
-    let unusable = |e: io::Error| {
-        invalid(
-            "CNI_NETNS",
-            &format!("open network namespace {}: {e}", netns.display()),
-        )
-    };
+    let unusable =
+        |e: io::Error| invalid("CNI_NETNS", &format!("open network namespace {}: {e}", netns.display()));
     Ok(Kernel::with_pod(netns).map_err(unusable)??)
 }
 
@@ -125,14 +117,8 @@ fn add(
     if net.link(Side::Pod, &attachment.ifname)?.is_some() {
         return Err(CniError::new(
             code::ALREADY_ATTACHED,
-            format!(
-                "the container already has an interface {}",
-                attachment.ifname
-            ),
-            format!(
-                "{attachment} is there in {}; DEL comes before another ADD",
-                netns.display()
-            ),
+            format!("the container already has an interface {}", attachment.ifname),
+            format!("{attachment} is there in {}; DEL comes before another ADD", netns.display()),
         ));
     }
     // Left by an ADD that was killed, if it is there at all: the pod end is not in this namespace.
@@ -141,17 +127,9 @@ fn add(
 
     let addresses = reserve(net, config, node, attachment)?;
     let wired = random_macs().and_then(|[host_mac, pod_mac]| {
-        let veth = Veth {
-            host_name,
-            host_mac,
-            pod_name: attachment.ifname.clone(),
-            pod_mac,
-            mtu: node.mtu,
-        };
+        let veth = Veth { host_name, host_mac, pod_name: attachment.ifname.clone(), pod_mac, mtu: node.mtu };
         let wiring = Wiring { veth, addresses };
-        execute(net, &plan(&wiring))
-            .map(|()| wiring)
-            .map_err(CannotWire::Plan)
+        execute(net, &plan(&wiring)).map(|()| wiring).map_err(CannotWire::Plan)
     });
     match wired {
         Ok(wiring) => Ok(success(config, &wiring, netns)),
@@ -178,29 +156,18 @@ enum CannotWire {
 /// After a failed ADD: the address goes back, unless the kernel may still route to the pod.
 fn give_up(config: &Config, attachment: &Attachment, failure: CannotWire) -> CniError {
     let mut error = match &failure {
-        CannotWire::Random(e) => CniError::new(
-            code::IO,
-            "no random bytes for the MAC addresses",
-            e.to_string(),
-        ),
+        CannotWire::Random(e) => {
+            CniError::new(code::IO, "no random bytes for the MAC addresses", e.to_string())
+        }
         CannotWire::Plan(failure) => {
-            let msg = format!(
-                "the kernel refused a step of the pod's wiring: {}",
-                failure.cause.tried
-            );
+            let msg = format!("the kernel refused a step of the pod's wiring: {}", failure.cause.tried);
             CniError::new(code::KERNEL, msg, failure.to_string())
         }
     };
     if matches!(&failure, CannotWire::Plan(Failure { undo: Some(_), .. })) {
-        error
-            .details
-            .push_str("; the address stays reserved until DEL");
-    } else if let Err(e) =
-        Store::open(&config.run_dir).and_then(|mut store| store.release(attachment))
-    {
-        error
-            .details
-            .push_str(&format!("; and the address was not given back: {e}"));
+        error.details.push_str("; the address stays reserved until DEL");
+    } else if let Err(e) = Store::open(&config.run_dir).and_then(|mut store| store.release(attachment)) {
+        error.details.push_str(&format!("; and the address was not given back: {e}"));
     }
     error
 }
@@ -224,22 +191,12 @@ fn success(config: &Config, wiring: &Wiring, netns: &Path) -> Success {
         sandbox,
         ..Interface::default()
     };
-    result
-        .interfaces
-        .push(interface(&veth.host_name, veth.host_mac, String::new()));
-    result.interfaces.push(interface(
-        &veth.pod_name,
-        veth.pod_mac,
-        netns.display().to_string(),
-    ));
+    result.interfaces.push(interface(&veth.host_name, veth.host_mac, String::new()));
+    result.interfaces.push(interface(&veth.pod_name, veth.pod_mac, netns.display().to_string()));
     let index = result.interfaces.len() - 1;
     for &address in addresses {
         let gateway = gateway_for(address);
-        let everything = if address.is_ipv4() {
-            "0.0.0.0/0"
-        } else {
-            "::/0"
-        };
+        let everything = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
         result.ips.push(Ip {
             address: host_network(address),
             gateway: Some(gateway),
@@ -289,21 +246,18 @@ fn gc(net: &mut dyn Net, config: &Config) -> Result<(), CniError> {
     let mut kept = BTreeSet::new();
     for link in net.host_links()? {
         let ours = link.kind == "veth" && is_host_interface(&link.name);
-        if ours && !valid_interfaces.contains(&link.name) {
-            if let Err(e) = net.delete_host_link(&link.name) {
-                errors.push(e.to_string());
-                kept.insert(link.name);
-            }
+        if !ours || valid_interfaces.contains(&link.name) {
+            continue;
+        }
+        if let Err(e) = net.delete_host_link(&link.name) {
+            errors.push(e.to_string());
+            kept.insert(link.name);
         }
     }
     let mut store = Store::open(&config.run_dir)?;
     let stale = |a: &&Attachment| !valid.contains(a) && !kept.contains(&a.host_interface());
-    let stale: Vec<Attachment> = store
-        .records()
-        .map(|record| &record.attachment)
-        .filter(stale)
-        .cloned()
-        .collect();
+    let stale: Vec<Attachment> =
+        store.records().map(|record| &record.attachment).filter(stale).cloned().collect();
     for attachment in stale {
         if let Err(e) = store.release(&attachment) {
             errors.push(e.to_string());
@@ -312,11 +266,7 @@ fn gc(net: &mut dyn Net, config: &Config) -> Result<(), CniError> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(CniError::new(
-        code::KERNEL,
-        "not everything stale could be removed",
-        errors.join("; "),
-    ))
+    Err(CniError::new(code::KERNEL, "not everything stale could be removed", errors.join("; ")))
 }
 
 /// Whether an ADD would find what it needs.

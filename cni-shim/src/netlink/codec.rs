@@ -66,8 +66,7 @@ impl Message {
         self.bytes.extend([0; 2]);
         self.bytes.extend(kind.to_ne_bytes());
         inside(self);
-        let length =
-            u16::try_from(self.bytes.len() - start).expect("names, addresses and MACs are short");
+        let length = u16::try_from(self.bytes.len() - start).expect("names, addresses and MACs are short");
         self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self.bytes.resize(align(self.bytes.len()), 0);
     }
@@ -154,10 +153,7 @@ mod tests {
         assert_eq!(read.len(), 3);
         assert_eq!(text(read[0].1), "eth0");
         let inner: Vec<_> = attributes(read[1].1).collect();
-        assert_eq!(
-            (read[1].0, text(inner[0].1), u32_at(inner[1].1, 0)),
-            (18, "veth".to_owned(), Some(1480))
-        );
+        assert_eq!((read[1].0, text(inner[0].1), u32_at(inner[1].1, 0)), (18, "veth".to_owned(), Some(1480)));
         assert_eq!(read[2], (1, &[1, 2, 3, 4, 5, 6][..]));
     }
 

@@ -40,19 +40,14 @@ impl Kernel {
         let namespace = Namespace::open(netns)?;
         let socket = namespace.enter(Socket::open)?;
         Ok(Self::host_only().and_then(|kernel| {
-            let socket = socket
-                .map_err(|e| NetError::new("open a netlink socket in the pod's namespace", e))?;
-            Ok(Self {
-                pod: Some(Pod { namespace, socket }),
-                ..kernel
-            })
+            let socket =
+                socket.map_err(|e| NetError::new("open a netlink socket in the pod's namespace", e))?;
+            Ok(Self { pod: Some(Pod { namespace, socket }), ..kernel })
         }))
     }
 
     fn pod(&mut self) -> io::Result<&mut Pod> {
-        self.pod
-            .as_mut()
-            .ok_or_else(|| io::Error::other("this verb has no pod namespace"))
+        self.pod.as_mut().ok_or_else(|| io::Error::other("this verb has no pod namespace"))
     }
 
     fn socket(&mut self, side: Side) -> io::Result<&mut Socket> {
@@ -68,9 +63,7 @@ impl Kernel {
 
     fn find(&mut self, side: Side, name: &str) -> Result<Option<Link>, Refusal> {
         match self.ask(side, requests::get_link(name)) {
-            Ok(payloads) => Ok(payloads
-                .iter()
-                .find_map(|payload| requests::read_link(payload))),
+            Ok(payloads) => Ok(payloads.iter().find_map(|payload| requests::read_link(payload))),
             Err(refusal) if refusal.errno() == libc::ENODEV => Ok(None),
             Err(refusal) => Err(refusal),
         }
@@ -98,43 +91,26 @@ impl Kernel {
 
     fn carry_out(&mut self, step: &Step) -> Result<(), Refusal> {
         let (side, message) = match step {
-            Step::Sysctl {
-                side,
-                interface,
-                family,
-                key,
-                value,
-            } => {
+            Step::Sysctl { side, interface, family, key, value } => {
                 return Ok(self.set_sysctl(*side, &sysctl_path(family, interface, key), value)?);
             }
             Step::CreateVeth(veth) => {
                 let netns = self.pod()?.namespace.as_raw_fd();
                 (Side::Host, requests::create_veth(veth, netns))
             }
-            Step::Up { side, interface } => {
-                (*side, requests::set_up(self.index(*side, interface)?))
+            Step::Up { side, interface } => (*side, requests::set_up(self.index(*side, interface)?)),
+            Step::PodAddress { interface, address } => {
+                (Side::Pod, requests::add_address(self.index(Side::Pod, interface)?, *address))
             }
-            Step::PodAddress { interface, address } => (
-                Side::Pod,
-                requests::add_address(self.index(Side::Pod, interface)?, *address),
-            ),
-            Step::HostRoute { interface, address } => (
-                Side::Host,
-                requests::add_host_route(self.index(Side::Host, interface)?, *address),
-            ),
-            Step::DefaultRoute { interface, gateway } => (
-                Side::Pod,
-                requests::add_default_route(self.index(Side::Pod, interface)?, *gateway),
-            ),
-            Step::Neighbour {
-                side,
-                interface,
-                address,
-                mac,
-            } => (
-                *side,
-                requests::add_neighbour(self.index(*side, interface)?, *address, *mac),
-            ),
+            Step::HostRoute { interface, address } => {
+                (Side::Host, requests::add_host_route(self.index(Side::Host, interface)?, *address))
+            }
+            Step::DefaultRoute { interface, gateway } => {
+                (Side::Pod, requests::add_default_route(self.index(Side::Pod, interface)?, *gateway))
+            }
+            Step::Neighbour { side, interface, address, mac } => {
+                (*side, requests::add_neighbour(self.index(*side, interface)?, *address, *mac))
+            }
         };
         self.ask(side, message).map(drop)
     }
@@ -146,11 +122,7 @@ fn sysctl_path(family: &str, interface: &str, key: &str) -> String {
 }
 
 fn failed(tried: impl Into<String>) -> impl FnOnce(Refusal) -> NetError {
-    move |refusal| NetError {
-        tried: tried.into(),
-        source: refusal.error,
-        message: refusal.message,
-    }
+    move |refusal| NetError { tried: tried.into(), source: refusal.error, message: refusal.message }
 }
 
 impl Net for Kernel {
@@ -167,19 +139,12 @@ impl Net for Kernel {
     }
 
     fn link(&mut self, side: Side, name: &str) -> Result<Option<Link>, NetError> {
-        self.find(side, name)
-            .map_err(failed(format!("look for interface {name} in {side}")))
+        self.find(side, name).map_err(failed(format!("look for interface {name} in {side}")))
     }
 
     fn host_links(&mut self) -> Result<Vec<Link>, NetError> {
-        let payloads = self
-            .host
-            .dump(requests::dump_links)
-            .map_err(failed("list the host's interfaces"))?;
-        Ok(payloads
-            .iter()
-            .filter_map(|payload| requests::read_link(payload))
-            .collect())
+        let payloads = self.host.dump(requests::dump_links).map_err(failed("list the host's interfaces"))?;
+        Ok(payloads.iter().filter_map(|payload| requests::read_link(payload)).collect())
     }
 
     fn host_route(&mut self, address: IpAddr) -> Result<Option<Route>, NetError> {
@@ -195,31 +160,20 @@ impl Net for Kernel {
                 return Ok(None);
             }
             Err(refusal) => {
-                return Err(failed(format!("look up the host's route to {address}"))(
-                    refusal,
-                ));
+                return Err(failed(format!("look up the host's route to {address}"))(refusal));
             }
         };
-        let route = payloads
-            .iter()
-            .find_map(|payload| requests::read_route(payload));
+        let route = payloads.iter().find_map(|payload| requests::read_route(payload));
         Ok(route.filter(|route| route.prefix_len == requests::bits(address)))
     }
 
-    fn has_address(
-        &mut self,
-        side: Side,
-        interface: u32,
-        address: IpAddr,
-    ) -> Result<bool, NetError> {
+    fn has_address(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<bool, NetError> {
         let dump = self
             .socket(side)
             .map_err(Refusal::from)
             .and_then(|s| s.dump(|| requests::dump_addresses(address)));
         let payloads = dump.map_err(failed(format!("list the addresses of {side}")))?;
-        Ok(payloads
-            .iter()
-            .any(|payload| requests::read_address(payload) == Some((interface, address))))
+        Ok(payloads.iter().any(|payload| requests::read_address(payload) == Some((interface, address))))
     }
 
     fn pod_routes(&mut self, family_of: IpAddr) -> Result<Vec<Route>, NetError> {
@@ -229,26 +183,17 @@ impl Net for Kernel {
             .and_then(|p| p.socket.dump(|| requests::dump_routes(family_of)));
         let payloads = dump.map_err(failed("list the pod's routes"))?;
         let main = u32::from(libc::RT_TABLE_MAIN);
-        let routes = payloads
-            .iter()
-            .filter_map(|payload| requests::read_route(payload));
+        let routes = payloads.iter().filter_map(|payload| requests::read_route(payload));
         Ok(routes.filter(|route| route.table == main).collect())
     }
 
-    fn neighbour(
-        &mut self,
-        side: Side,
-        interface: u32,
-        address: IpAddr,
-    ) -> Result<Option<Mac>, NetError> {
+    fn neighbour(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<Option<Mac>, NetError> {
         match self.ask(side, requests::get_neighbour(interface, address)) {
-            Ok(payloads) => Ok(payloads
-                .iter()
-                .find_map(|payload| requests::read_permanent_neighbour(payload))),
+            Ok(payloads) => {
+                Ok(payloads.iter().find_map(|payload| requests::read_permanent_neighbour(payload)))
+            }
             Err(refusal) if matches!(refusal.errno(), libc::ENOENT | libc::ENODEV) => Ok(None),
-            Err(refusal) => Err(failed(format!("look for neighbour {address} in {side}"))(
-                refusal,
-            )),
+            Err(refusal) => Err(failed(format!("look for neighbour {address} in {side}"))(refusal)),
         }
     }
 }

@@ -27,11 +27,7 @@ const ROUTE_FIXED: usize = 12;
 const NEIGHBOUR_FIXED: usize = 12;
 
 fn family(address: IpAddr) -> u8 {
-    (if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    }) as u8
+    (if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
 }
 
 /// Bits of a whole address, the length of a host's prefix.
@@ -101,11 +97,7 @@ pub(super) fn dump_links() -> Message {
 /// The address as its own network. For IPv6 without duplicate address detection: nobody else is on the link, and
 /// the pod may use it at once.
 pub(super) fn add_address(index: u32, address: IpAddr) -> Message {
-    let flags = if address.is_ipv6() {
-        libc::IFA_F_NODAD as u8
-    } else {
-        0
-    };
+    let flags = if address.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
     let mut fixed = [family(address), bits(address), flags, 0, 0, 0, 0, 0];
     fixed[4..].copy_from_slice(&index.to_ne_bytes());
     let mut message = Message::new(libc::RTM_NEWADDR, CREATE, &fixed);
@@ -115,11 +107,7 @@ pub(super) fn add_address(index: u32, address: IpAddr) -> Message {
 }
 
 pub(super) fn dump_addresses(of_family: IpAddr) -> Message {
-    Message::new(
-        libc::RTM_GETADDR,
-        DUMP,
-        &[family(of_family), 0, 0, 0, 0, 0, 0, 0],
-    )
+    Message::new(libc::RTM_GETADDR, DUMP, &[family(of_family), 0, 0, 0, 0, 0, 0, 0])
 }
 
 fn route_fixed(of_family: IpAddr, prefix_len: u8, scope: u8, flags: u32) -> [u8; ROUTE_FIXED] {
@@ -196,14 +184,8 @@ pub(super) fn get_neighbour(index: u32, address: IpAddr) -> Message {
 pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
     let fixed = payload.get(..LINK_FIXED)?;
     let up = u32_at(fixed, 8)? & libc::IFF_UP as u32 != 0;
-    let mut link = Link {
-        index: u32_at(fixed, 4)?,
-        name: String::new(),
-        mac: None,
-        mtu: 0,
-        up,
-        kind: String::new(),
-    };
+    let mut link =
+        Link { index: u32_at(fixed, 4)?, name: String::new(), mac: None, mtu: 0, up, kind: String::new() };
     for (kind, value) in attributes(&payload[LINK_FIXED..]) {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
@@ -255,8 +237,7 @@ pub(super) fn read_permanent_neighbour(payload: &[u8]) -> Option<Mac> {
     if state & libc::NUD_PERMANENT == 0 {
         return None;
     }
-    let (_, value) =
-        attributes(&payload[NEIGHBOUR_FIXED..]).find(|(kind, _)| *kind == libc::NDA_LLADDR)?;
+    let (_, value) = attributes(&payload[NEIGHBOUR_FIXED..]).find(|(kind, _)| *kind == libc::NDA_LLADDR)?;
     value.try_into().ok().map(Mac)
 }
 

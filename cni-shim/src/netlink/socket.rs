@@ -4,8 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send,
-    socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
 };
 
 use super::codec::{HEADER, Message, attributes, messages, text, u32_at};
@@ -30,10 +29,7 @@ impl Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        Self {
-            error,
-            message: None,
-        }
+        Self { error, message: None }
     }
 }
 
@@ -57,11 +53,7 @@ impl Socket {
         connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         // Best effort: without it errors are numbers only.
         let _ = enable(&fd, libc::NETLINK_EXT_ACK);
-        Ok(Self {
-            fd,
-            sequence: 0,
-            buffer: vec![0; DATAGRAM],
-        })
+        Ok(Self { fd, sequence: 0, buffer: vec![0; DATAGRAM] })
     }
 
     /// Sends a request made with `NLM_F_ACK` and waits for the acknowledgement; gives the payloads that came
@@ -80,10 +72,7 @@ impl Socket {
                 return Ok(payloads);
             }
         }
-        Err(io::Error::other(format!(
-            "the dump was interrupted by changes {DUMP_TRIES} times"
-        ))
-        .into())
+        Err(io::Error::other(format!("the dump was interrupted by changes {DUMP_TRIES} times")).into())
     }
 
     fn send(&mut self, message: Message) -> io::Result<()> {
@@ -98,12 +87,9 @@ impl Socket {
         let mut payloads = Vec::new();
         let mut interrupted = false;
         loop {
-            let length =
-                retry(|| recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC))?;
+            let length = retry(|| recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC))?;
             let datagram = self.buffer.get(..length).ok_or_else(|| {
-                io::Error::other(format!(
-                    "the kernel's answer of {length} bytes is larger than {DATAGRAM}"
-                ))
+                io::Error::other(format!("the kernel's answer of {length} bytes is larger than {DATAGRAM}"))
             })?;
             for message in messages(datagram) {
                 if message.sequence != self.sequence {
@@ -147,14 +133,9 @@ fn kernel_words(payload: &[u8], flags: u16) -> Option<String> {
     if flags & libc::NLM_F_ACK_TLVS as u16 == 0 {
         return None;
     }
-    let request = if flags & libc::NLM_F_CAPPED as u16 != 0 {
-        HEADER
-    } else {
-        u32_at(payload, 4)? as usize
-    };
+    let request = if flags & libc::NLM_F_CAPPED as u16 != 0 { HEADER } else { u32_at(payload, 4)? as usize };
     let start = 4 + request.next_multiple_of(4);
-    let (_, words) =
-        attributes(payload.get(start..)?).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
+    let (_, words) = attributes(payload.get(start..)?).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
     Some(text(words))
 }
 
@@ -163,19 +144,9 @@ fn enable(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
     let length = size_of_val(&on) as libc::socklen_t;
     // SAFETY: the descriptor is open, and the pointer and length are those of a live c_int the kernel only reads.
     let done = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_NETLINK,
-            option,
-            (&raw const on).cast(),
-            length,
-        )
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), length)
     };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
