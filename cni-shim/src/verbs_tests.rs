@@ -99,7 +99,7 @@ impl Net for FakeNet {
     }
 
     fn host_route(&mut self, address: IpAddr) -> Result<Option<crate::net::Route>, NetError> {
-        Ok(self.routes.contains(&address).then(|| crate::net::Route {
+        Ok(self.routes.contains(&address).then_some(crate::net::Route {
             prefix_len: 32,
             destination: Some(address),
             gateway: None,
