@@ -4,8 +4,9 @@ mod codec;
 mod requests;
 mod socket;
 
-use std::fs;
-use std::io;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -20,6 +21,9 @@ use crate::plan::Step;
 pub(crate) struct Kernel {
     host: Socket,
     pod: Option<Pod>,
+    /// Numbers of interfaces met while carrying out steps. Every look-up waits for the kernel's one lock on
+    /// interfaces, which a node that deletes pods holds for long.
+    indexes: BTreeMap<(Side, String), u32>,
 }
 
 #[derive(Debug)]
@@ -32,7 +36,7 @@ impl Kernel {
     /// For verbs that need the host's namespace only.
     pub fn host_only() -> Result<Self, NetError> {
         let host = Socket::open().map_err(|e| NetError::new("open a netlink socket", e))?;
-        Ok(Self { host, pod: None })
+        Ok(Self { host, pod: None, indexes: BTreeMap::new() })
     }
 
     /// For verbs that need the pod's namespace too. The outer error says what is wrong with `netns`.
@@ -70,17 +74,20 @@ impl Kernel {
     }
 
     fn index(&mut self, side: Side, name: &str) -> Result<u32, Refusal> {
-        match self.find(side, name)? {
-            Some(link) => Ok(link.index),
-            None => Err(io::Error::from_raw_os_error(libc::ENODEV).into()),
+        let key = (side, name.to_owned());
+        if let Some(index) = self.indexes.get(&key) {
+            return Ok(*index);
         }
+        let link = self.find(side, name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        self.indexes.insert(key, link.index);
+        Ok(link.index)
     }
 
     fn set_sysctl(&mut self, side: Side, path: &str, value: &str) -> io::Result<()> {
         // /proc/sys/net shows the namespace of the thread that looks.
         let written = match side {
-            Side::Host => fs::write(path, value),
-            Side::Pod => self.pod()?.namespace.enter(|| fs::write(path, value))?,
+            Side::Host => write_sysctl(path, value),
+            Side::Pod => self.pod()?.namespace.enter(|| write_sysctl(path, value))?,
         };
         match written {
             // A kernel without IPv6 has nothing to be told about it.
@@ -121,6 +128,11 @@ fn sysctl_path(family: &str, interface: &str, key: &str) -> String {
     format!("/proc/sys/net/{family}/conf/{interface}/{key}")
 }
 
+/// Without asking for the file to be made: where it is missing that would be "permission denied".
+fn write_sysctl(path: &str, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
 fn failed(tried: impl Into<String>) -> impl FnOnce(Refusal) -> NetError {
     move |refusal| NetError { tried: tried.into(), source: refusal.error, message: refusal.message }
 }
@@ -131,6 +143,7 @@ impl Net for Kernel {
     }
 
     fn delete_host_link(&mut self, name: &str) -> Result<bool, NetError> {
+        self.indexes.clear();
         match self.ask(Side::Host, requests::delete_link(name)) {
             Ok(_) => Ok(true),
             Err(refusal) if refusal.errno() == libc::ENODEV => Ok(false),
@@ -195,5 +208,30 @@ impl Net for Kernel {
             Err(refusal) if matches!(refusal.errno(), libc::ENOENT | libc::ENODEV) => Ok(None),
             Err(refusal) => Err(failed(format!("look for neighbour {address} in {side}"))(refusal)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_ipv6_is_not_told_about_it() {
+        let mut kernel = Kernel::host_only().unwrap();
+        let missing = |family| sysctl_path(family, "no-such-if", "forwarding");
+        kernel.set_sysctl(Side::Host, &missing("ipv6"), "1").unwrap();
+        let error = kernel.set_sysctl(Side::Host, &missing("ipv4"), "1").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_not_there_is_none_not_an_error() {
+        let mut kernel = Kernel::host_only().unwrap();
+        assert_eq!(kernel.link(Side::Host, "no-such-if").unwrap(), None);
+        assert!(!kernel.delete_host_link("no-such-if").unwrap_or(false));
+        assert!(kernel.host_links().unwrap().iter().any(|link| link.name == "lo"));
+        assert!(kernel.has_address(Side::Host, 0, "192.0.2.1".parse().unwrap()).is_ok_and(|has| !has));
+        let error = kernel.link(Side::Pod, "eth0").unwrap_err().to_string();
+        assert!(error.contains("eth0 in the pod"), "{error}");
     }
 }
