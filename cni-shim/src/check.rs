@@ -1,5 +1,7 @@
 //! CHECK: is everything still there that ADD made?
 
+use std::net::IpAddr;
+
 use crate::ROUTE_PROTOCOL;
 use crate::attachment::Attachment;
 use crate::config::Config;
@@ -8,11 +10,10 @@ use crate::net::{Link, Mac, Net, NetError, Side};
 use crate::plan::gateway_for;
 use crate::result::{Interface, Success};
 use crate::store::Store;
-use std::net::IpAddr;
 
 /// Compares `prevResult`, the address store and the kernel, and reports everything that is missing at once.
 pub(crate) fn check(net: &mut dyn Net, config: &Config, attachment: &Attachment) -> Result<(), CniError> {
-    let Some(expected) = &config.prev_result else {
+    let Some(expected) = &config.prev_result()? else {
         let details = "CHECK compares with the result of ADD, which the runtime must pass on as prevResult";
         return Err(CniError::new(code::INVALID_CONFIG, "CHECK without prevResult", details));
     };

@@ -57,7 +57,10 @@ pub(crate) struct Config {
     pub run_dir: PathBuf,
     /// Passed through to the result.
     pub dns: Option<Value>,
-    pub prev_result: Option<Success>,
+    /// Kept as it came: DEL does without it, whatever it looks like.
+    prev_result: Option<Value>,
+    /// Fields that ask for what this plugin doesn't do, with their values and why not.
+    unsupported: Vec<(&'static str, Value, &'static str)>,
     pub valid_attachments: Option<Vec<Attachment>>,
 }
 
@@ -70,7 +73,7 @@ struct Wire {
     #[serde(default = "default_run_dir")]
     run_dir: PathBuf,
     dns: Option<Value>,
-    prev_result: Option<Success>,
+    prev_result: Option<Value>,
     ipam: Option<Value>,
     ip_masq: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
@@ -107,9 +110,38 @@ impl Config {
             run_dir: wire.run_dir,
             dns: wire.dns,
             prev_result: wire.prev_result,
+            unsupported: unsupported(wire.ipam, wire.ip_masq),
             valid_attachments: wire.valid_attachments,
         })
     }
+
+    /// The result of the plugins before this one, or of ADD where the verb is CHECK.
+    pub fn prev_result(&self) -> Result<Option<Success>, CniError> {
+        let decode = |value: &Value| {
+            Success::deserialize(value)
+                .map_err(|e| CniError::new(code::DECODE, "prevResult is not an ADD result", e.to_string()))
+        };
+        self.prev_result.as_ref().map(decode).transpose()
+    }
+
+    /// Refuses what would otherwise be silently not done. Not for DEL and GC: what is wrong with a configuration
+    /// must not keep anybody from cleaning up.
+    pub fn refuse_unsupported(&self) -> Result<(), CniError> {
+        let Some((key, value, why)) = self.unsupported.first() else { return Ok(()) };
+        Err(CniError::new(
+            code::UNSUPPORTED_FIELD,
+            format!("unsupported field {key}: {value}"),
+            format!("{why}; remove {key} from the network configuration"),
+        ))
+    }
+}
+
+fn unsupported(ipam: Option<Value>, ip_masq: Option<Value>) -> Vec<(&'static str, Value, &'static str)> {
+    let empty = |v: &Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
+    let ipam = ipam.filter(|v| !empty(v)).map(|v| ("ipam", v, "addresses come from the node's pod CIDRs"));
+    let ip_masq = ip_masq.filter(|v| *v != Value::Bool(false));
+    let ip_masq = ip_masq.map(|v| ("ipMasq", v, "pod addresses are never translated"));
+    ipam.into_iter().chain(ip_masq).collect()
 }
 
 fn decode_version(json: &Value) -> Result<Version, CniError> {
@@ -149,29 +181,6 @@ impl Wire {
         if !self.run_dir.is_absolute() {
             return invalid(format!("runDir {} must be an absolute path", self.run_dir.display()));
         }
-        self.refuse_unsupported()
-    }
-
-    /// Well-known fields that ask for something this plugin doesn't do: to go on without would be a surprise.
-    fn refuse_unsupported(&self) -> Result<(), CniError> {
-        let empty = |v: &Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
-        let fields = [
-            ("ipam", self.ipam.as_ref().filter(|v| !empty(v)), "addresses come from the node's pod CIDRs"),
-            (
-                "ipMasq",
-                self.ip_masq.as_ref().filter(|v| **v != Value::Bool(false)),
-                "pod addresses are never translated",
-            ),
-        ];
-        for (key, value, why) in fields {
-            if let Some(value) = value {
-                return Err(CniError::new(
-                    code::UNSUPPORTED_FIELD,
-                    format!("unsupported field {key}: {value}"),
-                    format!("{why}; remove {key} from the network configuration"),
-                ));
-            }
-        }
         Ok(())
     }
 }
@@ -193,7 +202,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.version, Version::V1_0_0);
         assert_eq!(config.run_dir, PathBuf::from("/x"));
-        assert!(config.dns.is_some() && config.prev_result.is_none());
+        assert!(config.dns.is_some() && config.prev_result().unwrap().is_none());
         let short = decode(r#"{"cniVersion":"1.1.0","name":"n","type":"heliograph-cni"}"#).unwrap();
         assert_eq!(short.run_dir, PathBuf::from("/run/heliograph"));
     }
@@ -209,14 +218,29 @@ mod tests {
             (r#"{"cniVersion":"1.1.0","name":"","type":"t"}"#, 7, "name"),
             (r#"{"cniVersion":"1.1.0","name":"../x","type":"t"}"#, 7, "../x"),
             (r#"{"cniVersion":"1.1.0","name":"n","type":"t","runDir":"run"}"#, 7, "runDir"),
-            (r#"{"cniVersion":"1.1.0","name":"n","type":"t","ipMasq":true}"#, 2, "ipMasq: true"),
-            (r#"{"cniVersion":"1.1.0","name":"n","type":"t","ipam":{"type":"host-local"}}"#, 2, "host-local"),
         ];
         for (json, code, text) in cases {
             let error = decode(json).unwrap_err();
             assert_eq!(error.code, code, "{json}: {error:?}");
             assert!(format!("{} {}", error.msg, error.details).contains(text), "{json}: {error:?}");
         }
+    }
+
+    #[test]
+    fn what_only_some_verbs_need_is_refused_only_for_them() {
+        let with = |field: &str| {
+            decode(&format!(r#"{{"cniVersion":"1.1.0","name":"n","type":"t",{field}}}"#))
+                .expect("good enough for DEL")
+        };
+        for field in [r#""ipMasq":true"#, r#""ipam":{"type":"host-local"}"#] {
+            let error = with(field).refuse_unsupported().unwrap_err();
+            let (key, value) = field.split_once(':').unwrap();
+            assert_eq!(error.code, 2);
+            // The specification wants key and value in the message.
+            assert!(error.msg.contains(key.trim_matches('"')) && error.msg.contains(value), "{error:?}");
+        }
+        let error = with(r#""prevResult":{"ips":[{"address":"nonsense"}]}"#).prev_result().unwrap_err();
+        assert!(error.code == 6 && error.details.contains("nonsense"), "{error:?}");
     }
 
     #[test]

@@ -46,6 +46,7 @@ fn perform(version: &mut Version) -> Result<String, CniError> {
     *version = config.version;
     match command {
         Command::Add(attachment, netns) => {
+            config.refuse_unsupported()?;
             let node = NodeFile::load(&config.run_dir)?;
             let result = add(&mut kernel(&netns)?, &config, &node, &attachment, &netns)?;
             Ok(result.to_json(config.version))
@@ -66,6 +67,7 @@ fn perform(version: &mut Version) -> Result<String, CniError> {
         }
         Command::Status => {
             since(Version::V1_1_0, config.version, "STATUS")?;
+            config.refuse_unsupported()?;
             status(&config.run_dir)?;
             Ok(String::new())
         }
@@ -114,6 +116,7 @@ fn add(
     attachment: &Attachment,
     netns: &Path,
 ) -> Result<Success, CniError> {
+    let before = config.prev_result()?.unwrap_or_default();
     if net.link(Side::Pod, &attachment.ifname)?.is_some() {
         return Err(CniError::new(
             code::ALREADY_ATTACHED,
@@ -132,7 +135,7 @@ fn add(
         execute(net, &plan(&wiring)).map(|()| wiring).map_err(CannotWire::Plan)
     });
     match wired {
-        Ok(wiring) => Ok(success(config, &wiring, netns)),
+        Ok(wiring) => Ok(success(before, config, &wiring, netns)),
         Err(failure) => Err(give_up(config, attachment, failure)),
     }
 }
@@ -181,8 +184,8 @@ fn random_macs() -> Result<[Mac; 2], CannotWire> {
 }
 
 /// The result of ADD, put behind that of an earlier plugin of the chain if there was one.
-fn success(config: &Config, wiring: &Wiring, netns: &Path) -> Success {
-    let mut result = config.prev_result.clone().unwrap_or_default();
+fn success(before: Success, config: &Config, wiring: &Wiring, netns: &Path) -> Success {
+    let mut result = before;
     let Wiring { veth, addresses } = wiring;
     let interface = |name: &str, mac: Mac, sandbox: String| Interface {
         name: name.into(),
