@@ -17,7 +17,7 @@ use crate::netlink::Kernel;
 use crate::node::NodeFile;
 use crate::plan::{Failure, Veth, Wiring, execute, gateway_for, host_network, plan};
 use crate::result::{Interface, Ip, Route, Success};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Runs the plugin: reads the verb from the environment and the configuration from standard input, prints the
 /// result or the error on standard output. The exit code is 0 on success and 1 otherwise.
@@ -257,19 +257,21 @@ fn gc(net: &mut dyn Net, config: &Config) -> Result<(), CniError> {
             kept.insert(link.name);
         }
     }
-    let mut store = Store::open(&config.run_dir)?;
-    let stale = |a: &&Attachment| !valid.contains(a) && !kept.contains(&a.host_interface());
-    let stale: Vec<Attachment> =
-        store.records().map(|record| &record.attachment).filter(stale).cloned().collect();
-    for attachment in stale {
-        if let Err(e) = store.release(&attachment) {
-            errors.push(e.to_string());
-        }
+    let stale = |a: &Attachment| !valid.contains(a) && !kept.contains(&a.host_interface());
+    if let Err(e) = release_all(&config.run_dir, stale) {
+        errors.push(e.to_string());
     }
     if errors.is_empty() {
         return Ok(());
     }
     Err(CniError::new(code::KERNEL, "not everything stale could be removed", errors.join("; ")))
+}
+
+fn release_all(run_dir: &Path, stale: impl Fn(&Attachment) -> bool) -> Result<(), StoreError> {
+    let mut store = Store::open(run_dir)?;
+    let attachments = store.records().map(|record| &record.attachment);
+    let stale: Vec<Attachment> = attachments.filter(|a| stale(a)).cloned().collect();
+    stale.iter().try_for_each(|attachment| store.release(attachment).map(drop))
 }
 
 /// Whether an ADD would find what it needs.
