@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::DEFAULT_RUN_DIR;
@@ -76,12 +76,17 @@ struct Wire {
     prev_result: Option<Value>,
     ipam: Option<Value>,
     ip_masq: Option<Value>,
-    #[serde(rename = "cni.dev/valid-attachments")]
+    #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "null_is_empty")]
     valid_attachments: Option<Vec<Attachment>>,
 }
 
 fn default_run_dir() -> PathBuf {
     DEFAULT_RUN_DIR.into()
+}
+
+/// Runtimes in Go write an empty list as `null`; that is not the same as to say nothing.
+fn null_is_empty<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Vec<Attachment>>, D::Error> {
+    Ok(Some(Option::deserialize(json)?.unwrap_or_default()))
 }
 
 /// The `cniVersion` of a configuration, as it stands there; `None` where there is none to be found.
@@ -241,6 +246,22 @@ mod tests {
         }
         let error = with(r#""prevResult":{"ips":[{"address":"nonsense"}]}"#).prev_result().unwrap_err();
         assert!(error.code == 6 && error.details.contains("nonsense"), "{error:?}");
+    }
+
+    #[test]
+    fn no_valid_attachments_and_no_word_about_them_are_two_things() {
+        let with = |more: &str| {
+            let json = format!(r#"{{"cniVersion":"1.1.0","name":"n","type":"t"{more}}}"#);
+            decode(&json).unwrap().valid_attachments
+        };
+        assert_eq!(with(""), None);
+        assert_eq!(with(r#","cni.dev/valid-attachments":null"#), Some(vec![]));
+        assert_eq!(with(r#","cni.dev/valid-attachments":[]"#), Some(vec![]));
+        let one = Attachment { container_id: "c".into(), ifname: "eth0".into() };
+        assert_eq!(
+            with(r#","cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"}]"#),
+            Some(vec![one])
+        );
     }
 
     #[test]
