@@ -357,7 +357,9 @@ impl Session {
         let connection = Connection::outgoing(ctx.new_conn());
         ctx.put(Output::Connect(connection.id));
         self.connections.push(connection);
-        let retry = self.settings.neighbor.timers.connect_retry.max(FIRST_IDLE_HOLD);
+        let neighbor = &self.settings.neighbor;
+        self.reason = format!("connecting to {} port {}", neighbor.address, neighbor.port);
+        let retry = neighbor.timers.connect_retry.max(FIRST_IDLE_HOLD);
         // The attempt has at least one retry time before it is given up and made anew.
         self.retry_at = Some(ctx.now + retry.saturating_mul(2));
     }
