@@ -1,8 +1,10 @@
 //! Tests of the tables as a whole. The naive model that random operations are held against is in `model`.
 
 mod decision;
+mod export;
 mod graceful;
 mod import;
+mod outbound;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
