@@ -281,6 +281,12 @@ impl Rib {
         counts
     }
 
+    /// Whether nothing is held for any prefix: no path, no mark, no slot.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        FAMILIES.into_iter().all(|family| self.tables[family].is_empty())
+    }
+
     /// Puts a path in, in place of the one from the same source.
     fn put(&mut self, prefix: Prefix, path: Path) {
         let (family, source) = (prefix.family(), path.source);

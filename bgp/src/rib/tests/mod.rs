@@ -4,7 +4,10 @@ mod decision;
 mod export;
 mod graceful;
 mod import;
+mod model;
 mod outbound;
+mod random;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
