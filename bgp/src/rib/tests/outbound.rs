@@ -195,6 +195,19 @@ fn packing_stops_at_the_limit_and_goes_on_from_there() {
     assert_eq!((receiver.routes.len(), receiver.redundant), (5000, 0));
 }
 
+/// One set of attributes from two peers, one right after the other: each keeps its own originator and split horizon.
+#[test]
+fn equal_attributes_from_two_peers_are_two_stories() {
+    let mut rib = rib_with(&[Client, Client, Client]);
+    rib.update(id(1), announce(attributes(Client), "10.0.0.99", &[P]));
+    rib.update(id(2), announce(attributes(Client), "10.0.0.99", &[Q]));
+    let third = told(&mut rib, 3);
+    assert_eq!(third.routes[&prefix(P)].0.originator_id, Some(ip4("10.0.0.1")));
+    assert_eq!(third.routes[&prefix(Q)].0.originator_id, Some(ip4("10.0.0.2")));
+    assert_eq!(told(&mut rib, 1).routes.into_keys().collect::<Vec<_>>(), [prefix(Q)]);
+    assert_eq!(told(&mut rib, 2).routes.into_keys().collect::<Vec<_>>(), [prefix(P)]);
+}
+
 #[test]
 fn strangers_have_nothing_pending() {
     let mut rib = rib_with(&[Client]);

@@ -18,7 +18,7 @@ fn a_million_routes_to_ten_clients() {
         let prefixes = (n..n + PER_SET).map(|n| Prefix::V4(Ipv4Addr::from_bits((n << 8) + (1 << 24)), 24));
         let reach = Reach { family: V4, next_hop: next_hop("10.0.0.1"), prefixes: prefixes.collect() };
         let attributes = Attributes {
-            as_path: sequence(&[64700, 64800 + n % 1000, n]),
+            as_path: sequence(&[64700, 64800 + n % 1000, 1_000_000 + n]),
             communities: vec![n, n + 1],
             ..attributes(PeerKind::Client)
         };
