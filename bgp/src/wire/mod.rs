@@ -10,6 +10,9 @@ mod prefix;
 mod reader;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 pub use attributes::{Aggregator, AsPath, Attributes, Origin, Segment, Unknown};
 pub use codec::{Codec, decode, encode};
 pub use framer::{Frame, Framer, MessageType};

@@ -105,17 +105,15 @@ pub fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
             }
         }
     }
-    for segment in as4_path.0 {
-        match (merged.last_mut(), segment) {
-            // Where a sequence was cut in two it becomes one again.
-            (Some(Segment::Sequence(head)), Segment::Sequence(tail))
-                if head.len() + tail.len() <= MAX_SEGMENT =>
-            {
-                head.extend(tail);
-            }
-            (_, segment) => merged.push(segment),
-        }
+    let mut tail = as4_path.0.into_iter().peekable();
+    if let (Some(Segment::Sequence(head)), Some(Segment::Sequence(next))) = (merged.last_mut(), tail.peek())
+        && head.len() + next.len() <= MAX_SEGMENT
+    {
+        // Where a sequence was cut in two it becomes one again.
+        head.extend(next);
+        tail.next();
     }
+    merged.extend(tail);
     AsPath(merged)
 }
 

@@ -32,15 +32,14 @@ pub fn decode(body: &[u8], codec: &Codec, families: &[Family]) -> Result<Update,
     let mut prefixes = Vec::new();
     read_prefixes("NLRI", announced, carries_v4, &mut prefixes)?;
 
-    update.end_of_rib = match block.unreach {
+    update.end_of_rib = match &block.unreach {
         _ if !withdrawn.is_empty() || !announced.is_empty() => None,
         None if attributes.is_empty() && carries_v4 => Some(Family::Ipv4Unicast),
-        Some((family, [])) if block.count == 1 => Some(family),
+        Some((family, prefixes)) if prefixes.is_empty() && block.count == 1 => Some(*family),
         _ => None,
     };
-    if let Some((family, octets)) = block.unreach {
-        nlri::decode(family, octets, &mut update.withdrawn)
-            .map_err(|reason| reset(subcode::OPTIONAL, octets, format!("MP_UNREACH_NLRI holds {reason}")))?;
+    if let Some((_, prefixes)) = block.unreach.take() {
+        update.withdrawn.extend(prefixes);
     }
     block.finish(announced, prefixes, update)
 }
@@ -105,7 +104,7 @@ struct Block<'a> {
     attributes: Attributes,
     next_hop: Option<Ipv4Addr>,
     reach: Option<mp::Reach>,
-    unreach: Option<(Family, &'a [u8])>,
+    unreach: Option<(Family, Vec<Prefix>)>,
     as4_path: Option<AsPath>,
     as4_aggregator: Option<Aggregator>,
     seen: Seen,
@@ -270,7 +269,9 @@ impl<'a> Block<'a> {
                 attributes.cluster_list = numbers(raw.value).map(Ipv4Addr::from_bits).collect();
             }
             rules::MP_REACH => self.reach = Some(mp::reach(raw.value, self.families).map_err(wrong)?),
-            rules::MP_UNREACH => self.unreach = mp::unreach(raw.value, self.families),
+            rules::MP_UNREACH => {
+                self.unreach = mp::unreach(raw.value, self.families).map_err(wrong)?;
+            }
             // RFC 6793 §4.1 and §6: not between two speakers of 4 octets.
             rules::AS4_PATH | rules::AS4_AGGREGATOR if wide => {
                 return Err(Complaint::discard("the session carries 4-octet AS numbers"));
@@ -311,23 +312,16 @@ impl<'a> Block<'a> {
             Some(worst) => worst.cost >= Cost::Withdraw,
             None => false,
         };
-        let classic = self.next_hop.map(|address| (address.into(), None));
-        let classic = (Family::Ipv4Unicast, classic, prefixes);
-        let multiprotocol = match self.reach.take() {
-            Some(mp::Reach::Carried { family, next_hop, prefixes }) => {
-                Some((family, Some((next_hop.address, next_hop.link_local)), prefixes))
-            }
-            _ => None,
+        let mut settle = |family, next_hop, prefixes: Vec<Prefix>| match next_hop {
+            _ if prefixes.is_empty() => {}
+            Some(next_hop) if !withdraw => update.reach.push(Reach { family, next_hop, prefixes }),
+            // RFC 7606 §2, treat-as-withdraw. Where the next hop is missing it has come to that.
+            _ => update.withdrawn.extend(prefixes),
         };
-        for (family, next_hop, prefixes) in [Some(classic), multiprotocol].into_iter().flatten() {
-            match next_hop {
-                _ if prefixes.is_empty() => {}
-                Some((address, link_local)) if !withdraw => {
-                    update.reach.push(Reach { family, next_hop: NextHop { address, link_local }, prefixes });
-                }
-                // RFC 7606 §2, treat-as-withdraw. Without a next hop it has come to that.
-                _ => update.withdrawn.extend(prefixes),
-            }
+        let classic = self.next_hop.map(|address| NextHop { address: address.into(), link_local: None });
+        settle(Family::Ipv4Unicast, classic, prefixes);
+        if let Some(mp::Reach::Carried { family, next_hop, prefixes }) = self.reach.take() {
+            settle(family, Some(next_hop), prefixes);
         }
         let faults = std::mem::take(&mut self.problems);
         update.faults = faults.into_iter().map(Fault::from).collect();

@@ -21,12 +21,11 @@ pub enum Reach {
 /// In words, why its prefixes cannot be told (RFC 7606 §5.3, §7.11).
 pub fn reach(value: &[u8], families: &[Family]) -> Result<Reach, String> {
     let mut reader = Reader::new(value);
-    let Some((afi, safi, length)) = (|| Some((reader.u16()?, reader.u8()?, reader.u8().map(usize::from)?)))()
-    else {
+    let (Some(afi), Some(safi), Some(length)) = (reader.u16(), reader.u8(), reader.u8()) else {
         return Err("it ends before its next hop".into());
     };
     let Some(family) = negotiated(afi, safi, families) else { return Ok(Reach::Ignored) };
-    let (Some(next_hop), Some(_reserved)) = (reader.take(length), reader.u8()) else {
+    let (Some(next_hop), Some(_reserved)) = (reader.take(usize::from(length)), reader.u8()) else {
         return Err(format!("its next hop of {length} octets is cut off"));
     };
     let next_hop = decode_next_hop(family, next_hop)
@@ -36,11 +35,19 @@ pub fn reach(value: &[u8], families: &[Family]) -> Result<Reach, String> {
     Ok(Reach::Carried { family, next_hop, prefixes })
 }
 
-/// Reads MP_UNREACH_NLRI: its family and what is left of the value; `None` for a family that was not negotiated.
-pub fn unreach<'a>(value: &'a [u8], families: &[Family]) -> Option<(Family, &'a [u8])> {
+/// Reads MP_UNREACH_NLRI: its family and prefixes; `None` for a family that was not negotiated.
+///
+/// # Errors
+/// In words, why its prefixes cannot be told (RFC 7606 §5.3).
+pub fn unreach(value: &[u8], families: &[Family]) -> Result<Option<(Family, Vec<Prefix>)>, String> {
     let mut reader = Reader::new(value);
-    let (afi, safi) = (reader.u16()?, reader.u8()?);
-    Some((negotiated(afi, safi, families)?, reader.rest()))
+    let (Some(afi), Some(safi)) = (reader.u16(), reader.u8()) else {
+        return Err("it ends before its family".into());
+    };
+    let Some(family) = negotiated(afi, safi, families) else { return Ok(None) };
+    let mut prefixes = Vec::new();
+    nlri::decode(family, reader.rest(), &mut prefixes)?;
+    Ok(Some((family, prefixes)))
 }
 
 fn negotiated(afi: u16, safi: u8, families: &[Family]) -> Option<Family> {
