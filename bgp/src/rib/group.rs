@@ -260,7 +260,14 @@ impl Group {
         self.members.insert(id, member);
     }
 
-    /// Lets a member go; returns what it was told. To be followed by [`Lag::release`].
+    /// Lets a member go for good.
+    pub fn dismiss(&mut self, id: PeerId, table: &mut Table) {
+        if let Some(member) = self.members.remove(&id) {
+            release(&member.marks, table);
+        }
+    }
+
+    /// Lets a member go to another group; returns what it was told. To be followed by [`Lag::release`].
     pub fn leave(&mut self, id: PeerId) -> Lag {
         let Some(mut member) = self.members.remove(&id) else { return Lag::default() };
         let mut told = HashMap::with_capacity(member.told.count());
@@ -304,10 +311,14 @@ pub struct Lag {
 impl Lag {
     /// Gives up the marks: those that matter have been set anew in another group by now.
     pub fn release(self, table: &mut Table) {
-        for slot in self.marks.iter() {
-            table.entry_mut(slot).unsent -= 1;
-            table.reap(slot);
-        }
+        release(&self.marks, table);
+    }
+}
+
+fn release(marks: &Bits, table: &mut Table) {
+    for slot in marks.iter() {
+        table.entry_mut(slot).unsent -= 1;
+        table.reap(slot);
     }
 }
 

@@ -142,9 +142,7 @@ impl Rib {
             return;
         }
         for family in FAMILIES {
-            if let Some(lag) = self.leave(id, family) {
-                lag.release(&mut self.tables[family]);
-            }
+            self.dismiss(id, family);
             for (prefix, path) in self.paths_of(id, family) {
                 if keep.contains(&family) && !path.stale {
                     self.put(prefix, Path { stale: true, ..path });
@@ -190,9 +188,7 @@ impl Rib {
             return;
         }
         for family in FAMILIES {
-            if let Some(lag) = self.leave(id, family) {
-                self.join(id, family, lag);
-            }
+            self.regroup(id, family);
         }
     }
 
@@ -279,6 +275,12 @@ impl Rib {
             counts.advertised += self.member(id, family).map_or(0, group::Member::advertised);
         }
         counts
+    }
+
+    /// Whether nothing is held for any prefix: no path, no mark, no slot.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        FAMILIES.into_iter().all(|family| self.tables[family].is_empty())
     }
 
     /// Puts a path in, in place of the one from the same source.
@@ -395,15 +397,31 @@ impl Rib {
         }
     }
 
-    /// Takes a peer out of its group, and the group away if that was the last. The lag is to be released.
-    fn leave(&mut self, id: PeerId, family: Family) -> Option<Lag> {
-        let number = self.neighbors.0.get_mut(&id)?.group[family].take()?;
-        let group = self.groups[family].get_mut(&number)?;
-        let lag = group.leave(id);
-        if group.members.is_empty() {
-            self.groups[family].remove(&number);
+    /// Moves a peer to the group that its filter now puts it in, with what it was told.
+    fn regroup(&mut self, id: PeerId, family: Family) {
+        let Some(group) = self.group_of(id, family) else { return };
+        let lag = self.groups[family].get_mut(&group).map(|group| group.leave(id)).unwrap_or_default();
+        self.join(id, family, lag);
+        self.disband(group, family);
+    }
+
+    /// Takes a peer out of its group.
+    fn dismiss(&mut self, id: PeerId, family: Family) {
+        let Some(group) = self.group_of(id, family) else { return };
+        if let Some(group) = self.groups[family].get_mut(&group) {
+            group.dismiss(id, &mut self.tables[family]);
         }
-        Some(lag)
+        if let Some(neighbor) = self.neighbors.0.get_mut(&id) {
+            neighbor.group[family] = None;
+        }
+        self.disband(group, family);
+    }
+
+    /// Drops a group that nobody hears any more.
+    fn disband(&mut self, group: GroupId, family: Family) {
+        if self.groups[family].get(&group).is_some_and(|group| group.members.is_empty()) {
+            self.groups[family].remove(&group);
+        }
     }
 
     /// A family's table and groups, with all that exporting needs.

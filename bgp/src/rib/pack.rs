@@ -13,6 +13,9 @@ use crate::wire::{Codec, Family, Prefix, encode_end_of_rib, encode_reach, encode
 /// How many marks are looked at in one go. Those with the same attributes share messages.
 const BATCH: usize = 2048;
 
+/// How much room a member without marks keeps for what it was told before the next ones.
+const RETAINED: usize = 64;
+
 /// The last word on some marked prefixes, ordered for packing.
 #[derive(Default)]
 struct Batch {
@@ -49,6 +52,7 @@ impl Packer<'_> {
             let codec = group.audience.codec;
             let Some(member) = group.members.get_mut(&id) else { return };
             if member.marks.count() == 0 {
+                member.before.shrink_to(RETAINED);
                 if std::mem::take(&mut member.end_of_rib) {
                     encode_end_of_rib(self.family, self.out);
                 }

@@ -195,6 +195,11 @@ impl Table {
         (0..).zip(&self.entries).filter(|(_, entry)| !matches!(entry.paths, Paths::None))
     }
 
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.free.len() == self.entries.len()
+    }
+
     /// One more than the highest slot in use so far.
     pub fn size(&self) -> usize {
         self.entries.len()

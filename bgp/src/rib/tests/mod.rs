@@ -1,8 +1,13 @@
 //! Tests of the tables as a whole. The naive model that random operations are held against is in `model`.
 
 mod decision;
+mod export;
 mod graceful;
 mod import;
+mod model;
+mod outbound;
+mod random;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
