@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use heliograph_bgp::io::{Options, Stop, start};
-use heliograph_bgp::wire::{Family, Prefix};
-use heliograph_bgp::{Config, Filter, GracefulRestart, Neighbor, Network, Timers};
+use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::{Config, Filter, Neighbor, Network};
 use ipnetwork::IpNetwork;
 
 const USAGE: &str = "usage: speaker OUR-ADDRESS OUR-ASN PEER-ADDRESS PEER-PORT PEER-ASN PREFIX";
@@ -20,24 +20,15 @@ fn argument<T: std::str::FromStr>(index: usize) -> T {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let router_id: Ipv4Addr = argument(1);
     let config = Config {
-        asn: argument(2),
-        router_id,
-        cluster_id: None,
-        graceful_restart: Some(GracefulRestart::default()),
         networks: vec![Network { prefix: Prefix::from(argument::<IpNetwork>(6)), next_hop: None }],
         neighbors: vec![Neighbor {
-            address: argument(3),
             port: argument(4),
-            name: "peer".into(),
-            asn: argument(5),
-            reflector_client: false,
             local_address: Some(router_id.into()),
-            passive: false,
-            families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
-            timers: Timers::default(),
             import: Filter::All,
             export: Filter::All,
+            ..Neighbor::new(argument(3), argument(5))
         }],
+        ..Config::new(argument(2), router_id)
     };
     let listen = vec![SocketAddr::new(IpAddr::V4(router_id), 179)];
     let speaker = start(config, Options { listen, restarting: false }).await?;

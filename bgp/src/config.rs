@@ -168,6 +168,18 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// A speaker that originates nothing, peers with nobody and offers graceful restart with its usual times.
+    pub fn new(asn: u32, router_id: Ipv4Addr) -> Self {
+        Self {
+            asn,
+            router_id,
+            cluster_id: None,
+            graceful_restart: Some(GracefulRestart::default()),
+            networks: Vec::new(),
+            neighbors: Vec::new(),
+        }
+    }
+
     /// Checks what the types cannot: numbers, duplicates, ranges.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.asn == 0 {
@@ -192,6 +204,24 @@ impl Config {
 }
 
 impl Neighbor {
+    /// A neighbour with the usual port and timers, both families, and filters that let nothing pass either way
+    /// (RFC 8212). To be refined: `Neighbor { import: Filter::All, ..Neighbor::new(address, asn) }`.
+    pub fn new(address: IpAddr, asn: u32) -> Self {
+        Self {
+            address,
+            port: 179,
+            name: address.to_string(),
+            asn,
+            reflector_client: false,
+            local_address: None,
+            passive: false,
+            families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
+            timers: Timers::default(),
+            import: Filter::nothing(),
+            export: Filter::nothing(),
+        }
+    }
+
     fn validate(&self, our_asn: u32) -> Result<(), ConfigError> {
         let what = || format!("neighbour {} ({})", self.address, self.name);
         let invalid = |problem: &str| Err(ConfigError::Invalid { what: what(), problem: problem.into() });
@@ -210,6 +240,9 @@ impl Neighbor {
         if hold.subsec_nanos() != 0 || hold.as_secs() > u64::from(u16::MAX) || matches!(hold.as_secs(), 1 | 2)
         {
             return invalid("the hold time must be 0 or 3 to 65535 whole seconds (RFC 4271 §4.2)");
+        }
+        if self.timers.keepalive.is_some_and(|keepalive| keepalive.is_zero()) {
+            return invalid("the keepalive time must not be 0: leave it out for a third of the hold time");
         }
         if self.timers.connect_retry.is_zero() {
             return invalid("the connect retry time must not be 0");

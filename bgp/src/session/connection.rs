@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::ConnId;
 use super::negotiation::Negotiated;
-use crate::wire::{self, Codec, Framer, Message, Notification};
+use crate::wire::{self, Codec, Framer, Message, MessageType, Notification};
 
 /// How long a peer may take over its OPEN: "a large value", 4 minutes suggested (RFC 4271 §8.2.2).
 const OPEN_HOLD: Duration = Duration::from_secs(240);
@@ -23,6 +23,29 @@ pub(super) enum Stage {
     OpenSent,
     OpenConfirm,
     Established,
+}
+
+impl Stage {
+    /// Whether a message of this type has a place here (RFC 4271 §8.2.2).
+    pub(super) fn admits(self, kind: MessageType) -> bool {
+        use MessageType::{Keepalive, Notification, Open, RouteRefresh, Update};
+        match self {
+            Self::Closing | Self::Connecting => false,
+            Self::OpenSent => matches!(kind, Open | Notification),
+            Self::OpenConfirm => matches!(kind, Keepalive | Notification),
+            Self::Established => matches!(kind, Keepalive | Notification | Update | RouteRefresh),
+        }
+    }
+
+    /// The subcode for a message that has no place here (RFC 6608 §3).
+    pub(super) fn fsm_error(self) -> u8 {
+        match self {
+            Self::Closing | Self::Connecting => 0,
+            Self::OpenSent => 1,
+            Self::OpenConfirm => 2,
+            Self::Established => 3,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -79,10 +102,14 @@ impl Connection {
         self.heard(now);
     }
 
-    /// Starts the hold timer again.
+    /// Starts the hold timer again. Without one a peer still has no longer for its first KEEPALIVE than for its OPEN.
     pub(super) fn heard(&mut self, now: Instant) {
         let hold = self.negotiated.as_ref().map_or(Duration::ZERO, |negotiated| negotiated.hold);
-        self.expires = (!hold.is_zero()).then(|| now + hold);
+        if !hold.is_zero() {
+            self.expires = Some(now + hold);
+        } else if self.stage == Stage::Established {
+            self.expires = None;
+        }
     }
 
     /// Queues a message.

@@ -4,7 +4,9 @@
 //! Active are of the neighbour, the others of each of its connections: up to two run until their OPENs tell which one
 //! stays.
 
+mod collision;
 mod connection;
+mod graceful;
 mod negotiation;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use self::connection::{Connection, Stage};
+use self::graceful::Stale;
 pub(crate) use self::negotiation::Negotiated;
 use crate::config::{GracefulRestart, Neighbor};
 use crate::report::SessionState;
@@ -25,13 +28,6 @@ const FIRST_IDLE_HOLD: Duration = Duration::from_secs(1);
 const MAX_IDLE_HOLD: Duration = Duration::from_secs(60);
 /// A session that stood this long has shown that the earlier trouble is over.
 const STABLE: Duration = Duration::from_secs(60);
-/// How long stale routes are kept for the End-of-RIB of a peer that is back (RFC 4724 §4.2 leaves the time to us).
-const STALE_LIMIT: Duration = Duration::from_secs(360);
-/// Subcodes of the FSM error: the state in which the message came (RFC 6608 §3).
-const FSM_OPEN_SENT: u8 = 1;
-const FSM_OPEN_CONFIRM: u8 = 2;
-const FSM_ESTABLISHED: u8 = 3;
-
 /// Names a connection between the speaker and whoever owns the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub(crate) u64);
@@ -56,6 +52,8 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     /// We have restarted and still gather routes: the R bit is set in OPENs.
     pub(crate) restarting: bool,
+    /// We forward by what we announced before: the F bit is set in OPENs.
+    pub(crate) forwarding: bool,
     pub(crate) next_conn: &'a mut u64,
     pub(crate) rng: &'a mut fastrand::Rng,
     pub(crate) outputs: &'a mut Vec<Output>,
@@ -94,13 +92,6 @@ pub(crate) enum Output {
     Update(Update),
     /// The peer wants to be told again (RFC 2918 §4).
     Refresh(Family),
-}
-
-/// Routes kept from before the peer's restart.
-#[derive(Debug)]
-struct Stale {
-    until: Instant,
-    families: Vec<Family>,
 }
 
 /// One neighbour.
@@ -148,8 +139,16 @@ impl Session {
     }
 
     /// Takes settings that need no new session: those of a running one differ in nothing that was negotiated.
-    pub(crate) fn set_settings(&mut self, settings: Settings) {
-        self.settings = settings;
+    pub(crate) fn set_settings(&mut self, ctx: &mut Context<'_>, settings: Settings) {
+        let was_passive = std::mem::replace(&mut self.settings, settings).neighbor.passive;
+        if was_passive && !self.settings.neighbor.passive && self.idle_until.is_none() {
+            self.try_connect(ctx);
+        }
+        if self.settings.neighbor.passive {
+            self.retry_at = None;
+            self.abandon(ctx, |c| c.stage == Stage::Connecting);
+        }
+        self.note_state(ctx.now);
     }
 
     /// ManualStart, or its passive kin (RFC 4271 §8.1.2, Events 1 and 4).
@@ -188,7 +187,7 @@ impl Session {
         self.abandon(ctx, |c| !c.outgoing && c.stage == Stage::OpenSent);
         let mut connection = Connection::incoming(ctx.new_conn());
         let id = connection.id;
-        connection.opened(ctx.now, local, negotiation::our_open(&self.settings, ctx.restarting));
+        connection.opened(ctx.now, local, negotiation::our_open(&self.settings, ctx));
         self.connections.push(connection);
         self.note_state(ctx.now);
         Some(id)
@@ -196,8 +195,8 @@ impl Session {
 
     /// Our attempt succeeded (Event 16).
     pub(crate) fn connected(&mut self, ctx: &mut Context<'_>, conn: ConnId, local: IpAddr) {
-        let open = negotiation::our_open(&self.settings, ctx.restarting);
-        if let Some(connection) = self.connection(conn) {
+        let open = negotiation::our_open(&self.settings, ctx);
+        if let Some(connection) = self.connection(conn).filter(|c| c.stage == Stage::Connecting) {
             connection.opened(ctx.now, local, open);
             self.retry_at = None;
         }
@@ -235,13 +234,12 @@ impl Session {
 
     /// Bytes came.
     pub(crate) fn received(&mut self, ctx: &mut Context<'_>, conn: ConnId, bytes: &[u8]) {
-        if let Some(connection) = self.connection(conn) {
+        // What comes after our last word is not even kept.
+        let listening = |c: &&mut Connection| c.stage > Stage::Connecting;
+        if let Some(connection) = self.connection(conn).filter(listening) {
             connection.framer.push(bytes);
         }
-        while let Some(connection) = self.connection(conn) {
-            if connection.stage == Stage::Closing {
-                break;
-            }
+        while let Some(connection) = self.connection(conn).filter(listening) {
             match next_message(connection) {
                 Ok(Some(message)) => self.message(ctx, conn, message),
                 Ok(None) => break,
@@ -346,8 +344,16 @@ impl Session {
         Some(self.connections.remove(index))
     }
 
+    /// Whether another attempt of ours would be in vain. A connection of the peer's on which it says nothing does not
+    /// count: it could keep us from connecting for as long as we wait for its OPEN.
+    fn busy(&self) -> bool {
+        self.connections
+            .iter()
+            .any(|c| c.stage >= Stage::OpenConfirm || (c.outgoing && c.stage > Stage::Closing))
+    }
+
     fn try_connect(&mut self, ctx: &mut Context<'_>) {
-        if self.stopped || self.connections.iter().any(|c| c.stage > Stage::Closing) {
+        if self.stopped || self.busy() {
             return;
         }
         if self.settings.neighbor.passive {
@@ -361,17 +367,17 @@ impl Session {
         self.reason = format!("connecting to {} port {}", neighbor.address, neighbor.port);
         let retry = neighbor.timers.connect_retry.max(FIRST_IDLE_HOLD);
         // The attempt has at least one retry time before it is given up and made anew.
-        self.retry_at = Some(ctx.now + retry.saturating_mul(2));
+        self.retry_at = Some(ctx.now + ctx.jittered(retry.saturating_mul(2)));
     }
 
     /// Arms the retry timer, unless something still goes on.
     fn retry_later(&mut self, ctx: &mut Context<'_>) {
-        let busy = self.connections.iter().any(|c| c.stage > Stage::Closing);
-        if self.stopped || busy || self.idle_until.is_some() || self.settings.neighbor.passive {
+        if self.stopped || self.busy() || self.idle_until.is_some() || self.settings.neighbor.passive {
             return;
         }
-        let retry = self.settings.neighbor.timers.connect_retry;
-        self.retry_at = Some(ctx.now + ctx.jittered(retry));
+        let at = ctx.now + ctx.jittered(self.settings.neighbor.timers.connect_retry);
+        // Never later than planned: a peer that keeps connecting and closing must not keep us from trying.
+        self.retry_at = Some(self.retry_at.map_or(at, |planned| planned.min(at)));
     }
 
     fn expire(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
@@ -393,9 +399,10 @@ impl Session {
     }
 
     fn keep_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
-        let interval = self.connection(conn).and_then(|c| c.negotiated.as_ref()).map(|n| n.hold);
-        let next = interval.and_then(|hold| self.keepalive_interval(ctx, hold));
-        if let Some(connection) = self.connection(conn) {
+        let alive = |c: &&mut Connection| c.stage >= Stage::OpenConfirm;
+        let hold = self.connection(conn).filter(alive).and_then(|c| c.negotiated.as_ref()).map(|n| n.hold);
+        let next = hold.and_then(|hold| self.keepalive_interval(ctx, hold));
+        if let Some(connection) = self.connection(conn).filter(alive) {
             connection.send(&Message::Keepalive);
             connection.keepalive_at = next.map(|interval| ctx.now + interval);
         }
@@ -418,23 +425,16 @@ impl Session {
             (Stage::Established, Message::Keepalive) => self.kept_alive(ctx, conn),
             (Stage::Established, Message::Update(update)) => self.updated(ctx, conn, update),
             (Stage::Established, Message::RouteRefresh(family)) => {
+                if let Some(connection) = self.connection(conn) {
+                    connection.heard(ctx.now);
+                }
                 if let Some(family) = family {
                     ctx.put(Output::Refresh(family));
                 }
             }
-            (stage, message) => self.unexpected(ctx, conn, stage, &message),
+            // Nothing else comes this far: see `next_message`.
+            _ => {}
         }
-    }
-
-    /// A message that the state has no place for (RFC 4271 §6.6).
-    fn unexpected(&mut self, ctx: &mut Context<'_>, conn: ConnId, stage: Stage, message: &Message) {
-        let subcode = match stage {
-            Stage::OpenSent => FSM_OPEN_SENT,
-            Stage::OpenConfirm => FSM_OPEN_CONFIRM,
-            _ => FSM_ESTABLISHED,
-        };
-        let reason = format!("{} received in {stage:?}", name_of(message));
-        self.fail(ctx, conn, wire::Error { notification: Notification::new(code::FSM, subcode), reason });
     }
 
     fn opened(&mut self, ctx: &mut Context<'_>, conn: ConnId, open: &Open) {
@@ -451,44 +451,6 @@ impl Session {
         }
         // An attempt of ours that hasn't even connected can only end in another collision.
         self.abandon(ctx, |c| c.stage == Stage::Connecting);
-    }
-
-    /// Connection collision detection, when an OPEN has come on `conn` (RFC 4271 §6.8): whether it goes on.
-    fn wins(&mut self, ctx: &mut Context<'_>, conn: ConnId, open: &Open) -> bool {
-        let rival = self.connections.iter().find(|c| c.id != conn && c.stage >= Stage::OpenConfirm);
-        let Some(rival) = rival.map(|c| (c.id, c.stage, c.negotiated.clone())) else { return true };
-        let (rival, stage, negotiated) = rival;
-        if stage == Stage::Established {
-            if negotiated.is_some_and(|negotiated| negotiated.graceful_restart.is_some()) {
-                self.replaced(ctx, rival);
-                return true;
-            }
-            self.lose(ctx, conn);
-            return false;
-        }
-        // Kept is the connection that the speaker with the higher identifier opened; among equals, the higher AS
-        // decides (RFC 6286 §2.3).
-        let ours = (self.settings.router_id, self.settings.local_asn);
-        let keep_outgoing = ours > (open.router_id, open.asn);
-        let outgoing = self.connection(conn).is_some_and(|c| c.outgoing);
-        self.lose(ctx, if outgoing == keep_outgoing { rival } else { conn });
-        outgoing == keep_outgoing
-    }
-
-    /// The peer opens a new connection while the old one stands: it restarted, and we had not noticed (RFC 4724 §4.2).
-    fn replaced(&mut self, ctx: &mut Context<'_>, old: ConnId) {
-        if let Some(connection) = self.take(old) {
-            ctx.put(Output::Close(old));
-            let reason = "the peer restarted: it opened a new connection";
-            self.fail_in_words(ctx.now, reason.into());
-            self.down(ctx, &connection, true, reason);
-        }
-    }
-
-    fn lose(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
-        if let Some(connection) = self.connection(conn) {
-            connection.close_with(ctx.now, Notification::new(code::CEASE, cease::COLLISION));
-        }
     }
 
     /// KEEPALIVE in OpenConfirm (Event 26): the session stands.
@@ -508,24 +470,10 @@ impl Session {
         self.feeding = negotiated.families.clone();
         self.established_count += 1;
         self.retry_at = None;
+        self.idle_until = None;
         self.reason = "established".into();
         ctx.put(Output::Up { negotiated: negotiated.clone(), local });
         self.settle_stale(ctx, &negotiated);
-    }
-
-    /// The peer is back: what it did not keep forwarding by goes, the rest waits for its End-of-RIB (RFC 4724 §4.2).
-    fn settle_stale(&mut self, ctx: &mut Context<'_>, negotiated: &Negotiated) {
-        let Some(mut stale) = self.stale.take() else { return };
-        let (kept, lost): (Vec<_>, Vec<_>) =
-            stale.families.into_iter().partition(|family| negotiated.forwarding_preserved(*family));
-        for family in lost {
-            ctx.put(Output::DropStale(Some(family)));
-        }
-        if !kept.is_empty() {
-            stale.families = kept;
-            stale.until = ctx.now + STALE_LIMIT;
-            self.stale = Some(stale);
-        }
     }
 
     fn kept_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
@@ -552,23 +500,6 @@ impl Session {
         if let Some(family) = ended {
             self.feeding.retain(|f| *f != family);
             self.end_stale(ctx, family);
-        }
-    }
-
-    fn end_stale(&mut self, ctx: &mut Context<'_>, family: Family) {
-        let Some(stale) = &mut self.stale else { return };
-        if stale.families.contains(&family) {
-            stale.families.retain(|f| *f != family);
-            ctx.put(Output::DropStale(Some(family)));
-        }
-        if stale.families.is_empty() {
-            self.stale = None;
-        }
-    }
-
-    fn forget_stale(&mut self, ctx: &mut Context<'_>) {
-        if self.stale.take().is_some() {
-            ctx.put(Output::DropStale(None));
         }
     }
 
@@ -620,22 +551,6 @@ impl Session {
         self.connections.push(connection);
     }
 
-    /// The established connection ended. `graceful`: without a NOTIFICATION either way.
-    fn down(&mut self, ctx: &mut Context<'_>, connection: &Connection, graceful: bool, reason: &str) {
-        let negotiated = connection.negotiated.as_ref();
-        let keep = negotiated.filter(|_| graceful).map(Negotiated::kept_families).unwrap_or_default();
-        let restart_time = negotiated.and_then(|n| n.graceful_restart.as_ref()).map_or(0, |r| r.restart_time);
-        if ctx.now.duration_since(self.shown.1) >= STABLE {
-            self.idle_hold = FIRST_IDLE_HOLD;
-        }
-        self.feeding.clear();
-        self.stale = (!keep.is_empty()).then(|| Stale {
-            until: ctx.now + Duration::from_secs(restart_time.into()),
-            families: keep.clone(),
-        });
-        ctx.put(Output::Down { keep, reason: reason.into() });
-    }
-
     fn hold_idle(&mut self, ctx: &mut Context<'_>) {
         if self.stopped || self.established().is_some() {
             return;
@@ -679,18 +594,14 @@ impl Session {
 
 fn next_message(connection: &mut Connection) -> Result<Option<Message>, wire::Error> {
     let Some(frame) = connection.framer.next()? else { return Ok(None) };
+    // What has no place here is not looked into: that it came is the error, whatever it holds.
+    if !connection.stage.admits(frame.kind) {
+        let reason = format!("{} received in {:?}", frame.kind.name(), connection.stage);
+        let notification = Notification::new(code::FSM, connection.stage.fsm_error());
+        return Err(wire::Error { notification, reason });
+    }
     match &connection.negotiated {
         Some(negotiated) => wire::decode(&frame, &negotiated.codec, &negotiated.families).map(Some),
         None => wire::decode(&frame, &wire::Codec::default(), &[]).map(Some),
-    }
-}
-
-fn name_of(message: &Message) -> &'static str {
-    match message {
-        Message::Open(_) => "OPEN",
-        Message::Update(_) => "UPDATE",
-        Message::Notification(_) => "NOTIFICATION",
-        Message::Keepalive => "KEEPALIVE",
-        Message::RouteRefresh(_) => "ROUTE-REFRESH",
     }
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::Settings;
+use super::{Context, Settings};
 use crate::wire::{self, Capability, Codec, Family, GracefulRestart, Notification, Open};
 
 /// Below this a hold time is refused, unless it is 0 (RFC 4271 §4.2).
@@ -45,18 +45,17 @@ impl Negotiated {
     }
 }
 
-/// The OPEN we send. `restarting` sets the R bit.
-pub(super) fn our_open(settings: &Settings, restarting: bool) -> Open {
+/// The OPEN we send.
+pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
     let neighbor = &settings.neighbor;
     let mut capabilities: Vec<_> = neighbor.families.iter().copied().map(Capability::Multiprotocol).collect();
     capabilities.push(Capability::RouteRefresh);
     capabilities.push(Capability::FourOctetAs(settings.local_asn));
     if let Some(restart) = settings.graceful_restart {
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
-            restarting,
+            restarting: ctx.restarting,
             restart_time: restart.restart_time.as_secs().min(MAX_RESTART_SECONDS) as u16,
-            // The F bit: routes stay in the kernel while the speaker is away, so forwarding goes on.
-            families: neighbor.families.iter().map(|family| (*family, true)).collect(),
+            families: neighbor.families.iter().map(|family| (*family, ctx.forwarding)).collect(),
         }));
     }
     Open {

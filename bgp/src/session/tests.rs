@@ -1,1 +1,201 @@
+//! The state machine: values in, values out, time given by hand.
 
+mod collision;
+mod fsm;
+mod graceful;
+mod timers;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::config::Filter;
+use crate::wire::{Capability, Codec, Framer};
+
+pub const ASN: u32 = 64512;
+pub const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+pub const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+
+pub fn neighbor() -> Neighbor {
+    Neighbor { import: Filter::All, export: Filter::All, ..Neighbor::new(PEER.into(), ASN) }
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        local_asn: ASN,
+        router_id: US,
+        graceful_restart: Some(GracefulRestart::default()),
+        neighbor: neighbor(),
+    }
+}
+
+/// A session, and all that it wants done.
+pub struct Bench {
+    pub session: Session,
+    pub now: Instant,
+    pub restarting: bool,
+    pub outputs: Vec<Output>,
+    next_conn: u64,
+    rng: fastrand::Rng,
+}
+
+impl Bench {
+    /// Started: an outgoing connection has been asked for unless `settings` say passive.
+    pub fn new(settings: Settings) -> Self {
+        let mut bench = Self::idle(settings, 7);
+        bench.call(|session, ctx| session.start(ctx));
+        bench
+    }
+
+    pub fn idle(settings: Settings, seed: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            session: Session::new(settings, now),
+            now,
+            restarting: false,
+            outputs: Vec::new(),
+            next_conn: 0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    pub fn call<T>(&mut self, call: impl FnOnce(&mut Session, &mut Context<'_>) -> T) -> T {
+        let mut ctx = Context {
+            now: self.now,
+            restarting: self.restarting,
+            forwarding: true,
+            next_conn: &mut self.next_conn,
+            rng: &mut self.rng,
+            outputs: &mut self.outputs,
+        };
+        call(&mut self.session, &mut ctx)
+    }
+
+    /// The connection that it asked for last; all other outputs are dropped.
+    pub fn asked(&mut self) -> ConnId {
+        let asked = self.take().into_iter().rev().find_map(|output| match output {
+            Output::Connect(conn) => Some(conn),
+            _ => None,
+        });
+        asked.expect("a connection was asked for")
+    }
+
+    pub fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    pub fn connected(&mut self, conn: ConnId) {
+        self.call(|session, ctx| session.connected(ctx, conn, IpAddr::V4(US)));
+    }
+
+    pub fn accept(&mut self) -> Option<ConnId> {
+        self.call(|session, ctx| session.accept(ctx, IpAddr::V4(US)))
+    }
+
+    pub fn hear(&mut self, conn: ConnId, message: &Message) {
+        let mut bytes = BytesMut::new();
+        wire::encode(message, &Codec { four_octet_as: true, ..Codec::default() }, &mut bytes);
+        self.hear_bytes(conn, &bytes);
+    }
+
+    pub fn hear_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.call(|session, ctx| session.received(ctx, conn, bytes));
+    }
+
+    /// All messages that wait to be sent on a connection.
+    pub fn said(&mut self, conn: ConnId) -> Vec<Message> {
+        let mut bytes = BytesMut::new();
+        self.call(|session, ctx| session.transmit(ctx, conn, &mut bytes));
+        let mut framer = Framer::new();
+        framer.push(&bytes);
+        let codec = Codec { four_octet_as: true, ..Codec::default() };
+        let mut messages = Vec::new();
+        while let Some(frame) = framer.next().expect("a valid stream") {
+            messages.push(wire::decode(&frame, &codec, &FAMILIES).expect("a valid message"));
+        }
+        messages
+    }
+
+    /// The NOTIFICATION that is the last thing said on a connection, which is closed with it.
+    pub fn last_word(&mut self, conn: ConnId) -> (u8, u8) {
+        match self.said(conn).pop() {
+            Some(Message::Notification(n)) => {
+                assert!(self.outputs.contains(&Output::Close(conn)), "closed after its last word");
+                (n.code, n.subcode)
+            }
+            other => panic!("not a NOTIFICATION: {other:?}"),
+        }
+    }
+
+    /// Moves time on and lets what is due expire.
+    pub fn wait(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while let Some(deadline) = self.session.next_deadline().filter(|deadline| *deadline <= until) {
+            self.now = self.now.max(deadline);
+            self.call(|session, ctx| session.handle_timeout(ctx));
+        }
+        self.now = until;
+    }
+
+    /// Until the next deadline, which is let expire; how long that was.
+    pub fn wait_next(&mut self) -> Duration {
+        let deadline = self.session.next_deadline().expect("a deadline");
+        let before = std::mem::replace(&mut self.now, deadline);
+        self.call(|session, ctx| session.handle_timeout(ctx));
+        deadline - before
+    }
+
+    pub fn state(&self) -> SessionState {
+        self.session.state().0
+    }
+
+    /// OPENs and KEEPALIVEs exchanged on an open connection.
+    pub fn establish(&mut self, conn: ConnId, open: Open) {
+        self.hear(conn, &Message::Open(open));
+        self.hear(conn, &Message::Keepalive);
+        self.said(conn);
+    }
+
+    /// Established on the connection that it asked for.
+    pub fn up(settings: Settings, open: Open) -> (Self, ConnId) {
+        let mut bench = Self::new(settings);
+        let conn = bench.asked();
+        bench.connected(conn);
+        bench.establish(conn, open);
+        assert_eq!(bench.state(), SessionState::Established);
+        bench.take();
+        (bench, conn)
+    }
+}
+
+/// The peer's OPEN, without graceful restart.
+pub fn open() -> Open {
+    let mut capabilities: Vec<_> = FAMILIES.into_iter().map(Capability::Multiprotocol).collect();
+    capabilities.extend([Capability::RouteRefresh, Capability::FourOctetAs(ASN)]);
+    Open { asn: ASN, hold_time: 90, router_id: PEER, capabilities }
+}
+
+/// The peer's OPEN, with graceful restart; the F bit of both families is `forwarding`.
+pub fn open_restart(restart_time: u16, forwarding: bool) -> Open {
+    let restart = wire::GracefulRestart {
+        restarting: false,
+        restart_time,
+        families: FAMILIES.map(|family| (family, forwarding)).into(),
+    };
+    with(open(), Capability::GracefulRestart(restart))
+}
+
+pub fn with(mut open: Open, capability: Capability) -> Open {
+    open.capabilities.push(capability);
+    open
+}
+
+pub fn down(outputs: &[Output]) -> Option<Vec<Family>> {
+    outputs.iter().find_map(|output| match output {
+        Output::Down { keep, .. } => Some(keep.clone()),
+        _ => None,
+    })
+}

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::{Peer, Speaker};
-use crate::config::{Config, Neighbor};
+use crate::config::{Config, Filter, Neighbor, Timers};
 use crate::rib::{Identity, PeerId};
 use crate::session::{Session, Settings};
 use crate::wire::cease;
@@ -17,12 +17,15 @@ pub(super) fn identity(config: &Config) -> Identity {
 }
 
 /// Whether a session can go on when its neighbour's configuration changes from `old` to `new`: what was said in OPENs,
-/// or decides how the connection is made, is the same.
+/// what the connection is bound to and what the neighbour is to us are the same.
 fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
     let essence = |n: &Neighbor| Neighbor {
         name: String::new(),
-        import: crate::Filter::All,
-        export: crate::Filter::All,
+        port: 0,
+        passive: false,
+        timers: Timers { hold: n.timers.hold, ..Timers::default() },
+        import: Filter::All,
+        export: Filter::All,
         ..n.clone()
     };
     essence(old) == essence(new)
@@ -69,15 +72,14 @@ impl Speaker {
             neighbor,
         };
         if let Some(id) = self.by_address.get(&address).copied() {
-            let Some(peer) = self.peers.get_mut(&id) else { return };
+            let Some(peer) = self.peers.get(&id) else { return };
             let old = &peer.session.settings().neighbor;
             if same_session(old, &settings.neighbor) {
                 let new = &settings.neighbor;
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
-                    self.ready.extend(peer.session.established());
                 }
-                peer.session.set_settings(settings);
+                self.with_session(now, id, |session, ctx| session.set_settings(ctx, settings));
                 return;
             }
             self.remove(now, address, cease::CONFIG_CHANGE, "the neighbour's configuration changed");

@@ -305,6 +305,7 @@ impl Speaker {
         let mut ctx = Context {
             now,
             restarting: self.sync.restarting(),
+            forwarding: self.sync.forwarding(),
             next_conn: &mut self.next_conn,
             rng: &mut self.rng,
             outputs: &mut outputs,

@@ -26,6 +26,12 @@ impl Sync {
         self.restarting
     }
 
+    /// Whether we forward by what peers may still keep of us: routes of the run before, or of this one once it has
+    /// gathered what there is. A node that has just booted forwards nothing, and peers shall not think so.
+    pub(super) fn forwarding(&self) -> bool {
+        self.restarting || self.done()
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }

@@ -1,1 +1,158 @@
+//! One speaker, its neighbours played by hand.
 
+mod change;
+mod play;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::config::{Filter, Neighbor, Network};
+use crate::wire::{
+    self, Attributes, Capability, Codec, Family, Framer, Message, NextHop, Notification, Open, Prefix, Reach,
+    Update, cease, code,
+};
+
+const ASN: u32 = 64512;
+const CODEC: Codec = Codec { four_octet_as: true, max_message: 4096, external: false };
+
+fn address(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, n).into()
+}
+
+fn prefix(n: u16) -> Prefix {
+    let [high, low] = n.to_be_bytes();
+    Prefix::new([10, high, low, 0].into(), 24).expect("fits")
+}
+
+/// Neighbour `n` at 10.0.0.`n`, which connects to us.
+fn neighbor(n: u8) -> Neighbor {
+    Neighbor { passive: true, import: Filter::All, export: Filter::All, ..Neighbor::new(address(n), ASN) }
+}
+
+fn client(n: u8) -> Neighbor {
+    Neighbor { reflector_client: true, ..neighbor(n) }
+}
+
+fn config(neighbors: Vec<Neighbor>) -> Config {
+    Config { neighbors, ..Config::new(ASN, Ipv4Addr::new(10, 0, 0, 100)) }
+}
+
+struct Play {
+    speaker: Speaker,
+    now: Instant,
+}
+
+impl Play {
+    fn new(config: Config) -> Self {
+        Self::start(config, false)
+    }
+
+    fn start(config: Config, restarting: bool) -> Self {
+        let now = Instant::now();
+        Self { speaker: Speaker::new(config, restarting, now, 1).expect("valid"), now }
+    }
+
+    fn connect(&mut self, n: u8) -> Option<ConnId> {
+        let (local, remote) = (SocketAddr::new(address(100), 179), SocketAddr::new(address(n), 40000));
+        self.speaker.accept(self.now, local, remote)
+    }
+
+    fn open(n: u8, asn: u32) -> Open {
+        let mut capabilities = vec![Capability::Multiprotocol(Family::Ipv4Unicast)];
+        capabilities.extend([Capability::RouteRefresh, Capability::FourOctetAs(asn)]);
+        Open { asn, hold_time: 90, router_id: Ipv4Addr::new(10, 0, 0, n), capabilities }
+    }
+
+    /// Neighbour `n` connects and establishes a session; what it is told first is dropped.
+    fn up(&mut self, n: u8) -> ConnId {
+        self.up_with(n, Self::open(n, ASN))
+    }
+
+    fn up_with(&mut self, n: u8, open: Open) -> ConnId {
+        let conn = self.connect(n).expect("welcome");
+        self.hear(conn, &Message::Open(open));
+        self.hear(conn, &Message::Keepalive);
+        assert_eq!(self.state(n), SessionState::Established);
+        conn
+    }
+
+    fn hear(&mut self, conn: ConnId, message: &Message) {
+        let mut bytes = BytesMut::new();
+        wire::encode(message, &CODEC, &mut bytes);
+        self.speaker.received(self.now, conn, &bytes);
+    }
+
+    fn announce(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>) {
+        self.announce_with(conn, n, prefixes, Attributes::local());
+    }
+
+    fn announce_with(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>, attributes: Attributes) {
+        let next_hop = NextHop { address: address(n), link_local: None };
+        let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes }];
+        let update = Update { attributes: Some(attributes), reach, ..Update::default() };
+        self.hear(conn, &Message::Update(update));
+    }
+
+    /// All that a connection is told now.
+    fn told(&mut self, conn: ConnId) -> Vec<Message> {
+        let mut bytes = BytesMut::new();
+        while self.speaker.transmit(self.now, conn, 1 << 16, &mut bytes) > 0 {}
+        let mut framer = Framer::new();
+        framer.push(&bytes);
+        let mut messages = Vec::new();
+        while let Some(frame) = framer.next().expect("a valid stream") {
+            let families = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+            messages.push(wire::decode(&frame, &CODEC, &families).expect("a valid message"));
+        }
+        messages
+    }
+
+    /// The UPDATEs that a connection is told now.
+    fn updates(&mut self, conn: ConnId) -> Vec<Update> {
+        let told = self.told(conn).into_iter();
+        let updates = told.filter_map(|message| match message {
+            Message::Update(update) => Some(update),
+            _ => None,
+        });
+        updates.collect()
+    }
+
+    /// What it is told now: prefixes announced, and prefixes withdrawn.
+    fn changes(&mut self, conn: ConnId) -> (Vec<Prefix>, Vec<Prefix>) {
+        let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
+        for update in self.updates(conn) {
+            withdrawn.extend(update.withdrawn);
+            announced.extend(update.reach.into_iter().flat_map(|reach| reach.prefixes));
+        }
+        announced.sort();
+        withdrawn.sort();
+        (announced, withdrawn)
+    }
+
+    fn last_word(&mut self, conn: ConnId) -> (u8, u8) {
+        match self.told(conn).pop() {
+            Some(Message::Notification(Notification { code, subcode, .. })) => (code, subcode),
+            other => panic!("not a NOTIFICATION: {other:?}"),
+        }
+    }
+
+    fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.speaker.poll_action()).collect()
+    }
+
+    fn report(&self, n: u8) -> SessionReport {
+        let sessions = self.speaker.sessions(self.now);
+        sessions.into_iter().find(|session| session.address == address(n)).expect("a neighbour")
+    }
+
+    fn state(&self, n: u8) -> SessionState {
+        self.report(n).state
+    }
+
+    fn set(&mut self, config: Config) {
+        self.speaker.set_config(self.now, config).expect("valid");
+    }
+}

@@ -42,6 +42,17 @@ impl MessageType {
         }
     }
 
+    /// Its name, as RFCs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "OPEN",
+            Self::Update => "UPDATE",
+            Self::Notification => "NOTIFICATION",
+            Self::Keepalive => "KEEPALIVE",
+            Self::RouteRefresh => "ROUTE-REFRESH",
+        }
+    }
+
     /// Whether a message of this type may be `length` octets long, header included (RFC 4271 §6.1).
     fn admits(self, length: usize) -> bool {
         match self {

@@ -1,6 +1,7 @@
 //! Hundreds of speakers in virtual time, against what a reference model says they must know in the end.
 //!
 //! Each test prints its seed; `HELIOGRAPH_SIM_SEED=… cargo test -p heliograph-bgp --test simulation` replays it.
+#![allow(clippy::disallowed_methods, reason = "a test needs some beginning of time, and a seed")]
 
 mod network;
 
@@ -9,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use heliograph_bgp::report::SessionState;
-use heliograph_bgp::wire::{Family, Prefix};
-use heliograph_bgp::{Config, Filter, GracefulRestart, Neighbor, Network as Originated, Timers};
+use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::{Config, Filter, Neighbor, Network as Originated};
 use network::Network;
 
 const ASN: u32 = 64512;
@@ -46,17 +47,11 @@ fn prefixes(node: usize) -> [(Prefix, IpAddr); 2] {
 
 fn neighbor(node: usize, reflector_client: bool) -> Neighbor {
     Neighbor {
-        address: address(node),
-        port: 179,
         name: format!("node-{node}"),
-        asn: ASN,
         reflector_client,
-        local_address: None,
-        passive: false,
-        families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
-        timers: Timers::default(),
         import: Filter::All,
         export: Filter::All,
+        ..Neighbor::new(address(node), ASN)
     }
 }
 
@@ -64,12 +59,9 @@ fn config(node: usize, neighbors: Vec<Neighbor>, originates: bool) -> Config {
     let IpAddr::V4(router_id) = address(node) else { unreachable!("node addresses are IPv4") };
     let network = |(prefix, next_hop)| Originated { prefix, next_hop: Some(next_hop) };
     Config {
-        asn: ASN,
-        router_id,
-        cluster_id: None,
-        graceful_restart: Some(GracefulRestart::default()),
         networks: if originates { prefixes(node).map(network).to_vec() } else { Vec::new() },
         neighbors,
+        ..Config::new(ASN, router_id)
     }
 }
 

@@ -264,11 +264,11 @@ impl Network {
             }
         }
         let deadline = self.nodes[node].speaker.as_ref().and_then(Speaker::next_deadline);
-        if let Some(deadline) = deadline {
-            if self.nodes[node].wake.is_none_or(|wake| deadline < wake) {
-                self.nodes[node].wake = Some(deadline);
-                self.schedule(deadline, What::Wake { node });
-            }
+        if let Some(deadline) = deadline
+            && self.nodes[node].wake.is_none_or(|wake| deadline < wake)
+        {
+            self.nodes[node].wake = Some(deadline);
+            self.schedule(deadline, What::Wake { node });
         }
     }
 

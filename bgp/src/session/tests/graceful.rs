@@ -1,0 +1,115 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn close(bench: &mut Bench, conn: ConnId) {
+    bench.call(|session, ctx| session.closed(ctx, conn, "connection reset"));
+}
+
+fn comes_back(bench: &mut Bench, open: Open) -> ConnId {
+    let conn = bench.accept().expect("welcome");
+    bench.establish(conn, open);
+    assert_eq!(bench.state(), SessionState::Established);
+    conn
+}
+
+fn dropped(outputs: &[Output]) -> Vec<Option<Family>> {
+    let dropped = outputs.iter().filter_map(|output| match output {
+        Output::DropStale(family) => Some(*family),
+        _ => None,
+    });
+    dropped.collect()
+}
+
+fn end_of_rib(bench: &mut Bench, conn: ConnId, family: Family) {
+    bench.hear(conn, &Message::Update(Update { end_of_rib: Some(family), ..Update::default() }));
+}
+
+/// RFC 4724 §4.1: R after a restart; F where forwarding goes on.
+#[test]
+fn our_open_tells_of_a_restart() {
+    for restarting in [false, true] {
+        let mut bench = Bench::idle(settings(), 1);
+        bench.restarting = restarting;
+        bench.call(|session, ctx| session.start(ctx));
+        let conn = bench.asked();
+        bench.connected(conn);
+        let said = bench.said(conn);
+        let [Message::Open(open)] = &said[..] else { panic!("{said:?}") };
+        let restart = open.graceful_restart().expect("offered");
+        assert_eq!((restart.restarting, restart.restart_time), (restarting, 120));
+        assert_eq!(restart.families, FAMILIES.map(|family| (family, true)));
+    }
+}
+
+#[test]
+fn it_is_not_offered_where_it_is_off() {
+    let settings = Settings { graceful_restart: None, ..settings() };
+    let (mut bench, conn) = Bench::up(settings, open_restart(120, true));
+    close(&mut bench, conn);
+    assert_eq!(down(&bench.outputs), Some(Vec::new()));
+}
+
+#[test]
+fn routes_stay_until_each_familys_end_of_rib() {
+    let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
+    close(&mut bench, conn);
+    assert_eq!(down(&bench.take()), Some(FAMILIES.into()));
+    let conn = comes_back(&mut bench, open_restart(120, true));
+    assert_eq!(dropped(&bench.take()), []);
+    assert!(!bench.session.feed_ended());
+    end_of_rib(&mut bench, conn, Family::Ipv6Unicast);
+    assert_eq!(dropped(&bench.take()), [Some(Family::Ipv6Unicast)]);
+    end_of_rib(&mut bench, conn, Family::Ipv4Unicast);
+    assert_eq!(dropped(&bench.take()), [Some(Family::Ipv4Unicast)]);
+    assert!(bench.session.feed_ended());
+}
+
+#[test]
+fn routes_go_with_the_peers_restart_time() {
+    let (mut bench, conn) = Bench::up(settings(), open_restart(40, true));
+    close(&mut bench, conn);
+    bench.wait(39 * SECOND);
+    assert_eq!(dropped(&bench.take()), []);
+    bench.wait(SECOND);
+    assert_eq!(dropped(&bench.take()), [None]);
+}
+
+/// RFC 4724 §4.2: what the peer did not forward by meanwhile, or no longer speaks of, goes at once.
+#[test]
+fn without_the_f_bit_nothing_stays() {
+    for open in [open_restart(120, false), open()] {
+        let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
+        close(&mut bench, conn);
+        bench.take();
+        comes_back(&mut bench, open);
+        assert_eq!(dropped(&bench.take()), FAMILIES.map(Some));
+    }
+}
+
+#[test]
+fn a_peer_that_never_ends_its_feed_keeps_nothing_alive_for_ever() {
+    let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 0, ..open_restart(120, true) });
+    close(&mut bench, conn);
+    comes_back(&mut bench, Open { hold_time: 0, ..open_restart(120, true) });
+    bench.take();
+    bench.wait(360 * SECOND);
+    assert_eq!(dropped(&bench.take()), [None]);
+}
+
+/// RFC 4724 §4.2: a NOTIFICATION ends it for good.
+#[test]
+fn a_notification_leaves_nothing() {
+    let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
+    bench.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    assert_eq!(down(&bench.outputs), Some(Vec::new()));
+}
+
+/// Without the capability the first KEEPALIVE after the feed began stands for End-of-RIB.
+#[test]
+fn a_keepalive_ends_the_feed_of_a_peer_without_it() {
+    let (mut bench, conn) = Bench::up(settings(), open());
+    assert!(!bench.session.feed_ended());
+    bench.hear(conn, &Message::Keepalive);
+    assert!(bench.session.feed_ended());
+}

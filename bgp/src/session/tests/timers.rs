@@ -1,0 +1,170 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// RFC 4271 §10: a quarter less at most, and not always the same.
+#[test]
+fn retries_come_with_jitter() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let mut bench = Bench::idle(settings(), seed);
+        bench.call(|session, ctx| session.start(ctx));
+        let conn = bench.asked();
+        bench.call(|session, ctx| session.connect_failed(ctx, conn, "refused"));
+        let pause = bench.wait_next();
+        assert!(pause >= Duration::from_millis(3750) && pause <= 5 * SECOND, "{pause:?}");
+        seen.insert(pause);
+    }
+    assert!(seen.len() > 150);
+    assert!(seen.first() < Some(&(4 * SECOND)) && seen.last() > Some(&Duration::from_millis(4750)));
+}
+
+#[test]
+fn keepalives_come_within_a_third_of_the_hold_time() {
+    let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 9, ..open() });
+    for _ in 0..100 {
+        let pause = bench.wait_next();
+        assert!(pause >= Duration::from_millis(2250) && pause <= 3 * SECOND, "{pause:?}");
+        assert_eq!(bench.said(conn), [Message::Keepalive]);
+        bench.hear(conn, &Message::Keepalive);
+    }
+}
+
+#[test]
+fn a_configured_keepalive_time_counts_where_it_is_shorter() {
+    for (configured, longest) in [(1, 1), (60, 30)] {
+        let mut settings = settings();
+        settings.neighbor.timers.keepalive = Some(configured * SECOND);
+        let (mut bench, _) = Bench::up(settings, open());
+        let pause = bench.wait_next();
+        assert!(pause <= longest * SECOND && pause >= (longest * SECOND).mul_f64(0.75), "{pause:?}");
+    }
+}
+
+#[test]
+fn silence_for_the_hold_time_ends_the_session() {
+    let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 30, ..open_restart(120, true) });
+    bench.wait(29 * SECOND);
+    assert_eq!(bench.state(), SessionState::Established);
+    bench.said(conn);
+    bench.wait(SECOND);
+    // RFC 4724 §4.2: with a NOTIFICATION the routes go.
+    assert_eq!(down(&bench.outputs), Some(Vec::new()));
+    assert_eq!(bench.last_word(conn), (code::HOLD_TIMER, 0));
+    assert_eq!(bench.state(), SessionState::Active);
+    assert_eq!(bench.session.reason(), "hold timer expired: nothing heard for 30 s");
+}
+
+/// Where both are due at once, the KEEPALIVE does not follow the NOTIFICATION.
+#[test]
+fn nothing_follows_the_last_word() {
+    let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 3, ..open() });
+    bench.said(conn);
+    bench.now += 100 * SECOND;
+    bench.call(|session, ctx| session.handle_timeout(ctx));
+    assert_eq!(bench.said(conn), [Message::Notification(Notification::new(code::HOLD_TIMER, 0))]);
+}
+
+#[test]
+fn keepalive_update_and_refresh_start_the_hold_timer_again() {
+    let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 30, ..open() });
+    let update = Message::Update(Update { end_of_rib: Some(Family::Ipv4Unicast), ..Update::default() });
+    for message in [Message::Keepalive, update, Message::RouteRefresh(Some(Family::Ipv4Unicast))] {
+        bench.wait(29 * SECOND);
+        bench.hear(conn, &message);
+    }
+    bench.wait(29 * SECOND);
+    assert_eq!(bench.state(), SessionState::Established);
+}
+
+/// RFC 4271 §4.2: the smaller one counts, and 0 on either side means no timers at all.
+#[test]
+fn without_a_hold_time_nothing_expires() {
+    let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 0, ..open() });
+    assert_eq!(bench.session.negotiated().map(|n| n.hold), Some(Duration::ZERO));
+    assert_eq!(bench.session.next_deadline(), None);
+    bench.wait(100_000 * SECOND);
+    assert_eq!(bench.state(), SessionState::Established);
+    assert!(bench.said(conn).is_empty());
+}
+
+#[test]
+fn a_peer_has_four_minutes_for_its_open_and_first_keepalive() {
+    for opens in [false, true] {
+        let mut bench = Bench::new(settings());
+        let conn = bench.asked();
+        bench.connected(conn);
+        if opens {
+            bench.hear(conn, &Message::Open(Open { hold_time: 0, ..open() }));
+        }
+        bench.wait(239 * SECOND);
+        assert!(matches!(bench.state(), SessionState::OpenSent | SessionState::OpenConfirm));
+        bench.wait(SECOND);
+        assert_eq!(bench.last_word(conn), (code::HOLD_TIMER, 0));
+    }
+}
+
+fn spoil(bench: &mut Bench) -> Duration {
+    let conn = bench.asked();
+    bench.connected(conn);
+    bench.hear_bytes(conn, &[0; 19]);
+    bench.last_word(conn);
+    assert_eq!(bench.state(), SessionState::Idle);
+    bench.wait_next()
+}
+
+#[test]
+fn the_pause_after_errors_doubles_up_to_a_minute() {
+    let mut bench = Bench::new(settings());
+    for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let pause = spoil(&mut bench);
+        let expected = expected * SECOND;
+        assert!(pause <= expected && pause >= expected.mul_f64(0.75), "{pause:?}, not {expected:?}");
+    }
+}
+
+#[test]
+fn a_stable_session_ends_the_long_pauses() {
+    for (stood, most) in [(59, 60), (61, 1)] {
+        let mut bench = Bench::new(settings());
+        for _ in 0..8 {
+            spoil(&mut bench);
+        }
+        let conn = bench.asked();
+        bench.connected(conn);
+        bench.establish(conn, open());
+        bench.wait(stood * SECOND);
+        bench.hear_bytes(conn, &[0; 19]);
+        bench.last_word(conn);
+        let pause = bench.wait_next();
+        let most = u32::try_from(most).expect("small") * SECOND;
+        assert!(pause <= most && pause >= most.mul_f64(0.75), "{pause:?}, not {most:?}");
+    }
+}
+
+/// A peer that keeps connecting and closing does not put off our own attempt.
+#[test]
+fn the_retry_timer_is_never_put_off() {
+    let mut bench = Bench::new(settings());
+    let conn = bench.asked();
+    bench.call(|session, ctx| session.connect_failed(ctx, conn, "refused"));
+    let due = bench.session.next_deadline().expect("a retry");
+    for _ in 0..3 {
+        bench.now += SECOND;
+        let incoming = bench.accept().expect("welcome");
+        bench.call(|session, ctx| session.closed(ctx, incoming, "closed"));
+    }
+    assert!(bench.session.next_deadline().expect("a retry") <= due);
+}
+
+/// Another connection's error put it to rest; once the session stands, that is over.
+#[test]
+fn an_established_session_is_not_at_rest() {
+    let mut bench = Bench::new(settings());
+    let outgoing = bench.asked();
+    bench.connected(outgoing);
+    let incoming = bench.accept().expect("welcome");
+    bench.hear_bytes(incoming, &[0; 19]);
+    bench.establish(outgoing, open_restart(120, true));
+    assert!(bench.accept().is_some(), "a restarted peer is welcome");
+}

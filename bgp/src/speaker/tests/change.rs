@@ -1,0 +1,142 @@
+//! Changes of the configuration: what goes on, what begins anew.
+
+use super::*;
+use crate::Timers;
+use crate::config::PrefixRange;
+
+/// Three neighbours, all established; `change` is made; who still stands, and what 2 was told last.
+fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
+    let mut config = config(vec![neighbor(1), neighbor(2), neighbor(3)]);
+    let mut play = Play::new(config.clone());
+    let conns: Vec<ConnId> = (1..=3).map(|n| play.up(n)).collect();
+    conns.iter().for_each(|conn| drop(play.told(*conn)));
+    let before = play.report(3).established_count;
+    change(&mut config);
+    play.set(config);
+    let stands = (1..=3).map(|n| {
+        let sessions = play.speaker.sessions(play.now);
+        sessions.iter().any(|s| s.address == address(n) && s.state == SessionState::Established)
+    });
+    let stands = stands.collect();
+    let word = play.told(conns[1]).into_iter().find_map(|message| match message {
+        Message::Notification(n) => Some((n.code, n.subcode)),
+        _ => None,
+    });
+    assert_eq!(before, 1);
+    (play, stands, word)
+}
+
+#[test]
+fn what_can_change_live_does() {
+    let changes: [fn(&mut Config); 7] = [
+        |_| (),
+        |config| config.neighbors[1].name = "other".into(),
+        |config| config.neighbors[1].import = Filter::nothing(),
+        |config| config.neighbors[1].export = Filter::nothing(),
+        |config| {
+            config.neighbors[1].timers.connect_retry = Duration::from_secs(9);
+            config.neighbors[1].timers.keepalive = Some(Duration::from_secs(1));
+        },
+        |config| (config.neighbors[1].port, config.neighbors[1].passive) = (1790, false),
+        |config| (config.graceful_restart, config.neighbors[1].name) = (None, "other".into()),
+    ];
+    for change in changes {
+        let (_, stands, word) = after(change);
+        assert_eq!((stands, word), (vec![true; 3], None));
+    }
+}
+
+#[test]
+fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
+    let changes: [fn(&mut Neighbor); 5] = [
+        |neighbor| neighbor.timers.hold = Duration::from_secs(30),
+        |neighbor| neighbor.families = vec![Family::Ipv4Unicast],
+        |neighbor| neighbor.reflector_client = true,
+        |neighbor| neighbor.asn = 64600,
+        |neighbor| neighbor.local_address = Some(address(100)),
+    ];
+    for change in changes {
+        let (mut play, stands, word) = after(|config| change(&mut config.neighbors[1]));
+        assert_eq!(stands, [true, false, true]);
+        assert_eq!(word, Some((code::CEASE, cease::CONFIG_CHANGE)));
+        assert!(play.connect(2).is_some(), "and it may come back at once");
+    }
+}
+
+#[test]
+fn a_neighbour_that_is_removed_is_told() {
+    let (mut play, stands, word) = after(|config| drop(config.neighbors.remove(1)));
+    assert_eq!((stands, word), (vec![true, false, true], Some((code::CEASE, cease::DECONFIGURED))));
+    assert!(play.connect(2).is_none(), "a stranger from now on");
+}
+
+#[test]
+fn another_identity_needs_new_sessions_with_all() {
+    let changes: [fn(&mut Config); 3] = [
+        |config| config.asn = 64513,
+        |config| config.router_id = Ipv4Addr::new(10, 0, 0, 101),
+        |config| config.cluster_id = Some(Ipv4Addr::new(1, 1, 1, 1)),
+    ];
+    for change in changes {
+        let (_, stands, word) = after(change);
+        assert_eq!((stands, word), (vec![false; 3], Some((code::CEASE, cease::CONFIG_CHANGE))));
+    }
+}
+
+#[test]
+fn an_invalid_configuration_changes_nothing() {
+    let mut play = Play::new(config(vec![neighbor(1)]));
+    let conn = play.up(1);
+    play.told(conn);
+    let bad: [fn(&mut Config); 7] = [
+        |config| config.asn = 0,
+        |config| config.router_id = Ipv4Addr::UNSPECIFIED,
+        |config| config.neighbors.push(neighbor(1)),
+        |config| config.neighbors[0].families.clear(),
+        |config| config.neighbors[0].timers.hold = Duration::from_secs(2),
+        |config| config.neighbors[0].timers.keepalive = Some(Duration::ZERO),
+        |config| config.neighbors[0].timers = Timers { connect_retry: Duration::ZERO, ..Timers::default() },
+    ];
+    for spoil in bad {
+        let mut config = config(vec![neighbor(1)]);
+        spoil(&mut config);
+        let error = play.speaker.set_config(play.now, config).expect_err("refused");
+        assert!(error.to_string().contains(": "), "{error}");
+        assert_eq!(play.state(1), SessionState::Established);
+        assert!(play.told(conn).is_empty());
+    }
+}
+
+#[test]
+fn filters_act_on_what_is_there() {
+    let mut config = config(vec![client(1), client(2)]);
+    let mut play = Play::new(config.clone());
+    let (one, two) = (play.up(1), play.up(2));
+    play.told(two);
+    play.announce(one, 1, vec![prefix(1), prefix(2)]);
+    assert_eq!(play.changes(two), (vec![prefix(1), prefix(2)], vec![]));
+    let only = |n| Filter::Only(vec![PrefixRange { within: prefix(n), max_length: 24 }]);
+    config.neighbors[1].export = only(1);
+    play.set(config.clone());
+    assert_eq!(play.changes(two), (vec![], vec![prefix(2)]));
+    config.neighbors[0].import = only(2);
+    play.set(config.clone());
+    assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
+    config.neighbors[0].import = Filter::All;
+    play.set(config);
+    assert_eq!(play.changes(two), (vec![prefix(1)], vec![]), "no refresh was needed");
+}
+
+#[test]
+fn networks_come_and_go() {
+    let mut config = config(vec![neighbor(1)]);
+    let mut play = Play::new(config.clone());
+    let conn = play.up(1);
+    play.told(conn);
+    config.networks = vec![Network { prefix: prefix(7), next_hop: None }];
+    play.set(config.clone());
+    assert_eq!(play.changes(conn), (vec![prefix(7)], vec![]));
+    config.networks.clear();
+    play.set(config);
+    assert_eq!(play.changes(conn), (vec![], vec![prefix(7)]));
+}
