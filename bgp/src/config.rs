@@ -30,11 +30,18 @@ pub struct GracefulRestart {
     /// How long after a restart we wait for the End-of-RIB of all peers before we send our own (RFC 4724 §4.1,
     /// Selection_Deferral_Timer).
     pub selection_deferral: Duration,
+    /// Keep routes through NOTIFICATIONs and an expired hold timer too, with peers that offer the same (RFC 8538). Off
+    /// unless asked for: routes of a node that is cut off then stay for its restart time, not just its hold time.
+    pub notifications: bool,
 }
 
 impl Default for GracefulRestart {
     fn default() -> Self {
-        Self { restart_time: Duration::from_secs(120), selection_deferral: Duration::from_secs(60) }
+        Self {
+            restart_time: Duration::from_secs(120),
+            selection_deferral: Duration::from_secs(60),
+            notifications: false,
+        }
     }
 }
 
@@ -84,12 +91,20 @@ pub struct Timers {
     pub keepalive: Option<Duration>,
     /// Time between attempts to connect, before jitter.
     pub connect_retry: Duration,
+    /// How long the peer may take nothing of what we have to say before we give it up (RFC 9687); longer than the
+    /// hold time. `None`: 8 minutes, or twice the hold time where that is longer.
+    pub send_hold: Option<Duration>,
 }
 
 impl Default for Timers {
     /// 90 s of hold time as RFC 4271 §10 suggests; 5 s between attempts, as peers in a cluster come and go often.
     fn default() -> Self {
-        Self { hold: Duration::from_secs(90), keepalive: None, connect_retry: Duration::from_secs(5) }
+        Self {
+            hold: Duration::from_secs(90),
+            keepalive: None,
+            connect_retry: Duration::from_secs(5),
+            send_hold: None,
+        }
     }
 }
 
@@ -243,6 +258,9 @@ impl Neighbor {
         }
         if self.timers.keepalive.is_some_and(|keepalive| keepalive.is_zero()) {
             return invalid("the keepalive time must not be 0: leave it out for a third of the hold time");
+        }
+        if self.timers.send_hold.is_some_and(|send_hold| send_hold <= hold) {
+            return invalid("the send hold time must be longer than the hold time (RFC 9687 §3.2)");
         }
         if self.timers.connect_retry.is_zero() {
             return invalid("the connect retry time must not be 0");

@@ -83,9 +83,9 @@ impl Driver {
             let deadline = self.speaker.next_deadline();
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Stop(how, done)) => {
+                    Some(Command::Stop(how, message, done)) => {
                         drop(accepted);
-                        self.stop(how).await;
+                        self.stop(how, &message).await;
                         let _ = done.send(());
                         return;
                     }
@@ -280,9 +280,9 @@ impl Driver {
         }
     }
 
-    async fn stop(mut self, how: Stop) {
+    async fn stop(mut self, how: Stop, message: &str) {
         if how == Stop::Cease {
-            self.speaker.shutdown(Instant::now());
+            self.speaker.shutdown(Instant::now(), message);
             let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
             self.settle();
             while !self.connections.is_empty() {

@@ -87,7 +87,7 @@ enum Command {
     Sessions(oneshot::Sender<Vec<SessionReport>>),
     Paths(oneshot::Sender<Vec<PathReport>>),
     BestRoutes(oneshot::Sender<BestRoutes>),
-    Stop(Stop, oneshot::Sender<()>),
+    Stop(Stop, String, oneshot::Sender<()>),
 }
 
 /// Starts a speaker on the current tokio runtime.
@@ -142,7 +142,13 @@ impl Handle {
 
     /// Ends the speaker and its connections; returns when they are closed.
     pub async fn stop(self, how: Stop) {
-        self.ask(|reply| Command::Stop(how, reply)).await;
+        self.ask(|reply| Command::Stop(how, String::new(), reply)).await;
+    }
+
+    /// Ends the speaker as with [`Stop::Cease`], and tells those who run the peers why (RFC 9003 §2), in at most 255
+    /// octets.
+    pub async fn shut_down(self, message: String) {
+        self.ask(|reply| Command::Stop(Stop::Cease, message, reply)).await;
     }
 
     /// `None` where the driver has ended already.

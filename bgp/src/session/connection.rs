@@ -14,6 +14,10 @@ const OPEN_HOLD: Duration = Duration::from_secs(240);
 /// How long we try to hand over a last NOTIFICATION before the connection is closed all the same.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// How long a peer may take nothing of what we have to say: 8 minutes, or twice the hold time where that is longer
+/// (RFC 9687 §3.2).
+const SEND_HOLD: Duration = Duration::from_secs(480);
+
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
@@ -60,6 +64,8 @@ pub(super) struct Connection {
     /// When it is given up: the hold timer, or in `Closing` our patience.
     pub(super) expires: Option<Instant>,
     pub(super) keepalive_at: Option<Instant>,
+    /// SendHoldTimer (RFC 9687 §3).
+    pub(super) send_hold_at: Option<Instant>,
     pub(super) framer: Framer,
     pub(super) unsent: BytesMut,
 }
@@ -75,6 +81,7 @@ impl Connection {
             negotiated: None,
             expires: None,
             keepalive_at: None,
+            send_hold_at: None,
             framer: Framer::new(),
             unsent: BytesMut::new(),
         }
@@ -112,6 +119,17 @@ impl Connection {
         }
     }
 
+    /// The socket took all that it was given before: starts the SendHoldTimer again. It runs only where KEEPALIVEs do, as
+    /// without them there may be nothing to send for any time.
+    pub(super) fn taken(&mut self, now: Instant, configured: Option<Duration>) {
+        if self.stage != Stage::Established {
+            return;
+        }
+        let hold = self.negotiated.as_ref().map_or(Duration::ZERO, |negotiated| negotiated.hold);
+        let patience = configured.unwrap_or_else(|| SEND_HOLD.max(2 * hold));
+        self.send_hold_at = (!hold.is_zero()).then(|| now + patience);
+    }
+
     /// Queues a message.
     pub(super) fn send(&mut self, message: &Message) {
         let codec = self.negotiated.as_ref().map_or_else(Codec::default, |negotiated| negotiated.codec);
@@ -124,9 +142,10 @@ impl Connection {
         self.stage = Stage::Closing;
         self.expires = Some(now + CLOSING);
         self.keepalive_at = None;
+        self.send_hold_at = None;
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.expires.into_iter().chain(self.keepalive_at).min()
+        self.expires.into_iter().chain(self.keepalive_at).chain(self.send_hold_at).min()
     }
 }

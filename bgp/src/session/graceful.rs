@@ -49,7 +49,8 @@ impl Session {
         }
     }
 
-    /// The established connection ended. `graceful`: without a NOTIFICATION either way.
+    /// The established connection ended. `graceful`: without a NOTIFICATION either way, or with one that both sides agreed
+    /// to survive (RFC 8538).
     pub(super) fn down(
         &mut self,
         ctx: &mut Context<'_>,

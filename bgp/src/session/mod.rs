@@ -160,13 +160,13 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// ManualStop (Event 2): says Cease with `subcode` on whatever stands. Its routes go.
-    pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, subcode: u8, reason: &str) {
+    /// ManualStop (Event 2): says `notification`, a Cease, on whatever stands. Its routes go.
+    pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, notification: &Notification, reason: &str) {
         self.stopped = true;
         self.retry_at = None;
         self.idle_until = None;
         for connection in std::mem::take(&mut self.connections) {
-            self.close_with(ctx, connection, Notification::new(code::CEASE, subcode), reason);
+            self.close_with(ctx, connection, notification.clone(), reason);
         }
         self.forget_stale(ctx);
         self.reason = reason.into();
@@ -253,12 +253,16 @@ impl Session {
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= ctx.now);
         let expired: Vec<_> = self.connections.iter().filter(|c| due(c.expires)).map(|c| c.id).collect();
+        let stuck: Vec<_> = self.connections.iter().filter(|c| due(c.send_hold_at)).map(|c| c.id).collect();
         let quiet: Vec<_> = self.connections.iter().filter(|c| due(c.keepalive_at)).map(|c| c.id).collect();
         let (retry, idle_over) = (due(self.retry_at), due(self.idle_until));
         let stale_over = due(self.stale.as_ref().map(|stale| stale.until));
 
         for conn in expired {
             self.expire(ctx, conn);
+        }
+        for conn in stuck {
+            self.expire_sending(ctx, conn);
         }
         for conn in quiet {
             self.keep_alive(ctx, conn);
@@ -289,8 +293,10 @@ impl Session {
 
     /// Moves what waits into `out`. A connection that said its last word is closed.
     pub(crate) fn transmit(&mut self, ctx: &mut Context<'_>, conn: ConnId, out: &mut BytesMut) {
+        let (now, send_hold) = (ctx.now, self.settings.neighbor.timers.send_hold);
         let Some(connection) = self.connection(conn) else { return };
         out.extend_from_slice(&connection.unsent.split());
+        connection.taken(now, send_hold);
         if connection.stage == Stage::Closing {
             self.take(conn);
             ctx.put(Output::Close(conn));
@@ -398,6 +404,19 @@ impl Session {
         self.retry_later(ctx);
     }
 
+    /// SendHoldTimer_Expires (RFC 9687 §3.2).
+    fn expire_sending(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        let stands = |c: &&mut Connection| c.stage == Stage::Established;
+        if self.connection(conn).filter(stands).is_none() {
+            return;
+        }
+        let Some(connection) = self.take(conn) else { return };
+        let reason = "send hold timer expired: the peer reads nothing";
+        self.fail_in_words(ctx.now, reason.into());
+        self.close_with(ctx, connection, Notification::new(code::SEND_HOLD_TIMER, 0), reason);
+        self.hold_idle(ctx);
+    }
+
     fn keep_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let alive = |c: &&mut Connection| c.stage >= Stage::OpenConfirm;
         let hold = self.connection(conn).filter(alive).and_then(|c| c.negotiated.as_ref()).map(|n| n.hold);
@@ -461,9 +480,11 @@ impl Session {
         for rival in rivals {
             self.lose(ctx, rival);
         }
+        let send_hold = self.settings.neighbor.timers.send_hold;
         let Some(connection) = self.connection(conn) else { return };
         connection.stage = Stage::Established;
         connection.heard(ctx.now);
+        connection.taken(ctx.now, send_hold);
         let (Some(negotiated), Some(local)) = (connection.negotiated.clone(), connection.local) else {
             return;
         };
@@ -512,7 +533,9 @@ impl Session {
             let reason = format!("the peer sent: {notification}");
             self.fail_in_words(ctx.now, reason.clone());
             if connection.stage == Stage::Established {
-                self.down(ctx, &connection, false, &reason);
+                let survives = connection.negotiated.as_ref().is_some_and(Negotiated::survives_notifications);
+                // RFC 8538 §4
+                self.down(ctx, &connection, survives && !notification.is_hard_reset(), &reason);
             }
             if !matches!(notification.code, code::CEASE | code::HOLD_TIMER) {
                 self.hold_idle(ctx);
@@ -537,12 +560,19 @@ impl Session {
         &mut self,
         ctx: &mut Context<'_>,
         mut connection: Connection,
-        notification: Notification,
+        mut notification: Notification,
         reason: &str,
     ) {
         match connection.stage {
             Stage::Connecting => return ctx.put(Output::Close(connection.id)),
-            Stage::Established => self.down(ctx, &connection, false, reason),
+            Stage::Established => {
+                let survives = connection.negotiated.as_ref().is_some_and(Negotiated::survives_notifications);
+                let hard = survives && ends_for_good(&notification);
+                if hard {
+                    notification = notification.into_hard_reset();
+                }
+                self.down(ctx, &connection, survives && !hard, reason);
+            }
             _ => {}
         }
         if connection.stage != Stage::Closing {
@@ -590,6 +620,13 @@ impl Session {
             self.shown = (state, now);
         }
     }
+}
+
+/// Whether a NOTIFICATION means that the session is not to come back soon, so that keeping routes would only draw traffic
+/// to where nobody takes it (RFC 8538 §3.1).
+fn ends_for_good(notification: &Notification) -> bool {
+    notification.code == code::CEASE
+        && matches!(notification.subcode, cease::MAX_PREFIXES | cease::SHUTDOWN | cease::DECONFIGURED)
 }
 
 fn next_message(connection: &mut Connection) -> Result<Option<Message>, wire::Error> {

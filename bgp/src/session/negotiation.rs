@@ -39,6 +39,11 @@ impl Negotiated {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)))
     }
 
+    /// Whether routes stay through NOTIFICATIONs: both must have said so (RFC 8538 §2).
+    pub(crate) fn survives_notifications(&self) -> bool {
+        self.graceful_restart.as_ref().is_some_and(|restart| restart.notification)
+    }
+
     /// Whether the peer has just restarted (the R bit, RFC 4724 §3).
     pub(crate) fn peer_restarting(&self) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.restarting)
@@ -54,6 +59,7 @@ pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
     if let Some(restart) = settings.graceful_restart {
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
             restarting: ctx.restarting,
+            notification: restart.notifications,
             restart_time: restart.restart_time.as_secs().min(MAX_RESTART_SECONDS) as u16,
             families: neighbor.families.iter().map(|family| (*family, ctx.forwarding)).collect(),
         }));
@@ -101,7 +107,11 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
             format!("no address family in common: we offer {:?}, the peer {offered:?}", neighbor.families);
         return refuse(wire::open_error::CAPABILITY, &missing_capabilities(&neighbor.families), reason);
     }
-    let both_restart = settings.graceful_restart.and(open.graceful_restart().cloned());
+    let both_restart =
+        settings.graceful_restart.zip(open.graceful_restart().cloned()).map(|(ours, theirs)| {
+            // The N bit is kept only where both have set it.
+            GracefulRestart { notification: theirs.notification && ours.notifications, ..theirs }
+        });
     Ok(Negotiated {
         router_id: open.router_id,
         codec: Codec {

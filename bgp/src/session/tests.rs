@@ -182,6 +182,7 @@ pub fn open() -> Open {
 pub fn open_restart(restart_time: u16, forwarding: bool) -> Open {
     let restart = wire::GracefulRestart {
         restarting: false,
+        notification: false,
         restart_time,
         families: FAMILIES.map(|family| (family, forwarding)).into(),
     };

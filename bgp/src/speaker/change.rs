@@ -8,7 +8,7 @@ use super::{Peer, Speaker};
 use crate::config::{Config, Filter, Neighbor, Timers};
 use crate::rib::{Identity, PeerId};
 use crate::session::{Session, Settings};
-use crate::wire::cease;
+use crate::wire::{Notification, cease, code};
 
 /// Who a configuration says we are.
 pub(super) fn identity(config: &Config) -> Identity {
@@ -56,10 +56,11 @@ impl Speaker {
     }
 
     /// See [`Speaker::shutdown`].
-    pub(super) fn apply_shutdown(&mut self, now: Instant) {
+    pub(super) fn apply_shutdown(&mut self, now: Instant, message: &str) {
         let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
         for address in all {
-            self.remove(now, address, cease::SHUTDOWN, "shut down");
+            let notification = Notification::with_message(cease::SHUTDOWN, message);
+            self.remove_with(now, address, &notification, "shut down");
         }
     }
 
@@ -97,8 +98,12 @@ impl Speaker {
 
     /// Ends a neighbour's session. Its last NOTIFICATION may still be under way; what it told us is forgotten now.
     fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
+        self.remove_with(now, address, &Notification::new(code::CEASE, subcode), reason);
+    }
+
+    fn remove_with(&mut self, now: Instant, address: IpAddr, notification: &Notification, reason: &str) {
         let Some(id) = self.by_address.remove(&address) else { return };
-        self.with_session(now, id, |session, ctx| session.stop(ctx, subcode, reason));
+        self.with_session(now, id, |session, ctx| session.stop(ctx, notification, reason));
         self.rib.forget(id);
     }
 

@@ -126,9 +126,10 @@ impl Speaker {
         Ok(())
     }
 
-    /// Ends all sessions with Cease, Administrative Shutdown (RFC 4486 §4), and starts none again.
-    pub fn shutdown(&mut self, now: Instant) {
-        self.apply_shutdown(now);
+    /// Ends all sessions with Cease, Administrative Shutdown (RFC 4486 §4), and starts none again. `message` tells those
+    /// who run the peers why, in at most 255 octets (RFC 9003 §2); it may be empty.
+    pub fn shutdown(&mut self, now: Instant, message: &str) {
+        self.apply_shutdown(now, message);
         self.settle(now);
     }
 

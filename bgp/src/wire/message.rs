@@ -54,6 +54,8 @@ pub enum Capability {
 pub struct GracefulRestart {
     /// The R bit: the sender has just restarted.
     pub restarting: bool,
+    /// The N bit: the sender keeps routes through NOTIFICATIONs (RFC 8538 §2).
+    pub notification: bool,
     /// Seconds within which the sender expects to be back, at most 4095.
     pub restart_time: u16,
     /// The families kept, each with its F bit: forwarding state was preserved.
@@ -123,6 +125,6 @@ pub struct Notification {
     pub code: u8,
     /// Error subcode.
     pub subcode: u8,
-    /// Data; what we send is capped at 64 octets, so that no peer makes us echo at length.
+    /// Data; what we echo of a peer's is capped at 64 octets, so that no peer makes us echo at length.
     pub data: Bytes,
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Notification;
 use super::reader::Reader;
+use super::{HEADER, MAX_MESSAGE, Notification};
 
 /// Octets of data that we send at most: enough to find the culprit, too little to be made to echo at length.
 const MAX_DATA: usize = 64;
@@ -100,6 +100,38 @@ impl Notification {
         Self { code, subcode, data: Bytes::copy_from_slice(capped(data)) }
     }
 
+    /// A Cease with a message for whoever runs the other side (RFC 9003 §2), cut at its 255 octets.
+    pub fn with_message(subcode: u8, message: &str) -> Self {
+        let end = (0..=message.len().min(255)).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        let text = message.get(..end).unwrap_or_default();
+        let mut data = BytesMut::with_capacity(1 + end);
+        if !text.is_empty() {
+            data.put_u8(end as u8);
+            data.put_slice(text.as_bytes());
+        }
+        Self { code: code::CEASE, subcode, data: data.freeze() }
+    }
+
+    /// This one inside a Hard Reset: routes are not to be kept (RFC 8538 §3.1).
+    pub fn into_hard_reset(self) -> Self {
+        let mut data = BytesMut::with_capacity(2 + self.data.len());
+        data.put_slice(&[self.code, self.subcode]);
+        data.put_slice(&self.data);
+        Self { code: code::CEASE, subcode: cease::HARD_RESET, data: data.freeze() }
+    }
+
+    /// Whether it forbids to keep routes between peers that keep them through others (RFC 8538 §3.1).
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (code::CEASE, cease::HARD_RESET)
+    }
+
+    /// What a Hard Reset is about (RFC 8538 §3.1); `None` for all others, and where its data are too short.
+    pub fn hard_reset_reason(&self) -> Option<Self> {
+        let inner = self.is_hard_reset().then(|| Self::decode(&self.data))??;
+        // One within another says nothing more, and must not be unwrapped without end.
+        (!inner.is_hard_reset()).then_some(inner)
+    }
+
     /// What the operator of the other side says about a shutdown or reset (RFC 9003 §2), made safe to print: `None`
     /// where there is nothing, or its length is a lie.
     pub fn shutdown_message(&self) -> Option<String> {
@@ -124,13 +156,18 @@ impl Notification {
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.put_u8(self.code);
         out.put_u8(self.subcode);
-        out.put_slice(capped(&self.data));
+        // What a Cease says is our own words; all else may hold what a peer sent.
+        let most = if self.code == code::CEASE { MAX_MESSAGE - HEADER - 2 } else { MAX_DATA };
+        out.put_slice(self.data.get(..most).unwrap_or(&self.data));
     }
 }
 
 impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&describe(self.code, self.subcode))?;
+        if let Some(inner) = self.hard_reset_reason() {
+            return write!(f, ": {inner}");
+        }
         match self.shutdown_message() {
             Some(message) => write!(f, " ({message})"),
             None => Ok(()),

@@ -20,6 +20,10 @@ const ROUTE_REFRESH: u8 = 2;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
 
+/// Flags beside the restart time (RFC 4724 §3, RFC 8538 §2).
+const RESTARTING: u16 = 0x8000;
+const NOTIFICATION: u16 = 0x4000;
+
 impl Open {
     /// The families offered: IPv4 unicast where the multiprotocol capability was not sent at all (RFC 4760 §8).
     pub fn families(&self) -> Vec<Family> {
@@ -181,8 +185,12 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
                 let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
                 families.extend(Family::from_codes(afi, safi).map(|family| (family, flags & 0x80 != 0)));
             }
-            let restarting = head & 0x8000 != 0;
-            Capability::GracefulRestart(GracefulRestart { restarting, restart_time: head & 0x0fff, families })
+            Capability::GracefulRestart(GracefulRestart {
+                restarting: head & RESTARTING != 0,
+                notification: head & NOTIFICATION != 0,
+                restart_time: head & 0x0fff,
+                families,
+            })
         }
         FOUR_OCTET_AS => Capability::FourOctetAs(reader.u32()?),
         _ => return Some(other(code, value)),
@@ -235,8 +243,9 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
             // As many as the length octet has room for: far more than there are.
             let families = restart.families.get(..63).unwrap_or(&restart.families);
             out.put_slice(&[GRACEFUL_RESTART, (2 + 4 * families.len()) as u8]);
-            let r = if restart.restarting { 0x8000 } else { 0 };
-            out.put_u16(r | restart.restart_time.min(0x0fff));
+            let r = if restart.restarting { RESTARTING } else { 0 };
+            let n = if restart.notification { NOTIFICATION } else { 0 };
+            out.put_u16(r | n | restart.restart_time.min(0x0fff));
             for (family, forwarding) in families {
                 let (afi, safi) = family.codes();
                 out.put_u16(afi);

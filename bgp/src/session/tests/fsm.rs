@@ -182,7 +182,9 @@ fn a_notification_before_the_session_stands_ends_the_attempt() {
 #[test]
 fn stopping_says_cease_and_starts_nothing_again() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
-    bench.call(|session, ctx| session.stop(ctx, cease::SHUTDOWN, "shut down"));
+    bench.call(|session, ctx| {
+        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
+    });
     assert_eq!(down(&bench.outputs), Some(Vec::new()), "no restart: its routes go");
     assert_eq!(bench.state(), SessionState::Idle);
     assert!(!bench.session.is_gone());
@@ -196,7 +198,9 @@ fn stopping_says_cease_and_starts_nothing_again() {
 fn stopping_gives_up_an_attempt() {
     let mut bench = Bench::new(settings());
     let conn = bench.asked();
-    bench.call(|session, ctx| session.stop(ctx, cease::SHUTDOWN, "shut down"));
+    bench.call(|session, ctx| {
+        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
+    });
     assert_eq!(bench.take(), [Output::Close(conn)]);
     assert!(bench.session.is_gone());
 }
@@ -205,7 +209,9 @@ fn stopping_gives_up_an_attempt() {
 #[test]
 fn patience_with_a_stuck_reader_ends() {
     let (mut bench, conn) = Bench::up(settings(), open());
-    bench.call(|session, ctx| session.stop(ctx, cease::SHUTDOWN, "shut down"));
+    bench.call(|session, ctx| {
+        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
+    });
     bench.take();
     assert_eq!(bench.wait_next(), Duration::from_secs(5));
     assert_eq!(bench.take(), [Output::Close(conn)]);

@@ -113,3 +113,68 @@ fn a_keepalive_ends_the_feed_of_a_peer_without_it() {
     bench.hear(conn, &Message::Keepalive);
     assert!(bench.session.feed_ended());
 }
+
+/// With RFC 8538 on, on our side.
+fn surviving() -> Settings {
+    let restart = GracefulRestart { notifications: true, ..GracefulRestart::default() };
+    Settings { graceful_restart: Some(restart), ..settings() }
+}
+
+/// The peer's OPEN with the N bit.
+fn open_surviving() -> Open {
+    let mut open = open_restart(120, true);
+    for capability in &mut open.capabilities {
+        if let Capability::GracefulRestart(restart) = capability {
+            restart.notification = true;
+        }
+    }
+    open
+}
+
+/// RFC 8538 §2: only where both have said so.
+#[test]
+fn notifications_end_it_unless_both_agreed() {
+    let kept = |settings: Settings, open: Open, notification: Notification| {
+        let (mut bench, conn) = Bench::up(settings, open);
+        bench.hear(conn, &Message::Notification(notification));
+        down(&bench.outputs).expect("down")
+    };
+    let reset = || Notification::new(code::CEASE, cease::RESET);
+    let all = FAMILIES.to_vec();
+    assert_eq!(kept(settings(), open_surviving(), reset()), []);
+    assert_eq!(kept(surviving(), open_restart(120, true), reset()), []);
+    assert_eq!(kept(surviving(), open_surviving(), reset()), all);
+    assert_eq!(kept(surviving(), open_surviving(), Notification::new(code::HOLD_TIMER, 0)), all);
+    assert_eq!(kept(surviving(), open_surviving(), reset().into_hard_reset()), []);
+}
+
+#[test]
+fn what_we_end_for_good_is_a_hard_reset() {
+    for (subcode, hard) in [
+        (cease::SHUTDOWN, true),
+        (cease::DECONFIGURED, true),
+        (cease::MAX_PREFIXES, true),
+        (cease::RESET, false),
+        (cease::RESOURCES, false),
+    ] {
+        let (mut bench, conn) = Bench::up(surviving(), open_surviving());
+        let cease = Notification::with_message(subcode, "words");
+        bench.call(|session, ctx| session.stop(ctx, &cease, "stopped"));
+        assert_eq!(down(&bench.take()).expect("down").is_empty(), hard);
+        let expected = if hard { cease.into_hard_reset() } else { cease };
+        assert_eq!(bench.said(conn), [Message::Notification(expected)]);
+    }
+}
+
+/// RFC 8538 §4: errors and an expired hold timer leave the routes, too.
+#[test]
+fn errors_leave_the_routes_where_both_agreed() {
+    let (mut bench, conn) = Bench::up(surviving(), open_surviving());
+    bench.hear_bytes(conn, &[0; 19]);
+    assert_eq!(down(&bench.take()), Some(FAMILIES.into()));
+    let (mut bench, _) = Bench::up(surviving(), open_surviving());
+    bench.wait(90 * SECOND);
+    assert_eq!(down(&bench.take()), Some(FAMILIES.into()));
+    bench.wait(121 * SECOND);
+    assert_eq!(dropped(&bench.take()), [None]);
+}

@@ -168,3 +168,35 @@ fn an_established_session_is_not_at_rest() {
     bench.establish(outgoing, open_restart(120, true));
     assert!(bench.accept().is_some(), "a restarted peer is welcome");
 }
+
+/// RFC 9687: a peer that talks but takes nothing is given up in the end.
+#[test]
+fn a_peer_that_reads_nothing_is_given_up() {
+    for (hold, configured, expected) in [(90, None, 480), (65535, None, 131_070), (90, Some(100), 100)] {
+        let mut settings = settings();
+        settings.neighbor.timers.hold = hold * SECOND;
+        settings.neighbor.timers.send_hold = configured.map(|seconds: u32| seconds * SECOND);
+        let open = Open { hold_time: u16::MAX, ..open_restart(120, true) };
+        let (mut bench, conn) = Bench::up(settings, open);
+        let start = bench.now;
+        while bench.state() == SessionState::Established {
+            bench.hear(conn, &Message::Keepalive);
+            bench.wait(SECOND);
+        }
+        assert_eq!(bench.now - start, expected * SECOND);
+        assert_eq!(down(&bench.take()), Some(Vec::new()), "as with any NOTIFICATION");
+        assert_eq!(bench.said(conn).pop(), Some(Message::Notification(Notification::new(8, 0))));
+        assert_eq!(bench.session.reason(), "send hold timer expired: the peer reads nothing");
+    }
+}
+
+#[test]
+fn a_peer_that_reads_is_not_given_up() {
+    let (mut bench, conn) = Bench::up(settings(), open());
+    for _ in 0..1000 {
+        bench.hear(conn, &Message::Keepalive);
+        bench.wait(SECOND);
+        bench.said(conn);
+    }
+    assert_eq!(bench.state(), SessionState::Established);
+}

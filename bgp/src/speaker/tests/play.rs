@@ -31,6 +31,7 @@ fn rubbish_from_one_does_not_touch_another() {
         play.speaker.handle_timeout(play.now);
         play.hear(one, &Message::Keepalive);
         play.hear(three, &Message::Keepalive);
+        play.told(one);
         let Some(bad) = play.connect(2) else { continue };
         let mut bytes = BytesMut::new();
         if rng.bool() {
@@ -132,9 +133,12 @@ fn a_node_that_booted_does_not_claim_to_have_forwarded() {
 fn shutting_down_tells_everybody() {
     let mut play = Play::new(config(vec![neighbor(1), neighbor(2)]));
     let conns = [play.up(1), play.up(2)];
-    play.speaker.shutdown(play.now);
+    play.speaker.shutdown(play.now, "kernel update, back at 14:00");
     for conn in conns {
-        assert_eq!(play.last_word(conn), (code::CEASE, cease::SHUTDOWN));
+        let last = play.told(conn).pop();
+        let Some(Message::Notification(last)) = last else { panic!("{last:?}") };
+        assert_eq!((last.code, last.subcode), (code::CEASE, cease::SHUTDOWN));
+        assert_eq!(last.shutdown_message().as_deref(), Some("kernel update, back at 14:00"));
     }
     assert_eq!(play.speaker.next_deadline().filter(|at| *at < play.now + Duration::from_secs(50)), None);
     assert_eq!(play.actions(), conns.map(|conn| Action::Close { conn }));

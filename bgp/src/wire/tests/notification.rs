@@ -47,7 +47,7 @@ fn shutdown_message_cannot_steer_a_terminal() {
 #[test]
 fn data_is_capped_when_made_and_when_sent() {
     assert_eq!(Notification::with_data(3, 1, &[7; 4000]).data.len(), 64);
-    let long = Message::Notification(with(1, &[7; 4000]));
+    let long = Message::Notification(Notification { code: 3, subcode: 1, data: vec![7; 4000].into() });
     assert_eq!(write(&long, &INTERNAL).len(), 19 + 2 + 64);
 }
 
@@ -56,4 +56,29 @@ fn any_code_is_taken() {
     let read = read_one(&message(3, &[200, 201, 1, 2, 3]), &INTERNAL);
     let data = Bytes::from_static(&[1, 2, 3]);
     assert_eq!(read, Message::Notification(Notification { code: 200, subcode: 201, data }));
+}
+
+/// RFC 9003 §2: at most 255 octets of UTF-8, never half a character.
+#[test]
+fn our_shutdown_message_is_cut_at_a_character() {
+    let message = |text: &str| Notification::with_message(cease::SHUTDOWN, text).shutdown_message();
+    assert_eq!(message("maintenance").as_deref(), Some("maintenance"));
+    assert_eq!(message(""), None);
+    assert_eq!(message(&"ü".repeat(200)), Some("ü".repeat(127)));
+    let long = Message::Notification(Notification::with_message(cease::RESET, &"x".repeat(300)));
+    assert_eq!(write(&long, &INTERNAL).len(), 19 + 2 + 1 + 255);
+}
+
+/// RFC 8538 §3.1: what it is about is inside.
+#[test]
+fn a_hard_reset_holds_its_reason() {
+    let inner = Notification::with_message(cease::SHUTDOWN, "moving");
+    let hard = inner.clone().into_hard_reset();
+    assert_eq!((hard.code, hard.subcode), (6, 9));
+    assert_eq!(hard.hard_reset_reason(), Some(inner));
+    assert_eq!(hard.to_string(), "Cease / Hard Reset: Cease / Administrative Shutdown (moving)");
+    assert_eq!(with(cease::HARD_RESET, &[6]).to_string(), "Cease / Hard Reset");
+    let nested = hard.clone().into_hard_reset();
+    assert_eq!(nested.hard_reset_reason(), None);
+    assert_eq!(nested.to_string(), "Cease / Hard Reset");
 }

@@ -32,7 +32,7 @@ fn open_of_bird_2() {
     assert_eq!(open.families(), BOTH);
     assert!(open.four_octet_as() && open.route_refresh());
     let families = BOTH.map(|family| (family, false)).to_vec();
-    let restart = GracefulRestart { restarting: false, restart_time: 120, families };
+    let restart = GracefulRestart { restart_time: 120, families, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
     assert!(open.capabilities.contains(&Capability::Other(70, Bytes::new())), "the unknown are kept");
     assert_eq!(write(&Message::Open(open), &INTERNAL), bytes);
@@ -50,7 +50,8 @@ fn open_of_frr_10() {
     assert_eq!((open.asn, open.hold_time), (64512, 180));
     assert_eq!(open.capabilities.len(), 11);
     // The R bit is set, and one that RFC 8538 defines.
-    let restart = GracefulRestart { restarting: true, restart_time: 120, families: vec![] };
+    let restart =
+        GracefulRestart { restarting: true, notification: true, restart_time: 120, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
 }
 

@@ -26,8 +26,9 @@ fn octets(max: usize) -> impl Strategy<Value = Bytes> {
 
 fn capability() -> impl Strategy<Value = Capability> {
     let families = vec((family(), any::<bool>()), 0..4);
-    let restart = (any::<bool>(), 0..4096_u16, families).prop_map(|(restarting, restart_time, families)| {
-        Capability::GracefulRestart(GracefulRestart { restarting, restart_time, families })
+    let restart = (any::<[bool; 2]>(), 0..4096_u16, families).prop_map(|(flags, restart_time, families)| {
+        let [restarting, notification] = flags;
+        Capability::GracefulRestart(GracefulRestart { restarting, notification, restart_time, families })
     });
     let code = any::<u8>().prop_filter("known", |code| ![1, 2, 64, 65].contains(code));
     prop_oneof![
