@@ -1,0 +1,205 @@
+//! Graceful restart (RFC 4724): a speaker is killed and comes back, and nobody loses a route for it.
+
+use std::time::Duration;
+
+use heliograph_bgp::report::BestRoute;
+use heliograph_bgp::speaker::Event;
+use heliograph_bgp::{Config, GracefulRestart};
+
+use crate::cluster::{address, converge, expected, mesh, originate, prefix, reflected};
+use crate::network::{Network, NodeId, Seed};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn running(seed: u64, count: usize) -> Network {
+    let mut network = Network::new(seed);
+    mesh(&mut network, count);
+    for node in 0..count {
+        network.start(node, false);
+    }
+    converge(&mut network, 0, 60 * SECOND);
+    network
+}
+
+fn has(network: &Network, node: NodeId, of: NodeId) -> bool {
+    let wanted = BestRoute { prefix: prefix(of), next_hop: address(of).into(), peer: address(of).into() };
+    network.speaker(node).best_routes().contains(&wanted)
+}
+
+/// Lets time pass while nobody, at any moment, may lose what node 0 announces.
+fn run_without_loss(network: &mut Network, time: Duration) {
+    let until = network.now + time;
+    while network.step(until) {
+        for node in 1..network.len() {
+            assert!(
+                has(network, node, 0),
+                "node {node} lost the route {:?} before the end",
+                until - network.now
+            );
+        }
+    }
+    network.now = until;
+}
+
+fn stale(network: &Network, node: NodeId) -> usize {
+    let sessions = network.speaker(node).sessions(network.now);
+    sessions.iter().find(|s| s.address == address(0)).expect("node 0 is a neighbour").stale
+}
+
+#[test]
+fn a_killed_speaker_comes_back_and_no_route_is_lost() {
+    for default in 0..200 {
+        let seed = Seed::new(default);
+        let mut network = running(seed.0, 5);
+        network.kill(0);
+        // Often back just when its neighbours try to connect themselves.
+        let away = Duration::from_millis(network.rng.u64(700..1_100));
+        run_without_loss(&mut network, away);
+        network.start(0, true);
+        assert!(!network.speaker(0).synced());
+        run_without_loss(&mut network, 20 * SECOND);
+        assert!(network.speaker(0).synced());
+        assert!((1..5).all(|node| stale(&network, node) == 0), "our End-of-RIB was sent");
+        converge(&mut network, 0, SECOND);
+    }
+}
+
+#[test]
+fn many_may_restart_at_once() {
+    for default in 0..50 {
+        let seed = Seed::new(default);
+        let mut network = running(seed.0, 5);
+        for node in 0..5 {
+            network.kill(node);
+        }
+        network.run_for(SECOND);
+        for node in 0..5 {
+            network.start(node, true);
+        }
+        converge(&mut network, 0, 20 * SECOND);
+        assert!((0..5).all(|node| network.speaker(node).synced()), "none waits for the others for ever");
+    }
+}
+
+/// Both reflectors die at once. When they are back, neither may end its feed before it has gathered its own, or clients
+/// would drop what they kept.
+#[test]
+fn reflectors_that_restart_cost_their_clients_no_route() {
+    for default in 0..20 {
+        let seed = Seed::new(default);
+        let mut network = Network::new(seed.0);
+        reflected(&mut network, 10, 2);
+        (0..10).for_each(|node| network.start(node, false));
+        converge(&mut network, 2, 60 * SECOND);
+        let prefixes =
+            |routes: Vec<BestRoute>| routes.into_iter().map(|route| (route.prefix, route.next_hop));
+        let all: Vec<Vec<_>> = (0..10).map(|node| prefixes(expected(&network, node, 2)).collect()).collect();
+        network.kill(0);
+        network.kill(1);
+        network.run_for(2 * SECOND);
+        network.start(0, true);
+        network.start(1, true);
+        let until = network.now + 30 * SECOND;
+        while network.step(until) {
+            for client in 2..10 {
+                let known: Vec<_> = prefixes(network.speaker(client).best_routes()).collect();
+                let lost = all[client].iter().find(|(prefix, _)| !known.iter().any(|(p, _)| p == prefix));
+                // The reflectors announce networks of their own too, which are theirs to lose and tell again.
+                assert!(lost.is_none(), "client {client} lost {lost:?}");
+            }
+        }
+        converge(&mut network, 2, 20 * SECOND);
+    }
+}
+
+/// What is not announced again goes at the End-of-RIB, and not before.
+#[test]
+fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
+    let seed = Seed::new(3);
+    let mut network = running(seed.0, 4);
+    network.kill(0);
+    network.run_for(SECOND);
+    let networks = vec![originate(prefix(77))];
+    network.set_config(0, Config { networks, ..network.config(0).clone() });
+    network.start(0, true);
+    network.run_for(10 * SECOND);
+    assert!((1..4).all(|node| !has(&network, node, 0)));
+    converge(&mut network, 0, SECOND);
+}
+
+/// A peer of the restarted speaker never comes, so it holds its own End-of-RIB back until it has waited long enough.
+#[test]
+fn without_its_end_of_rib_what_is_stale_stays_for_a_while() {
+    let seed = Seed::new(4);
+    let mut network = running(seed.0, 4);
+    let restart = Some(GracefulRestart { selection_deferral: 30 * SECOND, ..GracefulRestart::default() });
+    let config = Config {
+        networks: Vec::new(),
+        neighbors: (1..4)
+            .map(|n| crate::cluster::neighbor(n, crate::cluster::ASN))
+            .chain([crate::cluster::neighbor(50, crate::cluster::ASN)])
+            .collect(),
+        graceful_restart: restart,
+        ..network.config(0).clone()
+    };
+    network.kill(0);
+    network.set_config(0, config);
+    network.start(0, true);
+    run_without_loss(&mut network, 25 * SECOND);
+    assert_eq!(stale(&network, 1), 1);
+    assert!(!network.speaker(0).synced());
+    network.run_for(6 * SECOND);
+    assert!(network.speaker(0).synced(), "the selection deferral has run out");
+    assert!((1..4).all(|node| !has(&network, node, 0)));
+}
+
+#[test]
+fn one_that_stays_away_is_given_up_after_its_restart_time() {
+    let seed = Seed::new(5);
+    let mut network = running(seed.0, 4);
+    network.kill(0);
+    run_without_loss(&mut network, 115 * SECOND);
+    network.run_for(10 * SECOND);
+    assert!((1..4).all(|node| !has(&network, node, 0)));
+}
+
+/// A node without its memory (a reboot) does not claim that it forwards: what it does not announce goes at once.
+#[test]
+fn one_that_starts_afresh_is_not_taken_for_one_that_kept_its_routes() {
+    let seed = Seed::new(6);
+    let mut network = running(seed.0, 4);
+    network.kill(0);
+    network.run_for(SECOND);
+    network.start(0, false);
+    let mut seen_down = false;
+    let until = network.now + 20 * SECOND;
+    while network.step(until) {
+        seen_down |= !has(&network, 1, 0);
+    }
+    assert!(seen_down);
+    converge(&mut network, 0, 20 * SECOND);
+}
+
+#[test]
+fn a_node_cut_off_is_gone_after_the_hold_time_and_comes_back() {
+    let seed = Seed::new(7);
+    let mut network = running(seed.0, 4);
+    network.events(1);
+    for other in 1..4 {
+        network.cut(0, other, true);
+    }
+    network.run_for(19 * SECOND); // 30 s of hold time, less the time since the last KEEPALIVE
+    assert!((1..4).all(|node| has(&network, node, 0)));
+    network.run_for(12 * SECOND);
+    assert!((1..4).all(|node| !has(&network, node, 0)));
+    let events = network.events(1);
+    let down = events.iter().find_map(|event| match event {
+        Event::SessionDown { address: a, reason, .. } if *a == address(0) => Some(reason),
+        _ => None,
+    });
+    assert!(down.is_some_and(|reason| reason.contains("hold timer expired")), "{events:?}");
+    for other in 1..4 {
+        network.cut(0, other, false);
+    }
+    converge(&mut network, 0, 30 * SECOND);
+}
