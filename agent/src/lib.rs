@@ -1,0 +1,3 @@
+//! The agent of Heliograph as a library, so that its tests can reach its parts.
+
+pub mod kernel;
