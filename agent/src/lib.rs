@@ -3,3 +3,4 @@
 pub mod api;
 pub mod intent;
 pub mod kernel;
+pub mod store;

@@ -26,9 +26,7 @@ pub struct Desired {
 impl Desired {
     /// Whether nothing of ours is wanted.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
-            && self.tunnels == Tunnels::default()
-            && self.allowed_tunnel_sources.is_empty()
+        self.routes.is_empty() && self.tunnels == Tunnels::default() && self.allowed_tunnel_sources.is_empty()
     }
 }
 
