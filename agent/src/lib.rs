@@ -3,4 +3,5 @@
 pub mod api;
 pub mod intent;
 pub mod kernel;
+pub mod plan;
 pub mod store;
