@@ -4,4 +4,5 @@ pub mod api;
 pub mod intent;
 pub mod kernel;
 pub mod plan;
+pub mod status;
 pub mod store;
