@@ -1,7 +1,13 @@
 //! A BGP speaker and route reflector.
 
 mod config;
+#[cfg(feature = "tokio")]
+pub mod io;
 pub mod report;
+mod rib;
+mod session;
+pub mod speaker;
 pub mod wire;
 
 pub use config::{Config, ConfigError, Filter, GracefulRestart, Neighbor, Network, PrefixRange, Timers};
+pub use speaker::Speaker;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `heliograph-cni`: started by the container runtime for every CNI verb.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    heliograph_cni::run()
+}

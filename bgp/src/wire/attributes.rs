@@ -40,7 +40,8 @@ pub struct Aggregator {
 /// An attribute this crate does not interpret, kept to be passed on (RFC 4271 §5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown {
-    /// The flags octet as received; the Partial bit is set where RFC 4271 §5 asks for it when it is passed on.
+    /// The Optional, Transitive and Partial bits as received; Partial is set where RFC 4271 §5 asks for it when it is
+    /// passed on.
     pub flags: u8,
     /// The type code.
     pub code: u8,

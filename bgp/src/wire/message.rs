@@ -87,7 +87,8 @@ pub struct Update {
     pub attributes: Option<Attributes>,
     /// What is announced: at most one reach for the NLRI field and one for MP_REACH_NLRI.
     pub reach: Vec<Reach>,
-    /// What is withdrawn, from both fields; also what RFC 7606 says to treat as withdrawn.
+    /// What is withdrawn, from both fields; also what RFC 7606 says to treat as withdrawn. To be applied before `reach`: a
+    /// prefix in both is announced (RFC 4271 §4.3).
     pub withdrawn: Vec<Prefix>,
     /// The family this message ends the initial feed of (End-of-RIB, RFC 4724 §2).
     pub end_of_rib: Option<Family>,
@@ -98,7 +99,7 @@ pub struct Update {
 /// A malformed part of an UPDATE that did not cost the session (RFC 7606 §2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The attribute's type code.
+    /// The attribute's type code; 0 where not even that could be read.
     pub attribute: u8,
     /// What was done about it.
     pub action: FaultAction,

@@ -1,27 +1,31 @@
 //! Bytes ⇄ messages. Knows nothing of sessions, tables or sockets.
 
 mod attributes;
+mod codec;
+mod framer;
 mod message;
+mod notification;
+mod open;
 mod prefix;
+mod reader;
+mod update;
+
+#[cfg(test)]
+mod tests;
 
 pub use attributes::{Aggregator, AsPath, Attributes, Origin, Segment, Unknown};
+pub use codec::{Codec, decode, encode};
+pub use framer::{Frame, Framer, MessageType};
 pub use message::{
     Capability, Fault, FaultAction, GracefulRestart, Message, NextHop, Notification, Open, Reach, Update,
 };
+pub use notification::{Error, cease, code, describe, open_error};
 pub use prefix::{Family, Prefix};
+pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 
-/// What two speakers agreed on in their OPENs, as far as it changes how bytes are read and written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Codec {
-    /// Both sent the 4-octet AS capability: AS_PATH and AGGREGATOR carry 4 octets an AS (RFC 6793 §4).
-    pub four_octet_as: bool,
-    /// The largest message that may be sent, in octets: 4096 (RFC 4271 §4).
-    pub max_message: usize,
-}
-
-impl Default for Codec {
-    /// What holds until both OPENs are in.
-    fn default() -> Self {
-        Self { four_octet_as: false, max_message: 4096 }
-    }
-}
+/// Octets of the header that every message starts with (RFC 4271 §4.1).
+const HEADER: usize = 19;
+/// The longest message without RFC 8654 (RFC 4271 §4).
+const MAX_MESSAGE: usize = 4096;
+/// Stands for an AS number that needs 4 octets where only 2 are spoken (RFC 6793 §9).
+const AS_TRANS: u16 = 23456;

@@ -14,6 +14,42 @@ pub enum Family {
     Ipv6Unicast,
 }
 
+impl Family {
+    /// The family of an AFI and a SAFI (RFC 4760 §3); `None` for one that is not spoken here.
+    pub fn from_codes(afi: u16, safi: u8) -> Option<Self> {
+        match (afi, safi) {
+            (1, 1) => Some(Self::Ipv4Unicast),
+            (2, 1) => Some(Self::Ipv6Unicast),
+            _ => None,
+        }
+    }
+
+    /// Its AFI and SAFI.
+    pub fn codes(self) -> (u16, u8) {
+        match self {
+            Self::Ipv4Unicast => (1, 1),
+            Self::Ipv6Unicast => (2, 1),
+        }
+    }
+
+    /// The longest prefix length, in bits.
+    pub fn max_length(self) -> u8 {
+        match self {
+            Self::Ipv4Unicast => 32,
+            Self::Ipv6Unicast => 128,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4Unicast => "IPv4 unicast",
+            Self::Ipv6Unicast => "IPv6 unicast",
+        })
+    }
+}
+
 /// A destination: an address with the bits beyond the length cleared, so that equal prefixes compare equal.
 ///
 /// Ordered by family, address, length.

@@ -1,0 +1,344 @@
+//! The task that owns the speaker.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use futures::StreamExt;
+use futures::future::{AbortHandle, Abortable, Aborted};
+use futures::stream::FuturesUnordered;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info};
+
+use super::{BestRoutes, Command, Stop, socket};
+use crate::speaker::{Action, ConnId, Event, Speaker};
+use crate::{Config, ConfigError};
+
+/// Octets read from one socket before others get their turn.
+const READ_CHUNK: usize = 64 * 1024;
+/// Octets taken from the speaker for one write.
+const WRITE_CHUNK: usize = 64 * 1024;
+/// How long closing connections may take to hand over their last bytes when the speaker stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What a future waited for.
+enum Ready {
+    Connected(ConnId, io::Result<TcpStream>),
+    Read(ConnId),
+    Write(ConnId),
+}
+
+type Wait = Pin<Box<dyn Future<Output = Ready> + Send>>;
+
+/// A connection the speaker knows.
+enum Connection {
+    Connecting(AbortHandle),
+    Open(Open),
+}
+
+struct Open {
+    stream: Arc<TcpStream>,
+    /// Bytes taken from the speaker that the socket has not taken yet.
+    unsent: BytesMut,
+    read_wait: AbortHandle,
+    /// Set while we wait for the socket to take more.
+    write_wait: Option<AbortHandle>,
+}
+
+pub(super) struct Driver {
+    speaker: Speaker,
+    connections: BTreeMap<ConnId, Connection>,
+    waits: FuturesUnordered<Abortable<Wait>>,
+    changed: watch::Sender<u64>,
+    buffer: Vec<u8>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: Config,
+        restarting: bool,
+        changed: watch::Sender<u64>,
+    ) -> Result<Self, ConfigError> {
+        let speaker = Speaker::new(config, restarting, Instant::now(), fastrand::Rng::new().u64(..))?;
+        Ok(Self {
+            speaker,
+            connections: BTreeMap::new(),
+            waits: FuturesUnordered::new(),
+            changed,
+            buffer: vec![0; READ_CHUNK],
+        })
+    }
+
+    /// Drives the speaker until it is told to stop or nobody holds its handle any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, listeners: Vec<TcpListener>) {
+        let mut accepted = socket::accept_all(listeners);
+        loop {
+            self.settle();
+            let deadline = self.speaker.next_deadline();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Stop(how, done)) => {
+                        drop(accepted);
+                        self.stop(how).await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                Some(stream) = accepted.recv() => self.accept(stream),
+                Some(ready) = self.waits.next(), if !self.waits.is_empty() => self.ready(ready),
+                () = sleep_until(deadline) => self.expire().await,
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        // A caller that has gone away needs no answer, so a failed send is dropped.
+        match command {
+            Command::SetConfig(config, reply) => drop(reply.send(self.speaker.set_config(now, config))),
+            Command::Sessions(reply) => drop(reply.send(self.speaker.sessions(now))),
+            Command::Paths(reply) => drop(reply.send(self.speaker.paths())),
+            Command::BestRoutes(reply) => {
+                let routes = self.speaker.best_routes();
+                drop(reply.send(BestRoutes { routes, synced: self.speaker.synced() }));
+            }
+            Command::Stop(..) => unreachable!("handled where the loop can end"),
+        }
+    }
+
+    /// Lets timers expire, after reading what waits: a peer whose KEEPALIVE lies in our socket is not silent.
+    async fn expire(&mut self) {
+        // Lets the runtime look at the sockets once, so that try_read knows what has arrived by now.
+        tokio::task::yield_now().await;
+        let all: Vec<ConnId> = self.connections.keys().copied().collect();
+        for conn in all {
+            self.read(conn);
+        }
+        self.speaker.handle_timeout(Instant::now());
+    }
+
+    fn accept(&mut self, stream: TcpStream) {
+        let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
+        match self.speaker.accept(Instant::now(), local, remote) {
+            Some(conn) => self.open(conn, stream),
+            None => debug!(%remote, "connection refused: no such neighbour, or none wanted from it now"),
+        }
+    }
+
+    fn open(&mut self, conn: ConnId, stream: TcpStream) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "TCP_NODELAY not set");
+        }
+        let stream = Arc::new(stream);
+        let read_wait = self.wait_readable(conn, &stream);
+        let open = Open { stream, unsent: BytesMut::new(), read_wait, write_wait: None };
+        self.connections.insert(conn, Connection::Open(open));
+    }
+
+    fn ready(&mut self, ready: Result<Ready, Aborted>) {
+        match ready {
+            Ok(Ready::Connected(conn, result)) => self.connected(conn, result),
+            Ok(Ready::Read(conn)) => {
+                self.read(conn);
+                self.read_more(conn);
+            }
+            Ok(Ready::Write(conn)) => {
+                if let Some(Connection::Open(open)) = self.connections.get_mut(&conn) {
+                    open.write_wait = None;
+                    self.write(conn);
+                }
+            }
+            Err(Aborted) => {}
+        }
+    }
+
+    fn connected(&mut self, conn: ConnId, result: io::Result<TcpStream>) {
+        if self.connections.remove(&conn).is_none() {
+            return;
+        }
+        let now = Instant::now();
+        match result.and_then(|stream| Ok((stream.local_addr()?, stream))) {
+            Ok((local, stream)) => {
+                self.open(conn, stream);
+                self.speaker.connected(now, conn, local);
+            }
+            Err(error) => self.speaker.connect_failed(now, conn, error.to_string()),
+        }
+    }
+
+    /// Reads what has arrived, at most one chunk.
+    fn read(&mut self, conn: ConnId) {
+        let Some(Connection::Open(open)) = self.connections.get(&conn) else { return };
+        match open.stream.try_read(&mut self.buffer) {
+            Ok(0) => self.lost(conn, "the peer closed the connection".into()),
+            Ok(n) => self.speaker.received(Instant::now(), conn, &self.buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.lost(conn, format!("reading failed: {error}")),
+        }
+    }
+
+    fn lost(&mut self, conn: ConnId, reason: String) {
+        self.close(conn);
+        self.speaker.closed(Instant::now(), conn, reason);
+    }
+
+    /// Carries out all that the speaker wants done now: bytes to send, actions, news.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = self.write_all();
+            while let Some(action) = self.speaker.poll_action() {
+                moved = true;
+                match action {
+                    Action::Connect { conn, remote, local } => self.connect(conn, remote, local),
+                    Action::Close { conn } => self.close(conn),
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let mut news = false;
+        while let Some(event) = self.speaker.poll_event() {
+            news = true;
+            match event {
+                Event::SessionUp { address, name } => info!(peer = %address, name, "BGP session established"),
+                Event::SessionDown { address, name, reason } => {
+                    info!(peer = %address, name, reason, "BGP session down");
+                }
+                Event::RoutesChanged => {}
+            }
+        }
+        if news {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn connect(&mut self, conn: ConnId, remote: SocketAddr, local: Option<IpAddr>) {
+        let attempt = async move { Ready::Connected(conn, socket::connect(remote, local).await) };
+        let abort = self.wait(Box::pin(attempt));
+        self.connections.insert(conn, Connection::Connecting(abort));
+    }
+
+    /// Sends what connections have to send; whether anything was there to send. A connection whose socket is full goes on
+    /// when that can take more.
+    fn write_all(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(conn) = self.speaker.poll_transmit() {
+            moved = true;
+            self.write(conn);
+        }
+        moved
+    }
+
+    /// Writes until the socket takes no more or nothing is left.
+    fn write(&mut self, conn: ConnId) {
+        loop {
+            let Some(Connection::Open(open)) = self.connections.get_mut(&conn) else { return };
+            if open.write_wait.is_some() {
+                return;
+            }
+            if open.unsent.is_empty() {
+                self.speaker.transmit(Instant::now(), conn, WRITE_CHUNK, &mut open.unsent);
+            }
+            if open.unsent.is_empty() {
+                return;
+            }
+            match open.stream.try_write(&open.unsent) {
+                Ok(n) => open.unsent.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.write_more(conn),
+                Err(error) => return self.lost(conn, format!("writing failed: {error}")),
+            }
+        }
+    }
+
+    /// Closes a connection; the speaker has handed over, or given up, what it had to say.
+    fn close(&mut self, conn: ConnId) {
+        match self.connections.remove(&conn) {
+            Some(Connection::Connecting(abort)) => abort.abort(),
+            Some(Connection::Open(open)) => {
+                open.read_wait.abort();
+                if let Some(abort) = open.write_wait {
+                    abort.abort();
+                }
+                let _ = open.stream.try_write(&open.unsent);
+                // Unread bytes would make the kernel answer with a reset, which can overtake our last message.
+                while matches!(open.stream.try_read(&mut self.buffer), Ok(n) if n > 0) {}
+            }
+            None => {}
+        }
+    }
+
+    async fn stop(mut self, how: Stop) {
+        if how == Stop::Cease {
+            self.speaker.shutdown(Instant::now());
+            let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
+            self.settle();
+            while !self.connections.is_empty() {
+                match tokio::time::timeout_at(deadline, self.waits.next()).await {
+                    Ok(Some(ready)) => self.ready(ready),
+                    _ => break,
+                }
+                self.settle();
+            }
+        }
+        let left: Vec<ConnId> = self.connections.keys().copied().collect();
+        for conn in left {
+            self.close(conn);
+        }
+    }
+
+    fn wait(&mut self, future: Wait) -> AbortHandle {
+        let (abort, registration) = AbortHandle::new_pair();
+        self.waits.push(Abortable::new(future, registration));
+        abort
+    }
+
+    fn wait_readable(&mut self, conn: ConnId, stream: &Arc<TcpStream>) -> AbortHandle {
+        let stream = stream.clone();
+        self.wait(Box::pin(async move {
+            // An error shows at the read that follows.
+            let _ = stream.readable().await;
+            Ready::Read(conn)
+        }))
+    }
+
+    fn read_more(&mut self, conn: ConnId) {
+        let Some(Connection::Open(open)) = self.connections.get(&conn) else { return };
+        let stream = open.stream.clone();
+        let wait = self.wait_readable(conn, &stream);
+        if let Some(Connection::Open(open)) = self.connections.get_mut(&conn) {
+            open.read_wait = wait;
+        }
+    }
+
+    fn write_more(&mut self, conn: ConnId) {
+        let Some(Connection::Open(open)) = self.connections.get(&conn) else { return };
+        let stream = open.stream.clone();
+        let wait = self.wait(Box::pin(async move {
+            let _ = stream.writable().await;
+            Ready::Write(conn)
+        }));
+        if let Some(Connection::Open(open)) = self.connections.get_mut(&conn) {
+            open.write_wait = Some(wait);
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,154 @@
+//! The tokio driver: sockets and timers around a [`Speaker`](crate::Speaker). Nothing here knows the protocol.
+//!
+//! One task owns the speaker and every connection, and does the reading and writing itself; futures only tell it
+//! which socket is ready. So the speaker sees bytes in the order they came, no queue grows between a socket and
+//! the speaker, and before any timer is let expire, everything that waits unread is read.
+#![allow(clippy::disallowed_methods, reason = "the driver is where clocks are read and tasks are spawned")]
+
+mod driver;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::report::{BestRoute, PathReport, SessionReport};
+use crate::{Config, ConfigError};
+
+/// How a speaker is driven.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Addresses to accept connections on; none: neighbours are only connected to.
+    pub listen: Vec<SocketAddr>,
+    /// The node forwarded by routes of an earlier run when this one began: peers are told so (the R bit, RFC 4724
+    /// §3) and keep what they know.
+    pub restarting: bool,
+}
+
+/// Why a speaker can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address can't be listened on.
+    #[error("cannot listen for BGP on {address}: {source}; {}", listen_advice(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn listen_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another BGP speaker has the port (`ss -ltnp` names it): stop it, or choose another listen port"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE: grant it, or choose a higher listen port"
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface has this address: check the node's addresses",
+        _ => "check the address and the port",
+    }
+}
+
+/// How to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Close the connections without a word: peers that support graceful restart keep our routes (RFC 4724 §4.2).
+    Silent,
+    /// Tell the peers to drop our routes: Cease, Administrative Shutdown (RFC 4486 §4).
+    Cease,
+}
+
+/// The best routes, and whether they are the whole truth yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BestRoutes {
+    /// The routes, sorted by prefix.
+    pub routes: Vec<BestRoute>,
+    /// Every peer's first feed is in, or was waited for long enough: what isn't listed may be deleted.
+    pub synced: bool,
+}
+
+/// A running speaker. When the last clone is dropped the speaker stops as with [`Stop::Silent`].
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    changes: watch::Receiver<u64>,
+    listening: Vec<SocketAddr>,
+}
+
+#[derive(Debug)]
+enum Command {
+    SetConfig(Config, oneshot::Sender<Result<(), ConfigError>>),
+    Sessions(oneshot::Sender<Vec<SessionReport>>),
+    Paths(oneshot::Sender<Vec<PathReport>>),
+    BestRoutes(oneshot::Sender<BestRoutes>),
+    Stop(Stop, oneshot::Sender<()>),
+}
+
+/// Starts a speaker on the current tokio runtime.
+///
+/// # Errors
+/// The configuration is invalid, or an address can't be listened on; nothing runs then.
+pub async fn start(config: Config, options: Options) -> Result<Handle, StartError> {
+    let listeners =
+        options.listen.iter().map(|address| socket::listen(*address)).collect::<Result<Vec<_>, _>>()?;
+    let listening = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+    let (commands, received) = mpsc::channel(16);
+    let (changed, changes) = watch::channel(0);
+    let driver = driver::Driver::new(config, options.restarting, changed)?;
+    tokio::spawn(driver.run(received, listeners));
+    Ok(Handle { commands, changes, listening })
+}
+
+impl Handle {
+    /// Replaces the whole configuration; the speaker works out what differs and touches only that.
+    ///
+    /// # Errors
+    /// The configuration is invalid; the old one stays.
+    pub async fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        self.ask(|reply| Command::SetConfig(config, reply)).await.unwrap_or(Ok(()))
+    }
+
+    /// All sessions, sorted by address.
+    pub async fn sessions(&self) -> Vec<SessionReport> {
+        self.ask(Command::Sessions).await.unwrap_or_default()
+    }
+
+    /// All paths, sorted by prefix, each with its reason.
+    pub async fn paths(&self) -> Vec<PathReport> {
+        self.ask(Command::Paths).await.unwrap_or_default()
+    }
+
+    /// The best routes learned from peers.
+    pub async fn best_routes(&self) -> BestRoutes {
+        self.ask(Command::BestRoutes).await.unwrap_or_default()
+    }
+
+    /// A counter that moves when sessions or best routes change: a hint to look again. Many changes may move it
+    /// once.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// The addresses listened on; a port of 0 asked for shows as the one the kernel gave.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Ends the speaker and its connections; returns when they are closed.
+    pub async fn stop(self, how: Stop) {
+        self.ask(|reply| Command::Stop(how, reply)).await;
+    }
+
+    /// `None` where the driver has ended already.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,145 @@
+//! What a peer is told about a path, and what it is not.
+//!
+//! | learned from | told to internal | to client | to external |
+//! |---|---|---|---|
+//! | ourselves | yes | yes | yes |
+//! | external | yes | yes | yes |
+//! | client | yes, reflected | yes, reflected | yes |
+//! | internal | no | yes, reflected | yes |
+//!
+//! Never to the one it came from. External peers get what their filter lists and nothing else (RFC 8212).
+//!
+//! # Next hops
+//! Reflected paths keep theirs (RFC 4456 §10). Towards external peers it is our own address. Paths learned from
+//! external peers also get our own address when they are told inside the AS, where RFC 4271 §5.1.3 would leave them:
+//! nodes share no IGP that carries the top-of-rack's link, so only the node on that link can be sure to reach it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::best::local_pref;
+use super::table::PathAttributes;
+use super::{Identity, Peer, PeerKind};
+use crate::config::Filter;
+use crate::wire::{AsPath, Attributes, Codec, Family, NextHop, Prefix, Segment};
+
+/// RFC 1997: not to external peers.
+const NO_EXPORT: u32 = 0xFFFF_FF01;
+/// RFC 1997: to nobody.
+const NO_ADVERTISE: u32 = 0xFFFF_FF02;
+/// RFC 1997: not to external peers, those within a confederation included.
+const NO_EXPORT_SUBCONFED: u32 = 0xFFFF_FF03;
+/// The most ASes in one segment: its length is one octet (RFC 4271 §4.3).
+const MAX_SEGMENT: usize = 255;
+
+/// What all members of an update group have in common: all that the words of an UPDATE depend on, but for split
+/// horizon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audience {
+    pub kind: PeerKind,
+    /// Our address on the session: what "next hop self" means.
+    pub local_address: IpAddr,
+    pub codec: Codec,
+    pub filter: Filter,
+}
+
+impl Audience {
+    pub fn of(peer: &Peer) -> Self {
+        Self {
+            kind: peer.kind,
+            local_address: peer.local_address,
+            codec: peer.codec,
+            filter: peer.export.clone(),
+        }
+    }
+
+    /// Our own address, where it can be a next hop of that family.
+    fn next_hop_self(&self, family: Family) -> Option<NextHop> {
+        let fits = match family {
+            Family::Ipv4Unicast => self.local_address.is_ipv4(),
+            Family::Ipv6Unicast => self.local_address.is_ipv6(),
+        };
+        fits.then_some(NextHop { address: self.local_address, link_local: None })
+    }
+}
+
+/// Whether those peers may be told of a path at all. `from` is `None` for what we originate.
+pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
+    use PeerKind::{Client, External, Internal};
+    let communities = &path.attributes.communities;
+    let confined = audience.kind == External
+        && (communities.contains(&NO_EXPORT) || communities.contains(&NO_EXPORT_SUBCONFED));
+    let reflects = match (from.map(|peer| peer.kind), audience.kind) {
+        // RFC 4456 §6: a non-client's path goes to clients only.
+        (Some(Internal), Internal) => false,
+        (None | Some(Internal | Client | External), Internal | Client | External) => true,
+    };
+    reflects && !confined && !communities.contains(&NO_ADVERTISE) && audience.filter.accepts(prefix)
+}
+
+/// The attributes and next hop those peers are told; `None` where there is no next hop to tell.
+pub fn outbound(
+    identity: &Identity,
+    audience: &Audience,
+    from: Option<&Peer>,
+    path: &PathAttributes,
+    family: Family,
+) -> Option<(Attributes, NextHop)> {
+    let next_hop = next_hop(audience, from, path, family)?;
+    let mut attributes = path.attributes.clone();
+    match audience.kind {
+        PeerKind::External => leave(&mut attributes, identity.asn),
+        PeerKind::Internal | PeerKind::Client => {
+            // RFC 4271 §5.1.5: always there inside the AS.
+            attributes.local_pref = Some(local_pref(&attributes));
+            if let Some(from) = from.filter(|from| from.kind != PeerKind::External) {
+                reflect(&mut attributes, from.router_id, identity.cluster_id);
+            }
+        }
+    }
+    Some((attributes, next_hop))
+}
+
+fn next_hop(
+    audience: &Audience,
+    from: Option<&Peer>,
+    path: &PathAttributes,
+    family: Family,
+) -> Option<NextHop> {
+    let ours = audience.next_hop_self(family);
+    // A link-local next hop is for those on that link (RFC 2545 §3), and we cannot tell who is: it is left out.
+    let theirs = path.next_hop.map(|next_hop| NextHop { link_local: None, ..next_hop });
+    match (from.map(|from| from.kind), audience.kind) {
+        // What we originate has the next hop that it was configured with.
+        (None, _) => theirs.or(ours),
+        (Some(_), PeerKind::External) => ours,
+        (Some(PeerKind::External), _) => ours.or(theirs),
+        (Some(PeerKind::Internal | PeerKind::Client), _) => theirs,
+    }
+}
+
+/// RFC 4456 §8.
+fn reflect(attributes: &mut Attributes, from: Ipv4Addr, cluster_id: Ipv4Addr) {
+    attributes.originator_id.get_or_insert(from);
+    attributes.cluster_list.insert(0, cluster_id);
+}
+
+/// What a path loses and gains when it leaves the AS.
+fn leave(attributes: &mut Attributes, asn: u32) {
+    // RFC 4271 §5.1.4: a MED from one neighbouring AS is not told to another. One set in our own AS is.
+    if !attributes.as_path.0.is_empty() {
+        attributes.med = None;
+    }
+    // RFC 4271 §5.1.5, RFC 4456 §8: these do not leave the AS.
+    attributes.local_pref = None;
+    attributes.originator_id = None;
+    attributes.cluster_list.clear();
+    prepend(&mut attributes.as_path, asn);
+}
+
+/// RFC 4271 §5.1.2 b: into the first sequence where there is room, else into a new one.
+fn prepend(path: &mut AsPath, asn: u32) {
+    match path.0.first_mut() {
+        Some(Segment::Sequence(numbers)) if numbers.len() < MAX_SEGMENT => numbers.insert(0, asn),
+        _ => path.0.insert(0, Segment::Sequence(vec![asn])),
+    }
+}

@@ -1,0 +1,328 @@
+//! Update groups: adj-RIB-out of all peers that are told the same.
+//!
+//! A group holds, for each prefix, what its members are to be told, worked out and encoded once. A member holds only
+//! how far behind that it is: a mark (one bit) for each prefix whose last word it has not got, and for marked ones
+//! what it was told last. A prefix without a mark is one where the member was told just what the group says. So
+//! what a slow peer costs is bits, not messages, and a change that is taken back before it was sent leaves nothing
+//! to send.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::bits::Bits;
+use super::export::{self, Audience};
+use super::intern::Interner;
+use super::table::{Entry, Path, PathAttributes, Slot, Source, Table};
+use super::{Identity, Neighbors, PeerId};
+use crate::wire::{NextHop, Prefix, encode_attributes, encode_reach};
+
+/// More than the header, the lengths, the next hop and one prefix of any family take in an UPDATE.
+const OVERHEAD: usize = 128;
+
+/// What is told about a prefix but the prefix itself, ready for the wire. Interned: the same pointer is the same
+/// UPDATE.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Encoded {
+    pub block: Bytes,
+    pub next_hop: NextHop,
+}
+
+/// What a group is to be told about a prefix. The member that it comes from is told nothing (split horizon).
+#[derive(Clone, Debug)]
+struct Told {
+    encoded: Arc<Encoded>,
+    source: Source,
+}
+
+/// What keeps a group from being told of a path that it should be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It does not fit into one message.
+    TooLarge { needed: usize, max: usize },
+    /// Neither the path nor the session has a next hop of the prefix's family.
+    NoNextHop,
+}
+
+/// All that turning a path into an UPDATE needs and a group does not have.
+pub struct Exporter<'a> {
+    pub identity: &'a Identity,
+    pub neighbors: &'a Neighbors,
+    pub encoded: &'a mut Interner<Encoded>,
+}
+
+/// One member's lag.
+#[derive(Debug, Default)]
+pub struct Member {
+    /// Prefixes whose last word it has not got.
+    pub(super) marks: Bits,
+    /// Prefixes it was told and that were not withdrawn since.
+    pub(super) told: Bits,
+    /// For prefixes both marked and told: what it was told. Missing where it is to be told again in any case.
+    pub(super) before: HashMap<Slot, Arc<Encoded>>,
+    /// An End-of-RIB is due once there are no marks.
+    pub(super) end_of_rib: bool,
+    /// Where packing goes on, so that no prefix has to wait for ever behind restless ones.
+    pub(super) cursor: Slot,
+}
+
+impl Member {
+    pub fn pending(&self) -> bool {
+        self.end_of_rib || self.marks.count() > 0
+    }
+
+    pub fn advertised(&self) -> usize {
+        self.told.count()
+    }
+
+    /// The group's word on a prefix, as this member hears it, goes from `was` to `now`, which differ.
+    fn change(
+        &mut self,
+        slot: Slot,
+        was: Option<&Arc<Encoded>>,
+        now: Option<&Arc<Encoded>>,
+        entry: &mut Entry,
+    ) {
+        if self.marks.get(slot) {
+            if self.in_step(slot, now) {
+                self.marks.clear(slot);
+                self.before.remove(&slot);
+                entry.unsent -= 1;
+            }
+            return;
+        }
+        self.marks.set(slot);
+        entry.unsent += 1;
+        if let Some(was) = was {
+            self.before.insert(slot, was.clone());
+        }
+    }
+
+    /// Whether what a marked prefix's member was told is what it is to be told `now`.
+    pub(super) fn in_step(&self, slot: Slot, now: Option<&Arc<Encoded>>) -> bool {
+        match now {
+            None => !self.told.get(slot),
+            Some(now) => self.before.get(&slot).is_some_and(|before| Arc::ptr_eq(before, now)),
+        }
+    }
+
+    /// The member has heard the last word: told of the prefix or not.
+    pub(super) fn settle(&mut self, slot: Slot, told: bool, table: &mut Table) {
+        self.marks.clear(slot);
+        self.before.remove(&slot);
+        if told {
+            self.told.set(slot);
+        } else {
+            self.told.clear(slot);
+        }
+        table.entry_mut(slot).unsent -= 1;
+        table.reap(slot);
+    }
+}
+
+/// The peers that are told the same about one family.
+#[derive(Debug)]
+pub struct Group {
+    pub(super) audience: Audience,
+    words: Vec<Option<Told>>,
+    pub(super) members: BTreeMap<PeerId, Member>,
+    withheld: BTreeMap<Slot, (Source, Obstacle)>,
+    /// The last path encoded: paths with the same attributes come one after the other.
+    last: Option<(Arc<PathAttributes>, Told)>,
+}
+
+impl Group {
+    /// A group without members, knowing what to say about all of `table`.
+    pub fn new(audience: Audience, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
+        let mut group = Self {
+            audience,
+            words: Vec::with_capacity(table.size()),
+            members: BTreeMap::new(),
+            withheld: BTreeMap::new(),
+            last: None,
+        };
+        group.revise(table, exporter);
+        group
+    }
+
+    /// Works out the word on every prefix again, after something that paths do not show has changed.
+    pub fn revise(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
+        self.forget_last();
+        let slots: Vec<Slot> = table.occupied().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.update(slot, table.entry_mut(slot), exporter);
+        }
+    }
+
+    /// To be called when what a path is told as may have changed though the path has not.
+    pub fn forget_last(&mut self) {
+        self.last = None;
+    }
+
+    /// Takes note of a prefix's best path and marks the members for whom that makes a difference.
+    pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
+        self.withheld.remove(&slot);
+        let now = match entry.best() {
+            Some(best) => match self.word(best, &entry.prefix, exporter) {
+                Ok(word) => word,
+                Err(obstacle) => {
+                    self.withheld.insert(slot, (best.source, obstacle));
+                    None
+                }
+            },
+            None => None,
+        };
+        let at = slot as usize;
+        if at >= self.words.len() {
+            if now.is_none() {
+                return;
+            }
+            self.words.resize(at + 1, None);
+        }
+        let was = std::mem::replace(&mut self.words[at], now);
+        let now = self.words[at].as_ref();
+        for (id, member) in &mut self.members {
+            let (was, now) = (heard(was.as_ref(), *id), heard(now, *id));
+            if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
+                member.change(slot, was, now, entry);
+            }
+        }
+    }
+
+    fn word(
+        &mut self,
+        path: &Path,
+        prefix: &Prefix,
+        exporter: &mut Exporter<'_>,
+    ) -> Result<Option<Told>, Obstacle> {
+        let from = exporter.neighbors.origin(path.source);
+        if !export::allowed(&self.audience, from, &path.shared, prefix) {
+            return Ok(None);
+        }
+        if let Some((shared, told)) = &self.last
+            && told.source == path.source
+            && Arc::ptr_eq(shared, &path.shared)
+        {
+            return Ok(Some(told.clone()));
+        }
+        let (attributes, next_hop) =
+            export::outbound(exporter.identity, &self.audience, from, &path.shared, prefix.family())
+                .ok_or(Obstacle::NoNextHop)?;
+        let block = encode_attributes(&attributes, &self.audience.codec);
+        let roomy = block.len() + OVERHEAD <= self.audience.codec.max_message;
+        let encoded = exporter.encoded.intern(Encoded { block, next_hop });
+        if !roomy {
+            self.check_size(&encoded, prefix)?;
+        }
+        let told = Told { encoded, source: path.source };
+        if roomy {
+            self.last = Some((path.shared.clone(), told.clone()));
+        }
+        Ok(Some(told))
+    }
+
+    /// RFC 4271 §9.2: what does not fit into one message is not advertised.
+    fn check_size(&self, encoded: &Encoded, prefix: &Prefix) -> Result<(), Obstacle> {
+        let mut prefixes = std::iter::once(*prefix).peekable();
+        let (family, codec) = (prefix.family(), &self.audience.codec);
+        encode_reach(&encoded.block, encoded.next_hop, family, &mut prefixes, codec, &mut BytesMut::new())
+            .map_err(|error| Obstacle::TooLarge { needed: error.needed, max: error.max })
+    }
+
+    /// What a member is to be told about a prefix.
+    pub fn hears(&self, id: PeerId, slot: Slot) -> Option<&Arc<Encoded>> {
+        heard(self.words.get(slot as usize)?.as_ref(), id)
+    }
+
+    /// Takes in a member with what it was told in the group it was in before.
+    pub fn join(&mut self, id: PeerId, lag: &Lag, table: &mut Table) {
+        let mut member = Member { end_of_rib: lag.end_of_rib, ..Member::default() };
+        for slot in 0..table.size() as Slot {
+            let now = self.hears(id, slot);
+            match lag.told.get(&slot) {
+                None if now.is_none() => continue,
+                Some(Some(before)) if now.is_some_and(|now| Arc::ptr_eq(before, now)) => {
+                    member.told.set(slot);
+                    continue;
+                }
+                None => {}
+                Some(before) => {
+                    member.told.set(slot);
+                    if let Some(before) = before {
+                        member.before.insert(slot, before.clone());
+                    }
+                }
+            }
+            member.marks.set(slot);
+            table.entry_mut(slot).unsent += 1;
+        }
+        self.members.insert(id, member);
+    }
+
+    /// Lets a member go for good.
+    pub fn dismiss(&mut self, id: PeerId, table: &mut Table) {
+        if let Some(member) = self.members.remove(&id) {
+            release(&member.marks, table);
+        }
+    }
+
+    /// Lets a member go to another group; returns what it was told. To be followed by [`Lag::release`].
+    pub fn leave(&mut self, id: PeerId) -> Lag {
+        let Some(mut member) = self.members.remove(&id) else { return Lag::default() };
+        let mut told = HashMap::with_capacity(member.told.count());
+        for slot in member.told.iter() {
+            let before = match member.marks.get(slot) {
+                true => member.before.remove(&slot),
+                false => self.hears(id, slot).cloned(),
+            };
+            told.insert(slot, before);
+        }
+        Lag { told, marks: member.marks, end_of_rib: member.end_of_rib }
+    }
+
+    /// Marks everything that a member was told to be told again.
+    pub fn refresh(&mut self, id: PeerId, table: &mut Table) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.before.clear();
+        for slot in member.told.iter() {
+            if member.marks.set(slot) {
+                table.entry_mut(slot).unsent += 1;
+            }
+        }
+    }
+
+    /// What a member should be told but cannot be.
+    pub fn withheld_from(&self, id: PeerId) -> impl Iterator<Item = (Slot, Obstacle)> + '_ {
+        let others = self.withheld.iter().filter(move |(_, (source, _))| *source != Source::from(id));
+        others.map(|(slot, (_, obstacle))| (*slot, *obstacle))
+    }
+}
+
+/// What a member that left its group was told, and which prefixes it still holds on to.
+#[derive(Debug, Default)]
+pub struct Lag {
+    /// `None` where it is to be told again in any case.
+    told: HashMap<Slot, Option<Arc<Encoded>>>,
+    marks: Bits,
+    end_of_rib: bool,
+}
+
+impl Lag {
+    /// Gives up the marks: those that matter have been set anew in another group by now.
+    pub fn release(self, table: &mut Table) {
+        release(&self.marks, table);
+    }
+}
+
+fn release(marks: &Bits, table: &mut Table) {
+    for slot in marks.iter() {
+        table.entry_mut(slot).unsent -= 1;
+        table.reap(slot);
+    }
+}
+
+/// Split horizon: nobody is told what came from it.
+fn heard(word: Option<&Told>, id: PeerId) -> Option<&Arc<Encoded>> {
+    word.filter(|word| word.source != Source::from(id)).map(|word| &word.encoded)
+}

@@ -1,0 +1,98 @@
+//! What makes a received path unusable. Such a path is kept, out of the decision process, with its reason.
+
+use std::net::IpAddr;
+
+use super::table::PathAttributes;
+use super::{Identity, Peer, PeerKind};
+use crate::wire::{Attributes, Family, NextHop, Prefix, Segment};
+
+use super::best::neighbor_as;
+
+/// Why a path must not be used. One octet; the words come from the path when somebody asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The leftmost AS of an external path is not the peer's (RFC 4271 §6.3).
+    FirstAs,
+    /// Our AS is in AS_PATH (RFC 4271 §9.1.2).
+    AsLoop,
+    /// ORIGINATOR_ID is our BGP Identifier (RFC 4456 §8).
+    Originator,
+    /// Our cluster is in CLUSTER_LIST (RFC 4456 §8).
+    Cluster,
+    /// The next hop is our own address (RFC 4271 §5.1.3).
+    NextHopOurs,
+    /// The next hop is no host's address (RFC 4271 §6.3), or of another family than the prefixes.
+    NextHopUnusable,
+    /// The import filter does not let the prefix pass.
+    Filter,
+}
+
+/// Drops from an external peer's attributes what only has a meaning inside an AS: LOCAL_PREF (RFC 4271 §5.1.5),
+/// ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 §7.9, §7.10).
+pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
+    if kind == PeerKind::External {
+        attributes.local_pref = None;
+        attributes.originator_id = None;
+        attributes.cluster_list.clear();
+    }
+}
+
+/// What is wrong with a path whatever its prefix.
+pub fn refuse_path(
+    identity: &Identity,
+    peer: &Peer,
+    path: &PathAttributes,
+    family: Family,
+) -> Option<Refusal> {
+    let attributes = &path.attributes;
+    if peer.kind == PeerKind::External && neighbor_as(&attributes.as_path) != Some(peer.asn) {
+        return Some(Refusal::FirstAs);
+    }
+    if in_as_path(attributes, identity.asn) {
+        return Some(Refusal::AsLoop);
+    }
+    if attributes.originator_id == Some(identity.router_id) {
+        return Some(Refusal::Originator);
+    }
+    if attributes.cluster_list.contains(&identity.cluster_id) {
+        return Some(Refusal::Cluster);
+    }
+    match path.next_hop {
+        Some(next_hop) if next_hop.address == peer.local_address => Some(Refusal::NextHopOurs),
+        Some(next_hop) if usable(next_hop, family) => None,
+        _ => Some(Refusal::NextHopUnusable),
+    }
+}
+
+/// What is wrong with a path for this prefix. Filters come last: they may change, and a loop says more.
+pub fn refuse(identity: &Identity, peer: &Peer, path: &PathAttributes, prefix: &Prefix) -> Option<Refusal> {
+    refuse_path(identity, peer, path, prefix.family()).or_else(|| refuse_prefix(peer, prefix))
+}
+
+/// What is wrong with a prefix whatever its path.
+pub fn refuse_prefix(peer: &Peer, prefix: &Prefix) -> Option<Refusal> {
+    (!peer.import.accepts(prefix)).then_some(Refusal::Filter)
+}
+
+fn in_as_path(attributes: &Attributes, asn: u32) -> bool {
+    attributes.as_path.0.iter().any(|segment| match segment {
+        Segment::Sequence(numbers) | Segment::Set(numbers) => numbers.contains(&asn),
+    })
+}
+
+/// Whether it can be a host's address at all. Whether it is reachable is not for us to know: that is asked of the
+/// kernel by whoever installs the route.
+fn usable(next_hop: NextHop, family: Family) -> bool {
+    match next_hop.address {
+        IpAddr::V4(address) => {
+            // 240.0.0.0/4 holds the broadcast address too.
+            family == Family::Ipv4Unicast
+                && !address.is_unspecified()
+                && !address.is_multicast()
+                && address.octets()[0] < 240
+        }
+        IpAddr::V6(address) => {
+            family == Family::Ipv6Unicast && !address.is_unspecified() && !address.is_multicast()
+        }
+    }
+}

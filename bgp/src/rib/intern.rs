@@ -1,0 +1,66 @@
+//! Values that many paths have in common, kept once: equal values are one allocation, so that equality of what is
+//! interned is equality of pointers.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// The fewest values worth looking through for unused ones.
+const SWEEP_FLOOR: usize = 1024;
+
+/// A set of shared values. One that nobody else holds any more is dropped when the set has doubled since it was
+/// last looked through: at most half of it is garbage, and the cost of a look is spread over as many insertions.
+#[derive(Debug)]
+pub struct Interner<T> {
+    values: HashSet<Arc<T>>,
+    sweep_at: usize,
+}
+
+impl<T: Eq + Hash> Interner<T> {
+    pub fn new() -> Self {
+        Self { values: HashSet::new(), sweep_at: SWEEP_FLOOR }
+    }
+
+    /// The one shared copy of `value`.
+    pub fn intern(&mut self, value: T) -> Arc<T> {
+        if let Some(known) = self.values.get(&value) {
+            return known.clone();
+        }
+        if self.values.len() >= self.sweep_at {
+            self.sweep();
+        }
+        let shared = Arc::new(value);
+        self.values.insert(shared.clone());
+        shared
+    }
+
+    fn sweep(&mut self) {
+        self.values.retain(|value| Arc::strong_count(value) > 1);
+        self.values.shrink_to(2 * self.values.len());
+        self.sweep_at = (2 * self.values.len()).max(SWEEP_FLOOR);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_one_allocation() {
+        let mut interner = Interner::new();
+        let (a, b, c) = (interner.intern(7), interner.intern(7), interner.intern(8));
+        assert!(Arc::ptr_eq(&a, &b));
+        assert!(!Arc::ptr_eq(&a, &c));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_dropped() {
+        let mut interner = Interner::new();
+        let held = interner.intern(usize::MAX);
+        for value in 0..100 * SWEEP_FLOOR {
+            interner.intern(value);
+        }
+        assert!(interner.values.len() <= 2 * SWEEP_FLOOR);
+        assert!(Arc::ptr_eq(&held, &interner.intern(usize::MAX)));
+    }
+}

@@ -1,0 +1,433 @@
+//! The tables: adj-RIB-in, loc-RIB and adj-RIB-out (RFC 4271 §3.2). Pure: no sessions, no time, no I/O.
+//!
+//! The way of a route: [`Rib::update`] interns its attributes, checks them for loops and against the import filter,
+//! and puts the path into its prefix's entry. If that changes the prefix's best path, each update group works out its
+//! new word on the prefix, and members for whom it differs get a mark. [`Rib::pack`] turns a peer's marks into
+//! messages when its socket can take them.
+//!
+//! Two invariants carry all else. The best path depends on the set of paths only, never on the order in which they
+//! came. And what a peer was told, once it has no marks, is exactly what its group says.
+
+mod best;
+mod bits;
+mod export;
+mod family;
+mod group;
+mod import;
+mod intern;
+mod neighbors;
+mod pack;
+mod report;
+mod table;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+
+use crate::config::{Filter, Network};
+use crate::wire::{Attributes, Family, NextHop, Prefix, Update};
+use best::Candidate;
+use export::Audience;
+use family::{FAMILIES, PerFamily};
+use group::{Encoded, Exporter, Group, Lag};
+use intern::Interner;
+use neighbors::{GroupId, Neighbor, Neighbors};
+use pack::Packer;
+use table::{Path, PathAttributes, Slot, Source, Table};
+
+pub use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
+
+/// All tables of one speaker.
+#[derive(Debug)]
+pub struct Rib {
+    identity: Identity,
+    networks: BTreeMap<Prefix, Option<IpAddr>>,
+    neighbors: Neighbors,
+    tables: PerFamily<Table>,
+    groups: PerFamily<BTreeMap<GroupId, Group>>,
+    attributes: Interner<PathAttributes>,
+    encoded: Interner<Encoded>,
+    changed: bool,
+}
+
+impl Rib {
+    /// Empty tables of a speaker that is `identity`.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            networks: BTreeMap::new(),
+            neighbors: Neighbors::default(),
+            tables: PerFamily::default(),
+            groups: PerFamily::default(),
+            attributes: Interner::new(),
+            encoded: Interner::new(),
+            changed: false,
+        }
+    }
+
+    /// Changes who we are; loop checks and exports are worked out again.
+    pub fn set_identity(&mut self, identity: Identity) {
+        if self.identity == identity {
+            return;
+        }
+        self.identity = identity;
+        let ids: Vec<PeerId> = self.neighbors.0.keys().copied().collect();
+        for id in ids {
+            self.review(id);
+        }
+        for family in FAMILIES {
+            let (table, groups, mut exporter) = self.outbound(family);
+            for group in groups.values_mut() {
+                group.revise(table, &mut exporter);
+            }
+        }
+    }
+
+    /// Sets what we originate, as a whole; only what differs is touched.
+    pub fn set_networks(&mut self, networks: &[Network]) {
+        let wanted: BTreeMap<_, _> =
+            networks.iter().map(|network| (network.prefix, network.next_hop)).collect();
+        let present = std::mem::replace(&mut self.networks, wanted.clone());
+        for prefix in present.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+            self.withdraw(*prefix, Source::LOCAL);
+        }
+        for (prefix, next_hop) in wanted {
+            if present.get(&prefix) != Some(&next_hop) {
+                let next_hop = next_hop.map(|address| NextHop { address, link_local: None });
+                let shared =
+                    self.attributes.intern(PathAttributes { attributes: Attributes::local(), next_hop });
+                self.put(prefix, Path { shared, source: Source::LOCAL, refusal: None, stale: false });
+            }
+        }
+    }
+
+    /// A session is established. Paths kept stale from before stay until they are replaced or dropped, but for
+    /// families that the session does not carry; everything in the loc-RIB is marked for the peer.
+    pub fn peer_up(&mut self, id: PeerId, peer: Peer) {
+        if self.neighbors.0.get(&id).is_some_and(|neighbor| neighbor.up) {
+            self.peer_down(id, &[]);
+        }
+        let families = peer.families.clone();
+        let fresh = Neighbor {
+            peer: peer.clone(),
+            up: true,
+            inbound: PerFamily::default(),
+            group: PerFamily::default(),
+        };
+        let neighbor = self.neighbors.0.entry(id).or_insert(fresh);
+        let before = std::mem::replace(&mut neighbor.peer, peer);
+        neighbor.up = true;
+        let transformed = !before.ranks_alike(&neighbor.peer);
+        for family in FAMILIES.into_iter().filter(|family| !families.contains(family)) {
+            self.drop_stale(id, Some(family));
+        }
+        self.review(id);
+        if transformed {
+            self.reconsider(id);
+        }
+        for family in FAMILIES.into_iter().filter(|family| families.contains(family)) {
+            self.join(id, family, Lag::default());
+        }
+    }
+
+    /// The session is gone. Paths of the families in `keep` become stale, all others go; so do those that were stale
+    /// already, so that a peer that keeps restarting keeps nothing alive for ever (RFC 4724 §4.2).
+    pub fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
+        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        if !std::mem::take(&mut neighbor.up) {
+            return;
+        }
+        for family in FAMILIES {
+            self.dismiss(id, family);
+            for (prefix, path) in self.paths_of(id, family) {
+                if keep.contains(&family) && !path.stale {
+                    self.put(prefix, Path { stale: true, ..path });
+                } else {
+                    self.withdraw(prefix, path.source);
+                }
+            }
+        }
+    }
+
+    /// Drops the peer's paths that are still stale, of one family or of all.
+    pub fn drop_stale(&mut self, id: PeerId, family: Option<Family>) {
+        for family in FAMILIES.into_iter().filter(|each| family.is_none_or(|family| family == *each)) {
+            if self.neighbors.0.get(&id).is_none_or(|neighbor| neighbor.inbound[family].stale == 0) {
+                continue;
+            }
+            for (prefix, path) in self.paths_of(id, family) {
+                if path.stale {
+                    self.withdraw(prefix, path.source);
+                }
+            }
+        }
+    }
+
+    /// The neighbour is no longer configured: nothing of it stays.
+    pub fn forget(&mut self, id: PeerId) {
+        self.peer_down(id, &[]);
+        self.drop_stale(id, None);
+        self.neighbors.0.remove(&id);
+    }
+
+    /// Changes a peer's filters live; no session is reset and no route refresh needed.
+    pub fn set_filters(&mut self, id: PeerId, import: Filter, export: Filter) {
+        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        let imports_alike = neighbor.peer.import == import;
+        let exports_alike = neighbor.peer.export == export;
+        neighbor.peer.import = import;
+        neighbor.peer.export = export;
+        if !imports_alike {
+            self.review(id);
+        }
+        if exports_alike {
+            return;
+        }
+        for family in FAMILIES {
+            self.regroup(id, family);
+        }
+    }
+
+    /// Takes in an UPDATE. Its `end_of_rib` and `faults` are the caller's business; what is of a family that the
+    /// session does not carry is ignored (RFC 4760 §6 leaves that to us).
+    pub fn update(&mut self, id: PeerId, update: Update) {
+        let Some(neighbor) = self.neighbors.0.get(&id).filter(|neighbor| neighbor.up) else { return };
+        let (kind, families) = (neighbor.peer.kind, neighbor.peer.families.clone());
+        let carried = |prefix: &Prefix| families.contains(&prefix.family());
+        // Withdrawals first: RFC 4271 §4.3 lets an announcement in the same message win.
+        for prefix in update.withdrawn.into_iter().filter(carried) {
+            self.withdraw(prefix, id.into());
+        }
+        let Some(mut attributes) = update.attributes else { return };
+        import::strip(&mut attributes, kind);
+        for reach in update.reach {
+            let attributes = attributes.clone();
+            let shared =
+                self.attributes.intern(PathAttributes { attributes, next_hop: Some(reach.next_hop) });
+            let refusal = self
+                .neighbors
+                .origin(id.into())
+                .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
+            let of_family = |prefix: &Prefix| carried(prefix) && prefix.family() == reach.family;
+            for prefix in reach.prefixes.into_iter().filter(of_family) {
+                let refusal =
+                    refusal.or_else(|| import::refuse_prefix(self.neighbors.origin(id.into())?, &prefix));
+                self.put(prefix, Path { shared: shared.clone(), source: id.into(), refusal, stale: false });
+            }
+        }
+    }
+
+    /// Marks everything of `family` to be told again (ROUTE-REFRESH, RFC 2918 §4).
+    pub fn refresh(&mut self, id: PeerId, family: Family) {
+        if let Some(group) = self.group_of(id, family) {
+            let (table, groups, _) = self.outbound(family);
+            if let Some(group) = groups.get_mut(&group) {
+                group.refresh(id, table);
+            }
+        }
+    }
+
+    /// Asks for an End-of-RIB (RFC 4724 §2), to be packed after all that is pending for `family`.
+    pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
+        let Some(group) = self.group_of(id, family) else { return };
+        let group = self.groups[family].get_mut(&group);
+        if let Some(member) = group.and_then(|group| group.members.get_mut(&id)) {
+            member.end_of_rib = true;
+        }
+    }
+
+    /// Whether [`Rib::pack`] has something for the peer.
+    pub fn pending(&self, id: PeerId) -> bool {
+        FAMILIES.into_iter().any(|family| self.member(id, family).is_some_and(group::Member::pending))
+    }
+
+    /// Appends whole messages for the peer to `out` until at least `limit` octets were added or nothing is
+    /// pending; returns how many octets were added.
+    pub fn pack(&mut self, id: PeerId, limit: usize, out: &mut BytesMut) -> usize {
+        let start = out.len();
+        let until = start.saturating_add(limit);
+        for family in FAMILIES {
+            let Some(group) = self.group_of(id, family) else { continue };
+            let Some(group) = self.groups[family].get_mut(&group) else { continue };
+            Packer { family, table: &mut self.tables[family], out, until }.pack(group, id);
+        }
+        out.len() - start
+    }
+
+    /// Whether the loc-RIB changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// How many prefixes a peer's tables hold; zeros for an unknown peer.
+    pub fn counts(&self, id: PeerId) -> Counts {
+        let mut counts = Counts::default();
+        let Some(neighbor) = self.neighbors.0.get(&id) else { return counts };
+        for family in FAMILIES {
+            let inbound = &neighbor.inbound[family];
+            counts.received += inbound.received.count();
+            counts.accepted += inbound.accepted;
+            counts.stale += inbound.stale;
+            counts.advertised += self.member(id, family).map_or(0, group::Member::advertised);
+        }
+        counts
+    }
+
+    /// Whether nothing is held for any prefix: no path, no mark, no slot.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        FAMILIES.into_iter().all(|family| self.tables[family].is_empty())
+    }
+
+    /// Puts a path in, in place of the one from the same source.
+    fn put(&mut self, prefix: Prefix, path: Path) {
+        let (family, source) = (prefix.family(), path.source);
+        let slot = self.tables[family].claim(prefix);
+        let entry = self.tables[family].entry_mut(slot);
+        let best = entry.best().cloned();
+        let was = entry.paths.put(path);
+        let now = entry.paths.get(source);
+        if let Some(neighbor) = source.peer().and_then(|id| self.neighbors.0.get_mut(&id)) {
+            neighbor.inbound[family].count(slot, was.as_ref(), now);
+        }
+        self.decide(family, slot, best);
+    }
+
+    fn withdraw(&mut self, prefix: Prefix, source: Source) {
+        let family = prefix.family();
+        let Some(slot) = self.tables[family].find(&prefix) else { return };
+        let entry = self.tables[family].entry_mut(slot);
+        let best = entry.best().cloned();
+        let Some(was) = entry.paths.remove(source) else { return };
+        if let Some(neighbor) = source.peer().and_then(|id| self.neighbors.0.get_mut(&id)) {
+            neighbor.inbound[family].count(slot, Some(&was), None);
+        }
+        self.decide(family, slot, best);
+    }
+
+    /// Finds the best path to a prefix whose paths changed, and passes it on if it is another than `before`.
+    fn decide(&mut self, family: Family, slot: Slot, before: Option<Path>) {
+        let neighbors = &self.neighbors;
+        let paths = self.tables[family].entry_mut(slot).paths.as_mut_slice();
+        if paths.len() > 1 {
+            let usable = paths.iter().filter(|path| path.refusal.is_none());
+            let best = best::select(usable.map(|path| Candidate::new(path, neighbors.origin(path.source))));
+            if let Some(at) = best.and_then(|best| paths.iter().position(|path| path.source == best.source)) {
+                paths.swap(0, at);
+            }
+        }
+        let same = match (&before, self.tables[family].entry(slot).best()) {
+            (Some(before), Some(now)) => before.same(now),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.changed = true;
+            self.tell(family, slot);
+        }
+        self.tables[family].reap(slot);
+    }
+
+    /// Has each group work out its word on a prefix.
+    fn tell(&mut self, family: Family, slot: Slot) {
+        let (table, groups, mut exporter) = self.outbound(family);
+        let entry = table.entry_mut(slot);
+        for group in groups.values_mut() {
+            group.update(slot, entry, &mut exporter);
+        }
+    }
+
+    /// Judges all paths of a peer again, after its filter, the peer or ourselves changed.
+    fn review(&mut self, id: PeerId) {
+        for family in FAMILIES {
+            for (prefix, path) in self.paths_of(id, family) {
+                let Some(peer) = self.neighbors.origin(path.source) else { continue };
+                let refusal = import::refuse(&self.identity, peer, &path.shared, &prefix);
+                if refusal != path.refusal {
+                    self.put(prefix, Path { refusal, ..path });
+                }
+            }
+        }
+    }
+
+    /// Decides on all paths of a peer and tells them again, after what the peer is to us changed.
+    fn reconsider(&mut self, id: PeerId) {
+        for family in FAMILIES {
+            self.groups[family].values_mut().for_each(Group::forget_last);
+            for (prefix, _) in self.paths_of(id, family) {
+                if let Some(slot) = self.tables[family].find(&prefix) {
+                    let best = self.tables[family].entry(slot).best().cloned();
+                    self.decide(family, slot, best);
+                    self.tell(family, slot);
+                }
+            }
+        }
+    }
+
+    fn paths_of(&self, id: PeerId, family: Family) -> Vec<(Prefix, Path)> {
+        let Some(neighbor) = self.neighbors.0.get(&id) else { return Vec::new() };
+        let entries = neighbor.inbound[family].received.iter().map(|slot| self.tables[family].entry(slot));
+        entries.filter_map(|entry| Some((entry.prefix, entry.paths.get(id.into())?.clone()))).collect()
+    }
+
+    fn group_of(&self, id: PeerId, family: Family) -> Option<GroupId> {
+        self.neighbors.0.get(&id)?.group[family]
+    }
+
+    fn member(&self, id: PeerId, family: Family) -> Option<&group::Member> {
+        self.groups[family].get(&self.group_of(id, family)?)?.members.get(&id)
+    }
+
+    /// Puts a peer into the group of those who are told the same, made now if there is none.
+    fn join(&mut self, id: PeerId, family: Family, lag: Lag) {
+        let Some(neighbor) = self.neighbors.0.get(&id) else { return };
+        let audience = Audience::of(&neighbor.peer);
+        let (table, groups, mut exporter) = self.outbound(family);
+        let known = groups.iter().find(|(_, group)| group.audience == audience).map(|(number, _)| *number);
+        let number = known.unwrap_or_else(|| groups.last_key_value().map_or(0, |(last, _)| last + 1));
+        let group = groups.entry(number).or_insert_with(|| Group::new(audience, table, &mut exporter));
+        group.join(id, &lag, table);
+        lag.release(table);
+        if let Some(neighbor) = self.neighbors.0.get_mut(&id) {
+            neighbor.group[family] = Some(number);
+        }
+    }
+
+    /// Moves a peer to the group that its filter now puts it in, with what it was told.
+    fn regroup(&mut self, id: PeerId, family: Family) {
+        let Some(group) = self.group_of(id, family) else { return };
+        let lag = self.groups[family].get_mut(&group).map(|group| group.leave(id)).unwrap_or_default();
+        self.join(id, family, lag);
+        self.disband(group, family);
+    }
+
+    /// Takes a peer out of its group.
+    fn dismiss(&mut self, id: PeerId, family: Family) {
+        let Some(group) = self.group_of(id, family) else { return };
+        if let Some(group) = self.groups[family].get_mut(&group) {
+            group.dismiss(id, &mut self.tables[family]);
+        }
+        if let Some(neighbor) = self.neighbors.0.get_mut(&id) {
+            neighbor.group[family] = None;
+        }
+        self.disband(group, family);
+    }
+
+    /// Drops a group that nobody hears any more.
+    fn disband(&mut self, group: GroupId, family: Family) {
+        if self.groups[family].get(&group).is_some_and(|group| group.members.is_empty()) {
+            self.groups[family].remove(&group);
+        }
+    }
+
+    /// A family's table and groups, with all that exporting needs.
+    fn outbound(&mut self, family: Family) -> (&mut Table, &mut BTreeMap<GroupId, Group>, Exporter<'_>) {
+        let exporter =
+            Exporter { identity: &self.identity, neighbors: &self.neighbors, encoded: &mut self.encoded };
+        (&mut self.tables[family], &mut self.groups[family], exporter)
+    }
+}

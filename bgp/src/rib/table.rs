@@ -1,0 +1,235 @@
+//! The prefixes of one family and their paths: adj-RIB-in of every peer and loc-RIB in one.
+//!
+//! Each prefix has a slot, a small number that other tables use instead of the prefix: a mark or a flag for a
+//! prefix then costs them one bit. Nothing a speaker says depends on the order of the hash map; it is keyed at
+//! random so that no peer can choose prefixes that collide.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::PeerId;
+use super::import::Refusal;
+use crate::wire::{Attributes, NextHop, Prefix};
+
+/// A prefix's number within its table; used again once nothing refers to it.
+pub type Slot = u32;
+
+/// Where a path comes from: a peer, or ourselves. As small as a [`PeerId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(u32);
+
+impl Source {
+    /// We originate it.
+    pub const LOCAL: Self = Self(u32::MAX);
+
+    pub fn peer(self) -> Option<PeerId> {
+        (self != Self::LOCAL).then_some(PeerId(self.0))
+    }
+}
+
+impl From<PeerId> for Source {
+    fn from(id: PeerId) -> Self {
+        debug_assert_ne!(id.0, u32::MAX, "this number stands for ourselves");
+        Self(id.0)
+    }
+}
+
+/// All attributes of a path. RFC 4271 §5 counts NEXT_HOP among them; the wire hands it over separately.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PathAttributes {
+    pub attributes: Attributes,
+    /// `None`: our own address on each session; only in what we originate.
+    pub next_hop: Option<NextHop>,
+}
+
+/// One path to a prefix: 16 octets.
+#[derive(Clone, Debug)]
+pub struct Path {
+    pub shared: Arc<PathAttributes>,
+    pub source: Source,
+    /// Why it must not be used. The path is kept so that a changed filter needs no refresh, and to be reported.
+    pub refusal: Option<Refusal>,
+    /// Kept from before its peer's restart (RFC 4724 §4.2).
+    pub stale: bool,
+}
+
+impl Path {
+    /// Whether two paths are the same to the outside: from the same source with the same attributes.
+    pub fn same(&self, other: &Self) -> bool {
+        self.source == other.source && Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+/// The paths to one prefix, one a source. Most prefixes have a single one, which then needs no allocation.
+#[derive(Debug, Default)]
+pub enum Paths {
+    #[default]
+    None,
+    One(Path),
+    // Boxed, so that a prefix with one path pays 16 octets and not 24.
+    #[allow(clippy::box_collection)]
+    Many(Box<Vec<Path>>),
+}
+
+impl Paths {
+    pub fn as_slice(&self) -> &[Path] {
+        match self {
+            Self::None => &[],
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths,
+        }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [Path] {
+        match self {
+            Self::None => &mut [],
+            Self::One(path) => std::slice::from_mut(path),
+            Self::Many(paths) => paths,
+        }
+    }
+
+    pub fn get(&self, source: Source) -> Option<&Path> {
+        self.as_slice().iter().find(|path| path.source == source)
+    }
+
+    /// Puts a path in the place of the one from the same source (an implicit withdraw, RFC 4271 §9), which is
+    /// returned.
+    pub fn put(&mut self, path: Path) -> Option<Path> {
+        if let Some(old) = self.as_mut_slice().iter_mut().find(|old| old.source == path.source) {
+            return Some(std::mem::replace(old, path));
+        }
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(path),
+            Self::One(first) => Self::Many(Box::new(vec![first, path])),
+            Self::Many(mut paths) => {
+                paths.push(path);
+                Self::Many(paths)
+            }
+        };
+        None
+    }
+
+    pub fn remove(&mut self, source: Source) -> Option<Path> {
+        let at = self.as_slice().iter().position(|path| path.source == source)?;
+        match std::mem::take(self) {
+            Self::None => None,
+            Self::One(path) => Some(path),
+            Self::Many(mut paths) => {
+                let removed = paths.swap_remove(at);
+                *self = match paths.len() {
+                    1 => paths.pop().map_or(Self::None, Self::One),
+                    _ => Self::Many(paths),
+                };
+                Some(removed)
+            }
+        }
+    }
+}
+
+/// A prefix with its paths.
+#[derive(Debug)]
+pub struct Entry {
+    pub prefix: Prefix,
+    /// How many peers have a mark for this prefix; while there is one its slot is not given away.
+    pub unsent: u32,
+    /// The best path comes first where one can be used at all.
+    pub paths: Paths,
+}
+
+impl Entry {
+    /// The loc-RIB's path.
+    pub fn best(&self) -> Option<&Path> {
+        self.paths.as_slice().first().filter(|path| path.refusal.is_none())
+    }
+}
+
+/// The table of one family.
+#[derive(Debug, Default)]
+pub struct Table {
+    slots: HashMap<Prefix, Slot>,
+    entries: Vec<Entry>,
+    free: Vec<Slot>,
+}
+
+impl Table {
+    pub fn find(&self, prefix: &Prefix) -> Option<Slot> {
+        self.slots.get(prefix).copied()
+    }
+
+    /// The prefix's slot, taken now if it has none. To be followed by [`Table::reap`] if no path is put there.
+    pub fn claim(&mut self, prefix: Prefix) -> Slot {
+        *self.slots.entry(prefix).or_insert_with(|| {
+            let entry = Entry { prefix, unsent: 0, paths: Paths::None };
+            match self.free.pop() {
+                Some(slot) => {
+                    self.entries[slot as usize] = entry;
+                    slot
+                }
+                None => {
+                    self.entries.push(entry);
+                    (self.entries.len() - 1) as Slot
+                }
+            }
+        })
+    }
+
+    /// Gives the slot away if no path and no mark needs it.
+    pub fn reap(&mut self, slot: Slot) {
+        let entry = &self.entries[slot as usize];
+        let unused = entry.unsent == 0 && matches!(entry.paths, Paths::None);
+        if unused && self.slots.remove(&entry.prefix).is_some() {
+            self.free.push(slot);
+        }
+    }
+
+    pub fn entry(&self, slot: Slot) -> &Entry {
+        &self.entries[slot as usize]
+    }
+
+    pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+        &mut self.entries[slot as usize]
+    }
+
+    /// All slots with paths, in ascending order.
+    pub fn occupied(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        (0..).zip(&self.entries).filter(|(_, entry)| !matches!(entry.paths, Paths::None))
+    }
+
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.free.len() == self.entries.len()
+    }
+
+    /// One more than the highest slot in use so far.
+    pub fn size(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_takes_16_octets_and_a_prefix_with_one_path_40() {
+        assert_eq!(size_of::<Path>(), 16);
+        assert_eq!(size_of::<Paths>(), 16);
+        assert_eq!(size_of::<Entry>(), 40);
+    }
+
+    #[test]
+    fn a_slot_is_used_again_only_when_nothing_refers_to_it() {
+        let mut table = Table::default();
+        let prefix = |n: u8| Prefix::new([10, n, 0, 0].into(), 16).expect("a valid length");
+        let first = table.claim(prefix(1));
+        table.entry_mut(first).unsent = 1;
+        table.reap(first);
+        assert_eq!(table.find(&prefix(1)), Some(first));
+        table.entry_mut(first).unsent = 0;
+        table.reap(first);
+        table.reap(first);
+        assert_eq!(table.find(&prefix(1)), None);
+        assert_eq!(table.claim(prefix(2)), first);
+        assert_ne!(table.claim(prefix(3)), first);
+    }
+}

@@ -1,0 +1,214 @@
+//! What is told to whom, and with what changes.
+
+use PeerKind::{Client, External, Internal};
+
+use super::*;
+use crate::config::PrefixRange;
+use crate::wire::Unknown;
+
+const P: &str = "10.1.0.0/16";
+
+/// Peer 1 of kind `from` announces; what peer 2 of kind `to` is told.
+fn passed(from: PeerKind, to: PeerKind, sent: Attributes) -> Option<(Attributes, NextHop)> {
+    let mut rib = rib_with(&[from, to]);
+    rib.update(id(1), announce(sent, "10.0.0.1", &[P]));
+    assert!(!rib.pending(id(1)), "never back to whom it came from");
+    told(&mut rib, 2).routes.remove(&prefix(P))
+}
+
+/// RFC 4456 §6 and RFC 4271 §9.2.1 in one table.
+#[test]
+fn who_is_told_what() {
+    let table = [
+        (External, Internal, true),
+        (External, Client, true),
+        (External, External, true),
+        (Client, Internal, true),
+        (Client, Client, true),
+        (Client, External, true),
+        (Internal, Internal, false),
+        (Internal, Client, true),
+        (Internal, External, true),
+    ];
+    for (from, to, expected) in table {
+        let told = passed(from, to, attributes(from)).is_some();
+        assert_eq!(told, expected, "from {from:?} to {to:?}");
+    }
+}
+
+/// RFC 4456 §8, §10.
+#[test]
+fn reflection_adds_originator_and_cluster_and_nothing_else() {
+    let sent = Attributes { med: Some(5), local_pref: Some(77), ..attributes(Client) };
+    for (from, to) in [(Client, Client), (Client, Internal), (Internal, Client)] {
+        let (told, hop) = passed(from, to, sent.clone()).expect("reflected");
+        let expected = Attributes {
+            originator_id: Some(ip4("10.0.0.1")),
+            cluster_list: vec![identity().cluster_id],
+            ..sent.clone()
+        };
+        assert_eq!((told, hop), (expected, next_hop("10.0.0.1")));
+    }
+    let again = Attributes {
+        originator_id: Some(ip4("3.3.3.3")),
+        cluster_list: vec![ip4("2.2.2.2")],
+        ..attributes(Internal)
+    };
+    let (told, _) = passed(Internal, Client, again).expect("reflected");
+    assert_eq!(told.originator_id, Some(ip4("3.3.3.3")), "set once, by the first reflector");
+    assert_eq!(told.cluster_list, [identity().cluster_id, ip4("2.2.2.2")]);
+}
+
+/// RFC 4271 §5.1.5: LOCAL_PREF is always there inside the AS. The next hop is ours, as module `export` explains.
+#[test]
+fn external_paths_enter_with_local_pref_and_our_next_hop() {
+    for to in [Internal, Client] {
+        let sent = Attributes { med: Some(5), local_pref: Some(9), ..attributes(External) };
+        let (told, hop) = passed(External, to, sent).expect("told");
+        let expected = Attributes { med: Some(5), local_pref: Some(100), ..attributes(External) };
+        assert_eq!((told, hop), (expected, next_hop(LOCAL)), "not reflected, so no CLUSTER_LIST");
+    }
+}
+
+/// RFC 4271 §5.1.2, §5.1.3, §5.1.5, RFC 4456 §8.
+#[test]
+fn paths_leave_with_our_as_and_without_what_belongs_inside() {
+    let sent = Attributes {
+        local_pref: Some(300),
+        originator_id: Some(ip4("3.3.3.3")),
+        cluster_list: vec![ip4("2.2.2.2")],
+        ..attributes(Internal)
+    };
+    let (told, hop) = passed(Internal, External, sent).expect("told");
+    let expected = Attributes { as_path: sequence(&[OURS]), ..Attributes::local() };
+    assert_eq!((told, hop), (expected, next_hop(LOCAL)));
+}
+
+/// RFC 4271 §5.1.2 b.
+#[test]
+fn our_as_goes_before_a_set_and_before_a_full_segment() {
+    let set = AsPath(vec![Segment::Set(vec![1, 2])]);
+    let (told, _) =
+        passed(Internal, External, Attributes { as_path: set, ..attributes(Internal) }).expect("told");
+    let expected = vec![Segment::Sequence(vec![OURS]), Segment::Set(vec![1, 2])];
+    assert_eq!(told.as_path.0, expected);
+    let full = Attributes { as_path: sequence(&[7; 255]), ..attributes(Internal) };
+    let (told, _) = passed(Internal, External, full).expect("told");
+    assert_eq!(told.as_path.0, [Segment::Sequence(vec![OURS]), Segment::Sequence(vec![7; 255])]);
+}
+
+/// RFC 4271 §5.1.4: a neighbouring AS's MED is not told to another; one from within our AS is.
+#[test]
+fn med_does_not_travel_from_one_neighbouring_as_to_another() {
+    let med = |as_path| Attributes { as_path, med: Some(5), ..attributes(Internal) };
+    let told = |attributes| passed(Internal, External, attributes).expect("told").0.med;
+    assert_eq!(told(med(sequence(&[THEIRS]))), None);
+    assert_eq!(told(med(sequence(&[]))), Some(5));
+}
+
+/// RFC 1997.
+#[test]
+fn well_known_communities_are_honoured() {
+    let with = |community| Attributes { communities: vec![community], ..attributes(Client) };
+    for (community, inside, outside) in [
+        (0xFFFF_FF01, true, false),
+        (0xFFFF_FF02, false, false),
+        (0xFFFF_FF03, true, false),
+        (0xFFFF_0001, true, true),
+    ] {
+        assert_eq!(passed(Client, Client, with(community)).is_some(), inside, "{community:x}");
+        assert_eq!(passed(Client, External, with(community)).is_some(), outside, "{community:x}");
+    }
+}
+
+/// RFC 4271 §5: what we do not know is passed on, marked as partial.
+#[test]
+fn unknown_transitive_attributes_are_passed_on() {
+    let unknown = |flags| Unknown { flags, code: 99, value: vec![1, 2, 3].into() };
+    let sent = Attributes { unknown: vec![unknown(0xC0)], ..attributes(Client) };
+    for to in [Client, Internal, External] {
+        let (told, _) = passed(Client, to, sent.clone()).expect("told");
+        assert_eq!(told.unknown, [unknown(0xE0)]);
+    }
+}
+
+/// RFC 8212 for export; and the filter changes live, withdrawing and announcing no more than needed.
+#[test]
+fn export_filters_change_live() {
+    let only = |text, max_length| Filter::Only(vec![PrefixRange { within: prefix(text), max_length }]);
+    let mut rib = rib();
+    rib.peer_up(id(1), Peer { export: Filter::nothing(), ..peer(1, External) });
+    rib.set_networks(&[network(P, None), network("10.2.0.0/24", None), network("10.2.0.0/16", None)]);
+    assert!(!rib.pending(id(1)));
+    let mut receiver = Receiver::default();
+    rib.set_filters(id(1), Filter::All, only("10.2.0.0/16", 16));
+    receiver.drain(&mut rib, 1);
+    assert_eq!(receiver.routes.keys().copied().collect::<Vec<_>>(), [prefix("10.2.0.0/16")]);
+    rib.set_filters(id(1), Filter::All, only("10.2.0.0/16", 24));
+    receiver.drain(&mut rib, 1);
+    assert_eq!((receiver.announced, receiver.withdrawn), (2, 0));
+    rib.set_filters(id(1), Filter::All, only(P, 16));
+    receiver.drain(&mut rib, 1);
+    assert_eq!(receiver.routes.keys().copied().collect::<Vec<_>>(), [prefix(P)]);
+    assert_eq!((receiver.withdrawn, receiver.redundant), (2, 0));
+}
+
+/// A withdrawal still owed when the filter changes is not forgotten, though nothing else knows the prefix any more.
+#[test]
+fn a_filter_change_keeps_what_is_owed() {
+    let mut rib = rib_with(&[Client, Client]);
+    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P]));
+    let mut receiver = told(&mut rib, 2);
+    rib.update(id(1), withdraw(&[P]));
+    rib.end_of_rib(id(2), V4);
+    rib.set_filters(id(2), Filter::All, Filter::nothing());
+    receiver.drain(&mut rib, 2);
+    assert!(receiver.routes.is_empty());
+    assert_eq!((receiver.withdrawn, receiver.ended.len()), (1, 1));
+}
+
+#[test]
+fn our_networks_have_their_configured_next_hop_or_our_address() {
+    let mut rib = rib_with(&[Internal, External]);
+    rib.set_networks(&[network(P, None), network("2001:db8:1::/48", Some("2001:db8::9"))]);
+    for (n, local_pref, as_path) in [(1, Some(100), sequence(&[])), (2, None, sequence(&[OURS]))] {
+        let receiver = told(&mut rib, n);
+        let expected = Attributes { local_pref, as_path, ..Attributes::local() };
+        assert_eq!(receiver.routes[&prefix(P)], (expected.clone(), next_hop(LOCAL)));
+        assert_eq!(receiver.routes[&prefix("2001:db8:1::/48")], (expected, next_hop("2001:db8::9")));
+    }
+}
+
+/// Over a session of the other family "our address" is no next hop.
+#[test]
+fn what_has_no_next_hop_is_withheld_with_the_reason() {
+    const P6: &str = "2001:db8:1::/48";
+    let mut rib = rib_with(&[Client, External, Client]);
+    rib.set_networks(&[network("2001:db8:2::/48", None)]);
+    rib.update(id(1), announce(attributes(Client), "2001:db8::1", &[P6]));
+    assert_eq!(told(&mut rib, 3).routes[&prefix(P6)].1, next_hop("2001:db8::1"), "reflected as it is");
+    assert!(!rib.pending(id(2)));
+    let withheld = rib.withheld(id(2));
+    assert_eq!(
+        withheld.iter().map(|w| w.prefix).collect::<Vec<_>>(),
+        [prefix(P6), prefix("2001:db8:2::/48")]
+    );
+    assert!(
+        withheld[0].reason.contains("our address on the session is 10.0.0.254"),
+        "{}",
+        withheld[0].reason
+    );
+    rib.set_networks(&[network("2001:db8:2::/48", Some("2001:db8::9"))]);
+    assert_eq!(rib.withheld(id(2)).len(), 1);
+    assert_eq!(told(&mut rib, 2).routes.len(), 1);
+}
+
+/// RFC 2545 §3: whoever is told may not be on the link.
+#[test]
+fn link_local_next_hops_stay_on_their_link() {
+    let mut rib = rib_with(&[Client, Client]);
+    let mut update = announce(attributes(Client), "2001:db8::1", &["2001:db8:1::/48"]);
+    update.reach[0].next_hop.link_local = Some("fe80::1".parse().expect("an address"));
+    rib.update(id(1), update);
+    assert_eq!(told(&mut rib, 2).routes[&prefix("2001:db8:1::/48")].1, next_hop("2001:db8::1"));
+}

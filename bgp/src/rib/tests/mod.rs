@@ -1,0 +1,188 @@
+//! Tests of the tables as a whole. The naive model that random operations are held against is in `model`.
+
+mod decision;
+mod export;
+mod graceful;
+mod import;
+mod model;
+mod outbound;
+mod random;
+mod scale;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::{Buf, BytesMut};
+
+use super::{Identity, Peer, PeerId, PeerKind, Rib};
+use crate::config::{Filter, Network};
+use crate::report::PathReport;
+use crate::wire::{
+    AsPath, Attributes, Codec, Family, Framer, Message, NextHop, Prefix, Reach, Segment, Update, decode,
+};
+
+/// Our AS, and one of an external peer.
+const OURS: u32 = 64512;
+const THEIRS: u32 = 64600;
+const LOCAL: &str = "10.0.0.254";
+const V4: Family = Family::Ipv4Unicast;
+const V6: Family = Family::Ipv6Unicast;
+
+fn identity() -> Identity {
+    Identity { asn: OURS, router_id: Ipv4Addr::new(10, 0, 0, 254), cluster_id: Ipv4Addr::new(10, 0, 0, 253) }
+}
+
+fn rib() -> Rib {
+    Rib::new(identity())
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn ip4(text: &str) -> Ipv4Addr {
+    text.parse().expect("an IPv4 address")
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse::<ipnetwork::IpNetwork>().expect("a prefix").into()
+}
+
+fn id(n: u8) -> PeerId {
+    PeerId(n.into())
+}
+
+/// Peer number `n`: address and router id 10.0.0.n.
+fn peer(n: u8, kind: PeerKind) -> Peer {
+    Peer {
+        address: IpAddr::from([10, 0, 0, n]),
+        router_id: Ipv4Addr::new(10, 0, 0, n),
+        asn: if kind == PeerKind::External { THEIRS } else { OURS },
+        kind,
+        local_address: ip(LOCAL),
+        codec: Codec { four_octet_as: true, ..Codec::default() },
+        families: vec![V4, V6],
+        import: Filter::All,
+        export: Filter::All,
+    }
+}
+
+fn sequence(numbers: &[u32]) -> AsPath {
+    match numbers {
+        [] => AsPath::default(),
+        _ => AsPath(vec![Segment::Sequence(numbers.to_vec())]),
+    }
+}
+
+/// What peer `n` of that kind would send at the least.
+fn attributes(kind: PeerKind) -> Attributes {
+    match kind {
+        PeerKind::External => Attributes { as_path: sequence(&[THEIRS]), ..Attributes::local() },
+        _ => Attributes { local_pref: Some(100), ..Attributes::local() },
+    }
+}
+
+fn next_hop(text: &str) -> NextHop {
+    NextHop { address: ip(text), link_local: None }
+}
+
+fn announce(attributes: Attributes, via: &str, prefixes: &[&str]) -> Update {
+    let prefixes: Vec<Prefix> = prefixes.iter().map(|text| prefix(text)).collect();
+    let reach = Reach { family: prefixes[0].family(), next_hop: next_hop(via), prefixes };
+    Update { attributes: Some(attributes), reach: vec![reach], ..Update::default() }
+}
+
+fn withdraw(prefixes: &[&str]) -> Update {
+    Update { withdrawn: prefixes.iter().map(|text| prefix(text)).collect(), ..Update::default() }
+}
+
+fn network(text: &str, next_hop: Option<&str>) -> Network {
+    Network { prefix: prefix(text), next_hop: next_hop.map(ip) }
+}
+
+/// A table with peers of these kinds up, numbered from 1.
+fn rib_with(kinds: &[PeerKind]) -> Rib {
+    let mut rib = rib();
+    for (n, kind) in (1..).zip(kinds) {
+        rib.peer_up(id(n), peer(n, *kind));
+    }
+    rib
+}
+
+fn reports(rib: &Rib, text: &str) -> Vec<PathReport> {
+    rib.paths().into_iter().filter(|path| path.prefix == prefix(text)).collect()
+}
+
+/// The report on the path from peer `n`.
+fn report(rib: &Rib, text: &str, n: u8) -> PathReport {
+    let paths = reports(rib, text).into_iter();
+    paths
+        .into_iter()
+        .find(|path| path.peer == Some(IpAddr::from([10, 0, 0, n])))
+        .expect("a path from the peer")
+}
+
+/// The other end of a session: it knows nothing but the messages.
+#[derive(Debug, Default)]
+struct Receiver {
+    routes: BTreeMap<Prefix, (Attributes, NextHop)>,
+    /// Messages, prefixes announced, prefixes withdrawn, and End-of-RIBs so far.
+    messages: usize,
+    announced: usize,
+    withdrawn: usize,
+    ended: Vec<Family>,
+    /// Announcements of just what it had, and withdrawals of what it had not.
+    redundant: usize,
+}
+
+impl Receiver {
+    /// Takes in all that is pending for the peer.
+    fn drain(&mut self, rib: &mut Rib, n: u8) {
+        while rib.pending(id(n)) {
+            assert!(self.pull(rib, n, 65536) > 0, "pending but nothing to send");
+        }
+        assert_eq!(rib.counts(id(n)).advertised, self.routes.len());
+    }
+
+    /// Takes in about `limit` octets.
+    fn pull(&mut self, rib: &mut Rib, n: u8, limit: usize) -> usize {
+        let mut out = BytesMut::new();
+        let count = rib.pack(id(n), limit, &mut out);
+        assert_eq!(count, out.len());
+        let mut framer = Framer::new();
+        framer.push(out.chunk());
+        while let Some(frame) = framer.next().expect("well-formed frames") {
+            let codec = Codec { four_octet_as: true, ..Codec::default() };
+            let message = decode(&frame, &codec, &[V4, V6]).expect("a well-formed message");
+            let Message::Update(update) = message else { panic!("only UPDATEs come from the tables") };
+            assert!(update.faults.is_empty(), "{:?}", update.faults);
+            self.messages += 1;
+            self.take(update);
+        }
+        assert_eq!(framer.buffered(), 0, "whole messages only");
+        count
+    }
+
+    fn take(&mut self, update: Update) {
+        self.ended.extend(update.end_of_rib);
+        for prefix in update.withdrawn {
+            self.withdrawn += 1;
+            self.redundant += usize::from(self.routes.remove(&prefix).is_none());
+        }
+        for reach in update.reach {
+            for prefix in reach.prefixes {
+                let route = (update.attributes.clone().expect("a reach has attributes"), reach.next_hop);
+                self.announced += 1;
+                let before = self.routes.insert(prefix, route.clone());
+                self.redundant += usize::from(before == Some(route));
+            }
+        }
+    }
+}
+
+/// All that peer `n` is told in one go.
+fn told(rib: &mut Rib, n: u8) -> Receiver {
+    let mut receiver = Receiver::default();
+    receiver.drain(rib, n);
+    receiver
+}

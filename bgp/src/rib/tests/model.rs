@@ -1,0 +1,209 @@
+//! A speaker's tables as the RFCs put them, naively: nothing is kept but what was received, and every question is
+//! answered from that, without a thought for cost. Written apart from the real ones, to be held against them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+type Route = (Attributes, NextHop);
+
+/// What was received and not withdrawn.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub route: Route,
+    pub stale: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Model {
+    pub peers: BTreeMap<u8, Peer>,
+    pub up: BTreeSet<u8>,
+    pub received: BTreeMap<(Prefix, u8), Received>,
+    pub networks: BTreeMap<Prefix, Option<IpAddr>>,
+}
+
+/// A path that takes part in the decision; `from` is `None` for our own.
+#[derive(Clone, Debug)]
+struct Choice {
+    from: Option<u8>,
+    attributes: Attributes,
+    next_hop: Option<NextHop>,
+}
+
+impl Model {
+    pub fn down(&mut self, n: u8, keep: &[Family]) {
+        if !self.up.remove(&n) {
+            return;
+        }
+        self.received
+            .retain(|(prefix, from), path| *from != n || (keep.contains(&prefix.family()) && !path.stale));
+        for ((_, from), path) in &mut self.received {
+            path.stale |= *from == n;
+        }
+    }
+
+    pub fn drop_stale(&mut self, n: u8, family: Option<Family>) {
+        self.received.retain(|(prefix, from), path| {
+            *from != n || !path.stale || family.is_some_and(|family| family != prefix.family())
+        });
+    }
+
+    pub fn usable(&self, prefix: &Prefix, n: u8) -> bool {
+        let Some(Received { route: (attributes, next_hop), .. }) = self.received.get(&(*prefix, n)) else {
+            return false;
+        };
+        let peer = &self.peers[&n];
+        let external = peer.kind == PeerKind::External;
+        let ases: Vec<u32> = ases(&attributes.as_path);
+        let first = match attributes.as_path.0.first() {
+            Some(Segment::Sequence(numbers)) => numbers.first().copied(),
+            _ => None,
+        };
+        let looped = ases.contains(&OURS)
+            || (!external && attributes.originator_id == Some(identity().router_id))
+            || (!external && attributes.cluster_list.contains(&identity().cluster_id));
+        let next_hop_fits = next_hop.address.is_ipv4() == prefix.address().is_ipv4()
+            && !next_hop.address.is_unspecified()
+            && next_hop.address != peer.local_address;
+        !looped && next_hop_fits && (!external || first == Some(peer.asn)) && peer.import.accepts(prefix)
+    }
+
+    fn choices(&self, prefix: &Prefix) -> Vec<Choice> {
+        let own = self.networks.get(prefix).map(|next_hop| Choice {
+            from: None,
+            attributes: Attributes::local(),
+            next_hop: next_hop.map(|address| NextHop { address, link_local: None }),
+        });
+        let received = self.received.iter().filter(|((p, n), _)| p == prefix && self.usable(p, *n));
+        let received = received.map(|((_, n), Received { route: (attributes, next_hop), .. })| {
+            let mut attributes = attributes.clone();
+            if self.peers[n].kind == PeerKind::External {
+                attributes.local_pref = None;
+                attributes.originator_id = None;
+                attributes.cluster_list = Vec::new();
+            }
+            Choice { from: Some(*n), attributes, next_hop: Some(*next_hop) }
+        });
+        own.into_iter().chain(received).collect()
+    }
+
+    /// RFC 4271 §9.1.2.2 to the letter: each step removes what is worse than something that is still there.
+    fn best(&self, prefix: &Prefix) -> Option<Choice> {
+        let mut left = self.choices(prefix);
+        keep_least(&mut left, |choice| choice.from.is_some());
+        keep_least(&mut left, |choice| std::cmp::Reverse(choice.attributes.local_pref.unwrap_or(100)));
+        keep_least(&mut left, |choice| {
+            let lengths = choice.attributes.as_path.0.iter().map(|segment| match segment {
+                Segment::Sequence(numbers) => numbers.len(),
+                Segment::Set(_) => 1,
+            });
+            lengths.sum::<usize>()
+        });
+        keep_least(&mut left, |choice| choice.attributes.origin);
+        let before = left.clone();
+        left.retain(|m| !before.iter().any(|n| neighbor(n) == neighbor(m) && med(n) < med(m)));
+        keep_least(&mut left, |choice| {
+            choice.from.is_some_and(|n| self.peers[&n].kind != PeerKind::External)
+        });
+        keep_least(&mut left, |choice| {
+            choice.from.map(|n| choice.attributes.originator_id.unwrap_or(self.peers[&n].router_id))
+        });
+        keep_least(&mut left, |choice| choice.attributes.cluster_list.len());
+        keep_least(&mut left, |choice| choice.from.map(|n| self.peers[&n].address));
+        assert!(left.len() <= 1);
+        left.pop()
+    }
+
+    fn prefixes(&self) -> BTreeSet<Prefix> {
+        self.received.keys().map(|(prefix, _)| *prefix).chain(self.networks.keys().copied()).collect()
+    }
+
+    pub fn best_routes(&self) -> Vec<(Prefix, IpAddr, IpAddr)> {
+        let best = self.prefixes().into_iter().filter_map(|prefix| Some((prefix, self.best(&prefix)?)));
+        best.filter_map(|(prefix, best)| {
+            Some((prefix, best.next_hop?.address, self.peers[&best.from?].address))
+        })
+        .collect()
+    }
+
+    /// All that peer `n` is to know.
+    pub fn export(&self, n: u8) -> BTreeMap<Prefix, Route> {
+        if !self.up.contains(&n) {
+            return BTreeMap::new();
+        }
+        let told = |prefix| Some((prefix, self.told(n, &prefix, self.best(&prefix)?)?));
+        self.prefixes().into_iter().filter_map(told).collect()
+    }
+
+    fn told(&self, n: u8, prefix: &Prefix, best: Choice) -> Option<Route> {
+        let to = &self.peers[&n];
+        let from = best.from.map(|n| &self.peers[&n]);
+        let outside = to.kind == PeerKind::External;
+        let from_inside = from.is_some_and(|from| from.kind != PeerKind::External);
+        let from_non_client = from.is_some_and(|from| from.kind == PeerKind::Internal);
+        let has = |community: u32| best.attributes.communities.contains(&community);
+        if best.from == Some(n)
+            || !to.export.accepts(prefix)
+            || (from_non_client && to.kind == PeerKind::Internal)
+            || has(0xFFFF_FF02)
+            || (outside && (has(0xFFFF_FF01) || has(0xFFFF_FF03)))
+        {
+            return None;
+        }
+        let same_family = to.local_address.is_ipv4() == prefix.address().is_ipv4();
+        let ours = same_family.then_some(NextHop { address: to.local_address, link_local: None });
+        let mut attributes = best.attributes;
+        if outside {
+            if attributes.as_path != AsPath::default() {
+                attributes.med = None;
+            }
+            attributes.local_pref = None;
+            attributes.originator_id = None;
+            attributes.cluster_list = Vec::new();
+            attributes.as_path = match attributes.as_path.0.as_slice() {
+                [Segment::Sequence(numbers), rest @ ..] => {
+                    let first = Segment::Sequence([&[OURS], numbers.as_slice()].concat());
+                    AsPath([&[first], rest].concat())
+                }
+                rest => AsPath([&[Segment::Sequence(vec![OURS])], rest].concat()),
+            };
+        } else {
+            attributes.local_pref = attributes.local_pref.or(Some(100));
+        }
+        if let (false, true, Some(from)) = (outside, from_inside, from) {
+            attributes.originator_id = attributes.originator_id.or(Some(from.router_id));
+            attributes.cluster_list = [vec![identity().cluster_id], attributes.cluster_list].concat();
+        }
+        let next_hop = match from {
+            None => best.next_hop.or(ours),
+            Some(_) if outside => ours,
+            Some(_) if from_inside => best.next_hop,
+            Some(_) => ours.or(best.next_hop),
+        };
+        Some((attributes, next_hop?))
+    }
+}
+
+fn keep_least<K: Ord>(choices: &mut Vec<Choice>, key: impl Fn(&Choice) -> K) {
+    if let Some(least) = choices.iter().map(&key).min() {
+        choices.retain(|choice| key(choice) == least);
+    }
+}
+
+fn med(choice: &Choice) -> u32 {
+    choice.attributes.med.unwrap_or(0)
+}
+
+fn neighbor(choice: &Choice) -> u32 {
+    match choice.attributes.as_path.0.first() {
+        Some(Segment::Sequence(numbers)) => numbers[0],
+        _ => OURS,
+    }
+}
+
+fn ases(path: &AsPath) -> Vec<u32> {
+    let numbers = path.0.iter().map(|segment| match segment {
+        Segment::Sequence(numbers) | Segment::Set(numbers) => numbers.clone(),
+    });
+    numbers.flatten().collect()
+}

@@ -1,0 +1,359 @@
+//! Random lives of a table, held against the naive model.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::model::{Model, Received};
+use super::*;
+use crate::config::PrefixRange;
+use crate::rib::best::Candidate;
+use crate::rib::table::Source;
+use crate::wire::Origin;
+
+const PREFIXES: [&str; 8] = [
+    "10.1.0.0/16",
+    "10.1.1.0/24",
+    "10.2.0.0/16",
+    "10.3.0.0/16",
+    "10.4.0.0/16",
+    "0.0.0.0/0",
+    "2001:db8:1::/48",
+    "2001:db8:2::/48",
+];
+const KINDS: [PeerKind; 6] = [
+    PeerKind::Internal,
+    PeerKind::Internal,
+    PeerKind::Client,
+    PeerKind::Client,
+    PeerKind::External,
+    PeerKind::External,
+];
+
+#[derive(Clone, Debug)]
+enum Op {
+    Announce { n: u8, prefixes: Vec<&'static str>, attributes: Attributes, via: u8 },
+    Withdraw { n: u8, prefixes: Vec<&'static str> },
+    Up(u8),
+    Down(u8, Vec<Family>),
+    DropStale(u8, Option<Family>),
+    Filters(u8, Filter, Filter),
+    Networks(Vec<(&'static str, bool)>),
+    Refresh(u8, Family),
+    Pull(u8, usize),
+}
+
+/// The peers: two of each kind, the external ones in two ASes; the last one over IPv6.
+fn peers() -> BTreeMap<u8, Peer> {
+    let peers = (1..).zip(KINDS).map(|(n, kind)| {
+        let asn = if n == 6 { THEIRS + 1 } else { peer(n, kind).asn };
+        let local_address = if n == 6 { ip("2001:db8::254") } else { ip(LOCAL) };
+        (n, Peer { asn, local_address, ..peer(n, kind) })
+    });
+    peers.collect()
+}
+
+fn number() -> impl Strategy<Value = u8> {
+    1..=KINDS.len() as u8
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    select(vec![V4, V6])
+}
+
+fn prefixes() -> impl Strategy<Value = Vec<&'static str>> {
+    subsequence(PREFIXES.to_vec(), 1..5)
+}
+
+fn filter() -> impl Strategy<Value = Filter> {
+    let range = (select(PREFIXES.to_vec()), any::<bool>()).prop_map(|(text, longer)| {
+        let within = prefix(text);
+        let longest = if within.family() == V4 { 32 } else { 128 };
+        PrefixRange { within, max_length: if longer { longest } else { within.length() } }
+    });
+    prop_oneof![Just(Filter::All), Just(Filter::nothing()), vec(range, 1..3).prop_map(Filter::Only)]
+}
+
+/// Few values each, so that ties go deep. AS_PATH starts with the peer's AS where `n` is external, mostly.
+fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
+    let tail = select(vec![
+        vec![],
+        vec![Segment::Sequence(vec![7])],
+        vec![Segment::Sequence(vec![8])],
+        vec![Segment::Sequence(vec![7, 8])],
+        vec![Segment::Set(vec![7, 8])],
+        vec![Segment::Sequence(vec![THEIRS])],
+        vec![Segment::Sequence(vec![8, OURS])],
+    ]);
+    let origin = prop_oneof![4 => Just(Origin::Igp), 1 => Just(Origin::Incomplete)];
+    let med = select(vec![None, Some(0), Some(1), Some(2)]);
+    let local_pref = select(vec![None, Some(100), Some(100), Some(200)]);
+    let community =
+        prop_oneof![6 => Just(vec![]), 1 => (0xFFFF_FF00_u32..=0xFFFF_FF03).prop_map(|c| vec![c])];
+    let originator = option::of(select(vec!["1.1.1.1", "10.0.0.3", "10.0.0.254"]));
+    let clusters = vec(select(vec!["2.2.2.2", "3.3.3.3", "3.3.3.3", "10.0.0.253"]), 0..3);
+    (tail, origin, med, local_pref, community, originator, clusters).prop_map(
+        move |(tail, origin, med, local_pref, communities, originator, clusters)| Attributes {
+            origin,
+            as_path: path_from(n, tail),
+            med,
+            local_pref,
+            communities,
+            originator_id: originator.map(ip4),
+            cluster_list: clusters.into_iter().map(ip4).collect(),
+            ..Attributes::local()
+        },
+    )
+}
+
+fn path_from(n: u8, mut tail: Vec<Segment>) -> AsPath {
+    let peer = &peers()[&n];
+    if peer.kind == PeerKind::External {
+        match tail.first_mut() {
+            Some(Segment::Sequence(numbers)) if *numbers != [7] => numbers.insert(0, peer.asn),
+            // A path that does not begin with the peer's AS.
+            Some(Segment::Sequence(_)) => {}
+            _ => tail.insert(0, Segment::Sequence(vec![peer.asn])),
+        }
+    }
+    AsPath(tail)
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let announce =
+        number().prop_flat_map(|n| {
+            (prefixes(), sent_attributes(n), 0..4_u8)
+                .prop_map(move |(prefixes, attributes, via)| Op::Announce { n, prefixes, attributes, via })
+        });
+    prop_oneof![
+        12 => announce,
+        4 => (number(), prefixes()).prop_map(|(n, prefixes)| Op::Withdraw { n, prefixes }),
+        2 => number().prop_map(Op::Up),
+        1 => (number(), subsequence(vec![V4, V6], 0..=2)).prop_map(|(n, keep)| Op::Down(n, keep)),
+        1 => (number(), option::of(family())).prop_map(|(n, family)| Op::DropStale(n, family)),
+        1 => (number(), filter(), filter()).prop_map(|(n, i, e)| Op::Filters(n, i, e)),
+        1 => (subsequence(PREFIXES.to_vec(), 0..4), any::<bool>()).prop_map(|(prefixes, given)| {
+            Op::Networks(prefixes.into_iter().map(|prefix| (prefix, given)).collect())
+        }),
+        1 => (number(), family()).prop_map(|(n, family)| Op::Refresh(n, family)),
+        6 => (number(), 1..300_usize).prop_map(|(n, limit)| Op::Pull(n, limit)),
+    ]
+}
+
+/// The next hops that peer `n` gives: its own, a third party's, and now and then ours.
+fn via(n: u8, which: u8, family: Family) -> NextHop {
+    let last = match which {
+        0 | 1 => n,
+        2 => 200,
+        _ => 254,
+    };
+    next_hop(&match family {
+        V4 => format!("10.0.0.{last}"),
+        V6 => format!("2001:db8::{last}"),
+    })
+}
+
+/// The real tables and the model, side by side, and all receivers.
+#[derive(Debug)]
+struct World {
+    rib: Rib,
+    model: Model,
+    receivers: BTreeMap<u8, Receiver>,
+    refreshed: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let model = Model { peers: peers(), ..Model::default() };
+        let receivers = model.peers.keys().map(|n| (*n, Receiver::default())).collect();
+        let mut world = Self { rib: rib(), model, receivers, refreshed: false };
+        for n in peers().into_keys().filter(|n| n % 2 == 1) {
+            world.apply(Op::Up(n));
+        }
+        world
+    }
+
+    fn apply(&mut self, op: Op) {
+        let Self { rib, model, receivers, refreshed } = self;
+        match op {
+            Op::Announce { n, prefixes, attributes, via: which } => {
+                let mut update = Update { attributes: Some(attributes.clone()), ..Update::default() };
+                for family in [V4, V6] {
+                    let prefixes = prefixes.iter().map(|text| prefix(text));
+                    let prefixes: Vec<Prefix> = prefixes.filter(|prefix| prefix.family() == family).collect();
+                    let next_hop = via(n, which, family);
+                    if model.up.contains(&n) {
+                        let received = Received { route: (attributes.clone(), next_hop), stale: false };
+                        let keyed = prefixes.iter().map(|prefix| ((*prefix, n), received.clone()));
+                        model.received.extend(keyed);
+                    }
+                    update.reach.push(Reach { family, next_hop, prefixes });
+                }
+                rib.update(id(n), update);
+            }
+            Op::Withdraw { n, prefixes } => {
+                if model.up.contains(&n) {
+                    model
+                        .received
+                        .retain(|(p, from), _| *from != n || !prefixes.iter().any(|text| prefix(text) == *p));
+                }
+                rib.update(id(n), withdraw(&prefixes));
+            }
+            Op::Up(n) => {
+                if model.up.insert(n) {
+                    rib.peer_up(id(n), model.peers[&n].clone());
+                }
+            }
+            Op::Down(n, keep) => {
+                model.down(n, &keep);
+                rib.peer_down(id(n), &keep);
+                receivers.insert(n, Receiver::default());
+            }
+            Op::DropStale(n, family) => {
+                model.drop_stale(n, family);
+                rib.drop_stale(id(n), family);
+            }
+            Op::Filters(n, import, export) => {
+                rib.set_filters(id(n), import.clone(), export.clone());
+                if let Some(peer) = model.peers.get_mut(&n) {
+                    (peer.import, peer.export) = (import, export);
+                }
+            }
+            Op::Networks(networks) => {
+                let own = |given: bool, prefix: Prefix| {
+                    given.then_some(if prefix.family() == V4 { ip("10.0.0.77") } else { ip("2001:db8::77") })
+                };
+                let networks: Vec<Network> = networks
+                    .into_iter()
+                    .map(|(text, given)| (prefix(text), given))
+                    .map(|(prefix, given)| Network { prefix, next_hop: own(given, prefix) })
+                    .collect();
+                model.networks = networks.iter().map(|network| (network.prefix, network.next_hop)).collect();
+                rib.set_networks(&networks);
+            }
+            Op::Refresh(n, family) => {
+                *refreshed = true;
+                rib.refresh(id(n), family);
+            }
+            Op::Pull(n, limit) => {
+                if let Some(receiver) = receivers.get_mut(&n) {
+                    receiver.pull(rib, n, limit);
+                }
+            }
+        }
+    }
+
+    /// What the tables say of themselves, which must hold at any time.
+    fn check_tables(&self) {
+        let best = self.rib.best_routes().into_iter();
+        let best: Vec<_> = best.map(|route| (route.prefix, route.next_hop, route.peer)).collect();
+        assert_eq!(best, self.model.best_routes());
+        for n in self.model.peers.keys() {
+            let of_peer = self.model.received.iter().filter(|((_, from), _)| from == n);
+            let counts = self.rib.counts(id(*n));
+            assert_eq!(counts.received, of_peer.clone().count());
+            assert_eq!(counts.stale, of_peer.clone().filter(|(_, path)| path.stale).count());
+            let usable = of_peer.filter(|((prefix, _), _)| self.model.usable(prefix, *n));
+            assert_eq!(counts.accepted, usable.count());
+        }
+        let bests = self.rib.paths().into_iter().filter(|path| path.best && path.peer.is_some()).count();
+        assert_eq!(bests, best.len());
+    }
+
+    /// What every peer knows once it has heard all.
+    fn check_receivers(&mut self) {
+        for (n, receiver) in &mut self.receivers {
+            receiver.drain(&mut self.rib, *n);
+            assert_eq!(receiver.routes, self.model.export(*n), "peer {n}");
+            assert!(self.refreshed || receiver.redundant == 0, "peer {n}: {receiver:?}");
+        }
+    }
+
+    /// The same adj-RIB-in, received in another order by tables without a past.
+    fn afresh(&self, order: &[usize]) -> Rib {
+        let mut rib = rib();
+        for (n, peer) in &self.model.peers {
+            rib.peer_up(id(*n), peer.clone());
+        }
+        let mut received: Vec<_> = self.model.received.iter().collect();
+        received.sort_by_key(|(key, _)| order.get(usize::from(key.1) % order.len()));
+        for ((prefix, n), Received { route: (attributes, next_hop), .. }) in received {
+            let reach = Reach { family: prefix.family(), next_hop: *next_hop, prefixes: vec![*prefix] };
+            let attributes = Some(attributes.clone());
+            rib.update(id(*n), Update { attributes, reach: vec![reach], ..Update::default() });
+        }
+        let networks = self.model.networks.iter();
+        let networks: Vec<Network> =
+            networks.map(|(prefix, next_hop)| Network { prefix: *prefix, next_hop: *next_hop }).collect();
+        rib.set_networks(&networks);
+        rib
+    }
+}
+
+fn without_staleness(rib: &Rib) -> Vec<PathReport> {
+    rib.paths().into_iter().map(|path| PathReport { stale: false, ..path }).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// After any life, tables and receivers are what the model says, nothing was told twice or needlessly, and
+    /// neither the order of arrival nor the past has left a trace.
+    #[test]
+    fn any_life_ends_as_the_model_says(
+        ops in vec(op(), 1..80),
+        order in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
+    ) {
+        let mut world = World::new();
+        for op in ops {
+            world.apply(op);
+            world.check_tables();
+        }
+        world.check_receivers();
+        prop_assert_eq!(without_staleness(&world.rib), without_staleness(&world.afresh(&order)));
+        // And when all is gone, nothing is left.
+        world.apply(Op::Networks(Vec::new()));
+        for n in peers().into_keys() {
+            world.apply(Op::Down(n, Vec::new()));
+            world.apply(Op::DropStale(n, None));
+        }
+        world.check_receivers();
+        prop_assert!(world.rib.is_empty());
+    }
+
+    /// Among paths from one neighbouring AS, and among those of different ones, "better" is a total order.
+    #[test]
+    fn better_is_a_total_order(mut three in vec(candidate(), 3), same_neighbor: bool) {
+        for (n, candidate) in (0..).zip(&mut three) {
+            candidate.source = Source::from(PeerId(n));
+            candidate.neighbor_as = Some(if same_neighbor { 1 } else { n });
+        }
+        let [a, b, c] = [three[0], three[1], three[2]];
+        prop_assert!(a.beats(&b) != b.beats(&a));
+        prop_assert!(!(a.beats(&b) && b.beats(&c)) || a.beats(&c));
+    }
+}
+
+fn candidate() -> impl Strategy<Value = Candidate> {
+    let address = option::of((1..3_u8).prop_map(|n| IpAddr::from([10, 0, 0, n])));
+    let head = (1..3_u32, 0..2_usize, select(vec![Origin::Igp, Origin::Egp]), 0..3_u32);
+    (head, any::<bool>(), 0..2_u32, 0..2_usize, address).prop_map(
+        |((local_pref, as_path_length, origin, med), external, identifier, clusters, peer_address)| {
+            Candidate {
+                source: Source::LOCAL,
+                local_pref,
+                as_path_length,
+                origin,
+                med,
+                neighbor_as: None,
+                external,
+                identifier: identifier.into(),
+                cluster_list_length: clusters,
+                peer_address,
+            }
+        },
+    )
+}

@@ -1,0 +1,696 @@
+//! One neighbour: the state machine of RFC 4271 §8, with the collisions of §6.8 and graceful restart (RFC 4724).
+//!
+//! Pure: every call takes the time in its [`Context`] and leaves what is to be done in it. The states Idle, Connect and
+//! Active are of the neighbour, the others of each of its connections: up to two run until their OPENs tell which one
+//! stays.
+
+mod connection;
+mod negotiation;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use self::connection::{Connection, Stage};
+pub(crate) use self::negotiation::Negotiated;
+use crate::config::{GracefulRestart, Neighbor};
+use crate::report::SessionState;
+use crate::wire::{self, Family, FaultAction, Message, Notification, Open, Update, cease, code};
+
+/// After an error we wait before trying again, twice as long each time (RFC 4271 §8.1.1, DampPeerOscillations).
+const FIRST_IDLE_HOLD: Duration = Duration::from_secs(1);
+const MAX_IDLE_HOLD: Duration = Duration::from_secs(60);
+/// A session that stood this long has shown that the earlier trouble is over.
+const STABLE: Duration = Duration::from_secs(60);
+/// How long stale routes are kept for the End-of-RIB of a peer that is back (RFC 4724 §4.2 leaves the time to us).
+const STALE_LIMIT: Duration = Duration::from_secs(360);
+/// Subcodes of the FSM error: the state in which the message came (RFC 6608 §3).
+const FSM_OPEN_SENT: u8 = 1;
+const FSM_OPEN_CONFIRM: u8 = 2;
+const FSM_ESTABLISHED: u8 = 3;
+
+/// Names a connection between the speaker and whoever owns the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub(crate) u64);
+
+impl ConnId {
+    /// Less than every other.
+    pub const FIRST: Self = Self(0);
+}
+
+/// What a session needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) local_asn: u32,
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) graceful_restart: Option<GracefulRestart>,
+    pub(crate) neighbor: Neighbor,
+}
+
+/// What a call may use, and what it leaves to be done.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    /// We have restarted and still gather routes: the R bit is set in OPENs.
+    pub(crate) restarting: bool,
+    pub(crate) next_conn: &'a mut u64,
+    pub(crate) rng: &'a mut fastrand::Rng,
+    pub(crate) outputs: &'a mut Vec<Output>,
+}
+
+impl Context<'_> {
+    fn new_conn(&mut self) -> ConnId {
+        *self.next_conn += 1;
+        ConnId(*self.next_conn)
+    }
+
+    /// Between 0.75 and 1 times `interval` (RFC 4271 §10).
+    fn jittered(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(0.75 + 0.25 * self.rng.f64())
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Open a connection.
+    Connect(ConnId),
+    /// Close one; it is forgotten here already.
+    Close(ConnId),
+    /// Routes flow from now on.
+    Up { negotiated: Negotiated, local: IpAddr },
+    /// No longer. Routes of the families in `keep` become stale, the others go.
+    Down { keep: Vec<Family>, reason: String },
+    /// The peer's routes that are still stale go.
+    DropStale(Option<Family>),
+    /// The peer told us something.
+    Update(Update),
+    /// The peer wants to be told again (RFC 2918 §4).
+    Refresh(Family),
+}
+
+/// Routes kept from before the peer's restart.
+#[derive(Debug)]
+struct Stale {
+    until: Instant,
+    families: Vec<Family>,
+}
+
+/// One neighbour.
+#[derive(Debug)]
+pub(crate) struct Session {
+    settings: Settings,
+    connections: Vec<Connection>,
+    /// ConnectRetryTimer (RFC 4271 §8.1.3).
+    retry_at: Option<Instant>,
+    /// IdleHoldTimer (RFC 4271 §8.1.3).
+    idle_until: Option<Instant>,
+    idle_hold: Duration,
+    /// Stopped for good, or not yet started.
+    stopped: bool,
+    stale: Option<Stale>,
+    /// Families whose first feed has not ended yet.
+    feeding: Vec<Family>,
+    established_count: u64,
+    last_error: Option<(String, Instant)>,
+    reason: String,
+    shown: (SessionState, Instant),
+}
+
+impl Session {
+    /// A session that is not started yet.
+    pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            connections: Vec::new(),
+            retry_at: None,
+            idle_until: None,
+            idle_hold: FIRST_IDLE_HOLD,
+            stopped: true,
+            stale: None,
+            feeding: Vec::new(),
+            established_count: 0,
+            last_error: None,
+            reason: "not started".into(),
+            shown: (SessionState::Idle, now),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes settings that need no new session: those of a running one differ in nothing that was negotiated.
+    pub(crate) fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// ManualStart, or its passive kin (RFC 4271 §8.1.2, Events 1 and 4).
+    pub(crate) fn start(&mut self, ctx: &mut Context<'_>) {
+        self.stopped = false;
+        self.idle_until = None;
+        self.idle_hold = FIRST_IDLE_HOLD;
+        self.try_connect(ctx);
+        self.note_state(ctx.now);
+    }
+
+    /// ManualStop (Event 2): says Cease with `subcode` on whatever stands. Its routes go.
+    pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, subcode: u8, reason: &str) {
+        self.stopped = true;
+        self.retry_at = None;
+        self.idle_until = None;
+        for connection in std::mem::take(&mut self.connections) {
+            self.close_with(ctx, connection, Notification::new(code::CEASE, subcode), reason);
+        }
+        self.forget_stale(ctx);
+        self.reason = reason.into();
+        self.note_state(ctx.now);
+    }
+
+    /// Whether nothing is left to send or close.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.stopped && self.connections.is_empty()
+    }
+
+    /// The peer connected; `None` where it is not wanted now.
+    pub(crate) fn accept(&mut self, ctx: &mut Context<'_>, local: IpAddr) -> Option<ConnId> {
+        if self.stopped || self.idle_until.is_some() {
+            return None;
+        }
+        // The peer has given up an earlier attempt of its own if it makes another.
+        self.abandon(ctx, |c| !c.outgoing && c.stage == Stage::OpenSent);
+        let mut connection = Connection::incoming(ctx.new_conn());
+        let id = connection.id;
+        connection.opened(ctx.now, local, negotiation::our_open(&self.settings, ctx.restarting));
+        self.connections.push(connection);
+        self.note_state(ctx.now);
+        Some(id)
+    }
+
+    /// Our attempt succeeded (Event 16).
+    pub(crate) fn connected(&mut self, ctx: &mut Context<'_>, conn: ConnId, local: IpAddr) {
+        let open = negotiation::our_open(&self.settings, ctx.restarting);
+        if let Some(connection) = self.connection(conn) {
+            connection.opened(ctx.now, local, open);
+            self.retry_at = None;
+        }
+        self.note_state(ctx.now);
+    }
+
+    /// Our attempt failed (Event 18).
+    pub(crate) fn connect_failed(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: &str) {
+        if self.take(conn).is_some() {
+            let neighbor = &self.settings.neighbor;
+            self.fail_in_words(
+                ctx.now,
+                format!("connecting to {} port {}: {error}", neighbor.address, neighbor.port),
+            );
+            self.retry_later(ctx);
+        }
+        self.note_state(ctx.now);
+    }
+
+    /// The connection broke (Event 18).
+    pub(crate) fn closed(&mut self, ctx: &mut Context<'_>, conn: ConnId, reason: &str) {
+        let Some(connection) = self.take(conn) else { return };
+        match connection.stage {
+            Stage::Closing => {}
+            Stage::Established => {
+                self.fail_in_words(ctx.now, reason.to_owned());
+                // RFC 4724 §4.2: without a NOTIFICATION the peer is taken to restart.
+                self.down(ctx, &connection, true, reason);
+            }
+            stage => self.fail_in_words(ctx.now, format!("{reason}, in {stage:?}")),
+        }
+        self.retry_later(ctx);
+        self.note_state(ctx.now);
+    }
+
+    /// Bytes came.
+    pub(crate) fn received(&mut self, ctx: &mut Context<'_>, conn: ConnId, bytes: &[u8]) {
+        if let Some(connection) = self.connection(conn) {
+            connection.framer.push(bytes);
+        }
+        while let Some(connection) = self.connection(conn) {
+            if connection.stage == Stage::Closing {
+                break;
+            }
+            match next_message(connection) {
+                Ok(Some(message)) => self.message(ctx, conn, message),
+                Ok(None) => break,
+                Err(error) => self.fail(ctx, conn, error),
+            }
+        }
+        self.note_state(ctx.now);
+    }
+
+    /// Timers that are due.
+    pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= ctx.now);
+        let expired: Vec<_> = self.connections.iter().filter(|c| due(c.expires)).map(|c| c.id).collect();
+        let quiet: Vec<_> = self.connections.iter().filter(|c| due(c.keepalive_at)).map(|c| c.id).collect();
+        let (retry, idle_over) = (due(self.retry_at), due(self.idle_until));
+        let stale_over = due(self.stale.as_ref().map(|stale| stale.until));
+
+        for conn in expired {
+            self.expire(ctx, conn);
+        }
+        for conn in quiet {
+            self.keep_alive(ctx, conn);
+        }
+        if retry || idle_over {
+            self.retry_at = None;
+            self.idle_until = None;
+            self.abandon(ctx, |c| c.stage == Stage::Connecting);
+            self.try_connect(ctx);
+        }
+        if stale_over {
+            self.forget_stale(ctx);
+        }
+        self.note_state(ctx.now);
+    }
+
+    /// When [`Session::handle_timeout`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let stale = self.stale.as_ref().map(|stale| stale.until);
+        let own = self.retry_at.into_iter().chain(self.idle_until).chain(stale);
+        own.chain(self.connections.iter().filter_map(Connection::next_deadline)).min()
+    }
+
+    /// Whether OPEN, KEEPALIVE or NOTIFICATION wait to be sent on `conn`.
+    pub(crate) fn wants_transmit(&self, conn: ConnId) -> bool {
+        self.connections.iter().any(|c| c.id == conn && (!c.unsent.is_empty() || c.stage == Stage::Closing))
+    }
+
+    /// Moves what waits into `out`. A connection that said its last word is closed.
+    pub(crate) fn transmit(&mut self, ctx: &mut Context<'_>, conn: ConnId, out: &mut BytesMut) {
+        let Some(connection) = self.connection(conn) else { return };
+        out.extend_from_slice(&connection.unsent.split());
+        if connection.stage == Stage::Closing {
+            self.take(conn);
+            ctx.put(Output::Close(conn));
+        }
+    }
+
+    /// All connections there are.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = ConnId> {
+        self.connections.iter().map(|c| c.id)
+    }
+
+    /// The connection on which routes flow.
+    pub(crate) fn established(&self) -> Option<ConnId> {
+        self.connections.iter().find(|c| c.stage == Stage::Established).map(|c| c.id)
+    }
+
+    /// What was agreed on, while established.
+    pub(crate) fn negotiated(&self) -> Option<&Negotiated> {
+        self.connections.iter().find(|c| c.stage == Stage::Established)?.negotiated.as_ref()
+    }
+
+    /// Whether the first feed of every family is in.
+    pub(crate) fn feed_ended(&self) -> bool {
+        self.established().is_some() && self.feeding.is_empty()
+    }
+
+    /// State, and since when.
+    pub(crate) fn state(&self) -> (SessionState, Instant) {
+        self.shown
+    }
+
+    pub(crate) fn established_count(&self) -> u64 {
+        self.established_count
+    }
+
+    pub(crate) fn last_error(&self) -> Option<&(String, Instant)> {
+        self.last_error.as_ref()
+    }
+
+    /// Why it is in its state.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    fn connection(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|c| c.id == conn)
+    }
+
+    fn take(&mut self, conn: ConnId) -> Option<Connection> {
+        let index = self.connections.iter().position(|c| c.id == conn)?;
+        Some(self.connections.remove(index))
+    }
+
+    fn try_connect(&mut self, ctx: &mut Context<'_>) {
+        if self.stopped || self.connections.iter().any(|c| c.stage > Stage::Closing) {
+            return;
+        }
+        if self.settings.neighbor.passive {
+            self.reason = "passive: waiting for the peer to connect".into();
+            return;
+        }
+        let connection = Connection::outgoing(ctx.new_conn());
+        ctx.put(Output::Connect(connection.id));
+        self.connections.push(connection);
+        let neighbor = &self.settings.neighbor;
+        self.reason = format!("connecting to {} port {}", neighbor.address, neighbor.port);
+        let retry = neighbor.timers.connect_retry.max(FIRST_IDLE_HOLD);
+        // The attempt has at least one retry time before it is given up and made anew.
+        self.retry_at = Some(ctx.now + retry.saturating_mul(2));
+    }
+
+    /// Arms the retry timer, unless something still goes on.
+    fn retry_later(&mut self, ctx: &mut Context<'_>) {
+        let busy = self.connections.iter().any(|c| c.stage > Stage::Closing);
+        if self.stopped || busy || self.idle_until.is_some() || self.settings.neighbor.passive {
+            return;
+        }
+        let retry = self.settings.neighbor.timers.connect_retry;
+        self.retry_at = Some(ctx.now + ctx.jittered(retry));
+    }
+
+    fn expire(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        let Some(connection) = self.take(conn) else { return };
+        if connection.stage == Stage::Closing {
+            ctx.put(Output::Close(conn));
+            return;
+        }
+        let reason = match connection.stage {
+            Stage::OpenSent => "hold timer expired: the peer sent no OPEN".to_owned(),
+            _ => format!(
+                "hold timer expired: nothing heard for {} s",
+                connection.negotiated.as_ref().map_or(0, |negotiated| negotiated.hold.as_secs())
+            ),
+        };
+        self.fail_in_words(ctx.now, reason.clone());
+        self.close_with(ctx, connection, Notification::new(code::HOLD_TIMER, 0), &reason);
+        self.retry_later(ctx);
+    }
+
+    fn keep_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        let interval = self.connection(conn).and_then(|c| c.negotiated.as_ref()).map(|n| n.hold);
+        let next = interval.and_then(|hold| self.keepalive_interval(ctx, hold));
+        if let Some(connection) = self.connection(conn) {
+            connection.send(&Message::Keepalive);
+            connection.keepalive_at = next.map(|interval| ctx.now + interval);
+        }
+    }
+
+    /// A third of the hold time (RFC 4271 §10), less where so configured; none without a hold time.
+    fn keepalive_interval(&self, ctx: &mut Context<'_>, hold: Duration) -> Option<Duration> {
+        let third = hold / 3;
+        let interval =
+            self.settings.neighbor.timers.keepalive.map_or(third, |configured| configured.min(third));
+        (!interval.is_zero()).then(|| ctx.jittered(interval))
+    }
+
+    fn message(&mut self, ctx: &mut Context<'_>, conn: ConnId, message: Message) {
+        let Some(stage) = self.connection(conn).map(|c| c.stage) else { return };
+        match (stage, message) {
+            (_, Message::Notification(notification)) => self.notified(ctx, conn, &notification),
+            (Stage::OpenSent, Message::Open(open)) => self.opened(ctx, conn, &open),
+            (Stage::OpenConfirm, Message::Keepalive) => self.establish(ctx, conn),
+            (Stage::Established, Message::Keepalive) => self.kept_alive(ctx, conn),
+            (Stage::Established, Message::Update(update)) => self.updated(ctx, conn, update),
+            (Stage::Established, Message::RouteRefresh(family)) => {
+                if let Some(family) = family {
+                    ctx.put(Output::Refresh(family));
+                }
+            }
+            (stage, message) => self.unexpected(ctx, conn, stage, &message),
+        }
+    }
+
+    /// A message that the state has no place for (RFC 4271 §6.6).
+    fn unexpected(&mut self, ctx: &mut Context<'_>, conn: ConnId, stage: Stage, message: &Message) {
+        let subcode = match stage {
+            Stage::OpenSent => FSM_OPEN_SENT,
+            Stage::OpenConfirm => FSM_OPEN_CONFIRM,
+            _ => FSM_ESTABLISHED,
+        };
+        let reason = format!("{} received in {stage:?}", name_of(message));
+        self.fail(ctx, conn, wire::Error { notification: Notification::new(code::FSM, subcode), reason });
+    }
+
+    fn opened(&mut self, ctx: &mut Context<'_>, conn: ConnId, open: &Open) {
+        let negotiated = match negotiation::agree(&self.settings, open) {
+            Ok(negotiated) => negotiated,
+            Err(error) => return self.fail(ctx, conn, error),
+        };
+        if !self.wins(ctx, conn, open) {
+            return;
+        }
+        let keepalive = self.keepalive_interval(ctx, negotiated.hold);
+        if let Some(connection) = self.connection(conn) {
+            connection.confirmed(ctx.now, negotiated, keepalive);
+        }
+        // An attempt of ours that hasn't even connected can only end in another collision.
+        self.abandon(ctx, |c| c.stage == Stage::Connecting);
+    }
+
+    /// Connection collision detection, when an OPEN has come on `conn` (RFC 4271 §6.8): whether it goes on.
+    fn wins(&mut self, ctx: &mut Context<'_>, conn: ConnId, open: &Open) -> bool {
+        let rival = self.connections.iter().find(|c| c.id != conn && c.stage >= Stage::OpenConfirm);
+        let Some(rival) = rival.map(|c| (c.id, c.stage, c.negotiated.clone())) else { return true };
+        let (rival, stage, negotiated) = rival;
+        if stage == Stage::Established {
+            if negotiated.is_some_and(|negotiated| negotiated.graceful_restart.is_some()) {
+                self.replaced(ctx, rival);
+                return true;
+            }
+            self.lose(ctx, conn);
+            return false;
+        }
+        // Kept is the connection that the speaker with the higher identifier opened; among equals, the higher AS
+        // decides (RFC 6286 §2.3).
+        let ours = (self.settings.router_id, self.settings.local_asn);
+        let keep_outgoing = ours > (open.router_id, open.asn);
+        let outgoing = self.connection(conn).is_some_and(|c| c.outgoing);
+        self.lose(ctx, if outgoing == keep_outgoing { rival } else { conn });
+        outgoing == keep_outgoing
+    }
+
+    /// The peer opens a new connection while the old one stands: it restarted, and we had not noticed (RFC 4724 §4.2).
+    fn replaced(&mut self, ctx: &mut Context<'_>, old: ConnId) {
+        if let Some(connection) = self.take(old) {
+            ctx.put(Output::Close(old));
+            let reason = "the peer restarted: it opened a new connection";
+            self.fail_in_words(ctx.now, reason.into());
+            self.down(ctx, &connection, true, reason);
+        }
+    }
+
+    fn lose(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        if let Some(connection) = self.connection(conn) {
+            connection.close_with(ctx.now, Notification::new(code::CEASE, cease::COLLISION));
+        }
+    }
+
+    /// KEEPALIVE in OpenConfirm (Event 26): the session stands.
+    fn establish(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        // A rival from before cannot win any more; closed now, its OPEN is not taken for a restart of the peer.
+        let rival = |c: &&Connection| c.id != conn && c.stage == Stage::OpenSent;
+        let rivals: Vec<ConnId> = self.connections.iter().filter(rival).map(|c| c.id).collect();
+        for rival in rivals {
+            self.lose(ctx, rival);
+        }
+        let Some(connection) = self.connection(conn) else { return };
+        connection.stage = Stage::Established;
+        connection.heard(ctx.now);
+        let (Some(negotiated), Some(local)) = (connection.negotiated.clone(), connection.local) else {
+            return;
+        };
+        self.feeding = negotiated.families.clone();
+        self.established_count += 1;
+        self.retry_at = None;
+        self.reason = "established".into();
+        ctx.put(Output::Up { negotiated: negotiated.clone(), local });
+        self.settle_stale(ctx, &negotiated);
+    }
+
+    /// The peer is back: what it did not keep forwarding by goes, the rest waits for its End-of-RIB (RFC 4724 §4.2).
+    fn settle_stale(&mut self, ctx: &mut Context<'_>, negotiated: &Negotiated) {
+        let Some(mut stale) = self.stale.take() else { return };
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            stale.families.into_iter().partition(|family| negotiated.forwarding_preserved(*family));
+        for family in lost {
+            ctx.put(Output::DropStale(Some(family)));
+        }
+        if !kept.is_empty() {
+            stale.families = kept;
+            stale.until = ctx.now + STALE_LIMIT;
+            self.stale = Some(stale);
+        }
+    }
+
+    fn kept_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
+        let Some(connection) = self.connection(conn) else { return };
+        connection.heard(ctx.now);
+        let marks_end = connection.negotiated.as_ref().is_some_and(|n| n.graceful_restart.is_none());
+        // A peer without RFC 4724 need not send End-of-RIB; its first KEEPALIVE after the feed began stands for it.
+        if marks_end {
+            self.feeding.clear();
+        }
+    }
+
+    fn updated(&mut self, ctx: &mut Context<'_>, conn: ConnId, update: Update) {
+        if let Some(connection) = self.connection(conn) {
+            connection.heard(ctx.now);
+        }
+        if let Some(fault) = update.faults.iter().find(|f| f.action == FaultAction::TreatAsWithdraw) {
+            let words =
+                format!("UPDATE treated as withdrawal: attribute {}: {}", fault.attribute, fault.reason);
+            self.fail_in_words(ctx.now, words);
+        }
+        let ended = update.end_of_rib;
+        ctx.put(Output::Update(update));
+        if let Some(family) = ended {
+            self.feeding.retain(|f| *f != family);
+            self.end_stale(ctx, family);
+        }
+    }
+
+    fn end_stale(&mut self, ctx: &mut Context<'_>, family: Family) {
+        let Some(stale) = &mut self.stale else { return };
+        if stale.families.contains(&family) {
+            stale.families.retain(|f| *f != family);
+            ctx.put(Output::DropStale(Some(family)));
+        }
+        if stale.families.is_empty() {
+            self.stale = None;
+        }
+    }
+
+    fn forget_stale(&mut self, ctx: &mut Context<'_>) {
+        if self.stale.take().is_some() {
+            ctx.put(Output::DropStale(None));
+        }
+    }
+
+    /// A NOTIFICATION came (Events 24 and 25). Nothing is answered (RFC 4271 §6).
+    fn notified(&mut self, ctx: &mut Context<'_>, conn: ConnId, notification: &Notification) {
+        let Some(connection) = self.take(conn) else { return };
+        ctx.put(Output::Close(conn));
+        let collision = notification.code == code::CEASE && notification.subcode == cease::COLLISION;
+        if !collision {
+            let reason = format!("the peer sent: {notification}");
+            self.fail_in_words(ctx.now, reason.clone());
+            if connection.stage == Stage::Established {
+                self.down(ctx, &connection, false, &reason);
+            }
+            if !matches!(notification.code, code::CEASE | code::HOLD_TIMER) {
+                self.hold_idle(ctx);
+            }
+        } else if connection.stage == Stage::Established {
+            self.down(ctx, &connection, false, "the peer sent: connection collision");
+        }
+        self.retry_later(ctx);
+    }
+
+    /// An error of the peer's: NOTIFICATION, and a pause before the next attempt.
+    fn fail(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: wire::Error) {
+        let Some(connection) = self.take(conn) else { return };
+        let reason = format!("we sent: {} ({})", error.notification, error.reason);
+        self.fail_in_words(ctx.now, reason.clone());
+        self.close_with(ctx, connection, error.notification, &reason);
+        self.hold_idle(ctx);
+    }
+
+    /// Ends a connection that was taken out: with a NOTIFICATION where one can be sent.
+    fn close_with(
+        &mut self,
+        ctx: &mut Context<'_>,
+        mut connection: Connection,
+        notification: Notification,
+        reason: &str,
+    ) {
+        match connection.stage {
+            Stage::Connecting => return ctx.put(Output::Close(connection.id)),
+            Stage::Established => self.down(ctx, &connection, false, reason),
+            _ => {}
+        }
+        if connection.stage != Stage::Closing {
+            connection.close_with(ctx.now, notification);
+        }
+        self.connections.push(connection);
+    }
+
+    /// The established connection ended. `graceful`: without a NOTIFICATION either way.
+    fn down(&mut self, ctx: &mut Context<'_>, connection: &Connection, graceful: bool, reason: &str) {
+        let negotiated = connection.negotiated.as_ref();
+        let keep = negotiated.filter(|_| graceful).map(Negotiated::kept_families).unwrap_or_default();
+        let restart_time = negotiated.and_then(|n| n.graceful_restart.as_ref()).map_or(0, |r| r.restart_time);
+        if ctx.now.duration_since(self.shown.1) >= STABLE {
+            self.idle_hold = FIRST_IDLE_HOLD;
+        }
+        self.feeding.clear();
+        self.stale = (!keep.is_empty()).then(|| Stale {
+            until: ctx.now + Duration::from_secs(restart_time.into()),
+            families: keep.clone(),
+        });
+        ctx.put(Output::Down { keep, reason: reason.into() });
+    }
+
+    fn hold_idle(&mut self, ctx: &mut Context<'_>) {
+        if self.stopped || self.established().is_some() {
+            return;
+        }
+        self.idle_until = Some(ctx.now + ctx.jittered(self.idle_hold));
+        self.idle_hold = (self.idle_hold * 2).min(MAX_IDLE_HOLD);
+        self.retry_at = None;
+    }
+
+    /// Closes without a word those connections that `which` names.
+    fn abandon(&mut self, ctx: &mut Context<'_>, which: impl Fn(&Connection) -> bool) {
+        self.connections.retain(|connection| {
+            let goes = which(connection);
+            if goes {
+                ctx.outputs.push(Output::Close(connection.id));
+            }
+            !goes
+        });
+    }
+
+    fn fail_in_words(&mut self, now: Instant, words: String) {
+        self.reason = words.clone();
+        self.last_error = Some((words, now));
+    }
+
+    /// Works out which of RFC 4271's states this is, and notes when that changed.
+    fn note_state(&mut self, now: Instant) {
+        let state = match self.connections.iter().map(|c| c.stage).max() {
+            Some(Stage::Established) => SessionState::Established,
+            Some(Stage::OpenConfirm) => SessionState::OpenConfirm,
+            Some(Stage::OpenSent) => SessionState::OpenSent,
+            Some(Stage::Connecting) => SessionState::Connect,
+            Some(Stage::Closing) | None if self.stopped || self.idle_until.is_some() => SessionState::Idle,
+            Some(Stage::Closing) | None => SessionState::Active,
+        };
+        if state != self.shown.0 {
+            self.shown = (state, now);
+        }
+    }
+}
+
+fn next_message(connection: &mut Connection) -> Result<Option<Message>, wire::Error> {
+    let Some(frame) = connection.framer.next()? else { return Ok(None) };
+    match &connection.negotiated {
+        Some(negotiated) => wire::decode(&frame, &negotiated.codec, &negotiated.families).map(Some),
+        None => wire::decode(&frame, &wire::Codec::default(), &[]).map(Some),
+    }
+}
+
+fn name_of(message: &Message) -> &'static str {
+    match message {
+        Message::Open(_) => "OPEN",
+        Message::Update(_) => "UPDATE",
+        Message::Notification(_) => "NOTIFICATION",
+        Message::Keepalive => "KEEPALIVE",
+        Message::RouteRefresh(_) => "ROUTE-REFRESH",
+    }
+}

@@ -1,0 +1,129 @@
+//! What we offer in an OPEN, and what comes of the peer's (RFC 4271 §4.2, §6.2; RFC 5492).
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::Settings;
+use crate::wire::{self, Capability, Codec, Family, GracefulRestart, Notification, Open};
+
+/// Below this a hold time is refused, unless it is 0 (RFC 4271 §4.2).
+const MIN_HOLD_SECONDS: u16 = 3;
+/// The largest restart time that the capability's 12 bits can carry (RFC 4724 §3).
+const MAX_RESTART_SECONDS: u64 = 4095;
+
+/// What two OPENs agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Negotiated {
+    /// The peer's BGP Identifier.
+    pub(crate) router_id: Ipv4Addr,
+    /// How messages are read and written.
+    pub(crate) codec: Codec,
+    /// Families that both offer, in our order.
+    pub(crate) families: Vec<Family>,
+    /// The smaller of both hold times; zero: no timer (RFC 4271 §4.2).
+    pub(crate) hold: Duration,
+    /// What the peer said of graceful restart; `None` unless both offer it.
+    pub(crate) graceful_restart: Option<GracefulRestart>,
+}
+
+impl Negotiated {
+    /// Families whose routes stay when the connection breaks without a NOTIFICATION (RFC 4724 §4.2).
+    pub(crate) fn kept_families(&self) -> Vec<Family> {
+        let Some(restart) = &self.graceful_restart else { return Vec::new() };
+        let kept = |family: &Family| restart.families.iter().any(|(f, _)| f == family);
+        self.families.iter().copied().filter(kept).collect()
+    }
+
+    /// Whether the peer says it forwarded by this family's routes while it restarted (the F bit, RFC 4724 §3).
+    pub(crate) fn forwarding_preserved(&self, family: Family) -> bool {
+        self.graceful_restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)))
+    }
+
+    /// Whether the peer has just restarted (the R bit, RFC 4724 §3).
+    pub(crate) fn peer_restarting(&self) -> bool {
+        self.graceful_restart.as_ref().is_some_and(|restart| restart.restarting)
+    }
+}
+
+/// The OPEN we send. `restarting` sets the R bit.
+pub(super) fn our_open(settings: &Settings, restarting: bool) -> Open {
+    let neighbor = &settings.neighbor;
+    let mut capabilities: Vec<_> = neighbor.families.iter().copied().map(Capability::Multiprotocol).collect();
+    capabilities.push(Capability::RouteRefresh);
+    capabilities.push(Capability::FourOctetAs(settings.local_asn));
+    if let Some(restart) = settings.graceful_restart {
+        capabilities.push(Capability::GracefulRestart(GracefulRestart {
+            restarting,
+            restart_time: restart.restart_time.as_secs().min(MAX_RESTART_SECONDS) as u16,
+            // The F bit: routes stay in the kernel while the speaker is away, so forwarding goes on.
+            families: neighbor.families.iter().map(|family| (*family, true)).collect(),
+        }));
+    }
+    Open {
+        asn: settings.local_asn,
+        hold_time: u16::try_from(neighbor.timers.hold.as_secs()).unwrap_or(u16::MAX),
+        router_id: settings.router_id,
+        capabilities,
+    }
+}
+
+/// Checks the peer's OPEN against what was configured, and works out what both agree on.
+///
+/// # Errors
+/// The NOTIFICATION that RFC 4271 §6.2 or RFC 5492 §3 asks for.
+pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire::Error> {
+    let neighbor = &settings.neighbor;
+    let refuse = |subcode, data: &[u8], reason| {
+        let notification = Notification::with_data(wire::code::OPEN, subcode, data);
+        Err(wire::Error { notification, reason })
+    };
+    if open.asn != neighbor.asn {
+        let reason = format!(
+            "the peer says it is AS {}, but AS {} is configured: correct one of them",
+            open.asn, neighbor.asn
+        );
+        return refuse(wire::open_error::PEER_AS, &[], reason);
+    }
+    // RFC 6286 §2.2: within an AS identifiers are unique.
+    if open.asn == settings.local_asn && open.router_id == settings.router_id {
+        let reason =
+            format!("the peer has our own BGP identifier {}: give each speaker its own", open.router_id);
+        return refuse(wire::open_error::IDENTIFIER, &[], reason);
+    }
+    if open.hold_time != 0 && open.hold_time < MIN_HOLD_SECONDS {
+        let reason =
+            format!("the peer proposes a hold time of {} s; 0 or at least 3 is valid", open.hold_time);
+        return refuse(wire::open_error::HOLD_TIME, &[], reason);
+    }
+    let offered = open.families();
+    let families: Vec<_> = neighbor.families.iter().copied().filter(|f| offered.contains(f)).collect();
+    if families.is_empty() {
+        let reason =
+            format!("no address family in common: we offer {:?}, the peer {offered:?}", neighbor.families);
+        return refuse(wire::open_error::CAPABILITY, &missing_capabilities(&neighbor.families), reason);
+    }
+    let both_restart = settings.graceful_restart.and(open.graceful_restart().cloned());
+    Ok(Negotiated {
+        router_id: open.router_id,
+        codec: Codec {
+            four_octet_as: open.four_octet_as(),
+            external: open.asn != settings.local_asn,
+            ..Codec::default()
+        },
+        families,
+        hold: neighbor.timers.hold.min(Duration::from_secs(open.hold_time.into())),
+        graceful_restart: both_restart,
+    })
+}
+
+/// The capabilities whose lack ends the session, as RFC 5492 §3 wants them in the NOTIFICATION.
+fn missing_capabilities(families: &[Family]) -> Vec<u8> {
+    families
+        .iter()
+        .flat_map(|family| {
+            let (afi, safi) = family.codes();
+            let [high, low] = afi.to_be_bytes();
+            [1, 4, high, low, 0, safi]
+        })
+        .collect()
+}

@@ -1,0 +1,113 @@
+//! From the configuration that holds to the one that is wanted: only what differs is touched.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::{Peer, Speaker};
+use crate::config::{Config, Neighbor};
+use crate::rib::{Identity, PeerId};
+use crate::session::{Session, Settings};
+use crate::wire::cease;
+
+/// Who a configuration says we are.
+pub(super) fn identity(config: &Config) -> Identity {
+    let cluster_id = config.cluster_id.unwrap_or(config.router_id);
+    Identity { asn: config.asn, router_id: config.router_id, cluster_id }
+}
+
+/// Whether a session can go on when its neighbour's configuration changes from `old` to `new`: what was said in OPENs,
+/// or decides how the connection is made, is the same.
+fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
+    let essence = |n: &Neighbor| Neighbor {
+        name: String::new(),
+        import: crate::Filter::All,
+        export: crate::Filter::All,
+        ..n.clone()
+    };
+    essence(old) == essence(new)
+}
+
+impl Speaker {
+    /// `config` is valid.
+    pub(super) fn apply(&mut self, now: Instant, config: Config) {
+        let new_identity = identity(&config) != identity(&self.config);
+        let wanted: BTreeSet<IpAddr> = config.neighbors.iter().map(|neighbor| neighbor.address).collect();
+        let unwanted: Vec<IpAddr> = self.by_address.keys().filter(|a| !wanted.contains(a)).copied().collect();
+        for address in unwanted {
+            self.remove(now, address, cease::DECONFIGURED, "removed from the configuration");
+        }
+        if new_identity {
+            let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
+            for address in all {
+                self.remove(now, address, cease::CONFIG_CHANGE, "our AS number or identifier changed");
+            }
+            self.rib.set_identity(identity(&config));
+        }
+        self.rib.set_networks(&config.networks);
+        let neighbors = config.neighbors.clone();
+        self.config = config;
+        for neighbor in neighbors {
+            self.set_neighbor(now, neighbor);
+        }
+    }
+
+    /// See [`Speaker::shutdown`].
+    pub(super) fn apply_shutdown(&mut self, now: Instant) {
+        let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
+        for address in all {
+            self.remove(now, address, cease::SHUTDOWN, "shut down");
+        }
+    }
+
+    fn set_neighbor(&mut self, now: Instant, neighbor: Neighbor) {
+        let address = neighbor.address;
+        let settings = Settings {
+            local_asn: self.config.asn,
+            router_id: self.config.router_id,
+            graceful_restart: self.config.graceful_restart,
+            neighbor,
+        };
+        if let Some(id) = self.by_address.get(&address).copied() {
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            let old = &peer.session.settings().neighbor;
+            if same_session(old, &settings.neighbor) {
+                let new = &settings.neighbor;
+                if (&old.import, &old.export) != (&new.import, &new.export) {
+                    self.rib.set_filters(id, new.import.clone(), new.export.clone());
+                    self.ready.extend(peer.session.established());
+                }
+                peer.session.set_settings(settings);
+                return;
+            }
+            self.remove(now, address, cease::CONFIG_CHANGE, "the neighbour's configuration changed");
+        }
+        self.add(now, settings);
+    }
+
+    fn add(&mut self, now: Instant, settings: Settings) {
+        self.next_peer += 1;
+        let id = PeerId(self.next_peer);
+        self.by_address.insert(settings.neighbor.address, id);
+        self.peers.insert(id, Peer { session: Session::new(settings, now), deadline: None });
+        self.with_session(now, id, |session, ctx| session.start(ctx));
+    }
+
+    /// Ends a neighbour's session. Its last NOTIFICATION may still be under way; what it told us is forgotten now.
+    fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
+        let Some(id) = self.by_address.remove(&address) else { return };
+        self.with_session(now, id, |session, ctx| session.stop(ctx, subcode, reason));
+        self.rib.forget(id);
+    }
+
+    /// Forgets a neighbour that is no longer configured, once its connections are closed.
+    pub(super) fn let_go(&mut self, id: PeerId) {
+        let gone = self.peers.get(&id).is_some_and(|peer| peer.session.is_gone());
+        if !gone {
+            return;
+        }
+        if let Some(Peer { deadline: Some(deadline), .. }) = self.peers.remove(&id) {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! One entrance each way, for whatever type of message.
+
+use bytes::{BufMut, BytesMut};
+
+use super::{
+    Error, Family, Frame, HEADER, MAX_MESSAGE, Message, MessageType, Notification, code, open, update,
+};
+
+/// What two speakers agreed on in their OPENs, as far as it changes how bytes are read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Codec {
+    /// Both sent the 4-octet AS capability: AS_PATH and AGGREGATOR carry 4 octets an AS (RFC 6793 §4).
+    pub four_octet_as: bool,
+    /// The largest message that may be sent, in octets: 4096 (RFC 4271 §4).
+    pub max_message: usize,
+    /// The peer is in another AS: LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST from it are discarded (RFC 7606 §7.5,
+    /// §7.9, §7.10). Matters to reading only: what is written is what the attributes hold.
+    pub external: bool,
+}
+
+impl Default for Codec {
+    /// What holds until both OPENs are in.
+    fn default() -> Self {
+        Self { four_octet_as: false, max_message: MAX_MESSAGE, external: false }
+    }
+}
+
+/// Reads the message in a frame. NLRI of families other than the negotiated `families` are ignored (RFC 4760 §7), and so
+/// are requests to refresh them (RFC 2918 §4).
+///
+/// # Errors
+/// What costs the session, with the NOTIFICATION to answer; lesser faults are in [`super::Update::faults`].
+pub fn decode(frame: &Frame, codec: &Codec, families: &[Family]) -> Result<Message, Error> {
+    let body = &frame.body[..];
+    // The framer has checked the lengths; a frame may come from elsewhere too.
+    let bad_length = || {
+        let length = u16::try_from(HEADER + body.len()).unwrap_or(u16::MAX);
+        let reason = format!("a message of type {:?} cannot be {length} octets long", frame.kind);
+        Error::new(code::HEADER, 2, &length.to_be_bytes(), reason)
+    };
+    Ok(match frame.kind {
+        MessageType::Open => Message::Open(open::decode(body)?),
+        MessageType::Update => Message::Update(update::decode(body, codec, families)?),
+        MessageType::Notification => {
+            Message::Notification(Notification::decode(body).ok_or_else(bad_length)?)
+        }
+        MessageType::Keepalive if body.is_empty() => Message::Keepalive,
+        MessageType::Keepalive => return Err(bad_length()),
+        MessageType::RouteRefresh => {
+            // RFC 2918 §3: the third octet is reserved and ignored (RFC 7313 uses it between those who agreed on it).
+            let [high, low, _, safi] = *<&[u8; 4]>::try_from(body).map_err(|_| bad_length())?;
+            let family = Family::from_codes(u16::from_be_bytes([high, low]), safi);
+            Message::RouteRefresh(family.filter(|family| families.contains(family)))
+        }
+    })
+}
+
+/// Appends a message to `out`. An UPDATE that does not fit one message becomes several, withdrawals first. What cannot be
+/// sent is left out: a route whose attributes leave no room for its prefix, a reach without attributes.
+pub fn encode(message: &Message, codec: &Codec, out: &mut BytesMut) {
+    match message {
+        Message::Open(open) => framed(MessageType::Open, out, |out| open::encode(open, out)),
+        Message::Update(update) => update::encode(update, codec, out),
+        Message::Notification(notification) => {
+            framed(MessageType::Notification, out, |out| notification.encode(out));
+        }
+        Message::Keepalive => framed(MessageType::Keepalive, out, |_| ()),
+        Message::RouteRefresh(family) => framed(MessageType::RouteRefresh, out, |out| {
+            let (afi, safi) = family.map_or((0, 0), Family::codes);
+            out.put_u16(afi);
+            out.put_slice(&[0, safi]);
+        }),
+    }
+}
+
+/// Appends a header (RFC 4271 §4.1) and what `body` appends.
+pub(super) fn framed(kind: MessageType, out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_slice(&[0xff; 16]);
+    out.put_slice(&[0, 0, kind.octet()]);
+    body(out);
+    set_u16(out, start + 16, out.len() - start);
+}
+
+/// Fills in a length that was left open at `at`.
+pub(super) fn set_u16(out: &mut BytesMut, at: usize, value: usize) {
+    let value = u16::try_from(value).unwrap_or(u16::MAX);
+    if let Some(field) = out.get_mut(at..at + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+}

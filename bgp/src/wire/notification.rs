@@ -1,0 +1,218 @@
+//! NOTIFICATIONs: the errors that cause them, and their words (RFC 4271 §4.5, RFC 4486, RFC 9003).
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::Notification;
+use super::reader::Reader;
+
+/// Octets of data that we send at most: enough to find the culprit, too little to be made to echo at length.
+const MAX_DATA: usize = 64;
+
+/// Error codes (RFC 4271 §4.5, RFC 7313 §5, RFC 9687 §3).
+pub mod code {
+    /// Message Header Error.
+    pub const HEADER: u8 = 1;
+    /// OPEN Message Error.
+    pub const OPEN: u8 = 2;
+    /// UPDATE Message Error.
+    pub const UPDATE: u8 = 3;
+    /// Hold Timer Expired.
+    pub const HOLD_TIMER: u8 = 4;
+    /// Finite State Machine Error.
+    pub const FSM: u8 = 5;
+    /// Cease.
+    pub const CEASE: u8 = 6;
+    /// ROUTE-REFRESH Message Error.
+    pub const ROUTE_REFRESH: u8 = 7;
+    /// Send Hold Timer Expired.
+    pub const SEND_HOLD_TIMER: u8 = 8;
+}
+
+/// Subcodes of the OPEN Message Error (RFC 4271 §6.2, RFC 5492 §5).
+pub mod open_error {
+    /// Unspecific: an optional parameter is malformed.
+    pub const UNSPECIFIC: u8 = 0;
+    /// Unsupported Version Number.
+    pub const VERSION: u8 = 1;
+    /// Bad Peer AS.
+    pub const PEER_AS: u8 = 2;
+    /// Bad BGP Identifier.
+    pub const IDENTIFIER: u8 = 3;
+    /// Unsupported Optional Parameter.
+    pub const PARAMETER: u8 = 4;
+    /// Unacceptable Hold Time.
+    pub const HOLD_TIME: u8 = 6;
+    /// Unsupported Capability.
+    pub const CAPABILITY: u8 = 7;
+}
+
+/// Subcodes of Cease (RFC 4486 §3, RFC 8538 §4, RFC 9384 §3).
+pub mod cease {
+    /// Maximum Number of Prefixes Reached.
+    pub const MAX_PREFIXES: u8 = 1;
+    /// Administrative Shutdown.
+    pub const SHUTDOWN: u8 = 2;
+    /// Peer De-configured.
+    pub const DECONFIGURED: u8 = 3;
+    /// Administrative Reset.
+    pub const RESET: u8 = 4;
+    /// Connection Rejected.
+    pub const REJECTED: u8 = 5;
+    /// Other Configuration Change.
+    pub const CONFIG_CHANGE: u8 = 6;
+    /// Connection Collision Resolution.
+    pub const COLLISION: u8 = 7;
+    /// Out of Resources.
+    pub const RESOURCES: u8 = 8;
+    /// Hard Reset.
+    pub const HARD_RESET: u8 = 9;
+    /// BFD Down.
+    pub const BFD_DOWN: u8 = 10;
+}
+
+/// Why a session cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Error {
+    /// What to send the peer before the connection is closed.
+    pub notification: Notification,
+    /// What was wrong, in words.
+    pub reason: String,
+}
+
+impl Error {
+    /// An error that is answered with this code, subcode and data.
+    pub(super) fn new(code: u8, subcode: u8, data: &[u8], reason: String) -> Self {
+        Self { notification: Notification::with_data(code, subcode, data), reason }
+    }
+}
+
+impl Notification {
+    /// A NOTIFICATION without data.
+    pub fn new(code: u8, subcode: u8) -> Self {
+        Self { code, subcode, data: Bytes::new() }
+    }
+
+    /// A NOTIFICATION with data, of which the first 64 octets are kept.
+    pub fn with_data(code: u8, subcode: u8, data: &[u8]) -> Self {
+        Self { code, subcode, data: Bytes::copy_from_slice(capped(data)) }
+    }
+
+    /// What the operator of the other side says about a shutdown or reset (RFC 9003 §2), made safe to print: `None`
+    /// where there is nothing, or its length is a lie.
+    pub fn shutdown_message(&self) -> Option<String> {
+        if self.code != code::CEASE || !matches!(self.subcode, cease::SHUTDOWN | cease::RESET) {
+            return None;
+        }
+        let mut reader = Reader::new(&self.data);
+        let length = reader.u8()?;
+        let text = reader.take(usize::from(length))?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text).chars().map(printable).collect())
+    }
+
+    /// Reads the body of a NOTIFICATION. Unknown codes are taken as they are: there is no answering them (RFC 4271
+    /// §6.4).
+    pub(super) fn decode(body: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(body);
+        let (code, subcode) = (reader.u8()?, reader.u8()?);
+        Some(Self { code, subcode, data: Bytes::copy_from_slice(reader.rest()) })
+    }
+
+    /// Writes the body of a NOTIFICATION.
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(self.code);
+        out.put_u8(self.subcode);
+        out.put_slice(capped(&self.data));
+    }
+}
+
+impl fmt::Display for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&describe(self.code, self.subcode))?;
+        match self.shutdown_message() {
+            Some(message) => write!(f, " ({message})"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn capped(data: &[u8]) -> &[u8] {
+    data.get(..MAX_DATA).unwrap_or(data)
+}
+
+/// Terminals and logs must not be steered by a peer: control characters, line breaks and those that turn the writing
+/// direction are replaced.
+fn printable(c: char) -> char {
+    let steers = c.is_control()
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}');
+    if steers { char::REPLACEMENT_CHARACTER } else { c }
+}
+
+/// The name of an error, such as `Cease / Administrative Shutdown`; numbers where it has none. Names of the IANA
+/// registry "BGP Error (Notification) Codes".
+pub fn describe(code: u8, subcode: u8) -> String {
+    let Some(name) = code_name(code) else { return format!("error code {code} / subcode {subcode}") };
+    match (subcode_name(code, subcode), subcode) {
+        (Some(sub), _) => format!("{name} / {sub}"),
+        (None, 0) => name.to_owned(),
+        (None, _) => format!("{name} / subcode {subcode}"),
+    }
+}
+
+fn code_name(code: u8) -> Option<&'static str> {
+    Some(match code {
+        code::HEADER => "Message Header Error",
+        code::OPEN => "OPEN Message Error",
+        code::UPDATE => "UPDATE Message Error",
+        code::HOLD_TIMER => "Hold Timer Expired",
+        code::FSM => "Finite State Machine Error",
+        code::CEASE => "Cease",
+        code::ROUTE_REFRESH => "ROUTE-REFRESH Message Error",
+        code::SEND_HOLD_TIMER => "Send Hold Timer Expired",
+        _ => return None,
+    })
+}
+
+fn subcode_name(code: u8, subcode: u8) -> Option<&'static str> {
+    Some(match (code, subcode) {
+        (code::HEADER, 1) => "Connection Not Synchronized",
+        (code::HEADER, 2) => "Bad Message Length",
+        (code::HEADER, 3) => "Bad Message Type",
+        (code::OPEN, open_error::VERSION) => "Unsupported Version Number",
+        (code::OPEN, open_error::PEER_AS) => "Bad Peer AS",
+        (code::OPEN, open_error::IDENTIFIER) => "Bad BGP Identifier",
+        (code::OPEN, open_error::PARAMETER) => "Unsupported Optional Parameter",
+        (code::OPEN, 5) => "Authentication Failure",
+        (code::OPEN, open_error::HOLD_TIME) => "Unacceptable Hold Time",
+        (code::OPEN, open_error::CAPABILITY) => "Unsupported Capability",
+        (code::OPEN, 11) => "Role Mismatch",
+        (code::UPDATE, 1) => "Malformed Attribute List",
+        (code::UPDATE, 2) => "Unrecognized Well-known Attribute",
+        (code::UPDATE, 3) => "Missing Well-known Attribute",
+        (code::UPDATE, 4) => "Attribute Flags Error",
+        (code::UPDATE, 5) => "Attribute Length Error",
+        (code::UPDATE, 6) => "Invalid ORIGIN Attribute",
+        (code::UPDATE, 7) => "AS Routing Loop",
+        (code::UPDATE, 8) => "Invalid NEXT_HOP Attribute",
+        (code::UPDATE, 9) => "Optional Attribute Error",
+        (code::UPDATE, 10) => "Invalid Network Field",
+        (code::UPDATE, 11) => "Malformed AS_PATH",
+        (code::FSM, 1) => "Receive Unexpected Message in OpenSent State",
+        (code::FSM, 2) => "Receive Unexpected Message in OpenConfirm State",
+        (code::FSM, 3) => "Receive Unexpected Message in Established State",
+        (code::CEASE, cease::MAX_PREFIXES) => "Maximum Number of Prefixes Reached",
+        (code::CEASE, cease::SHUTDOWN) => "Administrative Shutdown",
+        (code::CEASE, cease::DECONFIGURED) => "Peer De-configured",
+        (code::CEASE, cease::RESET) => "Administrative Reset",
+        (code::CEASE, cease::REJECTED) => "Connection Rejected",
+        (code::CEASE, cease::CONFIG_CHANGE) => "Other Configuration Change",
+        (code::CEASE, cease::COLLISION) => "Connection Collision Resolution",
+        (code::CEASE, cease::RESOURCES) => "Out of Resources",
+        (code::CEASE, cease::HARD_RESET) => "Hard Reset",
+        (code::CEASE, cease::BFD_DOWN) => "BFD Down",
+        (code::ROUTE_REFRESH, 1) => "Invalid Message Length",
+        _ => return None,
+    })
+}

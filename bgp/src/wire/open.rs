@@ -1,0 +1,256 @@
+//! OPEN and its capabilities (RFC 4271 §4.2 and §6.2, RFC 5492, RFC 9072).
+
+use std::net::Ipv4Addr;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::reader::Reader;
+use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, Open, code, open_error};
+
+/// The only version there is.
+const VERSION: u8 = 4;
+/// The optional parameter that holds capabilities (RFC 5492 §4).
+const PARAMETER_CAPABILITIES: u8 = 2;
+/// As the type of the first parameter: lengths are extended (RFC 9072 §2).
+const PARAMETER_EXTENDED: u8 = 255;
+
+/// Capability codes.
+const MULTIPROTOCOL: u8 = 1;
+const ROUTE_REFRESH: u8 = 2;
+const GRACEFUL_RESTART: u8 = 64;
+const FOUR_OCTET_AS: u8 = 65;
+
+impl Open {
+    /// The families offered: IPv4 unicast where the multiprotocol capability was not sent at all (RFC 4760 §8).
+    pub fn families(&self) -> Vec<Family> {
+        let mut any = false;
+        let mut families = Vec::new();
+        for capability in &self.capabilities {
+            match capability {
+                Capability::Multiprotocol(family) => {
+                    any = true;
+                    if !families.contains(family) {
+                        families.push(*family);
+                    }
+                }
+                Capability::Other(MULTIPROTOCOL, _) => any = true,
+                _ => {}
+            }
+        }
+        if any { families } else { vec![Family::Ipv4Unicast] }
+    }
+
+    /// Whether the 4-octet AS capability was sent (RFC 6793 §3).
+    pub fn four_octet_as(&self) -> bool {
+        self.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_)))
+    }
+
+    /// Whether the route refresh capability was sent (RFC 2918 §2).
+    pub fn route_refresh(&self) -> bool {
+        self.capabilities.contains(&Capability::RouteRefresh)
+    }
+
+    /// The graceful restart capability; the last one counts (RFC 4724 §3).
+    pub fn graceful_restart(&self) -> Option<&GracefulRestart> {
+        self.capabilities.iter().rev().find_map(|c| match c {
+            Capability::GracefulRestart(restart) => Some(restart),
+            _ => None,
+        })
+    }
+}
+
+/// An error in an OPEN (RFC 4271 §6.2).
+fn refuse(subcode: u8, data: &[u8], reason: String) -> Error {
+    Error::new(code::OPEN, subcode, data, reason)
+}
+
+/// Reads the body of an OPEN and checks what can be checked without knowing the neighbour.
+pub(super) fn decode(body: &[u8]) -> Result<Open, Error> {
+    let short = || refuse(open_error::UNSPECIFIC, &[], "the OPEN ends before its optional parameters".into());
+    let mut reader = Reader::new(body);
+    let version = reader.u8().ok_or_else(short)?;
+    if version != VERSION {
+        // RFC 4271 §6.2: the data is the version we would speak.
+        let reason = format!("the peer speaks BGP version {version}; only 4 is spoken here");
+        return Err(refuse(open_error::VERSION, &u16::from(VERSION).to_be_bytes(), reason));
+    }
+    let my_as = reader.u16().ok_or_else(short)?;
+    let hold_time = reader.u16().ok_or_else(short)?;
+    let router_id = Ipv4Addr::from_bits(reader.u32().ok_or_else(short)?);
+    if matches!(hold_time, 1 | 2) {
+        let reason = format!("a hold time of {hold_time} s was offered; it must be 0 or at least 3 s");
+        return Err(refuse(open_error::HOLD_TIME, &[], reason));
+    }
+    if router_id.is_unspecified() {
+        // RFC 6286 §2.2. Whether it is our own is for the session to say.
+        let reason = "the peer's BGP identifier is 0.0.0.0: it must be given another".into();
+        return Err(refuse(open_error::IDENTIFIER, &[], reason));
+    }
+    let capabilities = decode_parameters(reader)?;
+    let asn = peer_as(my_as, &capabilities)?;
+    Ok(Open { asn, hold_time, router_id, capabilities })
+}
+
+/// The peer's AS number (RFC 6793 §4.1), never 0 (RFC 7607 §2) nor AS_TRANS, which is nobody's (RFC 6793 §9).
+fn peer_as(my_as: u16, capabilities: &[Capability]) -> Result<u32, Error> {
+    let bad = |reason| Err(refuse(open_error::PEER_AS, &[], reason));
+    let mut asn = u32::from(my_as);
+    for capability in capabilities {
+        let Capability::FourOctetAs(wide) = capability else { continue };
+        // Two numbers in one OPEN must be one: only AS_TRANS stands for another.
+        if asn != *wide && asn != u32::from(AS_TRANS) {
+            return bad(format!("the peer's OPEN names two AS numbers, {asn} and {wide}"));
+        }
+        asn = *wide;
+    }
+    match (my_as, asn) {
+        (0, _) | (_, 0) => bad("the peer claims AS number 0, which is reserved".into()),
+        (_, wide) if wide == u32::from(AS_TRANS) => {
+            bad("the peer claims AS number 23456 (AS_TRANS), which only stands in for others".into())
+        }
+        (_, asn) => Ok(asn),
+    }
+}
+
+/// What is wrong with the optional parameters, where they are recognised but malformed (RFC 4271 §6.2).
+fn malformed(what: &str) -> Error {
+    refuse(open_error::UNSPECIFIC, &[], format!("malformed optional parameters in the OPEN: {what}"))
+}
+
+/// Reads the optional parameters, from their length on.
+fn decode_parameters(mut reader: Reader) -> Result<Vec<Capability>, Error> {
+    let short_length = reader.u8().ok_or_else(|| malformed("their length is missing"))?;
+    let mut ahead = reader;
+    // RFC 9072 §2: the first type octet tells; the short length is then ignored, unless it is 0.
+    let extended = short_length != 0 && ahead.u8() == Some(PARAMETER_EXTENDED);
+    let length = if extended {
+        reader = ahead;
+        reader.u16().map(usize::from).ok_or_else(|| malformed("the extended length is cut off"))?
+    } else {
+        usize::from(short_length)
+    };
+    if length != reader.len() {
+        return Err(malformed(&format!("they claim {length} octets, {} are there", reader.len())));
+    }
+    let mut capabilities = Vec::new();
+    while let Some(kind) = reader.u8() {
+        let length = if extended { reader.u16() } else { reader.u8().map(u16::from) };
+        let value = length.and_then(|length| reader.take(usize::from(length)));
+        let value = value.ok_or_else(|| malformed("one goes beyond their end"))?;
+        if kind != PARAMETER_CAPABILITIES {
+            let reason = format!("optional parameter {kind} in the OPEN is not known here");
+            return Err(refuse(open_error::PARAMETER, &[], reason));
+        }
+        decode_capabilities(value, &mut capabilities)?;
+    }
+    Ok(capabilities)
+}
+
+/// Reads the capabilities of one parameter (RFC 5492 §4).
+fn decode_capabilities(value: &[u8], capabilities: &mut Vec<Capability>) -> Result<(), Error> {
+    let mut reader = Reader::new(value);
+    while let Some(code) = reader.u8() {
+        let value = reader.u8().and_then(|length| reader.take(usize::from(length)));
+        let value = value.ok_or_else(|| malformed("a capability goes beyond its parameter"))?;
+        let capability = decode_capability(code, value);
+        capabilities.push(
+            capability.ok_or_else(|| {
+                malformed(&format!("capability {code} cannot be {} octets long", value.len()))
+            })?,
+        );
+    }
+    Ok(())
+}
+
+/// Reads one capability; `None` where it is known but of a wrong length.
+fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
+    let mut reader = Reader::new(value);
+    let capability = match code {
+        MULTIPROTOCOL => {
+            let (afi, _reserved, safi) = (reader.u16()?, reader.u8()?, reader.u8()?);
+            match Family::from_codes(afi, safi) {
+                Some(family) => Capability::Multiprotocol(family),
+                None => other(code, value),
+            }
+        }
+        ROUTE_REFRESH => Capability::RouteRefresh,
+        GRACEFUL_RESTART => {
+            let head = reader.u16()?;
+            let mut families = Vec::new();
+            while !reader.is_empty() {
+                let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
+                families.extend(Family::from_codes(afi, safi).map(|family| (family, flags & 0x80 != 0)));
+            }
+            let restarting = head & 0x8000 != 0;
+            Capability::GracefulRestart(GracefulRestart { restarting, restart_time: head & 0x0fff, families })
+        }
+        FOUR_OCTET_AS => Capability::FourOctetAs(reader.u32()?),
+        _ => return Some(other(code, value)),
+    };
+    (reader.is_empty() || matches!(capability, Capability::Other(..))).then_some(capability)
+}
+
+fn other(code: u8, value: &[u8]) -> Capability {
+    // A copy: an OPEN lives as long as its session and must not keep a read buffer with it.
+    Capability::Other(code, Bytes::copy_from_slice(value))
+}
+
+/// Writes the body of an OPEN. Its capabilities share one parameter, as RFC 5492 §4 advises.
+pub(super) fn encode(open: &Open, out: &mut BytesMut) {
+    out.put_u8(VERSION);
+    out.put_u16(u16::try_from(open.asn).unwrap_or(AS_TRANS));
+    out.put_u16(open.hold_time);
+    out.put_u32(open.router_id.to_bits());
+    let mut capabilities = BytesMut::new();
+    for capability in &open.capabilities {
+        encode_capability(capability, &mut capabilities);
+    }
+    match (u8::try_from(capabilities.len() + 2), u16::try_from(capabilities.len())) {
+        _ if capabilities.is_empty() => out.put_u8(0),
+        // 255 would do without RFC 9072 too, but it is the value that announces the extension.
+        (Ok(length), _) if length < PARAMETER_EXTENDED => {
+            out.put_slice(&[length, PARAMETER_CAPABILITIES, length - 2]);
+        }
+        (_, length) => {
+            let length = length.unwrap_or(u16::MAX);
+            out.put_slice(&[255, PARAMETER_EXTENDED]);
+            out.put_u16(length.saturating_add(3));
+            out.put_u8(PARAMETER_CAPABILITIES);
+            out.put_u16(length);
+        }
+    }
+    out.put_slice(&capabilities);
+}
+
+fn encode_capability(capability: &Capability, out: &mut BytesMut) {
+    match capability {
+        Capability::Multiprotocol(family) => {
+            let (afi, safi) = family.codes();
+            out.put_slice(&[MULTIPROTOCOL, 4]);
+            out.put_u16(afi);
+            out.put_slice(&[0, safi]);
+        }
+        Capability::RouteRefresh => out.put_slice(&[ROUTE_REFRESH, 0]),
+        Capability::GracefulRestart(restart) => {
+            // As many as the length octet has room for: far more than there are.
+            let families = restart.families.get(..63).unwrap_or(&restart.families);
+            out.put_slice(&[GRACEFUL_RESTART, (2 + 4 * families.len()) as u8]);
+            let r = if restart.restarting { 0x8000 } else { 0 };
+            out.put_u16(r | restart.restart_time.min(0x0fff));
+            for (family, forwarding) in families {
+                let (afi, safi) = family.codes();
+                out.put_u16(afi);
+                out.put_slice(&[safi, if *forwarding { 0x80 } else { 0 }]);
+            }
+        }
+        Capability::FourOctetAs(asn) => {
+            out.put_slice(&[FOUR_OCTET_AS, 4]);
+            out.put_u32(*asn);
+        }
+        Capability::Other(code, value) => {
+            let value = value.get(..255).unwrap_or(value);
+            out.put_slice(&[*code, value.len() as u8]);
+            out.put_slice(value);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+use super::*;
+use crate::wire::{Notification, cease, code, describe};
+
+fn with(subcode: u8, data: &[u8]) -> Notification {
+    Notification { code: code::CEASE, subcode, data: Bytes::copy_from_slice(data) }
+}
+
+#[test]
+fn errors_have_their_registered_names() {
+    assert_eq!(describe(6, 2), "Cease / Administrative Shutdown");
+    assert_eq!(describe(4, 0), "Hold Timer Expired");
+    assert_eq!(describe(3, 11), "UPDATE Message Error / Malformed AS_PATH");
+    assert_eq!(describe(2, 77), "OPEN Message Error / subcode 77");
+    assert_eq!(describe(99, 1), "error code 99 / subcode 1");
+}
+
+#[test]
+fn shutdown_message_is_read() {
+    let mut data = vec![12];
+    data.extend(b"moving rooms");
+    let notification = with(cease::SHUTDOWN, &data);
+    assert_eq!(notification.shutdown_message().as_deref(), Some("moving rooms"));
+    assert_eq!(notification.to_string(), "Cease / Administrative Shutdown (moving rooms)");
+}
+
+/// CVE-2019-16159: the length octet was trusted.
+#[test]
+fn shutdown_message_longer_than_its_data_is_ignored() {
+    assert_eq!(with(cease::SHUTDOWN, &[255, b'a']).shutdown_message(), None);
+    assert_eq!(with(cease::RESET, &[]).shutdown_message(), None);
+    assert_eq!(with(cease::RESET, &[0]).shutdown_message(), None);
+    assert_eq!(with(cease::DECONFIGURED, &[1, b'a']).shutdown_message(), None);
+}
+
+#[test]
+fn shutdown_message_cannot_steer_a_terminal() {
+    let mut data = vec![16];
+    data.extend("a\u{1b}[31m\nb\u{202e}c\u{85}\u{ff}".as_bytes());
+    assert_eq!(data.len(), 17);
+    let text = with(cease::SHUTDOWN, &data).shutdown_message().unwrap();
+    assert_eq!(text, "a\u{fffd}[31m\u{fffd}b\u{fffd}c\u{fffd}\u{ff}");
+    let invalid = with(cease::SHUTDOWN, &[2, 0xff, b'x']);
+    assert_eq!(invalid.shutdown_message().unwrap(), "\u{fffd}x");
+}
+
+/// CVE-2017-15865: a peer made a daemon echo, and so leak, at length.
+#[test]
+fn data_is_capped_when_made_and_when_sent() {
+    assert_eq!(Notification::with_data(3, 1, &[7; 4000]).data.len(), 64);
+    let long = Message::Notification(with(1, &[7; 4000]));
+    assert_eq!(write(&long, &INTERNAL).len(), 19 + 2 + 64);
+}
+
+#[test]
+fn any_code_is_taken() {
+    let read = read_one(&message(3, &[200, 201, 1, 2, 3]), &INTERNAL);
+    let data = Bytes::from_static(&[1, 2, 3]);
+    assert_eq!(read, Message::Notification(Notification { code: 200, subcode: 201, data }));
+}

@@ -1,0 +1,568 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+use crate::wire::FaultAction::{AttributeDiscard, TreatAsWithdraw};
+use crate::wire::{Aggregator, AsPath, FaultAction, NextHop, Origin, Reach, Segment, Update};
+
+const ORIGIN: &str = "40 01 01 00";
+const AS_PATH: &str = "40 02 06 02 01 0000fc01";
+const NEXT_HOP: &str = "40 03 04 ac14020b";
+const LOCAL_PREF: &str = "40 05 04 00000064";
+/// 10.244.3.0/24
+const NLRI: &str = "18 0af403";
+/// 2001:db8:1::/48 by way of 2001:db8::1
+const MP_REACH: &str = "80 0e 1c 0002 01 10 20010db8000000000000000000000001 00 30 20010db80001";
+/// 2001:db8:2::/48
+const MP_UNREACH: &str = "80 0f 0a 0002 01 30 20010db80002";
+
+/// The body of an UPDATE.
+fn body(withdrawn: &str, attributes: &[&str], nlri: &str) -> Vec<u8> {
+    let (withdrawn, attributes) = (hex(withdrawn), hex(&attributes.concat()));
+    let length = |field: &[u8]| u16::try_from(field.len()).unwrap().to_be_bytes();
+    [&length(&withdrawn)[..], &withdrawn, &length(&attributes), &attributes, &hex(nlri)].concat()
+}
+
+fn try_update(body: &[u8], codec: &Codec) -> Result<Update, Error> {
+    match &read(&message(2, body), codec)?[..] {
+        [Message::Update(update)] => Ok(update.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An UPDATE from an internal peer that announces [`NLRI`], with all that must be there and `more`.
+fn announce(more: &[&str]) -> Update {
+    announce_with(&INTERNAL, more)
+}
+
+fn announce_with(codec: &Codec, more: &[&str]) -> Update {
+    let attributes = [&[ORIGIN, AS_PATH, NEXT_HOP], more].concat();
+    try_update(&body("", &attributes, NLRI), codec).expect("no reset")
+}
+
+fn faults(update: &Update) -> Vec<(u8, FaultAction)> {
+    update.faults.iter().map(|fault| (fault.attribute, fault.action)).collect()
+}
+
+/// Asserts that the UPDATE was treated as a withdrawal of `gone` for what was wrong with `attribute`.
+#[track_caller]
+fn assert_withdrawn(update: &Update, attribute: u8, gone: &[&str]) {
+    assert_eq!(update.withdrawn, prefixes(gone));
+    assert_eq!((&update.reach[..], &update.attributes), (&[][..], &None));
+    assert!(faults(update).contains(&(attribute, TreatAsWithdraw)), "{:?}", update.faults);
+}
+
+#[track_caller]
+fn assert_reset(body: &[u8], subcode: u8, data: &str) {
+    let error = try_update(body, &INTERNAL).expect_err("a reset");
+    assert_eq!(answer(&error), (3, subcode, &hex(data)[..]), "{error}");
+}
+
+#[test]
+fn update_of_bird_2() {
+    let bytes = hex("ffffffffffffffffffffffffffffffff 005f 02 0000 0040 400101 00 40020a 02020000fc00fa56ea01
+        400304 c0000201 800404 00000005 c00804 fc000007 c01008 0002fc0000000009 c0200c 0000fc000000000100000002
+        00 10 0a01 11 0a0280");
+    let Message::Update(update) = read_one(&bytes, &EXTERNAL) else { panic!() };
+    let attributes = update.attributes.as_ref().unwrap();
+    assert_eq!(attributes.as_path, AsPath(vec![Segment::Sequence(vec![64512, 4_200_000_001])]));
+    assert_eq!(attributes.med, Some(5));
+    assert_eq!(attributes.communities, [0xfc00_0007]);
+    assert_eq!(attributes.unknown.iter().map(|u| u.code).collect::<Vec<_>>(), [16, 32]);
+    assert_eq!(update.reach[0].prefixes, prefixes(&["0.0.0.0/0", "10.1.0.0/16", "10.2.128.0/17"]));
+    assert_eq!(update.faults, []);
+    assert_eq!(write(&Message::Update(update), &EXTERNAL), bytes);
+}
+
+/// On a session of 2 octets: AS_TRANS, AS4_PATH, and MP_REACH_NLRI with an extended length.
+#[test]
+fn update_of_bird_2_with_as4_path() {
+    let bytes = hex("ffffffffffffffffffffffffffffffff 0082 02 0000 006b
+        900e0025 0002 01 10 20010db8000000000000000000000001 00 30 20010db80001 40 20010db800020000
+        400101 00 400206 0202fc005ba0 80040400000005c00804fc000007c010080002fc0000000009
+        c0110a 02020000fc00fa56ea01 c0200c 0000fc000000000100000002");
+    assert_eq!(bytes.len(), 0x82);
+    let Message::Update(update) = read_one(&bytes, &OLD) else { panic!() };
+    let attributes = update.attributes.as_ref().unwrap();
+    assert_eq!(attributes.as_path, AsPath(vec![Segment::Sequence(vec![64512, 4_200_000_001])]));
+    let next_hop = NextHop { address: "2001:db8::1".parse().unwrap(), link_local: None };
+    let prefixes = prefixes(&["2001:db8:1::/48", "2001:db8:2::/64"]);
+    assert_eq!(update.reach, [Reach { family: Family::Ipv6Unicast, next_hop, prefixes }]);
+    // We write the short length where it will do: one octet less.
+    let written = write(&Message::Update(update.clone()), &OLD);
+    assert_eq!(written.len(), bytes.len() - 1);
+    assert_eq!(read_one(&written, &OLD), Message::Update(update));
+}
+
+/// FRR writes extended lengths for short values and, here, an IPv4-mapped next hop.
+#[test]
+fn updates_of_frr_10() {
+    let bytes = hex("ffffffffffffffffffffffffffffffff 0040 02 0000 0027 400101 00 50020006 02010000fc00
+        400304 7f000001 800404 00000000 c00708 0000fc00c0000201 08 0a
+        ffffffffffffffffffffffffffffffff 004c 02 0000 0035
+        900e001c 0002 01 10 00000000000000000000ffff7f000001 00 30 20010db80001
+        400101 00 50020006 02010000fc00 800404 00000000");
+    let messages = read(&bytes, &EXTERNAL).unwrap();
+    let [Message::Update(v4), Message::Update(v6)] = &messages[..] else { panic!("{messages:?}") };
+    let aggregator = Aggregator { asn: 64512, address: Ipv4Addr::new(192, 0, 2, 1) };
+    assert_eq!(v4.attributes.as_ref().unwrap().aggregator, Some(aggregator));
+    assert_eq!(v4.reach[0].prefixes, prefixes(&["10.0.0.0/8"]));
+    assert_eq!(v6.reach[0].next_hop.address, "::ffff:127.0.0.1".parse::<IpAddr>().unwrap());
+    assert!(v4.faults.is_empty() && v6.faults.is_empty());
+}
+
+#[test]
+fn end_of_rib() {
+    let eor = |bytes: &[u8]| try_update(bytes, &INTERNAL).unwrap().end_of_rib;
+    assert_eq!(eor(&body("", &[], "")), Some(Family::Ipv4Unicast));
+    assert_eq!(eor(&body("", &["80 0f 03 0002 01"], "")), Some(Family::Ipv6Unicast));
+    assert_eq!(eor(&body("", &["90 0f 0003 0002 01"], "")), Some(Family::Ipv6Unicast));
+    assert_eq!(eor(&body("", &["80 0f 03 0001 01"], "")), Some(Family::Ipv4Unicast));
+    // Of a family not negotiated, or with anything else in it, it is none.
+    assert_eq!(eor(&body("", &["80 0f 03 0001 80"], "")), None);
+    assert_eq!(eor(&body("18 0af403", &["80 0f 03 0002 01"], "")), None);
+    assert_eq!(eor(&body("", &["80 0f 03 0002 01", ORIGIN], "")), None);
+    assert_eq!(eor(&body("", &[ORIGIN], "")), None);
+}
+
+#[test]
+fn both_families_travel_in_one_update() {
+    let attributes = [MP_UNREACH, ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF, MP_REACH];
+    let update = try_update(&body("10 0a01", &attributes, NLRI), &INTERNAL).unwrap();
+    assert_eq!(update.withdrawn, prefixes(&["10.1.0.0/16", "2001:db8:2::/48"]));
+    assert_eq!(update.reach.iter().map(|r| r.family).collect::<Vec<_>>(), BOTH);
+    assert_eq!((update.end_of_rib, update.faults), (None, vec![]));
+}
+
+#[test]
+fn families_not_negotiated_are_ignored() {
+    let attributes = [ORIGIN, AS_PATH, NEXT_HOP, MP_REACH, MP_UNREACH];
+    let body = body("10 0a01", &attributes, NLRI);
+    let only = |families: &[Family]| {
+        let frame = crate::wire::Frame { kind: MessageType::Update, body: body.clone().into() };
+        let Ok(Message::Update(update)) = decode(&frame, &INTERNAL, families) else { panic!() };
+        assert_eq!(update.faults, []);
+        let reached: Vec<_> = update.reach.iter().flat_map(|r| r.prefixes.clone()).collect();
+        (update.withdrawn, reached, update.attributes.is_some())
+    };
+    let [v4, v6] = BOTH;
+    assert_eq!(only(&[v4]), (prefixes(&["10.1.0.0/16"]), prefixes(&["10.244.3.0/24"]), true));
+    assert_eq!(only(&[v6]), (prefixes(&["2001:db8:2::/48"]), prefixes(&["2001:db8:1::/48"]), true));
+    assert_eq!(only(&[]), (vec![], vec![], false));
+}
+
+#[test]
+fn host_bits_are_cleared() {
+    let update = try_update(&body("11 0affff", &[], ""), &INTERNAL).unwrap();
+    assert_eq!(update.withdrawn, prefixes(&["10.255.128.0/17"]));
+}
+
+#[test]
+fn ipv4_in_mp_reach_is_taken() {
+    let mp = "80 0e 0d 0001 01 04 ac14020b 00 18 0af403";
+    let update = try_update(&body("", &[ORIGIN, AS_PATH, mp], ""), &INTERNAL).unwrap();
+    let next_hop = NextHop { address: "172.20.2.11".parse().unwrap(), link_local: None };
+    let prefixes = prefixes(&["10.244.3.0/24"]);
+    assert_eq!(update.reach, [Reach { family: Family::Ipv4Unicast, next_hop, prefixes }]);
+}
+
+#[test]
+fn link_local_next_hop_comes_second() {
+    let reach = |second: &str| {
+        let mp = format!("80 0e 2c 0002 01 20 20010db8000000000000000000000001 {second} 00 30 20010db80001");
+        let update = try_update(&body("", &[ORIGIN, AS_PATH, &mp], ""), &INTERNAL).unwrap();
+        update.reach[0].next_hop.link_local
+    };
+    assert_eq!(reach("fe800000000000000000000000000001"), Some("fe80::1".parse().unwrap()));
+    assert_eq!(reach("00000000000000000000000000000000"), None);
+}
+
+// RFC 4271 §6.3 and RFC 7606 §3 (j), §5.3: what still costs the session.
+
+#[test]
+fn field_lengths_beyond_the_message_reset() {
+    assert_reset(&hex("0001 0000"), 1, "");
+    assert_reset(&hex("0003 18 0af4"), 1, "");
+    assert_reset(&hex("ffff 0000"), 1, "");
+    assert_reset(&hex("0000 0001"), 1, "");
+    assert_reset(&hex("0000 ffff 00"), 1, "");
+}
+
+#[test]
+fn bad_prefixes_reset() {
+    let attributes = [ORIGIN, AS_PATH, NEXT_HOP];
+    for bad in ["21 0af4030000", "18 0af4", "18 0af403 01", "ff"] {
+        assert_reset(&body("", &attributes, bad), 10, "");
+        assert_reset(&body(bad, &[], ""), 10, "");
+    }
+}
+
+#[test]
+fn bad_mp_attributes_reset() {
+    for bad in [
+        "80 0e 04 0002 01 10",                                        // shorter than 5
+        "80 0e 05 0002 01 10 00",                                     // next hop cut off
+        "80 0e 14 0002 01 10 20010db8000000000000000000000001",       // no reserved octet
+        "80 0e 05 0002 01 00 00",                                     // no next hop
+        "80 0e 0a 0002 01 04 ac14020b 00 00",                         // of IPv4
+        "80 0e 16 0001 01 10 20010db8000000000000000000000001 00 00", // of IPv6, for IPv4
+        "80 0e 1d 0002 01 18 20010db8000000000000000000000001 0000000000000000 00", // of 24 octets
+        "80 0e 16 0002 01 10 20010db8000000000000000000000001 00 81", // length 129
+        "80 0e 1b 0002 01 10 20010db8000000000000000000000001 00 30 20010db800", // prefix cut off
+        "80 0f 02 0002",                                              // shorter than 3
+        "80 0f 04 0002 01 81",                                        // length 129
+        "80 0f 05 0001 01 18 0a",                                     // prefix cut off
+    ] {
+        assert_reset(&body("", &[ORIGIN, AS_PATH, bad], ""), 9, bad);
+    }
+    assert_reset(&body("", &["40 0f 03 0002 01"], ""), 4, "40 0f 03 0002 01");
+    assert_reset(&body("", &["c0 0f 03 0002 01"], ""), 4, "c0 0f 03 0002 01");
+}
+
+#[test]
+fn mp_attributes_twice_reset() {
+    assert_reset(&body("", &[MP_UNREACH, MP_UNREACH], ""), 1, "");
+    assert_reset(&body("", &[ORIGIN, AS_PATH, MP_REACH, MP_REACH], ""), 1, "");
+}
+
+/// CVE-2023-46752 and CVE-2023-47235: MP_REACH_NLRI that goes beyond the attributes.
+#[test]
+fn mp_attributes_cut_off_reset() {
+    for code in ["0e", "0f"] {
+        for rest in ["", "00", "05 0002", "ff 0002 01 10"] {
+            let bad = format!("80 {code} {rest}");
+            if rest == "00" {
+                continue;
+            }
+            assert_reset(&body("", &[ORIGIN, AS_PATH, NEXT_HOP, &bad], NLRI), 9, &bad);
+        }
+        let bad = format!("90 {code} 00");
+        assert_reset(&body("", &[ORIGIN, AS_PATH, NEXT_HOP, &bad], NLRI), 9, &bad);
+    }
+}
+
+#[test]
+fn unrecognized_well_known_resets() {
+    assert_reset(&body("", &[ORIGIN, AS_PATH, NEXT_HOP, "40 63 02 0102"], NLRI), 2, "40 63 02 0102");
+    assert_reset(&body("", &["00 00 00"], ""), 2, "00 00 00");
+    let long = format!("50 63 00c8 {}", "ab".repeat(200));
+    let error = try_update(&body("", &[&long], ""), &INTERNAL).unwrap_err();
+    assert_eq!(error.notification.data, hex(&long)[..64]);
+}
+
+/// RFC 7606 §5.2: nothing announced, so nothing shows that the prefixes were understood.
+#[test]
+fn errors_without_anything_announced_reset() {
+    assert_reset(&body("", &["40 01 01 07", MP_UNREACH], ""), 6, "40 01 01 07");
+    assert_reset(&body(NLRI, &["40 01 02 0000"], ""), 5, "40 01 02 0000");
+    assert_reset(&body(NLRI, &["40 01 05 00"], ""), 1, "");
+    // What costs the attribute alone does not.
+    let update = try_update(&body("", &["40 06 01 00", MP_UNREACH], ""), &INTERNAL).unwrap();
+    assert_eq!(update.withdrawn, prefixes(&["2001:db8:2::/48"]));
+    assert_eq!(faults(&update), [(6, AttributeDiscard)]);
+}
+
+// RFC 7606 §7: what costs the routes.
+
+#[test]
+fn malformed_attributes_withdraw() {
+    let gone = ["10.244.3.0/24"];
+    for (attribute, bad) in [
+        (4, "80 04 03 000000"),
+        (4, "80 04 00"),
+        (5, "40 05 05 0000000000"),
+        (8, "c0 08 00"),
+        (8, "c0 08 03 fc0000"),
+        (9, "80 09 03 000000"),
+        (10, "80 0a 00"),
+        (10, "80 0a 05 0000000000"),
+        (16, "c0 10 07 00000000000000"),
+        (16, "c0 10 00"),
+        (25, "c0 19 13 00000000000000000000000000000000000000"),
+        (32, "c0 20 0b 0000000000000000000000"),
+        (32, "c0 20 00"),
+    ] {
+        assert_withdrawn(&announce(&[bad]), attribute, &gone);
+    }
+    let with = |origin, path, hop| try_update(&body("", &[origin, path, hop], NLRI), &INTERNAL).unwrap();
+    for bad in ["40 01 01 03", "40 01 01 ff", "40 01 00", "40 01 02 0000"] {
+        assert_withdrawn(&with(bad, AS_PATH, NEXT_HOP), 1, &gone);
+    }
+    for bad in [
+        "40 02 06 05 01 0000fc01",    // segment type
+        "40 02 06 00 01 0000fc01",    // segment type
+        "40 02 02 02 00",             // empty segment
+        "40 02 01 02",                // a single octet
+        "40 02 07 02 01 0000fc01 02", // a single octet left
+        "40 02 06 02 02 0000fc01",    // overrun
+        "40 02 05 02 01 0000fc",      // overrun
+        "40 02 06 02 01 00000000",    // AS 0
+        "40 02 06 03 01 0000fc01",    // AS_CONFED_SEQUENCE
+        "40 02 06 04 01 0000fc01",    // AS_CONFED_SET
+    ] {
+        assert_withdrawn(&with(ORIGIN, bad, NEXT_HOP), 2, &gone);
+    }
+    for bad in ["40 03 03 ac1402", "40 03 00", "40 03 05 ac14020b00"] {
+        assert_withdrawn(&with(ORIGIN, AS_PATH, bad), 3, &gone);
+    }
+}
+
+#[test]
+fn next_hop_must_be_a_host() {
+    for bad in ["00000000", "00010203", "e0000001", "f0000001", "ffffffff"] {
+        let hop = format!("40 03 04 {bad}");
+        let update = try_update(&body("", &[ORIGIN, AS_PATH, &hop], NLRI), &INTERNAL).unwrap();
+        assert_withdrawn(&update, 3, &["10.244.3.0/24"]);
+        // RFC 4760 §3: beside MP_REACH_NLRI alone it is ignored.
+        let update = try_update(&body("", &[ORIGIN, AS_PATH, &hop, MP_REACH], ""), &INTERNAL).unwrap();
+        assert_eq!((update.faults, update.reach.len()), (vec![], 1));
+    }
+    for bad in ["00000000000000000000000000000000", "ff020000000000000000000000000001"] {
+        let mp = format!("80 0e 1c 0002 01 10 {bad} 00 30 20010db80001");
+        let update = try_update(&body("", &[ORIGIN, AS_PATH, &mp], ""), &INTERNAL).unwrap();
+        assert_withdrawn(&update, 14, &["2001:db8:1::/48"]);
+    }
+}
+
+#[test]
+fn wrong_flags_withdraw() {
+    for (attribute, bad) in [
+        (4, "40 04 04 00000000"),
+        (4, "c0 04 04 00000000"),
+        (5, "c0 05 04 00000064"),
+        (8, "80 08 04 fc000007"),
+        (9, "40 09 04 c0000201"),
+        (32, "80 20 0c 0000fc000000000100000002"),
+    ] {
+        assert_withdrawn(&announce(&[bad]), attribute, &["10.244.3.0/24"]);
+    }
+    let update = try_update(&body("", &["c0 01 01 00", AS_PATH, NEXT_HOP], NLRI), &INTERNAL).unwrap();
+    assert_withdrawn(&update, 1, &["10.244.3.0/24"]);
+    // Partial and the unused bits are no conflict (RFC 4271 §4.3).
+    assert_eq!(announce(&["af 04 04 00000007"]).attributes.unwrap().med, Some(7));
+}
+
+#[test]
+fn missing_well_knowns_withdraw() {
+    let gone = ["10.244.3.0/24"];
+    let with = |attributes: &[&str]| try_update(&body("", attributes, NLRI), &INTERNAL).unwrap();
+    assert_withdrawn(&with(&[AS_PATH, NEXT_HOP]), 1, &gone);
+    assert_withdrawn(&with(&[ORIGIN, NEXT_HOP]), 2, &gone);
+    assert_withdrawn(&with(&[ORIGIN, AS_PATH]), 3, &gone);
+    assert_withdrawn(&with(&[ORIGIN, AS_PATH, MP_REACH]), 3, &["10.244.3.0/24", "2001:db8:1::/48"]);
+    let update = try_update(&body("", &[MP_REACH], ""), &INTERNAL).unwrap();
+    assert_withdrawn(&update, 1, &["2001:db8:1::/48"]);
+    let update = try_update(&body("", &[ORIGIN, AS_PATH, MP_REACH], ""), &INTERNAL).unwrap();
+    assert_eq!(update.faults, []);
+}
+
+/// CVE-2023-41358: NLRI with no attributes at all.
+#[test]
+fn nlri_without_attributes_is_withdrawn() {
+    let update = try_update(&body("", &[], NLRI), &INTERNAL).unwrap();
+    assert_withdrawn(&update, 1, &["10.244.3.0/24"]);
+    assert_eq!(update.end_of_rib, None);
+}
+
+#[test]
+fn all_that_an_update_announces_is_withdrawn_beside_what_it_withdraws() {
+    let attributes = ["40 01 01 09", AS_PATH, NEXT_HOP, MP_REACH, MP_UNREACH];
+    let update = try_update(&body("10 0a01", &attributes, NLRI), &INTERNAL).unwrap();
+    let gone = ["10.1.0.0/16", "2001:db8:2::/48", "10.244.3.0/24", "2001:db8:1::/48"];
+    assert_withdrawn(&update, 1, &gone);
+}
+
+/// RFC 7606 §4; FRRouting/frr#14129: leftover octets of the attributes were read as prefixes.
+#[test]
+fn attributes_beyond_their_field_withdraw_the_nlri_and_no_more() {
+    for (attribute, bad) in [
+        (8, "c0 08 08 fc000007"), // length beyond the field
+        (8, "c0 08"),             // no length
+        (8, "d0 08 00"),          // half a length
+        (0, "c0"),                // a single octet
+        (99, "c0 63 ff 18 0a0909 18 0a0808"),
+        (7, "c0 07 08 0000"), // even where the attribute alone would be discarded
+    ] {
+        let update = announce(&[bad]);
+        assert_withdrawn(&update, attribute, &["10.244.3.0/24"]);
+    }
+}
+
+// What costs the attribute.
+
+#[test]
+fn aggregation_attributes_are_discarded() {
+    for (attribute, bad) in [
+        (6, "40 06 01 00"),
+        (6, "c0 06 00"),
+        (7, "c0 07 06 fc00 c0000201"),
+        (7, "c0 07 08 00000000 c0000201"),
+        (7, "80 07 08 0000fc00 c0000201"),
+        (7, "c0 07 00"),
+    ] {
+        let update = announce(&[bad]);
+        assert_eq!(faults(&update), [(attribute, AttributeDiscard)], "{bad}");
+        let attributes = update.attributes.unwrap();
+        assert_eq!((attributes.atomic_aggregate, attributes.aggregator), (false, None));
+        assert_eq!(update.reach.len(), 1);
+    }
+}
+
+#[test]
+fn internal_attributes_from_outside_are_discarded() {
+    let internal = [LOCAL_PREF, "80 09 04 c0000209", "80 0a 04 c0000208"];
+    let attributes = announce(&internal).attributes.unwrap();
+    assert_eq!(attributes.local_pref, Some(100));
+    assert_eq!(attributes.originator_id, Some(Ipv4Addr::new(192, 0, 2, 9)));
+    assert_eq!(attributes.cluster_list, [Ipv4Addr::new(192, 0, 2, 8)]);
+
+    // Whatever is in them.
+    for bad in [internal, ["40 05 01 00", "40 09 04 c0000209", "80 0a 00"]] {
+        let update = announce_with(&EXTERNAL, &bad);
+        assert_eq!(faults(&update), [5, 9, 10].map(|code| (code, AttributeDiscard)));
+        let attributes = update.attributes.unwrap();
+        assert_eq!((attributes.local_pref, attributes.originator_id), (None, None));
+        assert_eq!(attributes.cluster_list, Vec::<Ipv4Addr>::new());
+    }
+}
+
+#[test]
+fn of_duplicates_the_first_counts() {
+    let update =
+        announce(&["80 04 04 00000001", "80 04 04 00000002", "40 01 01 02", "e0 63 01 01", "e0 63 01 02"]);
+    assert_eq!(faults(&update), [4, 1, 99].map(|code| (code, AttributeDiscard)));
+    let attributes = update.attributes.unwrap();
+    assert_eq!((attributes.med, attributes.origin), (Some(1), Origin::Igp));
+    assert_eq!(attributes.unknown.len(), 1);
+    assert_eq!(&attributes.unknown[0].value[..], [1]);
+    // A good second one does not heal a bad first one.
+    assert_withdrawn(&announce(&["80 04 01 00", "80 04 04 00000002"]), 4, &["10.244.3.0/24"]);
+}
+
+// What we do not know.
+
+#[test]
+fn unknown_transitive_attributes_are_kept_and_marked_partial() {
+    let update = announce(&["c0 ff 00", "c0 63 02 0102", "80 62 01 09", "d0 23 0004 0000fc00"]);
+    assert_eq!(update.faults, []);
+    let unknown = &update.attributes.as_ref().unwrap().unknown;
+    let kept: Vec<_> = unknown.iter().map(|u| (u.flags, u.code, &u.value[..])).collect();
+    assert_eq!(kept, [(0xc0, 35, &hex("0000fc00")[..]), (0xc0, 99, &[1, 2][..]), (0xc0, 255, &[][..])]);
+    let written = write(&Message::Update(update), &INTERNAL);
+    let passed_on = hex("e0 23 04 0000fc00 e0 63 02 0102 e0 ff 00 18 0af403");
+    assert!(written.ends_with(&passed_on), "{written:02x?}");
+}
+
+/// CVE-2023-38802: TUNNEL_ENCAPSULATION and the withdrawn attribute 28, malformed, reset sessions far from where they came
+/// from. We do not read them, so they cost nothing.
+#[test]
+fn malformed_attributes_23_and_28_cost_nothing() {
+    for bad in ["c0 17 02 000d", "c0 17 00", "c0 1c 00", "c0 1c 03 000000"] {
+        let update = announce(&[bad]);
+        assert_eq!((&update.faults[..], update.reach.len()), (&[][..], 1), "{bad}");
+    }
+}
+
+#[test]
+fn known_communities_are_passed_on_without_partial() {
+    let large = "c0 20 0c 0000fc000000000100000002";
+    let written = write(&Message::Update(announce(&[large])), &INTERNAL);
+    assert!(written.ends_with(&hex(&format!("{large} {NLRI}"))));
+}
+
+#[test]
+fn communities_are_sorted_once_each() {
+    let update = announce(&["c0 08 10 fc000007 00000001 fc000007 ffffff01"]);
+    assert_eq!(update.attributes.unwrap().communities, [1, 0xfc00_0007, 0xffff_ff01]);
+}
+
+/// FRRouting/frr#22351: communities that took a quadratic time. 1000 of them, over and over, must be nothing.
+#[test]
+fn a_message_full_of_communities_is_cheap() {
+    let values: String =
+        (0..1000u32).rev().map(|value| format!("{:08x}", value.wrapping_mul(0x9e37_79b1))).collect();
+    let more = format!("d0 08 0fa0 {values}");
+    let bytes = message(2, &body("", &[ORIGIN, AS_PATH, NEXT_HOP, &more], NLRI));
+    let start = std::time::Instant::now();
+    for _ in 0..100 {
+        read_one(&bytes, &INTERNAL);
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+// RFC 6793.
+
+/// AS_PATH and aggregator of an UPDATE on a session with 2-octet AS numbers.
+fn from_old(path: &str, more: &[&str]) -> (Vec<Segment>, Option<Aggregator>, Vec<(u8, FaultAction)>) {
+    let attributes = [&[ORIGIN, path, NEXT_HOP], more].concat();
+    let update = try_update(&body("", &attributes, NLRI), &OLD).unwrap();
+    let faults = faults(&update);
+    let attributes = update.attributes.unwrap();
+    assert_eq!(attributes.unknown, []);
+    (attributes.as_path.0, attributes.aggregator, faults)
+}
+
+fn sequence(numbers: &[u32]) -> Segment {
+    Segment::Sequence(numbers.to_vec())
+}
+
+#[test]
+fn as4_path_is_merged() {
+    let as4 = "c0 11 0a 02 02 00011170 00011171";
+    // An old speaker has put 64513 in front.
+    let (path, ..) = from_old("40 02 08 02 03 fc01 5ba0 5ba0", &[as4]);
+    assert_eq!(path, [sequence(&[64513, 70000, 70001])]);
+    // A set counts once.
+    let (path, ..) = from_old("40 02 0e 01 02 fc02 fc03 02 03 fc01 5ba0 5ba0", &[as4]);
+    assert_eq!(path, [Segment::Set(vec![64514, 64515]), sequence(&[64513, 70000, 70001])]);
+    // An AS_PATH shorter than AS4_PATH: the latter is ignored.
+    let (path, ..) = from_old("40 02 04 02 01 5ba0", &[as4]);
+    assert_eq!(path, [sequence(&[23456])]);
+    // Without AS4_PATH, AS_TRANS stays.
+    let (path, ..) = from_old("40 02 06 02 02 fc01 5ba0", &[]);
+    assert_eq!(path, [sequence(&[64513, 23456])]);
+}
+
+#[test]
+fn as4_aggregator_replaces_as_trans() {
+    let as4 = "c0 12 08 00011170 c0000201";
+    let address = Ipv4Addr::new(192, 0, 2, 1);
+    let path = "40 02 04 02 01 5ba0";
+    let (.., aggregator, faults) = from_old(path, &["c0 07 06 5ba0 c0000201", as4]);
+    assert_eq!((aggregator, faults), (Some(Aggregator { asn: 70000, address }), vec![]));
+    // One who aggregated later and did not know: both AS4 attributes are outdated.
+    let as4_path = "c0 11 06 02 01 00011170";
+    let (path, aggregator, _) = from_old(path, &["c0 07 06 fc05 c0000201", as4, as4_path]);
+    assert_eq!(aggregator, Some(Aggregator { asn: 64517, address }));
+    assert_eq!(path, [sequence(&[23456])]);
+}
+
+#[test]
+fn malformed_as4_attributes_are_discarded() {
+    let path = "40 02 04 02 01 5ba0";
+    for (attribute, bad) in [
+        (17, "c0 11 00"),
+        (17, "c0 11 05 02 01 000111"),
+        (17, "c0 11 06 02 01 00000000"),
+        (17, "c0 11 02 02 00"),
+        (17, "c0 11 06 07 01 00011170"),
+        (17, "40 11 06 02 01 00011170"),
+        (18, "c0 12 06 fc00 c0000201"),
+        (18, "c0 12 08 00000000 c0000201"),
+    ] {
+        let (kept, aggregator, faults) = from_old(path, &[bad]);
+        assert_eq!((kept, aggregator), (vec![sequence(&[23456])], None));
+        assert_eq!(faults, [(attribute, AttributeDiscard)], "{bad}");
+    }
+    // RFC 6793 §6: confederation segments alone are left out.
+    let (kept, _, faults) = from_old(path, &["c0 11 0c 03 01 00011175 02 01 00011170"]);
+    assert_eq!((kept, faults), (vec![sequence(&[70000])], vec![]));
+}
+
+#[test]
+fn as4_attributes_between_new_speakers_are_discarded() {
+    let update = announce(&["c0 11 06 02 01 00011170", "c0 12 08 00011170 c0000201"]);
+    assert_eq!(faults(&update), [(17, AttributeDiscard), (18, AttributeDiscard)]);
+    let attributes = update.attributes.unwrap();
+    assert_eq!(attributes.as_path.0, [sequence(&[64513])]);
+    assert_eq!((attributes.aggregator, attributes.unknown), (None, vec![]));
+}

@@ -1,0 +1,359 @@
+//! Writing UPDATEs: attribute blocks that can be shared, and messages that take as many prefixes as fit.
+
+use std::iter::Peekable;
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::super::codec::{framed, set_u16};
+use super::super::reader::Reader;
+use super::super::{
+    Aggregator, Attributes, Codec, Family, HEADER, MessageType, NextHop, Prefix, Unknown, Update,
+};
+use super::rules::{self, EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE};
+use super::{as_path, nlri};
+
+/// A route that does not fit a message: its attributes leave no room for its prefix. It is to be withheld from that
+/// peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the route to {prefix} needs a message of {needed} octets, {max} are allowed: it is withheld from this peer"
+)]
+pub struct TooLarge {
+    /// The prefix it was about; it is still the iterator's next.
+    pub prefix: Prefix,
+    /// Octets that a message with this prefix alone would take.
+    pub needed: usize,
+    /// Octets allowed.
+    pub max: usize,
+}
+
+/// The two length fields of an UPDATE.
+const LENGTHS: usize = 4;
+
+/// Encodes all attributes but NEXT_HOP and MP_REACH_NLRI, in order of type code, as one block to be shared by all the
+/// messages and peers of this `codec`.
+pub fn encode_attributes(attributes: &Attributes, codec: &Codec) -> Bytes {
+    let mut out = BytesMut::with_capacity(64);
+    let wide = codec.four_octet_as;
+    let path = &attributes.as_path;
+    put_header(TRANSITIVE, rules::ORIGIN, 1, &mut out);
+    out.put_u8(attributes.origin as u8);
+    put_header(TRANSITIVE, rules::AS_PATH, as_path::size(path, wide), &mut out);
+    as_path::encode(path, wide, &mut out);
+    if let Some(med) = attributes.med {
+        put_header(OPTIONAL, rules::MED, 4, &mut out);
+        out.put_u32(med);
+    }
+    if let Some(local_pref) = attributes.local_pref {
+        put_header(TRANSITIVE, rules::LOCAL_PREF, 4, &mut out);
+        out.put_u32(local_pref);
+    }
+    if attributes.atomic_aggregate {
+        put_header(TRANSITIVE, rules::ATOMIC_AGGREGATE, 0, &mut out);
+    }
+    if let Some(aggregator) = &attributes.aggregator {
+        put_aggregator(rules::AGGREGATOR, aggregator, wide, &mut out);
+    }
+    if !attributes.communities.is_empty() {
+        let size = 4 * attributes.communities.len();
+        put_header(OPTIONAL | TRANSITIVE, rules::COMMUNITIES, size, &mut out);
+        attributes.communities.iter().for_each(|community| out.put_u32(*community));
+    }
+    if let Some(id) = attributes.originator_id {
+        put_header(OPTIONAL, rules::ORIGINATOR_ID, 4, &mut out);
+        out.put_u32(id.to_bits());
+    }
+    if !attributes.cluster_list.is_empty() {
+        put_header(OPTIONAL, rules::CLUSTER_LIST, 4 * attributes.cluster_list.len(), &mut out);
+        attributes.cluster_list.iter().for_each(|id| out.put_u32(id.to_bits()));
+    }
+    let before_as4 = attributes.unknown.partition_point(|unknown| unknown.code < rules::AS4_PATH);
+    let (before, after) = attributes.unknown.split_at_checked(before_as4).unwrap_or_default();
+    before.iter().for_each(|unknown| put_unknown(unknown, &mut out));
+    if !wide {
+        put_as4(attributes, &mut out);
+    }
+    after.iter().for_each(|unknown| put_unknown(unknown, &mut out));
+    out.freeze()
+}
+
+/// AS4_PATH and AS4_AGGREGATOR, where AS_TRANS had to stand in (RFC 6793 §4.2.2).
+fn put_as4(attributes: &Attributes, out: &mut BytesMut) {
+    let path = &attributes.as_path;
+    if as_path::is_wide(path) {
+        put_header(OPTIONAL | TRANSITIVE, rules::AS4_PATH, as_path::size(path, true), out);
+        as_path::encode(path, true, out);
+    }
+    if let Some(aggregator) =
+        attributes.aggregator.filter(|aggregator| u16::try_from(aggregator.asn).is_err())
+    {
+        put_aggregator(rules::AS4_AGGREGATOR, &aggregator, true, out);
+    }
+}
+
+fn put_aggregator(code: u8, aggregator: &Aggregator, four_octet_as: bool, out: &mut BytesMut) {
+    put_header(OPTIONAL | TRANSITIVE, code, if four_octet_as { 8 } else { 6 }, out);
+    as_path::put_asn(aggregator.asn, four_octet_as, out);
+    out.put_u32(aggregator.address.to_bits());
+}
+
+/// An attribute that is passed on as it came; what is not recognised gets the Partial bit (RFC 4271 §5).
+fn put_unknown(unknown: &Unknown, out: &mut BytesMut) {
+    let partial = if rules::find(unknown.code).is_none() { PARTIAL } else { 0 };
+    put_header(unknown.flags & !EXTENDED_LENGTH | partial, unknown.code, unknown.value.len(), out);
+    out.put_slice(&unknown.value);
+}
+
+/// Appends the header of an attribute, with a length of two octets only where one will not do.
+fn put_header(flags: u8, code: u8, length: usize, out: &mut BytesMut) {
+    match u8::try_from(length) {
+        Ok(length) => out.put_slice(&[flags, code, length]),
+        Err(_) => {
+            out.put_slice(&[flags | EXTENDED_LENGTH, code]);
+            // A value beyond 65535 octets makes a block that no message has room for: its length is never read.
+            out.put_u16(u16::try_from(length).unwrap_or(u16::MAX));
+        }
+    }
+}
+
+/// Appends one UPDATE that announces as many of the `prefixes` as fit, which it takes from the iterator; those of
+/// another family are passed over. Appends nothing where there is none. `block` comes from [`encode_attributes`].
+///
+/// IPv4 goes into the NLRI field with NEXT_HOP where the next hop is IPv4, all else into MP_REACH_NLRI.
+///
+/// # Errors
+/// [`TooLarge`], with nothing appended, where the next prefix does not fit a message of its own; it stays in the
+/// iterator.
+pub fn encode_reach(
+    block: &Bytes,
+    next_hop: NextHop,
+    family: Family,
+    prefixes: &mut Peekable<impl Iterator<Item = Prefix>>,
+    codec: &Codec,
+    out: &mut BytesMut,
+) -> Result<(), TooLarge> {
+    let Some(first) = next_of(family, prefixes) else { return Ok(()) };
+    let max = limit(codec);
+    let head = Head::new(family, next_hop);
+    let needed = HEADER + LENGTHS + block.len() + head.size(nlri::size(&first));
+    if needed > max {
+        return Err(TooLarge { prefix: first, needed, max });
+    }
+    let room = max - HEADER - LENGTHS - block.len();
+    framed(MessageType::Update, out, |out| match head {
+        Head::Classic(next_hop) => {
+            let (before, after) = around_next_hop(block);
+            out.put_u16(0);
+            out.put_u16((block.len() + NEXT_HOP_SIZE) as u16);
+            out.put_slice(before);
+            put_header(TRANSITIVE, rules::NEXT_HOP, 4, out);
+            out.put_slice(&next_hop.octets());
+            out.put_slice(after);
+            put_prefixes(family, prefixes, out, |size| head.size(size) <= room);
+        }
+        Head::Multiprotocol(next_hop) => {
+            // RFC 7606 §5.1: MP_REACH_NLRI comes first, so that the prefixes are found whatever follows.
+            let lengths = out.len();
+            out.put_u32(0);
+            put_multiprotocol(rules::MP_REACH, family, out, |out| {
+                put_next_hop(next_hop, out);
+                put_prefixes(family, prefixes, out, |size| head.size(size) <= room);
+            });
+            out.put_slice(block);
+            set_u16(out, lengths + 2, out.len() - lengths - LENGTHS);
+        }
+    });
+    Ok(())
+}
+
+/// Appends one UPDATE that withdraws as many of the `prefixes` as fit, which it takes from the iterator; those of
+/// another family are passed over. Appends nothing where there is none.
+pub fn encode_unreach(
+    family: Family,
+    prefixes: &mut Peekable<impl Iterator<Item = Prefix>>,
+    codec: &Codec,
+    out: &mut BytesMut,
+) {
+    if next_of(family, prefixes).is_none() {
+        return;
+    }
+    let room = limit(codec) - HEADER - LENGTHS;
+    framed(MessageType::Update, out, |out| {
+        let lengths = out.len();
+        out.put_u32(0);
+        match family {
+            Family::Ipv4Unicast => {
+                // The second length field follows the prefixes.
+                out.truncate(lengths + 2);
+                put_prefixes(family, prefixes, out, |size| size <= room);
+                set_u16(out, lengths, out.len() - lengths - 2);
+                out.put_u16(0);
+            }
+            Family::Ipv6Unicast => {
+                put_multiprotocol(rules::MP_UNREACH, family, out, |out| {
+                    put_prefixes(family, prefixes, out, |size| attribute_size(3 + size) <= room);
+                });
+                set_u16(out, lengths + 2, out.len() - lengths - LENGTHS);
+            }
+        }
+    });
+}
+
+/// Appends the End-of-RIB of a family (RFC 4724 §2).
+pub fn encode_end_of_rib(family: Family, out: &mut BytesMut) {
+    framed(MessageType::Update, out, |out| {
+        out.put_u16(0);
+        match family {
+            Family::Ipv4Unicast => out.put_u16(0),
+            Family::Ipv6Unicast => {
+                out.put_u16(attribute_size(3) as u16);
+                put_multiprotocol(rules::MP_UNREACH, family, out, |_| ());
+            }
+        }
+    });
+}
+
+/// Appends an UPDATE, in as many messages as it takes. What cannot be sent is left out.
+pub fn encode(update: &Update, codec: &Codec, out: &mut BytesMut) {
+    for family in [Family::Ipv4Unicast, Family::Ipv6Unicast] {
+        let mut prefixes = update.withdrawn.iter().copied().peekable();
+        while prefixes.peek().is_some() {
+            encode_unreach(family, &mut prefixes, codec, out);
+        }
+    }
+    if let Some(attributes) = &update.attributes {
+        let block = encode_attributes(attributes, codec);
+        for reach in &update.reach {
+            let mut prefixes = reach.prefixes.iter().copied().peekable();
+            while prefixes.peek().is_some() {
+                if encode_reach(&block, reach.next_hop, reach.family, &mut prefixes, codec, out).is_err() {
+                    prefixes.next();
+                }
+            }
+        }
+    }
+    if let Some(family) = update.end_of_rib {
+        encode_end_of_rib(family, out);
+    }
+}
+
+/// Octets of a whole NEXT_HOP attribute.
+const NEXT_HOP_SIZE: usize = 7;
+
+/// Where the prefixes of a reach go.
+#[derive(Clone, Copy)]
+enum Head {
+    /// Into the NLRI field, beside NEXT_HOP.
+    Classic(Ipv4Addr),
+    /// Into MP_REACH_NLRI.
+    Multiprotocol(NextHop),
+}
+
+impl Head {
+    fn new(family: Family, next_hop: NextHop) -> Self {
+        match (family, next_hop.address) {
+            (Family::Ipv4Unicast, IpAddr::V4(address)) => Self::Classic(address),
+            _ => Self::Multiprotocol(next_hop),
+        }
+    }
+
+    /// Octets that prefixes of `size` octets take together with what must come along.
+    fn size(&self, size: usize) -> usize {
+        match self {
+            Self::Classic(_) => NEXT_HOP_SIZE + size,
+            // Family, length of the next hop, the next hop, a reserved octet, the prefixes.
+            Self::Multiprotocol(hop) => {
+                attribute_size(5 + if hop.link_local.is_some() { 32 } else { 16 } + size)
+            }
+        }
+    }
+}
+
+/// Octets of an attribute with its header.
+fn attribute_size(value: usize) -> usize {
+    value + if value > usize::from(u8::MAX) { 4 } else { 3 }
+}
+
+/// Octets that a message may have: no more than its length field can say, no fewer than every peer takes (RFC 4271 §4).
+fn limit(codec: &Codec) -> usize {
+    codec.max_message.clamp(super::super::MAX_MESSAGE, usize::from(u16::MAX))
+}
+
+/// Passes over what is not of the family and shows the next that is.
+fn next_of(family: Family, prefixes: &mut Peekable<impl Iterator<Item = Prefix>>) -> Option<Prefix> {
+    loop {
+        let next = *prefixes.peek()?;
+        if next.family() == family {
+            return Some(next);
+        }
+        prefixes.next();
+    }
+}
+
+/// Takes and appends prefixes of the family as long as they, in `size` octets together, fit.
+fn put_prefixes(
+    family: Family,
+    prefixes: &mut Peekable<impl Iterator<Item = Prefix>>,
+    out: &mut BytesMut,
+    fits: impl Fn(usize) -> bool,
+) {
+    let start = out.len();
+    while let Some(prefix) = next_of(family, prefixes) {
+        if !fits(out.len() - start + nlri::size(&prefix)) {
+            break;
+        }
+        nlri::encode(&prefix, out);
+        prefixes.next();
+    }
+}
+
+/// Appends MP_REACH_NLRI or MP_UNREACH_NLRI with the family and what `content` appends.
+fn put_multiprotocol(code: u8, family: Family, out: &mut BytesMut, content: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    let (afi, safi) = family.codes();
+    out.put_slice(&[OPTIONAL | EXTENDED_LENGTH, code, 0, 0]);
+    out.put_u16(afi);
+    out.put_u8(safi);
+    content(out);
+    // How long it gets is known only now. A short value moves up by the octet that its length does not need.
+    let length = out.len() - start - 4;
+    match (u8::try_from(length), out.get_mut(start..)) {
+        (Ok(length), Some([flags, _, short, rest @ ..])) => {
+            *flags = OPTIONAL;
+            *short = length;
+            rest.copy_within(1.., 0);
+            out.truncate(out.len() - 1);
+        }
+        _ => set_u16(out, start + 2, length),
+    }
+}
+
+/// Appends the next hop of MP_REACH_NLRI with its length and the reserved octet (RFC 4760 §3, RFC 2545 §3).
+fn put_next_hop(next_hop: NextHop, out: &mut BytesMut) {
+    let global = match next_hop.address {
+        IpAddr::V6(address) => address,
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+    };
+    out.put_u8(if next_hop.link_local.is_some() { 32 } else { 16 });
+    out.put_slice(&global.octets());
+    if let Some(link_local) = next_hop.link_local {
+        out.put_slice(&link_local.octets());
+    }
+    out.put_u8(0);
+}
+
+/// Splits a block where NEXT_HOP belongs in order of type code: behind ORIGIN and AS_PATH.
+fn around_next_hop(block: &[u8]) -> (&[u8], &[u8]) {
+    let mut reader = Reader::new(block);
+    loop {
+        let mut ahead = reader;
+        let (Some(flags), Some(code)) = (ahead.u8(), ahead.u8()) else { break };
+        let length = if flags & EXTENDED_LENGTH != 0 { ahead.u16() } else { ahead.u8().map(u16::from) };
+        if code > rules::NEXT_HOP || length.and_then(|length| ahead.take(usize::from(length))).is_none() {
+            break;
+        }
+        reader = ahead;
+    }
+    block.split_at_checked(block.len() - reader.len()).unwrap_or_default()
+}
