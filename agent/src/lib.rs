@@ -1,8 +1,10 @@
 //! The agent of Heliograph as a library, so that its tests can reach its parts.
 
 pub mod api;
+pub mod cli;
 pub mod intent;
 pub mod kernel;
 pub mod plan;
+pub mod run;
 pub mod status;
 pub mod store;
