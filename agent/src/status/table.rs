@@ -72,18 +72,7 @@ pub fn status(status: &NodeStatus) -> String {
     let up = status.sessions.iter().filter(|session| session.established()).count();
     let _ = writeln!(out, "Sessions   {up} of {} established", status.sessions.len());
     if !status.sessions.is_empty() {
-        let head = [
-            "PEER",
-            "NAME",
-            "ASN",
-            "ROLE",
-            "STATE",
-            "UPTIME",
-            "RECEIVED",
-            "ADVERTISED",
-            "LAST ERROR",
-            "REASON",
-        ];
+        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "REASON"];
         out.push('\n');
         out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
     }
@@ -120,9 +109,18 @@ fn session(session: &SessionStatus) -> Vec<String> {
         age(session.uptime_seconds),
         session.received.to_string(),
         session.advertised.to_string(),
-        or_dash(session.last_error.as_ref()),
-        or_dash(Some(&session.reason)),
+        reason(session),
     ]
+}
+
+/// Why the session is in its state, with the last error where that says more.
+fn reason(session: &SessionStatus) -> String {
+    match &session.last_error {
+        Some(error) if !session.established() && !session.reason.contains(error.as_str()) => {
+            format!("{} (last error: {error})", session.reason)
+        }
+        _ => or_dash(Some(&session.reason)),
+    }
 }
 
 fn segment(segment: &SegmentStatus) -> Vec<String> {
