@@ -63,6 +63,16 @@ impl Route {
         let sorted: BTreeSet<Hop> = hops.into_iter().collect();
         Route::Unicast(sorted.into_iter().collect())
     }
+
+    /// Whether one of its hops leads through the tunnel of a family.
+    pub fn needs_tunnel(&self, family: super::Family) -> bool {
+        match self {
+            Route::Blackhole => false,
+            Route::Unicast(hops) => hops.iter().any(
+                |hop| matches!(hop, Hop::Tunnel { remote, .. } if super::Family::of(*remote) == family),
+            ),
+        }
+    }
 }
 
 /// One next hop.
@@ -82,6 +92,21 @@ pub enum Hop {
         /// This node's address, source of the outer header.
         local: IpAddr,
     },
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Route::Blackhole => write!(f, "blackhole"),
+            Route::Unicast(hops) => {
+                for (index, hop) in hops.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { " and " };
+                    write!(f, "{separator}{hop}")?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 impl fmt::Display for Hop {
