@@ -1,2 +1,68 @@
-//! `heliograph`: placeholder until the agent is wired.
-fn main() {}
+//! `heliograph`: arguments and signals; all else is in the library.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use heliograph_agent::cli::{self, Cli, Command};
+use heliograph_agent::run::{self, Options};
+use heliograph_agent::status::Role;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    log_to_stderr();
+    match Cli::parse().command {
+        Command::Agent { daemon, cni_conf_dir } => concluded(serve(daemon.options(Role::Node, cni_conf_dir))),
+        Command::Reflector { daemon } => concluded(serve(daemon.options(Role::Reflector, PathBuf::new()))),
+        Command::Status(query) => cli::status(&query),
+        Command::Routes(query) => cli::routes(&query),
+        Command::Validate { folder, output } => cli::validate(&folder, output),
+        Command::Cleanup { run_dir, cni_conf_dir } => concluded(cleanup(&run_dir, &cni_conf_dir)),
+    }
+}
+
+fn concluded(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One thread: the work is small, and what there is of it waits for sockets.
+#[tokio::main(flavor = "current_thread")]
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping as for a restart: routes stay");
+    };
+    Ok(run::run(options, stop).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn cleanup(run_dir: &Path, cni_conf_dir: &Path) -> anyhow::Result<()> {
+    run::cleanup(run_dir, cni_conf_dir).await?;
+    println!("nothing of Heliograph is left in this node's kernel");
+    Ok(())
+}
+
+fn log_to_stderr() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,15 @@
+//! The objects in which people say what they want: group `heliograph.io`, version `v1alpha1`, cluster-scoped.
+//!
+//! Nodes are Kubernetes' own `v1` Node. CIDRs and addresses are strings here, as Kubernetes' conventions have it;
+//! `store` turns them into the types that [`crate::intent`] has. Unknown fields aren't refused by these types but by
+//! the store that reads them: all at once, with their place, and an older agent survives a newer field.
+
+pub mod configuration;
+pub mod peer;
+
+pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, Reflectors};
+pub use configuration::{Timers, Topology};
+pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule};
+
+/// Group and version of our own kinds.
+pub const API_VERSION: &str = "heliograph.io/v1alpha1";

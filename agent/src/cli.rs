@@ -1,0 +1,209 @@
+//! The command line: what can be asked for, and the commands that only look.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::run::Options;
+use crate::status::server::Subject;
+use crate::status::{NodeStatus, Role, RouteStatus, client, table};
+use crate::store;
+
+/// Everything is as it should be.
+pub const OK: u8 = 0;
+/// What was asked for could not be done.
+pub const FAILED: u8 = 1;
+/// It was done, but something is not as it should be.
+pub const DEGRADED: u8 = 3;
+
+const EXAMPLES: &str = "\
+Examples:
+  heliograph validate /etc/heliograph          check the intent before anything uses it
+  heliograph agent --node $(hostname)          run this node (root)
+  heliograph reflector --node rr1              reflect routes, no kernel part
+  heliograph status                            how this node stands
+  heliograph routes -o json | jq '.[] | select(.best)'
+  heliograph cleanup                           remove all of Heliograph from this node's kernel
+
+Intent is a folder of YAML documents: one BGPConfiguration named default, the cluster's Nodes as
+`kubectl get nodes -o yaml` prints them, and a BGPPeer for each neighbour outside the cluster.";
+
+/// A pod network over BGP: the node agent, the route reflector, and what looks at them.
+#[derive(Debug, Parser)]
+#[command(name = "heliograph", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node: speak BGP, program the kernel, serve the CNI plugin.
+    #[command(after_help = "\
+Needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE. Log: stderr, RUST_LOG chooses (RUST_LOG=debug).
+
+SIGTERM and SIGINT end it as for a restart: routes stay in the kernel, and peers keep theirs to this node for the
+graceful restart time. `heliograph cleanup` removes everything.
+
+Exit: 0 after a signal, 1 if it could not run (stderr says what to do), 2 for a wrong command line.")]
+    Agent {
+        /// What the agent is told.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Folder where the container runtime looks for CNI configurations.
+        #[arg(long, env = "HELIOGRAPH_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+        cni_conf_dir: PathBuf,
+    },
+    /// Run a route reflector: the same speaker, without a kernel part and without root if the port allows.
+    Reflector {
+        /// What the reflector is told.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+    /// Show how the running agent stands: intent, sessions, kernel, segments, problems.
+    #[command(after_help = "\
+Exit: 0 all is as it should be; 1 no agent answers (stderr says what to do); 3 it answers, and something is not as it
+should be: intent refused, a session down, a next hop out of reach, the kernel out of sync, or a problem listed.")]
+    Status(QueryArgs),
+    /// Show the routes the running agent knows, which are best, which are installed, and why.
+    #[command(after_help = "Exit: 0 shown; 1 no agent answers (stderr says what to do).")]
+    Routes(QueryArgs),
+    /// Check a folder of intent, without an agent: every mistake with file, line, field and remedy.
+    #[command(after_help = "Exit: 0 good; 1 refused.")]
+    Validate {
+        /// The folder.
+        #[arg(default_value = "/etc/heliograph")]
+        folder: PathBuf,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Remove everything of Heliograph from this node's kernel: routes, tunnels, filters. Pods lose their network.
+    #[command(after_help = "\
+The agent has to be stopped first; it would put everything back. The CNI configuration and node.json go too, so that
+no new pods are put on this network. Exit: 0 nothing of Heliograph is left; 1 something is (stderr says what).")]
+    Cleanup {
+        /// The agent's run directory.
+        #[arg(long, env = "HELIOGRAPH_RUN_DIR", default_value = "/run/heliograph")]
+        run_dir: PathBuf,
+        /// Folder where the container runtime looks for CNI configurations.
+        #[arg(long, env = "HELIOGRAPH_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+        cni_conf_dir: PathBuf,
+    },
+}
+
+/// What agent and reflector are told.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Name of this node: the metadata.name of its Node.
+    #[arg(long, env = "HELIOGRAPH_NODE")]
+    pub node: String,
+    /// Folder with the intent: *.yaml and *.yml, watched.
+    #[arg(long, env = "HELIOGRAPH_INTENT", default_value = "/etc/heliograph")]
+    pub intent: PathBuf,
+    /// Folder for what lives as long as the machine is up: socket, node.json, the last good intent.
+    #[arg(long, env = "HELIOGRAPH_RUN_DIR", default_value = "/run/heliograph")]
+    pub run_dir: PathBuf,
+}
+
+impl DaemonArgs {
+    /// For the agent to run by.
+    pub fn options(self, role: Role, cni_conf_dir: PathBuf) -> Options {
+        Options { node: self.node, role, intent: self.intent, run_dir: self.run_dir, cni_conf_dir }
+    }
+}
+
+/// How to ask, and how to print the answer.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// The agent's run directory.
+    #[arg(long, env = "HELIOGRAPH_RUN_DIR", default_value = "/run/heliograph")]
+    pub run_dir: PathBuf,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// `heliograph status`.
+pub fn status(query: &QueryArgs) -> ExitCode {
+    show(query, Subject::Status, |status: &NodeStatus| {
+        let complaints = status.complaints();
+        if query.output == Output::Table && !complaints.is_empty() {
+            eprintln!("not as it should be: {}", complaints.join("; "));
+        }
+        (table::status(status), if complaints.is_empty() { OK } else { DEGRADED })
+    })
+}
+
+/// `heliograph routes`.
+pub fn routes(query: &QueryArgs) -> ExitCode {
+    show(query, Subject::Routes, |routes: &Vec<RouteStatus>| (table::routes(routes), OK))
+}
+
+fn show<T: DeserializeOwned + Serialize>(
+    query: &QueryArgs,
+    subject: Subject,
+    view: impl FnOnce(&T) -> (String, u8),
+) -> ExitCode {
+    match client::ask::<T>(&query.run_dir, subject) {
+        Ok(answer) => {
+            let (text, code) = view(&answer);
+            print(query.output, &answer, &text);
+            code.into()
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            FAILED.into()
+        }
+    }
+}
+
+/// Prints; a reader that hangs up early (`| head`) is no error.
+fn print(output: Output, value: &impl Serialize, text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = match (output, serde_json::to_string_pretty(value)) {
+        (Output::Json, Ok(json)) => writeln!(out, "{json}"),
+        _ => write!(out, "{text}"),
+    };
+}
+
+/// `heliograph validate`.
+pub fn validate(folder: &std::path::Path, output: Output) -> ExitCode {
+    match store::files::load(folder) {
+        Ok(snapshot) => {
+            let text = format!(
+                "{} is good: {} nodes, {} peers\n",
+                folder.display(),
+                snapshot.nodes.len(),
+                snapshot.peers.len()
+            );
+            print(output, &Vec::<store::Refusal>::new(), &text);
+            OK.into()
+        }
+        Err(refusals) => {
+            let lines: Vec<_> = refusals.iter().map(|refusal| format!("{refusal}\n")).collect();
+            if output == Output::Table {
+                eprint!("{}", lines.concat());
+            } else {
+                print(output, &refusals, "");
+            }
+            FAILED.into()
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The real kernel, through rtnetlink, `nft` and /proc/sys, in the network namespace of the thread that opens it.
+
+use super::error::{Cause, KernelError, KernelResult};
+use super::message::{self, Devices, Seen};
+use super::netlink::Netlink;
+use super::watch::Changes;
+use super::{
+    Actual, Change, DeviceForm, Family, Kernel, METRIC, Segment, Underlay, guard, segment, sysctl, tunnel,
+};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{RouteHeader, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+use std::net::IpAddr;
+
+/// The kernel of this node.
+#[derive(Debug, Clone)]
+pub struct Linux {
+    pub(super) netlink: Netlink,
+}
+
+/// Name and MTU of an interface.
+pub(super) struct Link {
+    pub(super) name: String,
+    pub(super) mtu: u32,
+}
+
+impl Linux {
+    /// Opens a connection to the kernel. Needs a tokio runtime with I/O and time, on which its driver runs.
+    pub fn open() -> KernelResult<Self> {
+        Ok(Self { netlink: Netlink::open()? })
+    }
+
+    /// Subscribes to hints that something changed. Subscribe first and look then, so that nothing falls between.
+    pub fn changes(&self) -> KernelResult<Changes> {
+        Changes::subscribe(self.netlink.port())
+    }
+
+    /// An interface by its index.
+    pub(super) async fn link(&self, index: u32) -> KernelResult<Link> {
+        let what = format!("look up interface {index}");
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let answer = self.netlink.get(&what, RouteNetlinkMessage::GetLink(question)).await?;
+        let RouteNetlinkMessage::NewLink(link) = answer else {
+            return Err(KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}"))));
+        };
+        let mut found = Link { name: String::new(), mtu: 0 };
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => found.name = name,
+                LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// A global address of ours on an interface.
+    pub(super) async fn address_on(&self, oif: u32, family: Family) -> KernelResult<Option<IpAddr>> {
+        let addresses = self.addresses(family).await?;
+        let on_link = addresses.iter().filter(|address| address.header.index == oif);
+        let global = on_link.filter(|address| address.header.scope == AddressScope::Universe);
+        Ok(global.filter_map(own_address).next())
+    }
+
+    async fn addresses(&self, family: Family) -> KernelResult<Vec<AddressMessage>> {
+        let mut question = AddressMessage::default();
+        question.header.family = netlink_family(family);
+        let answers = self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(question));
+        let addresses = answers.await?.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(address) => Some(address),
+            _ => None,
+        });
+        Ok(addresses.collect())
+    }
+
+    /// The routes of the main table; none in a family that the kernel doesn't have.
+    pub(super) async fn main_table(&self, family: Family) -> KernelResult<Vec<RouteMessage>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = netlink_family(family);
+        question.header.table = RouteHeader::RT_TABLE_MAIN;
+        let what = format!("read the {family:?} routes");
+        let answers = match self.netlink.dump(&what, RouteNetlinkMessage::GetRoute(question)).await {
+            Err(error)
+                if family == Family::V6
+                    && matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) =>
+            {
+                return Ok(Vec::new());
+            }
+            answers => answers?,
+        };
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.address_family == netlink_family(family) =>
+            {
+                Some(route)
+            }
+            _ => None,
+        });
+        Ok(routes.collect())
+    }
+
+    /// Reads the tunnel devices into `actual`; the indices of those that can carry our routes.
+    async fn dump_devices(&self, actual: &mut Actual) -> KernelResult<Devices> {
+        let mut devices = Devices::new();
+        for family in [Family::V4, Family::V6] {
+            if let Some((index, device)) = tunnel::find(&self.netlink, family).await? {
+                if device.form == DeviceForm::External {
+                    devices.insert(family, index);
+                }
+                actual.tunnels.insert(family, device);
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Makes a change that isn't one to a route.
+    async fn apply_one(&self, change: &Change) -> KernelResult<()> {
+        let what = change.to_string();
+        match change {
+            Change::Forward(family) => sysctl::forward(*family),
+            Change::PutGuard(sources) => guard::put(what, sources).await,
+            Change::DeleteGuard => guard::delete(what).await,
+            Change::PutTunnel { family, mtu } => tunnel::put(&self.netlink, what, *family, *mtu).await,
+            Change::DeleteTunnel(family) => tunnel::delete(&self.netlink, what, *family).await,
+            Change::AddRoute(..)
+            | Change::ReplaceRoute(..)
+            | Change::DeleteRoute(_)
+            | Change::DeleteStray(_) => {
+                self.apply_routes(std::slice::from_ref(change)).await.pop().unwrap_or(Ok(()))
+            }
+        }
+    }
+
+    /// Makes changes to routes, many in a send.
+    async fn apply_routes(&self, changes: &[Change]) -> Vec<KernelResult<()>> {
+        let devices = match self.dump_devices(&mut Actual::default()).await {
+            Ok(devices) => devices,
+            Err(error) => return changes.iter().map(|_| Err(error.clone())).collect(),
+        };
+        // What can't be written takes its place among the results; the rest goes to the kernel in order.
+        let mut results = Vec::with_capacity(changes.len());
+        let mut requests = Vec::with_capacity(changes.len());
+        for change in changes {
+            match request(change, &devices) {
+                Ok((message, flags)) => {
+                    requests.push((change.to_string(), message, flags));
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        let mut answers = self.netlink.change_all(requests).await.into_iter();
+        let fill = |(change, result): (&Change, Option<KernelResult<()>>)| {
+            result.unwrap_or_else(|| settle(change, answers.next().unwrap_or(Ok(()))))
+        };
+        changes.iter().zip(results).map(fill).collect()
+    }
+}
+
+impl Kernel for Linux {
+    async fn dump(&self) -> KernelResult<Actual> {
+        let mut actual = Actual { guard: guard::dump().await?, ..Actual::default() };
+        let devices = self.dump_devices(&mut actual).await?;
+        for family in [Family::V4, Family::V6] {
+            if sysctl::forwards(family)? {
+                actual.forwarding.insert(family);
+            }
+            for route in self.main_table(family).await? {
+                match message::decode(&route, &devices) {
+                    Some(Seen::Ours(prefix, held)) => {
+                        actual.routes.insert(prefix, held);
+                    }
+                    Some(Seen::Stray(stray)) => {
+                        actual.strays.insert(stray);
+                    }
+                    Some(Seen::Foreign(prefix, foreign)) => actual.note_foreign(prefix, foreign),
+                    None => {}
+                }
+            }
+        }
+        Ok(actual)
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Vec<KernelResult<()>> {
+        let mut results = Vec::with_capacity(changes.len());
+        for run in changes.chunk_by(|a, b| a.is_route() && b.is_route()) {
+            match run {
+                [single] => results.push(self.apply_one(single).await),
+                routes => results.extend(self.apply_routes(routes).await),
+            }
+        }
+        results
+    }
+
+    async fn segment(&self, next_hop: IpAddr) -> KernelResult<Segment> {
+        segment::locate(self, next_hop).await
+    }
+
+    async fn underlay(&self, local: IpAddr) -> KernelResult<Underlay> {
+        let addresses = self.addresses(Family::of(local)).await?;
+        let Some(address) = addresses.iter().find(|address| own_address(address) == Some(local)) else {
+            return Err(KernelError::new(
+                format!("find the interface of {local}"),
+                Cause::Unexpected("no interface of this node has that address".to_owned()),
+                "see that the Node's InternalIP is an address of this machine (ip address), and that --node names \
+                 this machine",
+            ));
+        };
+        let oif = address.header.index;
+        let link = self.link(oif).await?;
+        Ok(Underlay { oif, name: link.name, mtu: link.mtu })
+    }
+}
+
+fn netlink_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+/// This node's end of an address: with a point-to-point peer that is the `local` attribute.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut own = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => return Some(*address),
+            AddressAttribute::Address(address) => own = Some(*address),
+            _ => {}
+        }
+    }
+    own
+}
+
+/// The request for a change to a route.
+fn request(change: &Change, devices: &Devices) -> KernelResult<(RouteNetlinkMessage, u16)> {
+    let write = |prefix, route, flags| match message::encode(prefix, route, devices) {
+        Ok(message) => Ok((RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | flags)),
+        Err(reason) => Err(unwritable(change.to_string(), &reason)),
+    };
+    match change {
+        Change::AddRoute(prefix, route) => write(*prefix, route, NLM_F_EXCL),
+        Change::ReplaceRoute(prefix, route) => write(*prefix, route, NLM_F_REPLACE),
+        Change::DeleteRoute(prefix) => {
+            Ok((RouteNetlinkMessage::DelRoute(message::encode_delete(*prefix, METRIC, 0)), 0))
+        }
+        Change::DeleteStray(stray) => {
+            let message = message::encode_delete(stray.prefix, stray.metric, stray.tos);
+            Ok((RouteNetlinkMessage::DelRoute(message), 0))
+        }
+        other => Err(KernelError::from_cause(other.to_string(), Cause::Unexpected("not a route".to_owned()))),
+    }
+}
+
+fn unwritable(what: String, reason: &message::Unwritable) -> KernelError {
+    let remedy = match reason {
+        message::Unwritable::NoDevice(_) => "see the error of the tunnel device; the route follows it",
+        message::Unwritable::WrongPayload { .. } => {
+            "give both nodes an InternalIP of the prefix's family, or set encapsulation: Never"
+        }
+        _ => "see that both nodes have an InternalIP of that family",
+    };
+    KernelError::new(what, Cause::Unexpected(reason.to_string()), remedy)
+}
+
+/// What an answer means for a change: a route that is gone already needs no deleting, and a refusal may be known.
+fn settle(change: &Change, answer: KernelResult<()>) -> KernelResult<()> {
+    match (change, answer) {
+        (Change::DeleteRoute(_) | Change::DeleteStray(_), Err(error))
+            if matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOENT)) =>
+        {
+            Ok(())
+        }
+        (Change::AddRoute(prefix, _), Err(error)) if error.errno() == Some(Errno::EEXIST) => {
+            Err(error.with_remedy(format!(
+                "somebody else's route {prefix} has the metric {METRIC}, which is ours; remove it or change its metric \
+                 (ip route show {prefix})"
+            )))
+        }
+        (_, answer) => answer,
+    }
+}

@@ -1,0 +1,204 @@
+//! Hints that something in the kernel changed. A hint is never the change itself: whoever gets one looks again.
+
+use super::error::{Cause, KernelError, KernelResult};
+use super::message::{family_of, prefix_of, table_of};
+use super::{Family, POD_LINK_PREFIX, PROTOCOL, SHIM_PROTOCOL};
+use futures::StreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::MulticastGroup;
+use std::net::IpAddr;
+use tokio::sync::watch;
+
+/// What a hint is about. Several that come at once are one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hint {
+    /// Links, addresses or routes of others changed: verdicts on next hops and MTUs may be different.
+    pub underlay: bool,
+    /// Somebody else changed what is ours.
+    pub ours: bool,
+}
+
+impl Hint {
+    /// Look at everything.
+    const EVERYTHING: Self = Self { underlay: true, ours: true };
+    const UNDERLAY: Self = Self { underlay: true, ours: false };
+    const OURS: Self = Self { underlay: false, ours: true };
+}
+
+/// Counts of hints so far: only whether they grew matters.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    underlay: u64,
+    ours: u64,
+}
+
+/// The hints from one subscription.
+#[derive(Debug)]
+pub struct Changes {
+    tally: watch::Receiver<Tally>,
+    seen: Tally,
+}
+
+impl Changes {
+    /// Subscribes. Changes made by the socket with the port `own` are no news to us.
+    pub(super) fn subscribe(own: u32) -> KernelResult<Self> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+        ];
+        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(|error| {
+            KernelError::from_cause("subscribe to the kernel's changes", Cause::Unexpected(error.to_string()))
+        })?;
+        tokio::spawn(connection);
+        let (sender, tally) = watch::channel(Tally::default());
+        tokio::spawn(async move {
+            // The connection lives as long as its handle.
+            let _handle = handle;
+            loop {
+                let message = tokio::select! {
+                    message = messages.next() => message,
+                    () = sender.closed() => return,
+                };
+                let Some((message, _)) = message else { return };
+                let Some(hint) = hint(&message, own) else { continue };
+                sender.send_modify(|tally| {
+                    tally.underlay += u64::from(hint.underlay);
+                    tally.ours += u64::from(hint.ours);
+                });
+            }
+        });
+        Ok(Self { tally, seen: Tally::default() })
+    }
+
+    /// Waits for the next hint; `None` if the subscription broke off (then subscribe again and look at everything).
+    pub async fn next(&mut self) -> Option<Hint> {
+        self.tally.changed().await.ok()?;
+        let now = *self.tally.borrow_and_update();
+        let hint = Hint { underlay: now.underlay != self.seen.underlay, ours: now.ours != self.seen.ours };
+        self.seen = now;
+        Some(hint)
+    }
+}
+
+/// What a notification hints at, if at anything that concerns us.
+fn hint(message: &NetlinkMessage<RouteNetlinkMessage>, own: u32) -> Option<Hint> {
+    let inner = match &message.payload {
+        NetlinkPayload::InnerMessage(inner) => inner,
+        // The kernel had more to say than the socket could hold: anything may have changed.
+        NetlinkPayload::Overrun(_) => return Some(Hint::EVERYTHING),
+        _ => return None,
+    };
+    match inner {
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            route_hint(route, message.header.port_number == own)
+        }
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => link_hint(link),
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            // Every pod's veth gets one of these; next hops are hardly ever link-local.
+            let link_local = address.header.family == AddressFamily::Inet6
+                && address.header.scope == netlink_packet_route::address::AddressScope::Link;
+            (!link_local).then_some(Hint::UNDERLAY)
+        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Hint::UNDERLAY),
+        _ => None,
+    }
+}
+
+fn route_hint(route: &RouteMessage, by_us: bool) -> Option<Hint> {
+    let protocol = u8::from(route.header.protocol);
+    if protocol == PROTOCOL {
+        return (!by_us).then_some(Hint::OURS);
+    }
+    if protocol == SHIM_PROTOCOL {
+        return None;
+    }
+    // Other tables count through policy rules, but the local one only repeats the addresses.
+    const LOCAL_TABLE: u32 = 255;
+    if table_of(route) == LOCAL_TABLE {
+        return None;
+    }
+    let prefix = prefix_of(route)?;
+    debug_assert_eq!(family_of(prefix), route.header.address_family);
+    let noise = match prefix.network() {
+        IpAddr::V6(network) => network.is_multicast() || network.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    };
+    // A foreign route may also come into or out of the way of one of ours.
+    (!noise).then_some(Hint::EVERYTHING)
+}
+
+fn link_hint(link: &LinkMessage) -> Option<Hint> {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    });
+    match name {
+        Some(name) if is_pod_link(name) => None,
+        Some(name) if [Family::V4, Family::V6].iter().any(|family| family.device() == name) => Some(Hint::OURS),
+        // IPv4 routes over a link that goes down vanish without a word, ours among them.
+        _ => Some(Hint::EVERYTHING),
+    }
+}
+
+/// Whether a name is one the shim gives to the host end of a pod's veth pair.
+fn is_pod_link(name: &str) -> bool {
+    name.strip_prefix(POD_LINK_PREFIX)
+        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Route;
+    use crate::kernel::message::{Devices, encode};
+
+    fn route(protocol: u8, prefix: &str) -> RouteNetlinkMessage {
+        let mut message = encode(prefix.parse().unwrap(), &Route::Blackhole, &Devices::new()).unwrap();
+        message.header.protocol = protocol.into();
+        RouteNetlinkMessage::NewRoute(message)
+    }
+
+    fn from(port: u32, message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.port_number = port;
+        message
+    }
+
+    fn link(name: &str) -> RouteNetlinkMessage {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        RouteNetlinkMessage::NewLink(message)
+    }
+
+    #[test]
+    fn our_own_doing_and_pods_coming_and_going_are_no_news() {
+        assert_eq!(hint(&from(7, route(PROTOCOL, "10.1.0.0/24")), 7), None);
+        assert_eq!(hint(&from(8, route(SHIM_PROTOCOL, "10.1.0.2/32")), 7), None);
+        assert_eq!(hint(&from(0, link("hg0123456789ab")), 7), None);
+        assert_eq!(hint(&from(0, route(2, "fe80::/64")), 7), None);
+    }
+
+    #[test]
+    fn what_others_do_is_told_apart() {
+        assert_eq!(hint(&from(8, route(PROTOCOL, "10.1.0.0/24")), 7), Some(Hint::OURS));
+        assert_eq!(hint(&from(8, route(4, "0.0.0.0/0")), 7), Some(Hint::EVERYTHING));
+        assert_eq!(hint(&from(0, link("eth0")), 7), Some(Hint::EVERYTHING));
+        assert_eq!(hint(&from(0, link("hgw0")), 7), Some(Hint::EVERYTHING));
+        assert_eq!(hint(&from(0, link("heliograph4")), 7), Some(Hint::OURS));
+    }
+
+    #[test]
+    fn after_an_overrun_everything_is_looked_at() {
+        let mut message = from(0, link("x"));
+        message.payload = NetlinkPayload::Overrun(Vec::new());
+        assert_eq!(hint(&message, 7), Some(Hint::EVERYTHING));
+    }
+}

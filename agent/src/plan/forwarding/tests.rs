@@ -1,0 +1,251 @@
+use super::super::testing::{cluster, ip, labelled, node};
+use super::*;
+use crate::intent::SEGMENT_LABEL;
+
+const OWN: &str = "172.20.1.11";
+
+fn two_racks(encapsulation: Encapsulation) -> Snapshot {
+    let mut snapshot = cluster([
+        node("a", OWN, "10.244.1.0/24"),
+        node("b", "172.20.1.12", "10.244.2.0/24"),
+        node("c", "172.20.2.11", "10.244.3.0/24"),
+    ]);
+    snapshot.configuration.encapsulation = encapsulation;
+    snapshot
+}
+
+fn prefix(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn best(routes: &[(&str, &str)]) -> Vec<BestRoute> {
+    let route =
+        |(to, via): &(&str, &str)| BestRoute { prefix: prefix(to).into(), next_hop: ip(via), peer: ip(via) };
+    routes.iter().map(route).collect()
+}
+
+fn direct() -> Segment {
+    Segment::Direct { oif: 2, name: "eth1".into(), source: ip(OWN) }
+}
+
+fn routed() -> Segment {
+    Segment::Routed { gateway: ip("172.20.1.1"), oif: 2, name: "eth1".into(), source: ip(OWN) }
+}
+
+fn underlays() -> Underlays {
+    [(ip(OWN), 1500), (ip("fd00::11"), 1400)].into()
+}
+
+fn plan(snapshot: &Snapshot, routes: &[(&str, &str)], segments: &[(&str, Segment)]) -> Planned {
+    let segments = segments.iter().map(|(address, segment)| (ip(address), segment.clone())).collect();
+    desired(snapshot, "a", &best(routes), &segments, &underlays())
+}
+
+fn to_b() -> Hop {
+    Hop::Direct { via: ip("172.20.1.12"), oif: 2 }
+}
+
+fn tunnel_to(remote: &str) -> Hop {
+    Hop::Tunnel { remote: ip(remote), local: ip(OWN) }
+}
+
+#[test]
+fn neighbours_go_direct_and_others_through_the_tunnel() {
+    let planned = plan(
+        &two_racks(Encapsulation::CrossSubnet),
+        &[("10.244.2.0/24", "172.20.1.12"), ("10.244.3.0/24", "172.20.2.11")],
+        &[("172.20.1.12", direct()), ("172.20.2.11", routed())],
+    );
+    let desired = planned.desired;
+    assert_eq!(desired.routes[&prefix("10.244.1.0/24")], Route::Blackhole);
+    assert_eq!(desired.routes[&prefix("10.244.2.0/24")], Route::unicast([to_b()]));
+    assert_eq!(desired.routes[&prefix("10.244.3.0/24")], Route::unicast([tunnel_to("172.20.2.11")]));
+    assert_eq!(desired.routes.len(), 3);
+    assert_eq!(desired.tunnels.v4, Some(TunnelDevice { local: OWN.parse().unwrap(), mtu: 1480 }));
+    assert_eq!(desired.tunnels.v6, None);
+    assert_eq!(desired.allowed_tunnel_sources, [ip(OWN), ip("172.20.1.12"), ip("172.20.2.11")].into());
+    assert!(desired.forwarding);
+    let far = &planned.verdicts[&ip("172.20.2.11")];
+    assert_eq!((far.node.as_deref(), far.verdict), (Some("c"), Verdict::Tunnel));
+    assert!(far.reason.contains("172.20.1.1"), "{}", far.reason);
+}
+
+#[test]
+fn verdicts_follow_encapsulation_labels_and_the_kernel() {
+    use Encapsulation::{Always, CrossSubnet, Never};
+    use Verdict::{Direct, Routed, Tunnel, Unreachable};
+    let no_way = || Segment::Unreachable { error: "Network is unreachable".into() };
+    let gateway = Some(Hop::Direct { via: ip("172.20.1.1"), oif: 2 });
+    let tunnel = || Some(tunnel_to("172.20.1.12"));
+    // Encapsulation, segment label here and there, the kernel's word; then verdict, hop, words in the reason.
+    let cases = [
+        (CrossSubnet, "", "", direct(), Direct, Some(to_b()), "without a gateway"),
+        (CrossSubnet, "", "", routed(), Tunnel, tunnel(), "behind gateway"),
+        (CrossSubnet, "x", "", direct(), Direct, Some(to_b()), "without a gateway"),
+        (CrossSubnet, "", "x", routed(), Tunnel, tunnel(), "behind gateway"),
+        (CrossSubnet, "x", "x", direct(), Direct, Some(to_b()), "both nodes"),
+        (CrossSubnet, "x", "x", routed(), Direct, Some(to_b()), "both nodes"),
+        (CrossSubnet, "x", "y", direct(), Tunnel, tunnel(), "x here, y there"),
+        (CrossSubnet, "x", "y", routed(), Tunnel, tunnel(), "x here, y there"),
+        (CrossSubnet, "", "", no_way(), Unreachable, None, "Network is unreachable"),
+        (CrossSubnet, "x", "y", no_way(), Unreachable, None, "Network is unreachable"),
+        (CrossSubnet, "", "", Segment::Local, Unreachable, None, "itself"),
+        (Always, "", "", direct(), Tunnel, tunnel(), "Always"),
+        (Always, "x", "x", routed(), Tunnel, tunnel(), "Always"),
+        (Always, "", "", no_way(), Unreachable, None, "no way"),
+        (Never, "", "", direct(), Direct, Some(to_b()), "without a gateway"),
+        (Never, "", "", routed(), Routed, gateway, "Never"),
+        (Never, "x", "y", direct(), Direct, Some(to_b()), "without a gateway"),
+        (Never, "x", "x", routed(), Direct, Some(to_b()), "both nodes"),
+    ];
+    for (encapsulation, ours, its, segment, verdict, hop, words) in cases {
+        let mut snapshot = two_racks(encapsulation);
+        for (name, label) in [("a", ours), ("b", its)] {
+            let node = snapshot.nodes.remove(name).unwrap();
+            let node = if label.is_empty() { node } else { labelled(node, SEGMENT_LABEL, label) };
+            snapshot.nodes.insert(name.into(), node);
+        }
+        let case = format!("{encapsulation:?} {ours:?} {its:?} {segment:?}");
+        let planned = plan(&snapshot, &[("10.244.2.0/24", "172.20.1.12")], &[("172.20.1.12", segment)]);
+        let got = &planned.verdicts[&ip("172.20.1.12")];
+        assert_eq!(got.verdict, verdict, "{case}");
+        assert!(got.reason.contains(words), "{case}: {}", got.reason);
+        let route = planned.desired.routes.get(&prefix("10.244.2.0/24"));
+        assert_eq!(route, hop.map(|hop| Route::unicast([hop])).as_ref(), "{case}");
+    }
+}
+
+#[test]
+fn both_ends_judge_alike_where_the_kernels_do() {
+    for (ours, its) in [("", ""), ("x", "x"), ("x", "y"), ("x", "")] {
+        for segment in [direct(), routed()] {
+            for encapsulation in [Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always] {
+                let mut snapshot = two_racks(encapsulation);
+                for (name, label) in [("a", ours), ("b", its)] {
+                    let node = snapshot.nodes.remove(name).unwrap();
+                    snapshot.nodes.insert(name.into(), labelled(node, SEGMENT_LABEL, label));
+                }
+                let underlays = [(ip(OWN), 1500), (ip("172.20.1.12"), 1500)].into();
+                let view = |from: &str, to: &str| {
+                    let segments = [(ip(to), segment.clone())].into();
+                    desired(&snapshot, from, &best(&[("10.9.0.0/16", to)]), &segments, &underlays).verdicts
+                        [&ip(to)]
+                        .verdict
+                };
+                assert_eq!(view("a", "172.20.1.12"), view("b", OWN));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_router_outside_the_cluster_is_never_tunnelled_to() {
+    for encapsulation in [Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always] {
+        let snapshot = two_racks(encapsulation);
+        for (segment, via) in [(direct(), "172.20.1.254"), (routed(), "172.20.1.1")] {
+            let planned = plan(&snapshot, &[("10.9.0.0/16", "172.20.1.254")], &[("172.20.1.254", segment)]);
+            let hop = Hop::Direct { via: ip(via), oif: 2 };
+            assert_eq!(planned.desired.routes[&prefix("10.9.0.0/16")], Route::unicast([hop]));
+            assert_eq!(planned.verdicts[&ip("172.20.1.254")].node, None);
+        }
+    }
+}
+
+#[test]
+fn what_would_do_harm_is_refused_with_a_reason() {
+    let cases = [
+        ("10.244.1.0/24", "172.20.1.12", "own pod CIDR"),
+        ("10.244.1.128/25", "172.20.1.12", "own pod CIDR"),
+        ("10.244.1.7/32", "172.20.1.12", "own pod CIDR"),
+        ("172.20.2.11/32", "172.20.1.12", "address of Node c"),
+        ("172.20.1.11/32", "172.20.1.12", "address of Node a"),
+        ("127.0.0.0/8", "172.20.1.12", "loopback"),
+        ("169.254.1.1/32", "172.20.1.12", "link-local"),
+        ("224.0.0.0/4", "172.20.1.12", "multicast"),
+        ("fe80::/10", "172.20.1.12", "link-local"),
+        ("172.20.0.0/16", "172.20.2.11", "far end of the tunnel"),
+        ("0.0.0.0/0", "172.20.2.11", "far end of the tunnel"),
+        ("fd00:9::/64", "172.20.2.11", "IPv4 tunnel"),
+        ("fd00:9::/64", "172.20.1.12", "IPv4 next hop"),
+    ];
+    let snapshot = two_racks(Encapsulation::CrossSubnet);
+    for (to, via, words) in cases {
+        let planned = plan(&snapshot, &[(to, via)], &[("172.20.1.12", direct()), ("172.20.2.11", routed())]);
+        let reason =
+            planned.refused.get(&prefix(to)).unwrap_or_else(|| panic!("{to} via {via} is not refused"));
+        assert!(reason.contains(words), "{to}: {reason}");
+        assert_eq!(planned.desired.routes.len(), 1, "{to}: only the blackhole");
+        assert_eq!(planned.desired.routes[&prefix("10.244.1.0/24")], Route::Blackhole);
+    }
+    for to in ["10.244.0.0/16", "0.0.0.0/0", "172.20.0.0/16"] {
+        let planned = plan(&snapshot, &[(to, "172.20.1.12")], &[("172.20.1.12", direct())]);
+        assert!(planned.refused.is_empty(), "{to} {:?}", planned.refused);
+    }
+}
+
+#[test]
+fn an_address_that_is_not_here_is_a_problem_and_nothing_is_tunnelled() {
+    let snapshot = two_racks(Encapsulation::CrossSubnet);
+    let segments = [(ip("172.20.2.11"), routed())].into();
+    let planned =
+        desired(&snapshot, "a", &best(&[("10.244.3.0/24", "172.20.2.11")]), &segments, &Underlays::new());
+    assert!(planned.problems[0].contains("on no interface"), "{:?}", planned.problems);
+    assert_eq!(planned.verdicts[&ip("172.20.2.11")].verdict, Verdict::Unreachable);
+    assert!(!planned.desired.routes.contains_key(&prefix("10.244.3.0/24")));
+}
+
+#[test]
+fn a_node_that_is_not_there_holds_nothing() {
+    let snapshot = two_racks(Encapsulation::CrossSubnet);
+    let planned =
+        desired(&snapshot, "zz", &best(&[("10.9.0.0/16", "172.20.1.12")]), &BTreeMap::new(), &underlays());
+    assert_eq!(planned, Planned::default());
+    assert!(planned.desired.is_empty());
+}
+
+#[test]
+fn tunnels_stand_for_the_families_that_pods_have() {
+    let mut snapshot = two_racks(Encapsulation::CrossSubnet);
+    snapshot.nodes.get_mut("a").unwrap().addresses.push(ip("fd00::11"));
+    let tunnels = |snapshot: &Snapshot| plan(snapshot, &[], &[]).desired.tunnels;
+    assert_eq!(tunnels(&snapshot).v6, None, "no IPv6 pods anywhere");
+    snapshot.nodes.get_mut("c").unwrap().pod_cidrs.push(prefix("fd00:10:244:3::/64"));
+    assert_eq!(tunnels(&snapshot).v6.map(|device| device.mtu), Some(1360));
+    snapshot.configuration.encapsulation = Encapsulation::Never;
+    assert_eq!(tunnels(&snapshot), Tunnels::default());
+    assert!(plan(&snapshot, &[], &[]).desired.allowed_tunnel_sources.is_empty());
+}
+
+#[test]
+fn ipv6_goes_through_its_own_tunnel() {
+    let snapshot = cluster([
+        node("a", "172.20.1.11 fd00::11", "10.244.1.0/24 fd00:10:244:1::/64"),
+        node("c", "172.20.2.11 fd01::11", "10.244.3.0/24 fd00:10:244:3::/64"),
+    ]);
+    let far = Segment::Routed { gateway: ip("fd00::1"), oif: 2, name: "eth1".into(), source: ip("fd00::11") };
+    let planned = plan(&snapshot, &[("fd00:10:244:3::/64", "fd01::11")], &[("fd01::11", far)]);
+    let hop = Hop::Tunnel { remote: ip("fd01::11"), local: ip("fd00::11") };
+    assert_eq!(planned.desired.routes[&prefix("fd00:10:244:3::/64")], Route::unicast([hop]));
+}
+
+#[test]
+fn pods_get_what_the_underlay_leaves() {
+    let cases = [
+        (Encapsulation::CrossSubnet, "10.244.1.0/24", Some(1480)),
+        (Encapsulation::Always, "10.244.1.0/24", Some(1480)),
+        (Encapsulation::Never, "10.244.1.0/24", Some(1500)),
+        (Encapsulation::CrossSubnet, "fd00:10:244:1::/64", Some(1360)),
+        (Encapsulation::CrossSubnet, "10.244.1.0/24 fd00:10:244:1::/64", Some(1360)),
+        (Encapsulation::Never, "10.244.1.0/24 fd00:10:244:1::/64", Some(1400)),
+        (Encapsulation::Never, "", None),
+    ];
+    for (encapsulation, pods, expected) in cases {
+        let mut snapshot = cluster([node("a", "172.20.1.11 fd00::11", pods)]);
+        snapshot.configuration.encapsulation = encapsulation;
+        assert_eq!(
+            pod_mtu(&snapshot, &snapshot.nodes["a"], &underlays()),
+            expected,
+            "{encapsulation:?} {pods}"
+        );
+    }
+}

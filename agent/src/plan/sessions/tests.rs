@@ -1,0 +1,194 @@
+use super::super::testing::{cluster, ip, labelled, node};
+use super::*;
+use crate::intent::{Operator, Peer, Requirement, Selector};
+use heliograph_bgp::Timers;
+
+fn two_racks() -> Snapshot {
+    cluster([
+        node("a", "172.20.1.11", "10.244.1.0/24"),
+        node("b", "172.20.1.12", "10.244.2.0/24"),
+        node("c", "172.20.2.11", "10.244.3.0/24"),
+    ])
+}
+
+fn selecting(key: &str) -> Selector {
+    Selector { requirements: vec![Requirement { key: key.into(), operator: Operator::Exists }] }
+}
+
+fn reflected() -> Snapshot {
+    let mut snapshot = two_racks();
+    for (name, address) in [("rr1", "172.20.1.21"), ("rr2", "172.20.2.21")] {
+        snapshot.nodes.insert(name.into(), labelled(node(name, address, ""), "reflect", ""));
+    }
+    snapshot.configuration.topology = Topology::Reflectors(selecting("reflect"));
+    snapshot
+}
+
+fn roles(speaking: &Speaking) -> Vec<(&str, NeighborRole, bool)> {
+    let describe = |n| (n, speaking.roles[&speaking_address(speaking, n)], client(speaking, n));
+    speaking.config.neighbors.iter().map(|n| describe(n.name.as_str())).collect()
+}
+
+fn speaking_address(speaking: &Speaking, name: &str) -> IpAddr {
+    speaking.config.neighbors.iter().find(|n| n.name == name).unwrap().address
+}
+
+fn client(speaking: &Speaking, name: &str) -> bool {
+    speaking.config.neighbors.iter().find(|n| n.name == name).unwrap().reflector_client
+}
+
+fn tor(address: &str, asn: u32, nodes: Selector) -> Peer {
+    let default = if asn == 64512 { Filter::All } else { Filter::nothing() };
+    Peer {
+        name: format!("tor-{asn}"),
+        nodes,
+        address: ip(address),
+        port: 1179,
+        asn,
+        import: default.clone(),
+        export: default,
+        timers: Timers::default(),
+        passive: true,
+    }
+}
+
+#[test]
+fn in_a_mesh_everybody_speaks_with_everybody() {
+    let snapshot = two_racks();
+    let speaking = bgp_config(&snapshot, "a", true);
+    assert_eq!(roles(&speaking), [("b", NeighborRole::Mesh, false), ("c", NeighborRole::Mesh, false)]);
+    assert_eq!(speaking.problems, [""; 0]);
+    let config = speaking.config;
+    config.validate().unwrap();
+    assert_eq!(config.router_id, "172.20.1.11".parse::<Ipv4Addr>().unwrap());
+    let network = Network {
+        prefix: "10.244.1.0/24".parse::<ipnetwork::IpNetwork>().unwrap().into(),
+        next_hop: Some(ip("172.20.1.11")),
+    };
+    assert_eq!(config.networks, [network]);
+    assert_eq!(config.neighbors[0].local_address, Some(ip("172.20.1.11")));
+    assert_eq!(config.neighbors[0].families, FAMILIES);
+}
+
+#[test]
+fn every_pair_agrees_on_addresses_roles_and_port() {
+    let mut snapshot = reflected();
+    for (name, addresses) in
+        [("six", "fd00::6"), ("dual", "172.20.1.30 fd00::30"), ("laud", "fd00::31 172.20.1.31")]
+    {
+        snapshot.nodes.insert(name.into(), node(name, addresses, ""));
+    }
+    for mesh in [true, false] {
+        if mesh {
+            snapshot.configuration.topology = Topology::FullMesh;
+        }
+        let all: BTreeMap<_, _> =
+            snapshot.nodes.keys().map(|name| (name.clone(), bgp_config(&snapshot, name, true))).collect();
+        for (name, speaking) in &all {
+            speaking.config.validate().unwrap();
+            for neighbor in &speaking.config.neighbors {
+                let other = &all[&neighbor.name];
+                let back = other.config.neighbors.iter().find(|n| n.name == *name);
+                let back = back.unwrap_or_else(|| panic!("{} does not speak with {name}", neighbor.name));
+                assert_eq!(back.local_address, Some(neighbor.address));
+                assert_eq!(neighbor.local_address, Some(back.address));
+                let pair = (speaking.roles[&neighbor.address], other.roles[&back.address]);
+                use NeighborRole::*;
+                assert!(matches!(pair, (Mesh, Mesh) | (Client, Reflector) | (Reflector, Client)), "{pair:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn with_reflectors_nodes_speak_with_these_only() {
+    let snapshot = reflected();
+    let node = bgp_config(&snapshot, "a", true);
+    assert_eq!(
+        roles(&node),
+        [("rr1", NeighborRole::Reflector, false), ("rr2", NeighborRole::Reflector, false)]
+    );
+    let reflector = bgp_config(&snapshot, "rr1", false);
+    use NeighborRole::{Client, Mesh};
+    assert_eq!(
+        roles(&reflector),
+        [("a", Client, true), ("b", Client, true), ("c", Client, true), ("rr2", Mesh, false)]
+    );
+    assert!(
+        reflector.config.networks.is_empty() && reflector.problems.is_empty(),
+        "{:?}",
+        reflector.problems
+    );
+}
+
+#[test]
+fn a_reflector_that_forwards_announces_and_a_stand_alone_one_does_not() {
+    let mut snapshot = reflected();
+    snapshot.nodes.get_mut("rr1").unwrap().pod_cidrs = vec!["10.244.9.0/24".parse().unwrap()];
+    assert_eq!(bgp_config(&snapshot, "rr1", true).config.networks.len(), 1);
+    assert_eq!(bgp_config(&snapshot, "rr1", false).config.networks.len(), 0);
+}
+
+#[test]
+fn peers_are_for_the_nodes_they_select() {
+    let mut snapshot = two_racks();
+    let first = snapshot.nodes.remove("a").unwrap();
+    snapshot.nodes.insert("a".into(), labelled(first, "rack", "1"));
+    snapshot.peers.insert("tor".into(), tor("172.20.1.1", 64600, selecting("rack")));
+    snapshot.peers.insert("all".into(), tor("172.20.9.1", 64512, Selector::default()));
+    let speaking = bgp_config(&snapshot, "a", true);
+    assert_eq!(speaking.roles[&ip("172.20.1.1")], NeighborRole::External);
+    assert_eq!(speaking.roles[&ip("172.20.9.1")], NeighborRole::Internal);
+    let external = speaking.config.neighbors.iter().find(|n| n.asn == 64600).unwrap();
+    assert_eq!((external.port, external.passive, external.local_address), (1179, true, None));
+    assert_eq!(external.export, Filter::nothing());
+    assert!(!bgp_config(&snapshot, "b", true).roles.contains_key(&ip("172.20.1.1")));
+}
+
+#[test]
+fn a_dual_stack_node_announces_each_family_with_its_own_next_hop() {
+    let snapshot = cluster([node("a", "172.20.1.11 fd00::11", "10.244.1.0/24 fd00:10:244:1::/64")]);
+    let next_hops: Vec<_> = bgp_config(&snapshot, "a", true)
+        .config
+        .networks
+        .iter()
+        .map(|network| network.next_hop.unwrap())
+        .collect();
+    assert_eq!(next_hops, [ip("172.20.1.11"), ip("fd00::11")]);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let with = |nodes: Vec<Node>| bgp_config(&cluster(nodes), "a", true);
+    let cases = [
+        (with(vec![]), "not in the intent"),
+        (with(vec![node("a", "", "10.244.1.0/24")]), "no InternalIP"),
+        (with(vec![node("a", "172.20.1.11", "")]), "no pod CIDR"),
+        (with(vec![node("a", "172.20.1.11", "fd00::/64")]), "not announced"),
+        (
+            with(vec![node("a", "172.20.1.11", "10.0.0.0/24"), node("b", "fd00::1", "")]),
+            "no session with Node b",
+        ),
+        (with(vec![node("a", "172.20.1.11", "10.0.0.0/24"), node("b", "", "")]), "no session with Node b"),
+    ];
+    for (speaking, expected) in cases {
+        assert!(
+            speaking.problems.iter().any(|p| p.contains(expected)),
+            "{expected}: {:?}",
+            speaking.problems
+        );
+        speaking.config.validate().unwrap();
+    }
+    let mut snapshot = two_racks();
+    snapshot.configuration.topology = Topology::Reflectors(selecting("nobody"));
+    let speaking = bgp_config(&snapshot, "a", true);
+    assert!(speaking.problems[0].contains("no node reflects"), "{:?}", speaking.problems);
+}
+
+#[test]
+fn router_ids_without_ipv4_are_stable_and_differ() {
+    let snapshot = cluster([node("a", "fd00::1", ""), node("b", "fd00::2", "")]);
+    let of = |name| bgp_config(&snapshot, name, true).config.router_id;
+    assert_ne!(of("a"), of("b"));
+    assert_eq!(of("a"), Ipv4Addr::from_bits(0xe40c_292c), "FNV-1a of \"a\"");
+}

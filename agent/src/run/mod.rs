@@ -1,0 +1,271 @@
+//! Where everything is wired together: store, plan, speaker, kernel and status.
+//!
+//! One loop looks at all of it and does what is needed, whenever anything hints that something may have changed.
+//! A hint carries nothing: what counts is what a look finds, so a lost or doubled hint does no harm.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use heliograph_bgp::io::{BestRoutes, StartError, Stop};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::cni::{CniError, Installer};
+use crate::intent::Snapshot;
+use crate::kernel::linux::Linux;
+use crate::kernel::preflight::PreflightError;
+use crate::kernel::watch::{Changes, Hint};
+use crate::kernel::{Kernel, KernelError, preflight};
+use crate::plan::{self, Speaking};
+use crate::status::Role;
+use crate::status::server::{Question, RunDir, SocketError};
+use crate::store::{self, View};
+
+mod forwarding;
+mod report;
+mod speaker;
+
+use forwarding::Forwarding;
+use speaker::Speech;
+
+/// Looks are at least this far apart: many hints in a row are one reason to look.
+const BREATH: Duration = Duration::from_millis(20);
+/// There is a look at least this often, whether or not anything hinted.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this node.
+    pub node: String,
+    /// What this process is.
+    pub role: Role,
+    /// The folder of intent.
+    pub intent: PathBuf,
+    /// Where socket, node.json and the last good intent are.
+    pub run_dir: PathBuf,
+    /// Where the container runtime looks for network configurations.
+    pub cni_conf_dir: PathBuf,
+}
+
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The run directory can't be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The speaker can't start.
+    #[error(transparent)]
+    Bgp(#[from] StartError),
+    /// This process may not change the kernel.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The kernel doesn't answer.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The CNI plugin's files can't be removed.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// Something of ours could not be removed.
+    #[error("something of Heliograph is left in the kernel:\n{0}")]
+    Left(String),
+}
+
+/// The file in the run directory that keeps the last good intent.
+pub const LAST_GOOD_NAME: &str = "intent.last-good.yaml";
+
+/// Runs until `stop` is done: then everything stays as it is in the kernel, and peers are left to wait for our return
+/// (RFC 4724 §4.2).
+///
+/// # Errors
+/// Why it can't run at all; what can be lived with is in the status instead.
+pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    if options.role == Role::Reflector {
+        return attend::<Linux>(options, None, stop).await;
+    }
+    preflight()?;
+    let kernel = Linux::open()?;
+    // First the hints, then the look, so that nothing falls between.
+    let changes = kernel.changes()?;
+    attend(options, Some((kernel, changes)), stop).await
+}
+
+/// Removes everything of ours from this node's kernel, and the plugin's files.
+///
+/// # Errors
+/// An agent runs, or something could not be removed.
+pub async fn cleanup(run_dir: &Path, cni_conf_dir: &Path) -> Result<(), RunError> {
+    let _taken = RunDir::take(run_dir)?;
+    preflight()?;
+    // First of all nobody is to put new pods here.
+    Installer::new(run_dir, cni_conf_dir).withdraw()?;
+    let summary = forwarding::purge(Linux::open()?).await;
+    if summary.errors.is_empty() && summary.routes == 0 {
+        return Ok(());
+    }
+    let lines: Vec<_> =
+        summary.errors.iter().map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)).collect();
+    Err(RunError::Left(lines.join("\n")))
+}
+
+async fn attend<K: Kernel>(
+    options: Options,
+    kernel: Option<(K, Changes)>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let run_dir = RunDir::take(&options.run_dir)?;
+    let questions = run_dir.serve()?;
+    let (forwarding, hints) = match kernel {
+        Some((kernel, changes)) => {
+            let installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
+            (Some(Forwarding::new(kernel, installer)), Some(changes))
+        }
+        None => (None, None),
+    };
+    let restarting = match &forwarding {
+        Some(forwarding) => forwarding.holds_routes().await?,
+        // Nothing is forwarded here, so nothing was lost; that there was an earlier run shows by what it left.
+        None => options.run_dir.join(LAST_GOOD_NAME).exists(),
+    };
+    let views = store::files::watch(options.intent.clone(), options.run_dir.join(LAST_GOOD_NAME)).await;
+    let mut agent = Agent {
+        options,
+        started: Instant::now(),
+        view: Arc::default(),
+        speaking: None,
+        speech: Speech::default(),
+        restarting,
+        best: BestRoutes::default(),
+        forwarding,
+        was_known: None,
+    };
+    let result = agent.attend(views, questions, hints, stop).await;
+    agent.speech.stop(Stop::Silent).await;
+    result
+}
+
+/// The agent between two looks: what it found and did at the last one.
+struct Agent<K> {
+    options: Options,
+    started: Instant,
+    view: Arc<View>,
+    speaking: Option<Speaking>,
+    speech: Speech,
+    /// There was an earlier run, by whose routes packets still go: peers are asked to keep theirs (RFC 4724 §4.1).
+    restarting: bool,
+    best: BestRoutes,
+    /// `None` for a reflector.
+    forwarding: Option<Forwarding<K>>,
+    was_known: Option<bool>,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// The loop.
+    async fn attend(
+        &mut self,
+        mut views: watch::Receiver<Arc<View>>,
+        mut questions: mpsc::Receiver<Question>,
+        mut hints: Option<Changes>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), RunError> {
+        tokio::pin!(stop);
+        let mut look_at = Instant::now();
+        let mut distrust_at = look_at + LOOK_EVERY;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                () = sleep_until(look_at) => {
+                    if Instant::now() >= distrust_at {
+                        distrust_at = Instant::now() + LOOK_EVERY;
+                        self.forwarding.iter_mut().for_each(Forwarding::distrust);
+                    }
+                    self.view = views.borrow_and_update().clone();
+                    self.look().await?;
+                    look_at = self.next_look(distrust_at);
+                }
+                Ok(()) = views.changed() => look_at = soon(look_at),
+                () = self.speech.changed() => look_at = soon(look_at),
+                hint = next_hint(&mut hints) => {
+                    if let Some(forwarding) = &mut self.forwarding {
+                        forwarding.hint(hint);
+                    }
+                    look_at = soon(look_at);
+                }
+                Some(question) = questions.recv() => self.answer(question).await,
+            }
+        }
+    }
+
+    /// When to look again even if nothing hints at anything.
+    fn next_look(&self, regular: Instant) -> Instant {
+        let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
+        retry.map_or(regular, |retry| regular.min(retry.max(Instant::now() + BREATH)))
+    }
+
+    /// Looks at everything and does what is needed.
+    async fn look(&mut self) -> Result<(), RunError> {
+        let Some(snapshot) = self.view.snapshot.clone() else {
+            self.tell_once(None);
+            return Ok(());
+        };
+        let known = snapshot.nodes.contains_key(&self.options.node);
+        self.tell_once(Some(known));
+        let speaking = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
+        self.speak(&snapshot, &speaking, known).await?;
+        self.speaking = Some(speaking);
+        self.best = self.speech.best_routes().await;
+        if let Some(forwarding) = &mut self.forwarding {
+            forwarding.look(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
+        }
+        Ok(())
+    }
+
+    /// Sees that the speaker is what it should be. One that isn't needed yet isn't started: nobody would get through.
+    async fn speak(&mut self, snapshot: &Snapshot, speaking: &Speaking, known: bool) -> Result<(), RunError> {
+        if !known && !self.speech.running() {
+            return Ok(());
+        }
+        let listen = speaker::listen_addresses(snapshot, &self.options.node);
+        self.speech.be(&speaking.config, listen, self.restarting).await?;
+        Ok(())
+    }
+
+    /// Says in the log when the node becomes known or unknown.
+    fn tell_once(&mut self, known: Option<bool>) {
+        if self.was_known == known && known.is_some() {
+            return;
+        }
+        match known {
+            None if self.was_known.is_none() => {
+                tracing::warn!("no intent yet: {} holds none that is good", self.options.intent.display());
+            }
+            None => {}
+            Some(true) => tracing::info!(node = self.options.node, "this node is in the intent"),
+            Some(false) => tracing::warn!(
+                node = self.options.node,
+                "this node is not in the intent: no sessions, no routes; add a Node document of this name"
+            ),
+        }
+        self.was_known = known.or(self.was_known);
+    }
+}
+
+/// Soon, but not at once: what else happens in this moment is seen by the same look.
+fn soon(planned: Instant) -> Instant {
+    planned.min(Instant::now() + BREATH)
+}
+
+/// The next hint of the kernel; for ever without one. A subscription that broke off is an end to hints, not to looks.
+async fn next_hint(hints: &mut Option<Changes>) -> Hint {
+    if let Some(changes) = hints {
+        if let Some(hint) = changes.next().await {
+            return hint;
+        }
+        tracing::warn!("the kernel tells of no more changes: it is looked at every {LOOK_EVERY:?}");
+        *hints = None;
+    }
+    std::future::pending().await
+}

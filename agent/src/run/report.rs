@@ -1,0 +1,165 @@
+//! The status, put together from what the last look found and what the speaker says now.
+
+use heliograph_bgp::report::{PathReport, SessionReport};
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Agent;
+use crate::kernel::Kernel;
+use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
+use crate::status::server::{Question, Subject};
+use crate::status::{
+    IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
+    state_name,
+};
+
+impl<K: Kernel> Agent<K> {
+    pub(super) async fn answer(&self, question: Question) {
+        let answer = match question.subject {
+            Subject::Status => value(&self.status().await),
+            Subject::Routes => value(&self.routes().await),
+        };
+        // The client may have gone.
+        let _ = question.answer.send(answer);
+    }
+
+    async fn status(&self) -> NodeStatus {
+        let sessions = self.speech.sessions().await;
+        NodeStatus {
+            node: self.options.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            role: self.options.role,
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            intent: IntentStatus {
+                in_sync: self.view.in_sync,
+                generation: self.view.generation,
+                origin: self.view.origin.clone(),
+                refusals: self.view.refusals.clone(),
+            },
+            sessions: sessions.iter().map(|session| self.session(session)).collect(),
+            kernel: self.kernel(),
+            segments: self.segments(),
+            problems: self.problems(),
+        }
+    }
+
+    fn session(&self, session: &SessionReport) -> SessionStatus {
+        let roles = self.speaking.as_ref().map(|speaking| &speaking.roles);
+        SessionStatus {
+            peer: session.address,
+            name: session.name.clone(),
+            asn: session.asn,
+            role: roles.and_then(|roles| roles.get(&session.address)).copied().unwrap_or(NeighborRole::Mesh),
+            state: state_name(session.state),
+            uptime_seconds: session.since.as_secs_f64(),
+            received: session.received,
+            accepted: session.accepted,
+            advertised: session.advertised,
+            stale: session.stale,
+            router_id: session.router_id,
+            hold_seconds: session.hold_time.map(|hold| hold.as_secs()),
+            established_count: session.established_count,
+            last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
+            reason: session.reason.clone(),
+        }
+    }
+
+    fn kernel(&self) -> Option<KernelStatus> {
+        let summary = self.forwarding.as_ref()?.summary();
+        let fault = |problem: &crate::reconcile::Problem| KernelFault {
+            what: problem.what.clone(),
+            error: problem.error.clone(),
+            remedy: problem.remedy.clone(),
+        };
+        Some(KernelStatus {
+            in_sync: summary.in_sync,
+            routes: summary.routes,
+            desired: summary.desired,
+            kept: summary.kept,
+            errors: summary.errors.iter().map(fault).collect(),
+        })
+    }
+
+    fn segments(&self) -> Vec<SegmentStatus> {
+        let verdicts = self.forwarding.iter().flat_map(|forwarding| forwarding.verdicts().values());
+        let status = |verdict: &SegmentVerdict| SegmentStatus {
+            node: verdict.node.clone(),
+            next_hop: verdict.next_hop,
+            verdict: verdict.verdict,
+            reason: verdict.reason.clone(),
+        };
+        verdicts.map(status).collect()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.view.snapshot.is_none() {
+            problems.push(format!(
+                "there is no intent to go by: put Node and BGPConfiguration documents into {}",
+                self.options.intent.display()
+            ));
+        }
+        problems.extend(self.speech.problem().map(str::to_string));
+        problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
+        if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {
+            for address in super::speaker::absent_addresses(snapshot, &self.options.node) {
+                problems.push(format!(
+                    "address {address} of Node {} is on no interface of this machine, so no session can use it: see \
+                     that --node names this machine and that its InternalIP is right (ip address)",
+                    self.options.node
+                ));
+            }
+        }
+        problems.extend(self.forwarding.iter().flat_map(|forwarding| forwarding.problems().cloned()));
+        problems
+    }
+
+    async fn routes(&self) -> Vec<RouteStatus> {
+        self.speech.paths().await.iter().map(|path| self.route(path)).collect()
+    }
+
+    fn route(&self, path: &PathReport) -> RouteStatus {
+        let prefix = path.prefix.into();
+        let (via, installed, kernel_reason) = self.in_kernel(&prefix, path);
+        let reason = match kernel_reason {
+            Some(reason) => format!("{}; not installed: {reason}", path.reason),
+            None => path.reason.clone(),
+        };
+        RouteStatus {
+            prefix,
+            next_hop: path.next_hop,
+            peer: path.peer,
+            best: path.best,
+            stale: path.stale,
+            reason,
+            local_pref: path.local_pref,
+            med: path.med,
+            as_path: path.as_path.clone(),
+            originator: path.originator,
+            cluster_list: path.cluster_list.clone(),
+            via,
+            installed,
+        }
+    }
+
+    /// How packets for a path travel, whether the kernel holds it, and why not where that is on purpose.
+    fn in_kernel(&self, prefix: &IpNetwork, path: &PathReport) -> (Option<Verdict>, bool, Option<String>) {
+        let (Some(forwarding), Some(next_hop), true) = (&self.forwarding, path.next_hop, path.best) else {
+            return (None, false, None);
+        };
+        if path.peer.is_none() {
+            return (None, forwarding.installed(prefix), None);
+        }
+        if let Some(reason) = forwarding.refusal(prefix) {
+            return (None, false, Some(reason.into()));
+        }
+        let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
+        let unreachable = (verdict.verdict == Verdict::Unreachable).then(|| verdict.reason.clone());
+        (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
+    }
+}
+
+fn value(view: &impl Serialize) -> Value {
+    serde_json::to_value(view).unwrap_or_else(|error| json!(format!("can't be shown: {error}")))
+}

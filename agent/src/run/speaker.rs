@@ -1,0 +1,159 @@
+//! The BGP speaker of an agent: started when first needed, told what to be, started anew if its port changes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use heliograph_bgp::Config;
+use heliograph_bgp::io::{self, BestRoutes, Handle, Options, StartError, Stop};
+use heliograph_bgp::report::{PathReport, SessionReport};
+use tokio::sync::watch;
+
+use crate::intent::Snapshot;
+
+/// Where to listen: on all addresses of the families the node has. Strangers are turned away by the speaker, and an
+/// address that isn't up yet keeps nothing from starting.
+pub fn listen_addresses(snapshot: &Snapshot, node: &str) -> Vec<SocketAddr> {
+    let port = snapshot.configuration.listen_port;
+    let Some(node) = snapshot.nodes.get(node) else { return Vec::new() };
+    let all: [(bool, IpAddr); 2] =
+        [(true, Ipv4Addr::UNSPECIFIED.into()), (false, Ipv6Addr::UNSPECIFIED.into())];
+    let present = all.into_iter().filter(|(v4, _)| node.address(*v4).is_some());
+    present.map(|(_, address)| SocketAddr::new(address, port)).collect()
+}
+
+/// The node's addresses that this machine doesn't have: sessions from them can't be.
+pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
+    let Some(node) = snapshot.nodes.get(node) else { return Vec::new() };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let present: Vec<IpAddr> = interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect();
+    node.addresses.iter().copied().filter(|address| !present.contains(address)).collect()
+}
+
+/// The speaker, once there is one.
+#[derive(Debug, Default)]
+pub struct Speech {
+    running: Option<Running>,
+    problem: Option<String>,
+}
+
+#[derive(Debug)]
+struct Running {
+    handle: Handle,
+    changes: watch::Receiver<u64>,
+    listen: Vec<SocketAddr>,
+    config: Config,
+}
+
+impl Speech {
+    /// Whether there is a speaker.
+    pub fn running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// What keeps the speaker from being what it should be.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Makes the speaker what it should be. `restarting`: the kernel forwards by routes of an earlier run.
+    ///
+    /// # Errors
+    /// The first start fails. Later trouble is a [`Speech::problem`]: what runs goes on.
+    pub async fn be(
+        &mut self,
+        config: &Config,
+        listen: Vec<SocketAddr>,
+        restarting: bool,
+    ) -> Result<(), StartError> {
+        let Some(running) = &mut self.running else {
+            self.running = Some(Running::start(config, listen, restarting).await?);
+            return Ok(());
+        };
+        self.problem = None;
+        // A node that is gone from the intent listens where it did: there is nowhere better to know of.
+        if running.listen != listen && !listen.is_empty() {
+            // Silent, and restarting: to the peers it is a short absence (RFC 4724).
+            let former = (running.config.clone(), running.listen.clone());
+            running.handle.clone().stop(Stop::Silent).await;
+            match Running::start(config, listen, true).await {
+                Ok(started) => self.running = Some(started),
+                Err(error) => {
+                    self.problem = Some(error.to_string());
+                    let (config, listen) = former;
+                    self.running = Some(Running::start(&config, listen, true).await?);
+                }
+            }
+            return Ok(());
+        }
+        if running.config != *config {
+            match running.handle.set_config(config.clone()).await {
+                Ok(()) => running.config = config.clone(),
+                Err(error) => {
+                    self.problem =
+                        Some(format!("the BGP speaker goes on with what it was told before: {error}"))
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until sessions or routes may have changed; for ever without a speaker.
+    pub async fn changed(&mut self) {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        if running.changes.changed().await.is_err() {
+            // It stopped, which only we ask for: there will be nothing to see.
+            std::future::pending().await
+        }
+    }
+
+    /// The best routes; none, and not all, without a speaker.
+    pub async fn best_routes(&self) -> BestRoutes {
+        match &self.running {
+            Some(running) => running.handle.best_routes().await,
+            None => BestRoutes::default(),
+        }
+    }
+
+    /// All sessions.
+    pub async fn sessions(&self) -> Vec<SessionReport> {
+        match &self.running {
+            Some(running) => running.handle.sessions().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// All paths.
+    pub async fn paths(&self) -> Vec<PathReport> {
+        match &self.running {
+            Some(running) => running.handle.paths().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Stops the speaker, if there is one.
+    pub async fn stop(&mut self, how: Stop) {
+        if let Some(running) = self.running.take() {
+            running.handle.stop(how).await;
+        }
+    }
+}
+
+impl Running {
+    async fn start(config: &Config, listen: Vec<SocketAddr>, restarting: bool) -> Result<Self, StartError> {
+        let options = Options { listen: listen.clone(), restarting };
+        let handle = io::start(config.clone(), options).await?;
+        tracing::info!(
+            asn = config.asn,
+            router_id = %config.router_id,
+            restarting,
+            "BGP speaker listens on {}",
+            listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+        );
+        Ok(Self { changes: handle.changes(), handle, listen, config: config.clone() })
+    }
+}

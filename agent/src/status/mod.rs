@@ -1,0 +1,209 @@
+//! How this node stands: one value, made when asked for, of which every view is one: socket, command line, later
+//! metrics and objects in the cluster.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use heliograph_bgp::report::SessionState;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{NeighborRole, Verdict};
+use crate::store::Refusal;
+
+pub mod client;
+pub mod server;
+pub mod table;
+
+/// What this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// A node agent: it programs the kernel.
+    Node,
+    /// A stand-alone reflector: it doesn't.
+    Reflector,
+}
+
+/// How this node stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: String,
+    /// The version of the agent.
+    pub version: String,
+    /// What it is.
+    pub role: Role,
+    /// How long it has run, in seconds.
+    pub uptime_seconds: f64,
+    /// What is wanted.
+    pub intent: IntentStatus,
+    /// Its BGP sessions, by address.
+    pub sessions: Vec<SessionStatus>,
+    /// Its kernel; `None` for a reflector.
+    pub kernel: Option<KernelStatus>,
+    /// The verdict on each next hop.
+    pub segments: Vec<SegmentStatus>,
+    /// What is not as it should be, with what to do.
+    pub problems: Vec<String>,
+}
+
+/// How intent stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IntentStatus {
+    /// What the store holds now is in force.
+    pub in_sync: bool,
+    /// How often the intent in force has changed.
+    pub generation: u64,
+    /// Where the intent in force comes from.
+    pub origin: String,
+    /// Why what the store holds now isn't in force.
+    pub refusals: Vec<Refusal>,
+}
+
+/// One BGP session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionStatus {
+    /// The neighbour's address.
+    pub peer: IpAddr,
+    /// Its Node or BGPPeer.
+    pub name: String,
+    /// Its AS number.
+    pub asn: u32,
+    /// What it is to us.
+    pub role: NeighborRole,
+    /// The session's state, as RFC 4271 names it.
+    pub state: String,
+    /// How long it has been in this state, in seconds.
+    pub uptime_seconds: f64,
+    /// Prefixes received, those refused by the filter included.
+    pub received: usize,
+    /// Those that the filter let pass.
+    pub accepted: usize,
+    /// Prefixes advertised.
+    pub advertised: usize,
+    /// Prefixes kept from before its restart.
+    pub stale: usize,
+    /// Its BGP Identifier, once known.
+    pub router_id: Option<Ipv4Addr>,
+    /// The hold time agreed on, in seconds.
+    pub hold_seconds: Option<u64>,
+    /// How often it was established.
+    pub established_count: u64,
+    /// The last error.
+    pub last_error: Option<String>,
+    /// Why it is in this state.
+    pub reason: String,
+}
+
+impl SessionStatus {
+    /// Whether routes flow.
+    pub fn established(&self) -> bool {
+        self.state == state_name(SessionState::Established)
+    }
+}
+
+/// The name of a state, as RFC 4271 §8.2.2 writes it.
+pub fn state_name(state: SessionState) -> String {
+    format!("{state:?}")
+}
+
+/// How the kernel stands to what it should hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelStatus {
+    /// It holds what it should and nothing else of ours.
+    pub in_sync: bool,
+    /// Routes of ours that it holds.
+    pub routes: usize,
+    /// Routes that it should hold.
+    pub desired: usize,
+    /// Things of ours that aren't wanted but kept until all peers have said what they know.
+    pub kept: usize,
+    /// What could not be done.
+    pub errors: Vec<KernelFault>,
+}
+
+/// Something the kernel did not do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelFault {
+    /// What was tried, on what.
+    pub what: String,
+    /// What came back.
+    pub error: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// The verdict on one next hop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentStatus {
+    /// The node it belongs to; `None`: it is outside the cluster.
+    pub node: Option<String>,
+    /// The next hop.
+    pub next_hop: IpAddr,
+    /// How packets get there.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+}
+
+/// One path to a prefix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteStatus {
+    /// The destination.
+    pub prefix: IpNetwork,
+    /// Its next hop.
+    pub next_hop: Option<IpAddr>,
+    /// Whom we have it from; `None`: it is ours.
+    pub peer: Option<IpAddr>,
+    /// It is the best path.
+    pub best: bool,
+    /// It is kept from before the peer's restart.
+    pub stale: bool,
+    /// Why it is best or not, and why it is not installed if it is best.
+    pub reason: String,
+    /// LOCAL_PREF.
+    pub local_pref: u32,
+    /// MULTI_EXIT_DISC.
+    pub med: u32,
+    /// AS_PATH.
+    pub as_path: String,
+    /// ORIGINATOR_ID.
+    pub originator: Option<Ipv4Addr>,
+    /// CLUSTER_LIST.
+    pub cluster_list: Vec<Ipv4Addr>,
+    /// How packets get to the next hop; `None` where no packet takes this path.
+    pub via: Option<Verdict>,
+    /// The kernel holds it.
+    pub installed: bool,
+}
+
+impl NodeStatus {
+    /// What keeps this node from being as it should be, in few words; empty: nothing does.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        if !self.intent.in_sync {
+            complaints.push("the intent is refused or not there".to_string());
+        }
+        let down = self.sessions.iter().filter(|session| !session.established()).count();
+        if down > 0 {
+            complaints.push(format!("sessions not established: {down} of {}", self.sessions.len()));
+        }
+        if self.kernel.as_ref().is_some_and(|kernel| !kernel.in_sync) {
+            complaints.push("the kernel does not hold what it should".to_string());
+        }
+        let lost = self.segments.iter().filter(|segment| segment.verdict == Verdict::Unreachable).count();
+        if lost > 0 {
+            complaints.push(format!("next hops out of reach: {lost}"));
+        }
+        if !self.problems.is_empty() {
+            complaints.push(format!("problems: {}", self.problems.len()));
+        }
+        complaints
+    }
+}

@@ -1,0 +1,188 @@
+//! Status for people: aligned columns as kubectl prints them, and words.
+
+use std::fmt::Write;
+
+use super::{NodeStatus, RouteStatus, SegmentStatus, SessionStatus};
+
+/// Rows under a head, each column as wide as its widest cell.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    let head: Vec<String> = head.iter().map(|cell| cell.to_string()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}   ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// A time as people say it: `12s`, `3m04s`, `5h02m`, `3d04h`.
+pub fn age(seconds: f64) -> String {
+    let s = seconds.max(0.0) as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86400, s % 86400 / 3600),
+    }
+}
+
+fn or_dash(text: Option<impl ToString>) -> String {
+    text.map(|text| text.to_string()).filter(|text| !text.is_empty()).unwrap_or_else(|| "-".into())
+}
+
+fn yes(flag: bool) -> String {
+    if flag { "yes" } else { "no" }.into()
+}
+
+/// `heliograph status`.
+pub fn status(status: &NodeStatus) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "Node       {} ({:?}), heliograph {}, up {}",
+        status.node,
+        status.role,
+        status.version,
+        age(status.uptime_seconds)
+    );
+    let intent = &status.intent;
+    let _ = match (intent.in_sync, intent.origin.is_empty()) {
+        (true, _) => {
+            writeln!(out, "Intent     in sync with {}, generation {}", intent.origin, intent.generation)
+        }
+        (false, true) => writeln!(out, "Intent     none yet"),
+        (false, false) => {
+            writeln!(out, "Intent     REFUSED; in force: {}, generation {}", intent.origin, intent.generation)
+        }
+    };
+    if let Some(kernel) = &status.kernel {
+        let state = if kernel.in_sync { "in sync" } else { "NOT in sync" };
+        let _ = writeln!(out, "Kernel     {state}, {} of {} routes", kernel.routes, kernel.desired);
+    }
+    let up = status.sessions.iter().filter(|session| session.established()).count();
+    let _ = writeln!(out, "Sessions   {up} of {} established", status.sessions.len());
+    if !status.sessions.is_empty() {
+        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "REASON"];
+        out.push('\n');
+        out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
+    }
+    if !status.segments.is_empty() {
+        out.push('\n');
+        let rows: Vec<_> = status.segments.iter().map(segment).collect();
+        out.push_str(&table(&["NODE", "NEXT HOP", "VERDICT", "REASON"], &rows));
+    }
+    list(&mut out, "Refused intent", intent.refusals.iter().map(ToString::to_string));
+    if let Some(kernel) = &status.kernel {
+        let faults = kernel.errors.iter();
+        list(&mut out, "Kernel errors", faults.map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)));
+    }
+    list(&mut out, "Problems", status.problems.iter().cloned());
+    out
+}
+
+fn list(out: &mut String, title: &str, items: impl Iterator<Item = String>) {
+    for (index, item) in items.enumerate() {
+        if index == 0 {
+            let _ = writeln!(out, "\n{title}");
+        }
+        let _ = writeln!(out, "- {item}");
+    }
+}
+
+fn session(session: &SessionStatus) -> Vec<String> {
+    vec![
+        session.peer.to_string(),
+        session.name.clone(),
+        session.asn.to_string(),
+        format!("{:?}", session.role),
+        session.state.clone(),
+        age(session.uptime_seconds),
+        session.received.to_string(),
+        session.advertised.to_string(),
+        reason(session),
+    ]
+}
+
+/// Why the session is in its state, with the last error where that says more.
+fn reason(session: &SessionStatus) -> String {
+    match &session.last_error {
+        Some(error) if !session.established() && !session.reason.contains(error.as_str()) => {
+            format!("{} (last error: {error})", session.reason)
+        }
+        _ => or_dash(Some(&session.reason)),
+    }
+}
+
+fn segment(segment: &SegmentStatus) -> Vec<String> {
+    vec![
+        or_dash(segment.node.as_ref()),
+        segment.next_hop.to_string(),
+        segment.verdict.to_string(),
+        segment.reason.clone(),
+    ]
+}
+
+/// `heliograph routes`.
+pub fn routes(routes: &[RouteStatus]) -> String {
+    let head = [
+        "PREFIX",
+        "NEXT HOP",
+        "FROM",
+        "BEST",
+        "INSTALLED",
+        "VIA",
+        "LOCALPREF",
+        "MED",
+        "AS PATH",
+        "ORIGINATOR",
+        "REASON",
+    ];
+    let row = |route: &RouteStatus| {
+        vec![
+            route.prefix.to_string(),
+            or_dash(route.next_hop),
+            route.peer.map_or_else(|| "this node".into(), |peer| peer.to_string()),
+            yes(route.best),
+            yes(route.installed),
+            or_dash(route.via),
+            route.local_pref.to_string(),
+            route.med.to_string(),
+            or_dash(Some(&route.as_path)),
+            or_dash(route.originator),
+            route.reason.clone(),
+        ]
+    };
+    table(&head, &routes.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_blanks_at_their_ends() {
+        let rows = vec![
+            vec!["a".into(), "long cell".into(), "x".into()],
+            vec!["bbb".into(), "é".into(), String::new()],
+        ];
+        assert_eq!(table(&["A", "B", "C"], &rows), "A     B           C\na     long cell   x\nbbb   é\n");
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let cases = [(0.4, "0s"), (59.9, "59s"), (60.0, "1m00s"), (3723.0, "1h02m"), (90000.0, "1d01h")];
+        for (seconds, text) in cases {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Objects together: what no object shows alone. Gives the whole [`Snapshot`], or everything that is wrong.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1 as core;
+
+use super::convert;
+use super::problem::{Problem, Problems};
+use crate::api;
+use crate::intent::{Configuration, Node, Peer, Snapshot};
+
+/// The name of the only BGPConfiguration.
+pub const CONFIGURATION_NAME: &str = "default";
+
+/// An object as it was read.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its `metadata.name`.
+    pub name: String,
+    /// The rest of it.
+    pub kind: Kind,
+}
+
+/// The kinds of objects there are.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// `v1` Node.
+    Node(Box<core::Node>),
+    /// Our BGPConfiguration.
+    Configuration(Box<api::BGPConfigurationSpec>),
+    /// Our BGPPeer.
+    Peer(Box<api::BGPPeerSpec>),
+}
+
+impl Object {
+    fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Node(_) => "Node",
+            Kind::Configuration(_) => "BGPConfiguration",
+            Kind::Peer(_) => "BGPPeer",
+        }
+    }
+}
+
+/// Makes the whole of the objects. `complete` is false where some could not even be read: what then seems missing
+/// may be among them.
+pub fn assemble(objects: &[Object], complete: bool) -> Result<Snapshot, Vec<Problem>> {
+    let mut found = Vec::new();
+    names(objects, &mut found);
+    let configuration = configuration(objects, complete, &mut found);
+    let mut nodes = Vec::new();
+    let mut peers = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        let mut problems = Problems::of(index, &mut found);
+        match &object.kind {
+            Kind::Node(node) => nodes.push((index, convert::node(&object.name, node, &mut problems))),
+            Kind::Peer(spec) => {
+                let peer = convert::peer(&object.name, spec, &configuration, &mut problems);
+                peers.extend(peer.map(|peer| (index, peer)));
+            }
+            Kind::Configuration(_) => {}
+        }
+    }
+    addresses(&nodes, &mut found);
+    pod_cidrs(&nodes, &configuration, &mut found);
+    duplicate_peers(&peers, &nodes, &mut found);
+    if !found.is_empty() {
+        return Err(found);
+    }
+    Ok(Snapshot {
+        nodes: nodes.into_iter().map(|(_, node)| (node.name.clone(), node)).collect(),
+        configuration,
+        peers: peers.into_iter().map(|(_, peer)| (peer.name.clone(), peer)).collect(),
+    })
+}
+
+fn names(objects: &[Object], found: &mut Vec<Problem>) {
+    let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
+    for (index, object) in objects.iter().enumerate() {
+        let mut problems = Problems::of(index, found);
+        if !is_dns_name(&object.name) {
+            problems.note(
+                "metadata.name",
+                format!("{:?} is no object name", object.name),
+                "use lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
+            );
+        }
+        match seen.get(&(object.kind_name(), object.name.as_str())) {
+            Some(first) => problems.note_clash(
+                "metadata.name",
+                format!("{} {} is there twice", object.kind_name(), object.name),
+                "remove one of them",
+                (*first, "metadata.name".into()),
+            ),
+            None => {
+                seen.insert((object.kind_name(), &object.name), index);
+            }
+        }
+    }
+}
+
+/// A DNS subdomain name (RFC 1123), as Kubernetes wants names to be.
+fn is_dns_name(name: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 253
+        && name.split('.').all(|part| {
+            let bytes = part.as_bytes();
+            bytes.first().is_some_and(|b| word(*b))
+                && bytes.last().is_some_and(|b| word(*b))
+                && bytes.iter().all(|b| word(*b) || *b == b'-')
+        })
+}
+
+fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Problem>) -> Configuration {
+    let mut chosen = None;
+    for (index, object) in objects.iter().enumerate() {
+        let Kind::Configuration(spec) = &object.kind else { continue };
+        let mut problems = Problems::of(index, found);
+        let configuration = convert::configuration(spec, &mut problems);
+        if object.name == CONFIGURATION_NAME {
+            chosen.get_or_insert(configuration);
+        } else {
+            problems.note(
+                "metadata.name",
+                format!("there is one BGPConfiguration, and it is named {CONFIGURATION_NAME}"),
+                format!("name it {CONFIGURATION_NAME}, or remove this one"),
+            );
+        }
+    }
+    let any = objects.iter().any(|object| matches!(object.kind, Kind::Configuration(_)));
+    if !any && complete {
+        found.push(Problem {
+            object: None,
+            field: String::new(),
+            problem: "there is no BGPConfiguration".into(),
+            remedy: format!(
+                "add one: {{apiVersion: {}, kind: BGPConfiguration, metadata: {{name: {CONFIGURATION_NAME}}}, spec: \
+                 {{asNumber: 64512}}}}",
+                api::API_VERSION
+            ),
+            clash: None,
+        });
+    }
+    chosen.unwrap_or_else(convert::stand_in)
+}
+
+fn addresses(nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
+    let mut seen: HashMap<IpAddr, (usize, &str)> = HashMap::new();
+    for (index, node) in nodes {
+        for address in &node.addresses {
+            if let Some((first, name)) = seen.insert(*address, (*index, &node.name)) {
+                if *name == *node.name && first == *index {
+                    continue;
+                }
+                Problems::of(*index, found).note_clash(
+                    "status.addresses",
+                    format!("address {address} is also Node {name}'s"),
+                    "correct the one that is wrong: each node has its own InternalIP",
+                    (first, "status.addresses".into()),
+                );
+            }
+        }
+    }
+}
+
+/// A pod CIDR and where it stands.
+struct Claim<'a> {
+    network: IpNetwork,
+    object: usize,
+    field: String,
+    node: &'a str,
+}
+
+fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut Vec<Problem>) {
+    let mut claims = Vec::new();
+    for (index, node) in nodes {
+        for (position, network) in node.pod_cidrs.iter().enumerate() {
+            let field = format!("spec.podCIDRs[{position}]");
+            let within = |outer: &IpNetwork| contains(outer, network);
+            if !configuration.cluster_cidrs.is_empty() && !configuration.cluster_cidrs.iter().any(within) {
+                Problems::of(*index, found).note(
+                    &field,
+                    format!(
+                        "{network} is outside the cluster's networks ({})",
+                        list(&configuration.cluster_cidrs)
+                    ),
+                    "give a network within them, or add one to clusterCIDRs of the BGPConfiguration",
+                );
+            }
+            claims.push(Claim { network: *network, object: *index, field, node: &node.name });
+        }
+    }
+    // Two networks are apart or one holds the other, so after sorting by address, then length, whatever overlaps a
+    // network follows it before anything else does.
+    claims.sort_by_key(|claim| (claim.network.is_ipv6(), claim.network.network(), claim.network.prefix()));
+    let mut outer: Option<&Claim> = None;
+    for claim in &claims {
+        match outer {
+            Some(first) if contains(&first.network, &claim.network) => {
+                // The blame goes to the one that came later.
+                let (first, second) =
+                    if first.object <= claim.object { (first, claim) } else { (claim, first) };
+                Problems::of(second.object, found).note_clash(
+                    &second.field,
+                    format!(
+                        "pod CIDR {} of Node {} overlaps {} of Node {}",
+                        second.network, second.node, first.network, first.node
+                    ),
+                    "give each node a pod CIDR of its own",
+                    (first.object, first.field.clone()),
+                );
+            }
+            _ => outer = Some(claim),
+        }
+    }
+    overlaps_with_addresses(&claims, nodes, found);
+}
+
+fn overlaps_with_addresses(claims: &[Claim], nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
+    let mut addresses: BTreeMap<IpAddr, (usize, &str)> = BTreeMap::new();
+    for (index, node) in nodes {
+        addresses.extend(node.addresses.iter().map(|address| (*address, (*index, node.name.as_str()))));
+    }
+    for claim in claims {
+        let inside = addresses.range(claim.network.network()..=claim.network.broadcast());
+        for (address, (owner, name)) in inside {
+            Problems::of(claim.object, found).note_clash(
+                &claim.field,
+                format!("pod CIDR {} holds {address}, the address of Node {name}", claim.network),
+                "pods and nodes need networks of their own",
+                (*owner, "status.addresses".into()),
+            );
+        }
+    }
+}
+
+fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
+    let mut of_nodes: HashMap<IpAddr, (usize, &Node)> = HashMap::new();
+    for (index, node) in nodes {
+        of_nodes.extend(node.addresses.iter().map(|address| (*address, (*index, node))));
+    }
+    let field = "spec.peerAddress";
+    for (position, (index, peer)) in peers.iter().enumerate() {
+        if let Some((owner, node)) = of_nodes.get(&peer.address) {
+            Problems::of(*index, found).note_clash(
+                field,
+                format!(
+                    "{} is Node {}'s address: nodes peer with each other without a BGPPeer",
+                    peer.address, node.name
+                ),
+                "remove this BGPPeer; a BGPPeer is for neighbours outside the cluster",
+                (*owner, "status.addresses".into()),
+            );
+        }
+        for (earlier, other) in &peers[..position] {
+            if other.address != peer.address {
+                continue;
+            }
+            let both = |node: &Node| peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels);
+            let Some((_, node)) = nodes.iter().find(|(_, node)| both(node)) else { continue };
+            Problems::of(*index, found).note_clash(
+                field,
+                format!(
+                    "BGPPeers {} and {} both give Node {} the neighbour {}",
+                    other.name, peer.name, node.name, peer.address
+                ),
+                "remove one, or make their node selectors exclude each other",
+                (*earlier, field.into()),
+            );
+        }
+    }
+}
+
+fn contains(outer: &IpNetwork, inner: &IpNetwork) -> bool {
+    outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+}
+
+fn list(networks: &[IpNetwork]) -> String {
+    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,342 @@
+//! From the API's types to [`crate::intent`]'s, one object at a time; every field that can't be is noted.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use heliograph_bgp::{Filter, GracefulRestart, PrefixRange, Timers};
+use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use super::problem::Problems;
+use crate::api;
+use crate::intent::{Configuration, Encapsulation, Node, Operator, Peer, Requirement, Selector, Topology};
+
+/// The registered port of BGP.
+pub const BGP_PORT: u16 = 179;
+/// RFC 4724 §3: the restart time has 12 bits.
+const MAX_RESTART_SECONDS: u16 = 4095;
+
+/// What stands in for a configuration that is missing or refused, so that everything else can be checked too.
+pub fn stand_in() -> Configuration {
+    Configuration {
+        asn: 64512,
+        topology: Topology::FullMesh,
+        cluster_cidrs: Vec::new(),
+        encapsulation: Encapsulation::CrossSubnet,
+        timers: Timers::default(),
+        graceful_restart: Some(GracefulRestart::default()),
+        listen_port: BGP_PORT,
+    }
+}
+
+/// A node. Only what we use is looked at: the rest is Kubernetes' business.
+pub fn node(name: &str, object: &core::Node, problems: &mut Problems) -> Node {
+    let mut node = Node { name: name.to_string(), ..Node::default() };
+    node.labels = object.metadata.labels.clone().unwrap_or_default();
+    if let Some(spec) = &object.spec {
+        match (&spec.pod_cidrs, &spec.pod_cidr) {
+            (Some(list), _) if !list.is_empty() => {
+                for (index, text) in list.iter().enumerate() {
+                    node.pod_cidrs.extend(network(text, &format!("spec.podCIDRs[{index}]"), problems));
+                }
+            }
+            (_, Some(text)) if !text.is_empty() => {
+                node.pod_cidrs.extend(network(text, "spec.podCIDR", problems));
+            }
+            _ => {}
+        }
+    }
+    let addresses = object.status.as_ref().and_then(|status| status.addresses.as_ref());
+    for (index, entry) in addresses.into_iter().flatten().enumerate() {
+        if entry.type_ == "InternalIP" {
+            let field = format!("status.addresses[{index}].address");
+            node.addresses.extend(unicast(&entry.address, &field, problems));
+        }
+    }
+    node
+}
+
+/// The cluster's configuration.
+pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) -> Configuration {
+    let mut configuration = stand_in();
+    configuration.asn = spec.as_number;
+    if spec.as_number == 0 {
+        problems.note("spec.asNumber", "AS number 0 is reserved (RFC 7607)", PRIVATE_AS);
+    }
+    configuration.topology = match (spec.topology, &spec.reflectors) {
+        (api::Topology::FullMesh, None) => Topology::FullMesh,
+        (api::Topology::FullMesh, Some(_)) => {
+            problems.note(
+                "spec.reflectors",
+                "reflectors are named, but the topology is FullMesh",
+                "set spec.topology to Reflectors, or remove spec.reflectors",
+            );
+            Topology::FullMesh
+        }
+        (api::Topology::Reflectors, None) => {
+            problems.note(
+                "spec.reflectors",
+                "topology Reflectors needs to know which nodes reflect",
+                "add reflectors: {nodeSelector: {matchLabels: {heliograph.io/reflector: \"true\"}}}",
+            );
+            Topology::FullMesh
+        }
+        (api::Topology::Reflectors, Some(reflectors)) => {
+            Topology::Reflectors(reflecting(reflectors, problems))
+        }
+    };
+    for (index, text) in spec.cluster_cidrs.iter().enumerate() {
+        configuration.cluster_cidrs.extend(network(text, &format!("spec.clusterCIDRs[{index}]"), problems));
+    }
+    configuration.encapsulation = match spec.encapsulation {
+        api::Encapsulation::Never => Encapsulation::Never,
+        api::Encapsulation::CrossSubnet => Encapsulation::CrossSubnet,
+        api::Encapsulation::Always => Encapsulation::Always,
+    };
+    configuration.timers = timers(spec.timers.as_ref(), Timers::default(), problems);
+    configuration.graceful_restart = graceful_restart(spec.graceful_restart.as_ref(), problems);
+    configuration.listen_port = port(spec.listen_port, "spec.listenPort", problems);
+    configuration
+}
+
+fn reflecting(reflectors: &api::Reflectors, problems: &mut Problems) -> Selector {
+    let field = "spec.reflectors.nodeSelector";
+    let selector = selector(&reflectors.node_selector, field, problems);
+    if selector.requirements.is_empty() {
+        problems.note(
+            field,
+            "an empty selector makes every node a reflector, which is a full mesh",
+            "name a label that only the reflectors have, or set spec.topology to FullMesh",
+        );
+    }
+    selector
+}
+
+const PRIVATE_AS: &str = "give 1 to 4294967295; 64512 to 65534 are for private use (RFC 6996)";
+
+/// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
+pub fn peer(
+    name: &str,
+    spec: &api::BGPPeerSpec,
+    cluster: &Configuration,
+    problems: &mut Problems,
+) -> Option<Peer> {
+    let nodes = spec.node_selector.as_ref();
+    let nodes = nodes.map(|s| selector(s, "spec.nodeSelector", problems)).unwrap_or_default();
+    if spec.peer_asn == 0 {
+        problems.note(
+            "spec.peerASN",
+            "AS number 0 is reserved (RFC 7607)",
+            "give the AS number that the peer uses",
+        );
+    }
+    // RFC 8212: without a policy nothing goes over an external session.
+    let default = if spec.peer_asn == cluster.asn { Filter::All } else { Filter::nothing() };
+    let import = filter(spec.import.as_deref(), &default, "spec.import", problems);
+    let export = filter(spec.export.as_deref(), &default, "spec.export", problems);
+    let timers = timers(spec.timers.as_ref(), cluster.timers, problems);
+    let port = port(spec.peer_port, "spec.peerPort", problems);
+    let address = unicast(&spec.peer_address, "spec.peerAddress", problems)?;
+    Some(Peer {
+        name: name.into(),
+        nodes,
+        address,
+        port,
+        asn: spec.peer_asn,
+        import,
+        export,
+        timers,
+        passive: spec.passive,
+    })
+}
+
+fn filter(
+    rules: Option<&[api::PrefixRule]>,
+    default: &Filter,
+    field: &str,
+    problems: &mut Problems,
+) -> Filter {
+    let Some(rules) = rules else { return default.clone() };
+    let mut ranges = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let Some(within) = network(&rule.cidr, &format!("{field}[{index}].cidr"), problems) else { continue };
+        let (least, most) = (within.prefix(), if within.is_ipv4() { 32 } else { 128 });
+        let max_length = rule.max_length.unwrap_or(least);
+        if !(least..=most).contains(&max_length) {
+            problems.note(
+                format!("{field}[{index}].maxLength"),
+                format!("{max_length} is not a prefix length within {within}"),
+                format!("give {least} to {most}"),
+            );
+        }
+        ranges.push(PrefixRange { within: within.into(), max_length });
+    }
+    Filter::Only(ranges)
+}
+
+fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems) -> Timers {
+    let Some(given) = given else { return default };
+    let mut timers = default;
+    let seconds = |s: u16| Duration::from_secs(s.into());
+    if let Some(hold) = given.hold_seconds {
+        if matches!(hold, 1 | 2) {
+            problems.note(
+                "spec.timers.holdSeconds",
+                format!("a hold time of {hold} s is not allowed (RFC 4271 §4.2)"),
+                "give 0 (never expires) or 3 to 65535",
+            );
+        }
+        // A keepalive time that was meant for another hold time isn't inherited.
+        timers.hold = seconds(hold);
+        timers.keepalive = None;
+    }
+    if let Some(keepalive) = given.keepalive_seconds {
+        timers.keepalive = Some(seconds(keepalive));
+        let hold = timers.hold.as_secs();
+        if keepalive == 0 && hold > 0 {
+            problems.note(
+                "spec.timers.keepaliveSeconds",
+                format!("without KEEPALIVEs the session ends after the hold time of {hold} s"),
+                "leave it out for a third of the hold time",
+            );
+        } else if hold > 0 && u64::from(keepalive) >= hold {
+            problems.note(
+                "spec.timers.keepaliveSeconds",
+                format!("{keepalive} s is not less than the hold time of {hold} s"),
+                format!("give at most {}, a third of the hold time (RFC 4271 §10)", hold / 3),
+            );
+        }
+    }
+    if let Some(retry) = given.connect_retry_seconds {
+        if retry == 0 {
+            problems.note("spec.timers.connectRetrySeconds", "0 would try without pause", "give at least 1");
+        }
+        timers.connect_retry = seconds(retry.max(1));
+    }
+    timers
+}
+
+fn graceful_restart(
+    given: Option<&api::GracefulRestart>,
+    problems: &mut Problems,
+) -> Option<GracefulRestart> {
+    let mut restart = GracefulRestart::default();
+    let Some(given) = given else { return Some(restart) };
+    if let Some(seconds) = given.restart_seconds {
+        if !(1..=MAX_RESTART_SECONDS).contains(&seconds) {
+            problems.note(
+                "spec.gracefulRestart.restartSeconds",
+                format!("{seconds} s can't be said to a peer (RFC 4724 §3)"),
+                format!("give 1 to {MAX_RESTART_SECONDS}, or enabled: false"),
+            );
+        }
+        restart.restart_time = Duration::from_secs(seconds.into());
+        restart.selection_deferral = restart.selection_deferral.min(restart.restart_time);
+    }
+    given.enabled.then_some(restart)
+}
+
+fn port(given: Option<u16>, field: &str, problems: &mut Problems) -> u16 {
+    if given == Some(0) {
+        problems.note(field, "port 0 is no port", "give 1 to 65535, or leave it out for 179");
+    }
+    given.unwrap_or(BGP_PORT)
+}
+
+/// A label selector; all of its requirements must hold.
+fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> Selector {
+    let mut requirements = Vec::new();
+    for (key, value) in given.match_labels.iter().flatten() {
+        let operator = Operator::In([value.clone()].into());
+        requirements.push(Requirement { key: key.clone(), operator });
+    }
+    for (index, expression) in given.match_expressions.iter().flatten().enumerate() {
+        let values: std::collections::BTreeSet<_> = expression.values.iter().flatten().cloned().collect();
+        let field = format!("{field}.matchExpressions[{index}]");
+        let takes_values = matches!(expression.operator.as_str(), "In" | "NotIn");
+        if takes_values == values.is_empty() {
+            let (problem, remedy) = match takes_values {
+                true => ("needs values to compare with", "add values: [VALUE]"),
+                false => ("takes no values", "remove values"),
+            };
+            problems.note(
+                format!("{field}.values"),
+                format!("operator {} {problem}", expression.operator),
+                remedy,
+            );
+        }
+        let operator = match expression.operator.as_str() {
+            "In" => Operator::In(values),
+            "NotIn" => Operator::NotIn(values),
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            other => {
+                problems.note(
+                    format!("{field}.operator"),
+                    format!("unknown operator {other:?}"),
+                    "give In, NotIn, Exists or DoesNotExist",
+                );
+                continue;
+            }
+        };
+        requirements.push(Requirement { key: expression.key.clone(), operator });
+    }
+    Selector { requirements }
+}
+
+/// A network in CIDR notation, without bits beyond its length.
+fn network(text: &str, field: &str, problems: &mut Problems) -> Option<IpNetwork> {
+    if let (Ok(address), false) = (text.parse::<IpAddr>(), text.contains('/')) {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        problems.note(
+            field,
+            format!("{text} has no prefix length"),
+            format!("add one, such as {text}/{length}"),
+        );
+        return None;
+    }
+    let network = match text.parse::<IpNetwork>() {
+        Ok(network) => network,
+        Err(error) => {
+            problems.note(
+                field,
+                format!("{text:?} is no network in CIDR notation: {error}"),
+                "write ADDRESS/LENGTH, such as 10.244.1.0/24 or fd00:10:244:1::/64",
+            );
+            return None;
+        }
+    };
+    if network.ip() != network.network() {
+        let right = format!("{}/{}", network.network(), network.prefix());
+        problems.note(
+            field,
+            format!("{text} has bits set beyond its length of {}", network.prefix()),
+            format!("write {right}"),
+        );
+        return None;
+    }
+    Some(network)
+}
+
+/// An address that one machine can have.
+fn unicast(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        problems.note(
+            field,
+            format!("{text:?} is no IP address"),
+            "write an IPv4 or IPv6 address without a prefix length, such as 172.20.1.11",
+        );
+        return None;
+    };
+    let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast {
+        problems.note(
+            field,
+            format!("{address} is not the address of one machine on the network"),
+            "give the address under which other machines reach it",
+        );
+        return None;
+    }
+    Some(address)
+}

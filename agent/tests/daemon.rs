@@ -1,0 +1,276 @@
+//! The real binary, without root: `validate`, and a reflector with its status, its refusals and its restarts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const CONFIGURATION: &str = "\
+apiVersion: heliograph.io/v1alpha1
+kind: BGPConfiguration
+metadata: {name: default}
+spec:
+  asNumber: 64512
+  listenPort: PORT
+  topology: Reflectors
+  reflectors:
+    nodeSelector:
+      matchExpressions: [{key: heliograph.io/reflector, operator: Exists}]
+";
+
+const NODES: &str = "\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Node
+  metadata:
+    name: rr1
+    labels: {heliograph.io/reflector: \"true\"}
+  status:
+    addresses:
+    - {type: InternalIP, address: 192.0.2.1}
+- apiVersion: v1
+  kind: Node
+  metadata: {name: a}
+  spec: {podCIDRs: [10.244.1.0/24]}
+  status:
+    addresses:
+    - {type: InternalIP, address: 192.0.2.2}
+";
+
+/// A folder of intent and a run directory.
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(site.intent()).unwrap();
+        // The kernel chooses a free port; that nobody takes it in between is likely enough.
+        let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        site.put("config.yaml", &CONFIGURATION.replace("PORT", &port.to_string()));
+        site.put("nodes.yaml", NODES);
+        site
+    }
+
+    fn intent(&self) -> PathBuf {
+        self.folder.path().join("intent")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.intent().join(name), text).unwrap();
+    }
+
+    fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.intent().join(name)).unwrap();
+        assert!(text.contains(from), "{text}");
+        self.put(name, &text.replace(from, to));
+    }
+
+    fn daemon(&self, node: &str) -> Command {
+        let mut command = heliograph();
+        command.args(["reflector", "--node", node, "--intent"]).arg(self.intent());
+        command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
+        command
+    }
+
+    fn start(&self, node: &str) -> Daemon {
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
+        Daemon(self.daemon(node).stderr(log).spawn().unwrap())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    fn ask(&self, what: &[&str]) -> Output {
+        heliograph().args(what).arg("--run-dir").arg(self.run_dir()).output().unwrap()
+    }
+
+    fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&self.ask(&["status", "-o", "json"]).stdout).ok()
+    }
+
+    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = self.status();
+            match status {
+                Some(status) if wanted(&status) => return status,
+                status if Instant::now() > deadline => panic!("{what}: {status:#?}\n{}", self.log()),
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+/// Killed as it goes out of scope.
+struct Daemon(Child);
+
+impl Daemon {
+    fn terminate(mut self) -> Option<i32> {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn heliograph() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heliograph"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HELIOGRAPH_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn validate(folder: &Path) -> (Option<i32>, String) {
+    let output = heliograph().arg("validate").arg(folder).output().unwrap();
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+fn in_sync(status: &Value) -> bool {
+    status["intent"]["inSync"] == true
+}
+
+#[test]
+fn validate_says_good_or_every_mistake() {
+    let site = Site::new();
+    let (code, said) = validate(&site.intent());
+    assert_eq!((code, said.contains("is good: 2 nodes, 0 peers")), (Some(0), true), "{said}");
+
+    site.edit("config.yaml", "asNumber: 64512", "asNumber: 0\n  colour: red");
+    site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.7/24");
+    let (code, said) = validate(&site.intent());
+    assert_eq!(code, Some(1));
+    for expected in [
+        "config.yaml:5: ",
+        "spec.asNumber",
+        "config.yaml:6: ",
+        "spec.colour",
+        "nodes.yaml:15: Node a spec.podCIDRs[0]",
+        "write 10.244.1.0/24",
+    ] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+
+    let json = heliograph().args(["validate", "-o", "json"]).arg(site.intent()).output().unwrap();
+    let refusals: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(refusals.as_array().unwrap().len(), 3, "{refusals:#}");
+}
+
+#[test]
+fn the_example_in_the_manifests_is_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/intent");
+    let (code, said) = validate(&folder);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn without_an_agent_the_client_says_what_to_do() {
+    let site = Site::new();
+    for what in ["status", "routes"] {
+        let output = site.ask(&[what]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("heliograph agent --node"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_reflector_follows_its_intent_and_keeps_the_last_good() {
+    let site = Site::new();
+    let reflector = site.start("rr1");
+    let status = site.until("the client's session is tried", |s| s["sessions"][0]["peer"] == "192.0.2.2");
+    assert_eq!((&status["role"], &status["kernel"]), (&"Reflector".into(), &Value::Null));
+    assert_eq!(status["sessions"][0]["role"], "Client");
+    let shown = site.ask(&["status"]);
+    assert_eq!(shown.status.code(), Some(3), "a session that is down is not as it should be");
+    assert!(text(&shown.stdout).contains("192.0.2.2"), "{}", text(&shown.stdout));
+
+    site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.0/99");
+    let status = site.until("a bad CIDR is refused", |s| !in_sync(s));
+    let refusal = &status["intent"]["refusals"][0];
+    assert_eq!((&refusal["line"], &refusal["field"]), (&15.into(), &"spec.podCIDRs[0]".into()));
+    assert_eq!(status["sessions"][0]["peer"], "192.0.2.2", "the last good intent is in force");
+
+    assert_eq!(reflector.terminate(), Some(0));
+    let mut again = site.start("rr1");
+    let status = site.until("a restart goes by the last good", |s| s["sessions"][0]["peer"] == "192.0.2.2");
+    assert!(
+        !in_sync(&status) && status["intent"]["origin"].as_str().unwrap().contains("last-good"),
+        "{status:#}"
+    );
+
+    again.0.kill().unwrap();
+    again.0.wait().unwrap();
+    site.edit("nodes.yaml", "10.244.1.0/99", "10.244.1.0/24");
+    let _third = site.start("rr1");
+    site.until("after a crash it starts over the old socket", in_sync);
+}
+
+#[test]
+fn a_node_that_goes_and_comes_is_followed() {
+    let site = Site::new();
+    let _reflector = site.start("rr1");
+    site.until("it is in force", |s| {
+        in_sync(s) && s["sessions"].as_array().is_some_and(|list| list.len() == 1)
+    });
+    site.edit("nodes.yaml", "name: rr1", "name: rr2");
+    let status = site.until("its Node is gone", |s| s["sessions"].as_array().is_some_and(Vec::is_empty));
+    assert!(status["problems"][0].as_str().unwrap().contains("Node rr1 is not in the intent"), "{status:#}");
+    site.edit("nodes.yaml", "name: rr2", "name: rr1");
+    site.until("its Node is back", |s| s["sessions"].as_array().is_some_and(|list| list.len() == 1));
+}
+
+#[test]
+fn intent_that_comes_later_is_taken() {
+    let site = Site::new();
+    let nodes = fs::read_to_string(site.intent().join("nodes.yaml")).unwrap();
+    fs::remove_file(site.intent().join("nodes.yaml")).unwrap();
+    fs::rename(site.intent().join("config.yaml"), site.intent().join("config.later")).unwrap();
+    let _reflector = site.start("rr1");
+    let status =
+        site.until("it waits", |s| s["intent"]["refusals"].as_array().is_some_and(|list| !list.is_empty()));
+    assert_eq!(status["intent"]["generation"], 0);
+    fs::rename(site.intent().join("config.later"), site.intent().join("config.yaml")).unwrap();
+    site.put("nodes.yaml", &nodes);
+    site.until("it goes", |s| in_sync(s) && s["sessions"].as_array().is_some_and(|list| list.len() == 1));
+}
+
+#[test]
+fn what_keeps_it_from_running_is_said() {
+    let site = Site::new();
+    let _first = site.start("rr1");
+    site.until("the first runs", in_sync);
+    let second = site.daemon("rr1").output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("another heliograph runs"), "{}", text(&second.stderr));
+
+    let other = Site::new();
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    other.put("config.yaml", &CONFIGURATION.replace("PORT", &port.to_string()));
+    let output = other.daemon("rr1").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&port.to_string()) && said.contains("stop it, or choose another"), "{said}");
+}
