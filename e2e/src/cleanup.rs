@@ -27,11 +27,7 @@ pub fn register(will: impl FnOnce() + Send + 'static) -> Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        WILLS
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .1
-            .remove(&self.0);
+        WILLS.lock().unwrap_or_else(|e| e.into_inner()).1.remove(&self.0);
     }
 }
 
@@ -44,9 +40,7 @@ pub fn on_interrupt() -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
-    signals
-        .thread_block()
-        .context("cannot block SIGINT and SIGTERM to handle them")?;
+    signals.thread_block().context("cannot block SIGINT and SIGTERM to handle them")?;
     std::thread::spawn(move || {
         let signal = signals.wait().unwrap_or(Signal::SIGTERM);
         eprintln!("\ninterrupted by {signal}: taking everything down");

@@ -37,9 +37,7 @@ pub fn demo(topology: &str) -> Result<i32> {
     println!("demo: this kernel has no ipip, so the lab runs in User-mode Linux");
     let me = std::env::current_exe()?.to_string_lossy().into_owned();
     let words = [me, "demo".into(), "--topology".into(), topology.into()];
-    uml::run(&words, &mut std::io::stdout(), &mut |step| {
-        println!("demo: {step}")
-    })
+    uml::run(&words, &mut std::io::stdout(), &mut |step| println!("demo: {step}"))
 }
 
 fn show(topology: &str) -> Result<i32> {
@@ -57,38 +55,25 @@ fn show(topology: &str) -> Result<i32> {
             pods.push(lab.add_pod(node.name(), &format!("{}-{i}", node.name()))?);
         }
     }
-    let router = lab
-        .with_role("router")
-        .next()
-        .context("the topology has no node with the role `router`")?;
+    let router = lab.with_role("router").next().context("the topology has no node with the role `router`")?;
     let sniffer = Sniffer::start(&router.namespaces().net)?;
 
     progress.phase("pinging every pod from every pod and node");
-    let found = survey(&lab, &pods, &sniffer, REACH, &|done, of| {
-        progress.say(&format!("{done} of {of} answered"))
-    })?;
+    let found =
+        survey(&lab, &pods, &sniffer, REACH, &|done, of| progress.say(&format!("{done} of {of} answered")))?;
     progress.end();
     print_matrix(&lab, &pods, &found);
     print_addresses(&pods, &found);
     let mut faults = found.faults(&lab, &pods);
 
-    let first = lab
-        .with_role("node")
-        .next()
-        .context("the topology has no node with the role `node`")?;
+    let first = lab.with_role("node").next().context("the topology has no node with the role `node`")?;
     println!("\n{}$ heliograph status", first.name());
     println!("{}", first.run(["heliograph", "status"])?.trim_end());
 
     progress.phase("100 MB over TCP from rack to rack");
     let rack = |pod: &Pod| lab.node(&pod.node).label("rack").to_owned();
-    let (from, to) = (
-        &pods[0],
-        pods.iter().find(|pod| rack(pod) != rack(&pods[0])),
-    );
-    match to
-        .context("all pods are in one rack")
-        .and_then(|to| bulk(&lab, &sniffer, from, to))
-    {
+    let (from, to) = (&pods[0], pods.iter().find(|pod| rack(pod) != rack(&pods[0])));
+    match to.context("all pods are in one rack").and_then(|to| bulk(&lab, &sniffer, from, to)) {
         Ok(told) => {
             progress.end();
             println!("\n{told}");
@@ -119,15 +104,8 @@ fn bulk(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod) -> Result<String> {
     let mtu = pod_mtu(lab, from)?;
     let done = transfer(lab, sniffer, from, to, BULK)?;
     let seen = &done.traffic;
-    anyhow::ensure!(
-        seen.plain == 0 && seen.tunnelled > 0,
-        "it did not go through IPIP: {seen:?}"
-    );
-    anyhow::ensure!(
-        seen.fragments == 0,
-        "{} fragments were seen",
-        seen.fragments
-    );
+    anyhow::ensure!(seen.plain == 0 && seen.tunnelled > 0, "it did not go through IPIP: {seen:?}");
+    anyhow::ensure!(seen.fragments == 0, "{} fragments were seen", seen.fragments);
     anyhow::ensure!(
         seen.largest == mtu,
         "the largest packet had {} bytes, the pod's MTU is {mtu}",
@@ -151,13 +129,8 @@ fn bulk(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod) -> Result<String> {
 /// # Errors
 /// When `ip` does not tell.
 pub fn pod_mtu(lab: &Lab, pod: &Pod) -> Result<usize> {
-    let links = lab
-        .node(&pod.node)
-        .ip(&format!("-n cni-{} link show dev eth0", pod.id))?;
-    let mtu = links
-        .first()
-        .and_then(|link| link["mtu"].as_u64())
-        .context("the pod's eth0 has no MTU")?;
+    let links = lab.node(&pod.node).ip(&format!("-n cni-{} link show dev eth0", pod.id))?;
+    let mtu = links.first().and_then(|link| link["mtu"].as_u64()).context("the pod's eth0 has no MTU")?;
     Ok(mtu as usize)
 }
 
@@ -175,23 +148,13 @@ fn print_matrix(lab: &Lab, pods: &[Pod], found: &Survey) {
     let head: String = (1..=pods.len()).map(|i| format!("{i:>4}")).collect();
     println!("\n  {:<width$}{head}", "");
     for from in pods {
-        let cells: String = pods
-            .iter()
-            .map(|to| format!("{:>4}", cell(found, from.address, to.address)))
-            .collect();
+        let cells: String =
+            pods.iter().map(|to| format!("{:>4}", cell(found, from.address, to.address))).collect();
         println!("  {:<width$}{cells}", from.id);
     }
     for (node, reached) in &found.from_nodes {
-        let cells: String = pods
-            .iter()
-            .map(|pod| {
-                if reached.contains(&pod.address) {
-                    "  ok"
-                } else {
-                    "   -"
-                }
-            })
-            .collect();
+        let cells: String =
+            pods.iter().map(|pod| if reached.contains(&pod.address) { "  ok" } else { "   -" }).collect();
         println!("  {node:<width$}{cells}   (the node itself)");
     }
     println!("\n  d direct   T through IPIP   - no answer   ? seen both ways, or not at all");
@@ -208,10 +171,7 @@ fn cell(found: &Survey, from: IpAddr, to: IpAddr) -> &'static str {
 }
 
 fn print_addresses(pods: &[Pod], found: &Survey) {
-    println!(
-        "\nThe address each pod is seen with by the {} others:",
-        pods.len().saturating_sub(1)
-    );
+    println!("\nThe address each pod is seen with by the {} others:", pods.len().saturating_sub(1));
     for pod in pods {
         let asked: Vec<IpAddr> = (found.views.iter())
             .filter(|((from, _), _)| *from == pod.address)
@@ -226,13 +186,7 @@ fn print_addresses(pods: &[Pod], found: &Survey) {
             .collect();
         let strange: Vec<_> = asked.iter().filter(|seen| **seen != pod.address).collect();
         if strange.is_empty() {
-            println!(
-                "  {}  {}: its own, {} times of {}",
-                pod.id,
-                pod.address,
-                asked.len(),
-                asked.len()
-            );
+            println!("  {}  {}: its own, {} times of {}", pod.id, pod.address, asked.len(), asked.len());
         } else {
             println!("  {}  {}: translated to {strange:?}", pod.id, pod.address);
         }
@@ -262,14 +216,7 @@ impl Progress {
             Err(_) => std::io::stdout().is_terminal(),
         };
         let now = Instant::now();
-        Self {
-            terminal,
-            state: Mutex::new(State {
-                phase: String::new(),
-                told: now,
-                start: now,
-            }),
-        }
+        Self { terminal, state: Mutex::new(State { phase: String::new(), told: now, start: now }) }
     }
 
     fn phase(&self, phase: &str) {
@@ -289,11 +236,7 @@ impl Progress {
     fn tell(&self, state: &mut State, detail: Option<&str>) {
         state.told = Instant::now();
         let detail = detail.map(|d| format!(": {d}")).unwrap_or_default();
-        let line = format!(
-            "[{:>5.1} s] {}{detail}",
-            state.start.elapsed().as_secs_f64(),
-            state.phase
-        );
+        let line = format!("[{:>5.1} s] {}{detail}", state.start.elapsed().as_secs_f64(), state.phase);
         if self.terminal {
             let line: String = line.chars().take(100).collect();
             print!("\r\x1b[K{line}");

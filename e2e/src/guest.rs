@@ -50,29 +50,18 @@ pub fn guest(job: &Path) -> ! {
 }
 
 fn run(job: &Path) -> Result<i32> {
-    let text =
-        std::fs::read_to_string(job).with_context(|| format!("cannot read {}", job.display()))?;
+    let text = std::fs::read_to_string(job).with_context(|| format!("cannot read {}", job.display()))?;
     let job: Job = serde_json::from_str(&text)?;
     pass_output_as_it_is()?;
     make_root()?;
-    let lo = Command::new("ip")
-        .env("PATH", PATH)
-        .args(["link", "set", "lo", "up"])
-        .status();
+    let lo = Command::new("ip").env("PATH", PATH).args(["link", "set", "lo", "up"]).status();
     lo.context("cannot run `ip`")?;
     println!("{}{BEGIN}", MARK as char);
 
     let (program, arguments) = job.words.split_first().context("an empty job")?;
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(&job.env)
-        .current_dir(&job.folder)
-        .stdin(Stdio::null());
-    let child = command
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
+    command.args(arguments).env_clear().envs(&job.env).current_dir(&job.folder).stdin(Stdio::null());
+    let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let child = nix::unistd::Pid::from_raw(child.id() as i32);
     // Every orphan becomes a child of the first process: collect whatever ends, until it is the command.
     loop {
@@ -105,11 +94,7 @@ fn make_root() -> Result<()> {
     for folder in ["/mnt/upper", "/mnt/work", "/mnt/root"] {
         create_dir_all(folder)?;
     }
-    mounted(
-        "overlay",
-        "/mnt/root",
-        Some("lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work"),
-    )?;
+    mounted("overlay", "/mnt/root", Some("lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work"))?;
     std::env::set_current_dir("/mnt/root")?;
     mounted("proc", "proc", None)?;
     mounted("sysfs", "sys", None)?;
@@ -122,8 +107,7 @@ fn make_root() -> Result<()> {
     mounted("cgroup2", "sys/fs/cgroup", None)?;
     mounted("bpf", "sys/fs/bpf", None)?;
     // Moved over the old root, and not only entered: user namespaces are refused to a process in a chroot.
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
-        .context("cannot move the root")?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).context("cannot move the root")?;
     chroot(".").context("cannot enter the root")?;
     std::env::set_current_dir("/").context("cannot enter the root")
 }

@@ -9,14 +9,17 @@
 //! one that runs a single command (User-mode Linux).
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, sethostname};
 use serde::{Deserialize, Serialize};
@@ -62,31 +65,20 @@ impl Jail {
     /// When a step fails; the init's own words are in the message.
     pub fn node(plan: &NodePlan) -> Result<Self> {
         let mut command = keeper_command()?;
-        command
-            .args(["jail", "node"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut keeper = command
-            .spawn()
-            .context("cannot start `heliograph-lab jail`")?;
+        command.args(["jail", "node"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut keeper = command.spawn().context("cannot start `heliograph-lab jail`")?;
         let mut lifeline = keeper.stdin.take().context("no standard input")?;
-        writeln!(lifeline, "{}", serde_json::to_string(plan)?)
-            .context("the jail's keeper is gone")?;
+        writeln!(lifeline, "{}", serde_json::to_string(plan)?).context("the jail's keeper is gone")?;
         let mut answers = BufReader::new(keeper.stdout.take().context("no standard output")?);
         let mut answer = || -> Result<String> {
             let mut line = String::new();
             answers.read_line(&mut line)?;
             Ok(line.trim_end().to_owned())
         };
-        let init = answer()?
-            .parse()
-            .context("the jail's keeper could not make an init; see its message above");
+        let init =
+            answer()?.parse().context("the jail's keeper could not make an init; see its message above");
         let said = answer()?;
-        let jail = Self {
-            keeper,
-            lifeline: Some(lifeline),
-            init: init?,
-        };
+        let jail = Self { keeper, lifeline: Some(lifeline), init: init? };
         if said != "ready" {
             bail!("node {}: {said}", plan.hostname);
         }
@@ -122,10 +114,7 @@ impl Drop for Jail {
 /// When `heliograph-lab` is not there.
 pub fn jailed(program: &Path) -> Result<Command> {
     let mut command = keeper_command()?;
-    command
-        .args(["jail", "run", "--"])
-        .arg(program)
-        .stdin(Stdio::piped());
+    command.args(["jail", "run", "--"]).arg(program).stdin(Stdio::piped());
     Ok(command)
 }
 
@@ -162,36 +151,26 @@ pub fn keep_node() -> Result<i32> {
 /// When namespaces cannot be made.
 pub fn keep_command(words: &[String]) -> Result<i32> {
     let (program, arguments) = words.split_first().context("no program to run")?;
-    keep(
-        CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS,
-        false,
-        || {
-            mount_private_proc()?;
-            let child = Command::new(program)
-                .args(arguments)
-                .stdin(Stdio::null())
-                .spawn();
-            let child = Pid::from_raw(
-                child
-                    .with_context(|| format!("cannot start {program}"))?
-                    .id() as i32,
-            );
-            // As the first process we inherit every orphan: collect whatever ends, until it is ours.
-            loop {
-                match waitpid(None, None)? {
-                    WaitStatus::Exited(pid, code) if pid == child => return Ok(code),
-                    WaitStatus::Signaled(pid, signal, _) if pid == child => {
-                        return Ok(128 + signal as i32);
-                    }
-                    _ => {}
+    keep(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS, false, || {
+        mount_private_proc()?;
+        let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn();
+        let child = Pid::from_raw(child.with_context(|| format!("cannot start {program}"))?.id() as i32);
+        // As the first process we inherit every orphan: collect whatever ends, until it is ours.
+        loop {
+            match waitpid(None, None)? {
+                WaitStatus::Exited(pid, code) if pid == child => return Ok(code),
+                WaitStatus::Signaled(pid, signal, _) if pid == child => {
+                    return Ok(128 + signal as i32);
                 }
+                _ => {}
             }
-        },
-    )
+        }
+    })
 }
 
 /// Starts the init in new namespaces and stays until it or the lab ends.
 fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -> Result<i32> {
+    only(Signal::SIGCHLD).thread_block().context("cannot block SIGCHLD to wait for it")?;
     unshare(kinds).context("cannot make namespaces: the lab needs root")?;
     // SAFETY: this program has one thread so far.
     match unsafe { fork() }.context("cannot fork")? {
@@ -210,17 +189,38 @@ fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -
                 // The init itself knows only that it is number 1.
                 println!("{child}");
             }
-            std::thread::spawn(|| {
-                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-                std::process::exit(130);
-            });
-            Ok(match waitpid(child, None).context("lost the init")? {
-                WaitStatus::Exited(_, code) => code,
-                WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-                other => bail!("the init ended strangely: {other:?}"),
-            })
+            wait_for_either(child)
         }
     }
+}
+
+/// Waits for the end of the init, and gives its exit status, or of the lab. No thread can help here: a process whose
+/// children go to another process namespace is refused any.
+fn wait_for_either(init: Pid) -> Result<i32> {
+    let ended = SignalFd::new(&only(Signal::SIGCHLD)).context("cannot watch the init")?;
+    let lifeline = std::io::stdin();
+    loop {
+        let mut events =
+            [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(lifeline.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut events, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            polled => polled.context("cannot watch the lab")?,
+        };
+        if events[1].any().unwrap_or(true) {
+            return Ok(130);
+        }
+        match waitpid(init, Some(WaitPidFlag::WNOHANG)).context("lost the init")? {
+            WaitStatus::Exited(_, code) => return Ok(code),
+            WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as i32),
+            _ => _ = ended.read_signal(),
+        }
+    }
+}
+
+fn only(signal: Signal) -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(signal);
+    set
 }
 
 /// One line, without reading a byte further: the rest of the stream is the lifeline.
@@ -245,10 +245,7 @@ fn prepare(plan: &NodePlan) -> Result<()> {
             .with_context(|| format!("cannot make the link {}", link.display()))?;
     }
     plan.binds.iter().try_for_each(bind)?;
-    let status = Command::new("ip")
-        .args(["link", "set", "lo", "up"])
-        .status()
-        .context("cannot run `ip`")?;
+    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run `ip`")?;
     if !status.success() {
         bail!("`ip link set lo up` failed");
     }
@@ -256,35 +253,15 @@ fn prepare(plan: &NodePlan) -> Result<()> {
 }
 
 fn mount_private_proc() -> Result<()> {
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .context("cannot make the mounts private")?;
-    mount(
-        Some("proc"),
-        "/proc",
-        Some("proc"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .context("cannot mount /proc")
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("cannot make the mounts private")?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("cannot mount /proc")
 }
 
 /// Copy-on-write versions of [`PRIVATE`], and an empty /run.
 fn make_folders_private() -> Result<()> {
     let tmpfs = || {
-        mount(
-            Some("lab"),
-            "/run",
-            Some("tmpfs"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .context("cannot mount /run")
+        mount(Some("lab"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("cannot mount /run")
     };
     // Room for what is written. The overlays hold on to it, so nobody need see it afterwards.
     tmpfs()?;
@@ -292,45 +269,24 @@ fn make_folders_private() -> Result<()> {
         std::fs::create_dir_all(format!("/run/{i}/upper"))?;
         std::fs::create_dir_all(format!("/run/{i}/work"))?;
         let options = format!("lowerdir={folder},upperdir=/run/{i}/upper,workdir=/run/{i}/work");
-        mount(
-            Some("lab"),
-            *folder,
-            Some("overlay"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .with_context(|| format!("cannot put a copy-on-write overlay over {folder}"))?;
+        mount(Some("lab"), *folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("cannot put a copy-on-write overlay over {folder}"))?;
     }
     umount2("/run", MntFlags::MNT_DETACH).context("cannot unmount /run")?;
     tmpfs()
 }
 
 fn bind(bind: &PlannedBind) -> Result<()> {
-    let PlannedBind {
-        source,
-        target,
-        read_only,
-    } = bind;
+    let PlannedBind { source, target, read_only } = bind;
     let what = || format!("cannot bind {} to {}", source.display(), target.display());
     let kind = std::fs::metadata(source).with_context(what)?;
     if kind.is_dir() {
         std::fs::create_dir_all(target).with_context(what)?;
     } else {
         make_parent(target)?;
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(target)
-            .with_context(what)?;
+        std::fs::OpenOptions::new().create(true).append(true).open(target).with_context(what)?;
     }
-    mount(
-        Some(source),
-        target,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .with_context(what)?;
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(what)?;
     if *read_only {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(None::<&str>, target, None::<&str>, flags, None::<&str>).with_context(what)?;
@@ -345,9 +301,8 @@ fn make_parent(path: &Path) -> Result<()> {
 
 /// The life of a node's init: orphans become its children and would stay zombies.
 fn collect_the_dead() -> Result<i32> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGCHLD);
-    signals.thread_block()?;
+    // `keep` has blocked it.
+    let signals = only(Signal::SIGCHLD);
     loop {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
         {
@@ -359,7 +314,5 @@ fn collect_the_dead() -> Result<i32> {
 /// The exit status as a shell would tell it.
 #[must_use]
 pub fn code(status: std::process::ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }

@@ -37,15 +37,12 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     let me = std::env::current_exe().context("cannot tell where this program lies")?;
     // Test programs lie in `deps`, one folder below the binaries.
     let folders = me.ancestors().skip(1).take(2);
-    folders
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            anyhow!(
-                "there is no `{name}` beside {}: build it first, `cargo build --workspace --bins`",
-                me.display()
-            )
-        })
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
+        anyhow!(
+            "there is no `{name}` beside {}: build it first, `cargo build --workspace --bins`",
+            me.display()
+        )
+    })
 }
 
 /// A lab to be: the place to change what a test needs different.
@@ -86,11 +83,7 @@ impl Lab {
     /// When there is none, or it is not valid.
     pub fn named(name: &str) -> Result<Builder> {
         let ours = topologies().join(name).join(format!("{name}.clab.yml"));
-        let file = if ours.is_file() {
-            ours
-        } else {
-            PathBuf::from(name)
-        };
+        let file = if ours.is_file() { ours } else { PathBuf::from(name) };
         Builder::new(Topology::read(&file)?)
     }
 
@@ -100,15 +93,9 @@ impl Lab {
     /// When the topology has no such node.
     #[must_use]
     pub fn node(&self, name: &str) -> Node<'_> {
-        let (name, state) = self
-            .nodes
-            .get_key_value(name)
-            .unwrap_or_else(|| panic!("the lab has no node `{name}`"));
-        Node {
-            lab: self,
-            name,
-            state,
-        }
+        let (name, state) =
+            self.nodes.get_key_value(name).unwrap_or_else(|| panic!("the lab has no node `{name}`"));
+        Node { lab: self, name, state }
     }
 
     /// The nodes whose label `role` has this value, in order of name.
@@ -163,13 +150,8 @@ impl Builder {
         std::fs::create_dir_all(&copies)?;
         for (name, node) in &topology.nodes {
             for bind in node.binds.iter().filter(|b| b.source.is_relative()) {
-                copy(
-                    &topology.folder.join(&bind.source),
-                    &copies.join(&bind.source),
-                )
-                .with_context(|| {
-                    format!("topology.nodes.{name}.binds: {}", bind.source.display())
-                })?;
+                copy(&topology.folder.join(&bind.source), &copies.join(&bind.source))
+                    .with_context(|| format!("topology.nodes.{name}.binds: {}", bind.source.display()))?;
             }
         }
         Ok(Self { topology, scratch })
@@ -181,8 +163,8 @@ impl Builder {
     /// When the file does not have that text.
     pub fn replace(self, file: &str, from: &str, to: &str) -> Result<Self> {
         let path = self.scratch.path().join("binds").join(file);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         if !text.contains(from) {
             bail!("{file} has no `{from}` to replace");
         }
@@ -216,10 +198,7 @@ impl Builder {
                 binds: Vec::new(),
                 symlinks: vec![
                     ("/usr/local/bin/heliograph".into(), binary("heliograph")?),
-                    (
-                        "/opt/cni/bin/heliograph-cni".into(),
-                        binary("heliograph-cni")?,
-                    ),
+                    ("/opt/cni/bin/heliograph-cni".into(), binary("heliograph-cni")?),
                 ],
             };
             for bind in &node.binds {
@@ -232,28 +211,12 @@ impl Builder {
                 });
             }
             let jail = Jail::node(&plan)?;
-            inits
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .push(jail.init());
+            inits.lock().unwrap_or_else(|e| e.into_inner()).push(jail.init());
             let namespaces = NodeNs::of(jail.init())?;
             let log = scratch.path().join(format!("{name}.log"));
-            nodes.insert(
-                name.clone(),
-                NodeState {
-                    namespaces,
-                    daemon: Mutex::new(None),
-                    log,
-                    jail,
-                },
-            );
+            nodes.insert(name.clone(), NodeState { namespaces, daemon: Mutex::new(None), log, jail });
         }
-        let lab = Lab {
-            topology,
-            nodes,
-            scratch,
-            _on_interrupt: on_interrupt,
-        };
+        let lab = Lab { topology, nodes, scratch, _on_interrupt: on_interrupt };
         lab.connect()?;
         for node in lab.all() {
             for words in &node.described().exec {
@@ -271,10 +234,7 @@ fn end_quickly(inits: &Mutex<Vec<i32>>, scratch: &Path) {
     for init in &inits {
         let _ = kill(Pid::from_raw(*init), Signal::SIGKILL);
     }
-    let gone = || match inits
-        .iter()
-        .find(|init| Path::new(&format!("/proc/{init}/ns/net")).exists())
-    {
+    let gone = || match inits.iter().find(|init| Path::new(&format!("/proc/{init}/ns/net")).exists()) {
         None => Ok(()),
         Some(init) => Err(anyhow!("process {init} still runs")),
     };
@@ -302,11 +262,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 impl Lab {
     /// Every node, in order of name.
     pub fn all(&self) -> impl Iterator<Item = Node<'_>> {
-        self.nodes.iter().map(|(name, state)| Node {
-            lab: self,
-            name,
-            state,
-        })
+        self.nodes.iter().map(|(name, state)| Node { lab: self, name, state })
     }
 
     /// Makes the links: each end appears in its node under its name at once, so labs never collide.
@@ -326,15 +282,8 @@ impl Lab {
         }
         ip_batch(Command::new("ip"), &lines).context("cannot make the links")?;
         for node in self.all() {
-            let ends = self
-                .topology
-                .links
-                .iter()
-                .flat_map(|l| &l.ends)
-                .filter(|end| end.node == node.name);
-            let lines: Vec<_> = ends
-                .map(|end| format!("link set {} up", end.interface))
-                .collect();
+            let ends = self.topology.links.iter().flat_map(|l| &l.ends).filter(|end| end.node == node.name);
+            let lines: Vec<_> = ends.map(|end| format!("link set {} up", end.interface)).collect();
             node.state
                 .namespaces
                 .net
@@ -352,9 +301,7 @@ impl Lab {
                 continue;
             }
             println!("--- the last lines of {}'s log", node.name);
-            lines[lines.len().saturating_sub(LOG_LINES)..]
-                .iter()
-                .for_each(|line| println!("{line}"));
+            lines[lines.len().saturating_sub(LOG_LINES)..].iter().for_each(|line| println!("{line}"));
         }
     }
 }
@@ -386,18 +333,10 @@ fn ip_batch(mut ip: Command, lines: &[String]) -> Result<()> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot run `ip`: install iproute2 (`make setup`)")?;
-    child
-        .stdin
-        .take()
-        .context("no standard input")?
-        .write_all(lines.join("\n").as_bytes())?;
+    child.stdin.take().context("no standard input")?.write_all(lines.join("\n").as_bytes())?;
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!(
-            "`ip -batch`: {}\n{}",
-            String::from_utf8_lossy(&output.stderr).trim(),
-            lines.join("\n")
-        );
+        bail!("`ip -batch`: {}\n{}", String::from_utf8_lossy(&output.stderr).trim(), lines.join("\n"));
     }
     Ok(())
 }
@@ -437,10 +376,7 @@ impl<'a> Node<'a> {
         let mut words = words.into_iter();
         let mut command = Command::new(words.next().context("an empty command")?);
         // `sbin` is where Debian keeps `ip` and `nft`, and not everybody has it on the path.
-        command.args(words).env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        );
+        command.args(words).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs(&self.described().env).stdin(Stdio::null());
         Ok(command)
     }
@@ -464,20 +400,11 @@ impl<'a> Node<'a> {
         input: &[u8],
     ) -> Result<Output> {
         let mut command = self.command(words)?;
-        command
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.envs(env.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.state.namespaces.spawn(&mut command);
-        let mut child =
-            child.with_context(|| format!("node {}: cannot run {command:?}", self.name))?;
+        let mut child = child.with_context(|| format!("node {}: cannot run {command:?}", self.name))?;
         // Who does not read its input closes it; that is no fault.
-        let _ = child
-            .stdin
-            .take()
-            .context("no standard input")?
-            .write_all(input);
+        let _ = child.stdin.take().context("no standard input")?.write_all(input);
         Ok(child.wait_with_output()?)
     }
 
@@ -492,12 +419,7 @@ impl<'a> Node<'a> {
         if !output.status.success() {
             let line = words.join(OsStr::new(" "));
             let stderr = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "node {}: `{}` ended with {}\n{stdout}{stderr}",
-                self.name,
-                line.display(),
-                output.status
-            );
+            bail!("node {}: `{}` ended with {}\n{stdout}{stderr}", self.name, line.display(), output.status);
         }
         Ok(stdout)
     }
@@ -506,13 +428,9 @@ impl<'a> Node<'a> {
     ///
     /// # Errors
     /// When it fails or prints something else.
-    pub fn json(
-        &self,
-        words: impl IntoIterator<Item = impl AsRef<OsStr>>,
-    ) -> Result<serde_json::Value> {
+    pub fn json(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<serde_json::Value> {
         let text = self.run(words)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("node {}: this is no JSON: {text}", self.name))
+        serde_json::from_str(&text).with_context(|| format!("node {}: this is no JSON: {text}", self.name))
     }
 
     /// Starts a command in the node, its output going to the node's log. It dies with the lab at the latest.
@@ -520,10 +438,7 @@ impl<'a> Node<'a> {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Child> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.state.log)?;
+        let log = File::options().create(true).append(true).open(&self.state.log)?;
         let mut command = self.command(words)?;
         command.stdout(log.try_clone()?).stderr(log);
         let child = self.state.namespaces.spawn(&mut command);
@@ -560,14 +475,10 @@ impl<'a> Node<'a> {
     /// When there is none, or it has not ended within 20 s.
     pub fn stop(&self, signal: Signal) -> Result<()> {
         let mut daemon = self.daemon();
-        let child = daemon
-            .as_mut()
-            .with_context(|| format!("node {}: no daemon runs", self.name))?;
+        let child = daemon.as_mut().with_context(|| format!("node {}: no daemon runs", self.name))?;
         kill(Pid::from_raw(child.id() as i32), signal)?;
         let what = format!("node {}: the daemon's end after {signal}", self.name);
-        wait_until(Duration::from_secs(20), &what, || {
-            child.try_wait()?.context("it still runs")
-        })?;
+        wait_until(Duration::from_secs(20), &what, || child.try_wait()?.context("it still runs"))?;
         *daemon = None;
         Ok(())
     }
@@ -595,9 +506,7 @@ impl<'a> Node<'a> {
     /// All that its daemons have written.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read(&self.state.log)
-            .map(|b| String::from_utf8_lossy(&b).into_owned())
-            .unwrap_or_default()
+        std::fs::read(&self.state.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
     }
 
     /// `heliograph status -o json`.
@@ -624,10 +533,6 @@ impl<'a> Node<'a> {
         let words = ["ip", "-j"].into_iter().chain(arguments.split_whitespace());
         let text = self.run(words)?;
         // Debian's `ip -j` prints nothing at all for an empty list.
-        if text.trim().is_empty() {
-            Ok(Vec::new())
-        } else {
-            Ok(serde_json::from_str(&text)?)
-        }
+        if text.trim().is_empty() { Ok(Vec::new()) } else { Ok(serde_json::from_str(&text)?) }
     }
 }

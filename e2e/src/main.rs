@@ -43,6 +43,9 @@ enum Verb {
     Guest {
         /// The file that says what to run.
         job: PathBuf,
+        /// What the kernel adds for an init of another kind.
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        _rest: Vec<String>,
     },
 }
 
@@ -84,6 +87,6 @@ fn run(command: Verb) -> Result<i32> {
         }
         Verb::Jail(Inmate::Node) => jail::keep_node(),
         Verb::Jail(Inmate::Run { words }) => jail::keep_command(&words),
-        Verb::Guest { job } => guest::guest(&job),
+        Verb::Guest { job, .. } => guest::guest(&job),
     }
 }

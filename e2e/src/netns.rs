@@ -18,8 +18,8 @@ impl NetNs {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path)
-            .with_context(|| format!("cannot open the namespace {}", path.display()))?;
+        let file =
+            File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
         Ok(Self(Arc::new(file)))
     }
 
@@ -29,8 +29,7 @@ impl NetNs {
     /// When the namespace cannot be entered (needs root), or what `work` returns.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_own_thread(|| {
-            setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET)
-                .context("cannot enter a network namespace")?;
+            setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
             work()
         })
     }
@@ -45,10 +44,7 @@ impl NetNs {
 /// When `work` panics, with its panic.
 pub fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        scope
-            .spawn(work)
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -58,8 +54,7 @@ pub fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result
 /// When none can be made (needs root), or what `work` returns.
 pub fn in_fresh_netns<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_own_thread(|| {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .context("cannot make a network namespace: the lab needs root")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace: the lab needs root")?;
         work()
     })
 }
@@ -82,16 +77,9 @@ impl NodeNs {
     pub fn of(pid: i32) -> Result<Self> {
         let open = |kind: &str| -> Result<Arc<File>> {
             let path = format!("/proc/{pid}/ns/{kind}");
-            Ok(Arc::new(
-                File::open(&path).with_context(|| format!("cannot open {path}"))?,
-            ))
+            Ok(Arc::new(File::open(&path).with_context(|| format!("cannot open {path}"))?))
         };
-        Ok(Self {
-            net: NetNs(open("net")?),
-            mount: open("mnt")?,
-            pid: open("pid")?,
-            uts: open("uts")?,
-        })
+        Ok(Self { net: NetNs(open("net")?), mount: open("mnt")?, pid: open("pid")?, uts: open("uts")? })
     }
 
     /// Runs `work` seeing the node's network and files (not its processes).
@@ -102,8 +90,7 @@ impl NodeNs {
         on_own_thread(|| {
             // A mount namespace can be entered only with a root and working directory that no other thread shares.
             unshare(CloneFlags::CLONE_FS).context("cannot unshare the working directory")?;
-            setns(self.mount.as_fd(), CloneFlags::CLONE_NEWNS)
-                .context("cannot enter a mount namespace")?;
+            setns(self.mount.as_fd(), CloneFlags::CLONE_NEWNS).context("cannot enter a mount namespace")?;
             setns(self.net.0.as_fd(), CloneFlags::CLONE_NEWNET)
                 .context("cannot enter a network namespace")?;
             work()
@@ -128,8 +115,7 @@ impl NodeNs {
         }
         on_own_thread(|| {
             // A process namespace is entered by the children to come, hence not in the closure above.
-            setns(self.pid.as_fd(), CloneFlags::CLONE_NEWPID)
-                .context("cannot enter a process namespace")?;
+            setns(self.pid.as_fd(), CloneFlags::CLONE_NEWPID).context("cannot enter a process namespace")?;
             Ok(command.spawn()?)
         })
     }

@@ -44,11 +44,7 @@ pub struct CniError {
 
 impl std::fmt::Display for CniError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "CNI {} failed with code {}: {}",
-            self.verb, self.code, self.said
-        )
+        write!(f, "CNI {} failed with code {}: {}", self.verb, self.code, self.said)
     }
 }
 
@@ -66,9 +62,7 @@ impl Lab {
         node.run(["ip", "-n", &name, "link", "set", "lo", "up"])?;
         let netns = NetNs::open(&node.path(&netns_path(id)))?;
         let result = call(node, "ADD", id, None)?;
-        let address = result["ips"][0]["address"]
-            .as_str()
-            .context("no address in the result")?;
+        let address = result["ips"][0]["address"].as_str().context("no address in the result")?;
         let address = address.split('/').next().unwrap_or(address);
         let mac = (result["interfaces"].as_array().into_iter().flatten())
             .find(|i| i["sandbox"].as_str().is_some_and(|s| !s.is_empty()))
@@ -77,9 +71,7 @@ impl Lab {
         Ok(Pod {
             node: node.name().into(),
             id: id.into(),
-            address: address
-                .parse()
-                .with_context(|| format!("`{address}` is no address"))?,
+            address: address.parse().with_context(|| format!("`{address}` is no address"))?,
             mac: mac.into(),
             netns,
             result,
@@ -101,8 +93,7 @@ impl Lab {
     pub fn delete_pod(&self, pod: Pod) -> Result<()> {
         let node = self.node(&pod.node);
         call(node, "DEL", &pod.id, Some(&pod.result))?;
-        node.run(["ip", "netns", "delete", &format!("cni-{}", pod.id)])
-            .map(|_| ())
+        node.run(["ip", "netns", "delete", &format!("cni-{}", pod.id)]).map(|_| ())
     }
 }
 
@@ -117,15 +108,9 @@ fn call(node: Node<'_>, verb: &str, id: &str, added: Option<&Value>) -> Result<V
         .with_context(|| format!("node {}: no network configuration {CONFLIST}", node.name()))?;
     let list: Value =
         serde_json::from_str(&text).with_context(|| format!("{CONFLIST} is no JSON: {text}"))?;
-    let plugins = list["plugins"]
-        .as_array()
-        .context("the configuration has no plugins")?;
+    let plugins = list["plugins"].as_array().context("the configuration has no plugins")?;
     let backwards = verb == "DEL";
-    let order: Vec<_> = if backwards {
-        plugins.iter().rev().collect()
-    } else {
-        plugins.iter().collect()
-    };
+    let order: Vec<_> = if backwards { plugins.iter().rev().collect() } else { plugins.iter().collect() };
     let mut result = added.cloned();
     for plugin in order {
         let mut config = plugin.clone();
@@ -156,25 +141,13 @@ fn call_plugin(node: Node<'_>, verb: &str, id: &str, kind: &str, config: &Value)
     let output = node.output_with([&program], &env, config.to_string().as_bytes())?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if output.status.success() {
-        return Ok(if said.is_empty() {
-            json!({})
-        } else {
-            serde_json::from_str(&said)?
-        });
+        return Ok(if said.is_empty() { json!({}) } else { serde_json::from_str(&said)? });
     }
     let answer: Value = serde_json::from_str(&said).unwrap_or_default();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let said = format!("{said}{stderr}");
     match answer["code"].as_u64() {
-        Some(code) => Err(CniError {
-            verb: verb.into(),
-            code,
-            said,
-        }
-        .into()),
-        None => bail!(
-            "{kind} {verb} ended with {} and no CNI error: {said}",
-            output.status
-        ),
+        Some(code) => Err(CniError { verb: verb.into(), code, said }.into()),
+        None => bail!("{kind} {verb} ended with {} and no CNI error: {said}", output.status),
     }
 }

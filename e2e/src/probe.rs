@@ -34,20 +34,13 @@ struct Pinger {
 
 impl Pinger {
     fn new(netns: &NetNs, v6: bool) -> Result<Self> {
-        let (domain, protocol) = if v6 {
-            (Domain::IPV6, Protocol::ICMPV6)
-        } else {
-            (Domain::IPV4, Protocol::ICMPV4)
-        };
+        let (domain, protocol) =
+            if v6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
         let socket = netns.enter(|| {
             Socket::new(domain, Type::RAW, Some(protocol)).context("cannot open a raw ICMP socket")
         })?;
         socket.set_read_timeout(Some(TICK))?;
-        Ok(Self {
-            socket,
-            v6,
-            identifier: IDENTIFIER.fetch_add(1, Ordering::Relaxed),
-        })
+        Ok(Self { socket, v6, identifier: IDENTIFIER.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// A request that cannot be sent counts as not answered: routes may be on their way.
@@ -61,9 +54,7 @@ impl Pinger {
             let sum = checksum(&message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
         }
-        let _ = self
-            .socket
-            .send_to(&message, &SocketAddr::new(to, 0).into());
+        let _ = self.socket.send_to(&message, &SocketAddr::new(to, 0).into());
     }
 
     /// One message, if it is a reply to us: its sender and sequence number. `None` too when none comes for a while.
@@ -75,16 +66,9 @@ impl Pinger {
             Err(e) => return Err(e).context("cannot read the ICMP socket"),
         };
         // SAFETY: the kernel has written the first `length` bytes.
-        let bytes: Vec<u8> = buffer[..length]
-            .iter()
-            .map(|byte| unsafe { byte.assume_init() })
-            .collect();
+        let bytes: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
         // A raw IPv4 socket gives the IP header too, an IPv6 one does not.
-        let header = if self.v6 {
-            0
-        } else {
-            usize::from(bytes.first().unwrap_or(&0) & 0x0f) * 4
-        };
+        let header = if self.v6 { 0 } else { usize::from(bytes.first().unwrap_or(&0) & 0x0f) * 4 };
         let reply = if self.v6 { 129 } else { 0 };
         let sender = sender.as_socket().map(|s| s.ip());
         Ok(match (bytes.get(header..header + 8), sender) {
@@ -99,19 +83,14 @@ impl Pinger {
 }
 
 fn is_nothing_yet(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 /// The Internet checksum (RFC 1071).
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
-        .sum();
+    let mut sum: u32 =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -132,11 +111,7 @@ pub fn ping_all(
     let start = Instant::now();
     let mut reached = BTreeSet::new();
     for v6 in [false, true] {
-        let targets: Vec<IpAddr> = targets
-            .iter()
-            .copied()
-            .filter(|t| t.is_ipv6() == v6)
-            .collect();
+        let targets: Vec<IpAddr> = targets.iter().copied().filter(|t| t.is_ipv6() == v6).collect();
         if targets.is_empty() {
             continue;
         }
@@ -165,11 +140,7 @@ pub fn ping_all(
 /// When it has not within the deadline.
 pub fn ping(from: &NetNs, to: IpAddr, within: Duration) -> Result<()> {
     let reached = ping_all(from, &[to], within, |_| {})?;
-    if reached.contains(&to) {
-        Ok(())
-    } else {
-        Err(anyhow!("{to} has not answered within {within:?}"))
-    }
+    if reached.contains(&to) { Ok(()) } else { Err(anyhow!("{to} has not answered within {within:?}")) }
 }
 
 /// A UDP service that tells everybody the address it sees them come from.
@@ -197,15 +168,11 @@ impl Responder {
             let mut buffer = [0; 64];
             while !until.load(Ordering::Relaxed) {
                 if let Ok((_, sender)) = socket.recv_from(&mut buffer) {
-                    let _ =
-                        socket.send_to(sender.ip().to_canonical().to_string().as_bytes(), sender);
+                    let _ = socket.send_to(sender.ip().to_canonical().to_string().as_bytes(), sender);
                 }
             }
         });
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 
@@ -231,22 +198,14 @@ pub struct Views {
 ///
 /// # Errors
 /// When a socket fails.
-pub fn ask_all(
-    from: &NetNs,
-    targets: &[IpAddr],
-    within: Duration,
-) -> Result<BTreeMap<IpAddr, Views>> {
+pub fn ask_all(from: &NetNs, targets: &[IpAddr], within: Duration) -> Result<BTreeMap<IpAddr, Views>> {
     let start = Instant::now();
     let mut views = BTreeMap::new();
     for target in targets {
         // A socket each: its port says whose answer it is, even if that comes from a strange address.
-        let any: IpAddr = if target.is_ipv6() {
-            Ipv6Addr::UNSPECIFIED.into()
-        } else {
-            Ipv4Addr::UNSPECIFIED.into()
-        };
-        let socket =
-            from.enter(|| UdpSocket::bind((any, 0)).context("cannot bind a UDP socket"))?;
+        let any: IpAddr =
+            if target.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let socket = from.enter(|| UdpSocket::bind((any, 0)).context("cannot bind a UDP socket"))?;
         socket.set_read_timeout(Some(AGAIN))?;
         let mut buffer = [0; 64];
         while start.elapsed() < within {
@@ -261,13 +220,7 @@ pub fn ask_all(
                 }
             };
             if let Ok(asker) = String::from_utf8_lossy(&buffer[..length]).parse() {
-                views.insert(
-                    *target,
-                    Views {
-                        asker,
-                        responder: sender.ip(),
-                    },
-                );
+                views.insert(*target, Views { asker, responder: sender.ip() });
                 break;
             }
         }
@@ -303,9 +256,7 @@ impl PingStream {
     pub fn start(from: &NetNs, to: IpAddr) -> Result<Self> {
         ping(from, to, Duration::from_secs(30))?;
         let pinger = Pinger::new(from, to.is_ipv6())?;
-        pinger
-            .socket
-            .set_read_timeout(Some(Duration::from_millis(1)))?;
+        pinger.socket.set_read_timeout(Some(Duration::from_millis(1)))?;
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
         let thread = std::thread::spawn(move || stream(pinger, to, &until));
@@ -318,9 +269,7 @@ impl PingStream {
     /// When its socket failed.
     pub fn stop(self) -> Result<Lost> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .map_err(|_| anyhow!("the ping stream panicked"))?
+        self.thread.join().map_err(|_| anyhow!("the ping stream panicked"))?
     }
 }
 
@@ -346,27 +295,18 @@ fn stream(mut pinger: Pinger, to: IpAddr, until: &AtomicBool) -> Result<Lost> {
             waiting.remove(&sequence);
         }
     }
-    Ok(Lost {
-        sent,
-        lost: waiting.into_iter().collect(),
-    })
+    Ok(Lost { sent, lost: waiting.into_iter().collect() })
 }
 
 /// Reads a stream to its end and counts its bytes. For [`crate::transfer`], here because it is a probe's other half.
-pub(crate) fn count(
-    mut stream: impl Read,
-    expected: impl Fn(usize) -> u8,
-) -> Result<(usize, bool)> {
+pub(crate) fn count(mut stream: impl Read, expected: impl Fn(usize) -> u8) -> Result<(usize, bool)> {
     let (mut total, mut right) = (0, true);
     let mut buffer = vec![0; 1 << 18];
     loop {
         match stream.read(&mut buffer)? {
             0 => return Ok((total, right)),
             length => {
-                right &= buffer[..length]
-                    .iter()
-                    .enumerate()
-                    .all(|(i, byte)| *byte == expected(total + i));
+                right &= buffer[..length].iter().enumerate().all(|(i, byte)| *byte == expected(total + i));
                 total += length;
             }
         }

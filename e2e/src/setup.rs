@@ -13,19 +13,14 @@ use crate::uml;
 /// A Debian package: its name, and what it is for.
 type Package = (&'static str, &'static str);
 
-const LAB: [Package; 2] = [
-    ("iproute2", "builds and looks at the lab's networks"),
-    ("nftables", "shows the agents' filter rules"),
-];
+const LAB: [Package; 2] =
+    [("iproute2", "builds and looks at the lab's networks"), ("nftables", "shows the agents' filter rules")];
 const INTEROP: [Package; 2] = [
     ("bird2", "a BGP peer of the interoperability tests"),
     ("frr", "a BGP peer of the interoperability tests"),
 ];
 const KERNEL: [Package; 8] = [
-    (
-        uml::SOURCE_PACKAGE,
-        "the source of the User-mode Linux kernel",
-    ),
+    (uml::SOURCE_PACKAGE, "the source of the User-mode Linux kernel"),
     ("make", "builds that kernel"),
     ("gcc", "builds that kernel"),
     ("flex", "builds that kernel"),
@@ -72,10 +67,7 @@ pub fn setup(tests: bool) -> Result<()> {
 
 /// Installs those of the packages that are not there yet, and tells how many that were.
 fn install(packages: &[Package]) -> Result<usize> {
-    let missing: Vec<_> = packages
-        .iter()
-        .filter(|(name, _)| !is_installed(name))
-        .collect();
+    let missing: Vec<_> = packages.iter().filter(|(name, _)| !is_installed(name)).collect();
     if missing.is_empty() {
         return Ok(0);
     }
@@ -84,10 +76,7 @@ fn install(packages: &[Package]) -> Result<usize> {
     }
     let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!(
-            "this is no Debian: install what gives you {} and run this again",
-            names.join(", ")
-        );
+        bail!("this is no Debian: install what gives you {} and run this again", names.join(", "));
     }
     let _quiet = NoServices::declare()?;
     println!("setup: apt-get install {}", names.join(" "));
@@ -100,21 +89,13 @@ fn install(packages: &[Package]) -> Result<usize> {
 
 fn is_installed(package: &str) -> bool {
     let mut query = Command::new("dpkg-query");
-    query
-        .args(["-W", "-f", "${db:Status-Status}", package])
-        .stderr(Stdio::null());
-    query
-        .output()
-        .is_ok_and(|output| output.stdout == b"installed")
+    query.args(["-W", "-f", "${db:Status-Status}", package]).stderr(Stdio::null());
+    query.output().is_ok_and(|output| output.stdout == b"installed")
 }
 
 fn apt_get(words: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command
-        .arg("--quiet=2")
-        .args(words)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null());
+    command.arg("--quiet=2").args(words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     let output = command.output().context("cannot run apt-get")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -130,12 +111,7 @@ struct NoServices(Option<(PathBuf, cleanup::Registered)>);
 impl NoServices {
     fn declare() -> Result<Self> {
         let file = PathBuf::from("/usr/sbin/policy-rc.d");
-        match std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(&file)
-        {
+        match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&file) {
             Ok(mut open) => {
                 let on_interrupt = cleanup::register({
                     let file = file.clone();

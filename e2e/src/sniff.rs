@@ -51,48 +51,32 @@ impl Sniffer {
     pub fn start(netns: &NetNs) -> Result<Self> {
         let mut socket = netns.enter(|| {
             let all = Protocol::from(i32::from(ETH_P_ALL.to_be()));
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(all))
-                .context("cannot open a packet socket")?;
+            let socket =
+                Socket::new(Domain::PACKET, Type::RAW, Some(all)).context("cannot open a packet socket")?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             // Best effort: the kernel may allow less.
             let _ = socket.set_recv_buffer_size(16 << 20);
             Ok(socket)
         })?;
-        let (seen, stop) = (
-            Arc::new(Mutex::new(Seen::new())),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let (seen, stop) = (Arc::new(Mutex::new(Seen::new())), Arc::new(AtomicBool::new(false)));
         let (into, until) = (seen.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             let mut frame = [0; SNAP];
             while !until.load(Ordering::Relaxed) {
                 match socket.read(&mut frame) {
-                    Ok(length) => note(
-                        &frame[..length],
-                        &mut into.lock().unwrap_or_else(|e| e.into_inner()),
-                    ),
-                    Err(e)
-                        if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                    Ok(length) => note(&frame[..length], &mut into.lock().unwrap_or_else(|e| e.into_inner())),
+                    Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                     Err(_) => return,
                 }
             }
         });
-        Ok(Self {
-            seen,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { seen, stop, thread: Some(thread) })
     }
 
     /// What was seen so far from one address to another.
     #[must_use]
     pub fn traffic(&self, from: IpAddr, to: IpAddr) -> Traffic {
-        self.seen
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .get(&(from, to))
-            .cloned()
-            .unwrap_or_default()
+        self.seen.lock().unwrap_or_else(|e| e.into_inner()).get(&(from, to)).cloned().unwrap_or_default()
     }
 
     /// Everything seen so far.
@@ -142,16 +126,11 @@ fn note(frame: &[u8], seen: &mut Seen) {
         4 | 41 if outer.first => packet.get(outer.payload..).and_then(header),
         _ => None,
     };
-    let (packet, tunnelled) = inner
-        .as_ref()
-        .map_or((&outer, false), |inner| (inner, true));
+    let (packet, tunnelled) = inner.as_ref().map_or((&outer, false), |inner| (inner, true));
     let traffic = seen.entry((packet.source, packet.destination)).or_default();
     if tunnelled {
         traffic.tunnelled += 1;
-        *traffic
-            .outer
-            .entry((outer.source, outer.destination))
-            .or_default() += 1;
+        *traffic.outer.entry((outer.source, outer.destination)).or_default() += 1;
     } else {
         traffic.plain += 1;
     }
@@ -164,9 +143,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
     match bytes.first()? >> 4 {
         4 => {
             let address = |at: usize| {
-                Some(IpAddr::V4(Ipv4Addr::from(
-                    <[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?,
-                )))
+                Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?)))
             };
             // RFC 791 §3.1: the flag "more fragments" and the offset, in one word.
             let fragment = word(6)?;
@@ -182,9 +159,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
         }
         6 => {
             let address = |at: usize| {
-                Some(IpAddr::V6(Ipv6Addr::from(
-                    <[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?,
-                )))
+                Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?)))
             };
             let next = *bytes.get(6)?;
             // RFC 2473 §4.1.1: a tunnel puts a destination options header (60) with its encapsulation limit in
@@ -211,13 +186,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
 mod tests {
     use super::*;
 
-    fn ipv4(
-        source: [u8; 4],
-        destination: [u8; 4],
-        protocol: u8,
-        flags: u16,
-        payload: &[u8],
-    ) -> Vec<u8> {
+    fn ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, flags: u16, payload: &[u8]) -> Vec<u8> {
         let mut packet = vec![0x45, 0];
         packet.extend((20 + payload.len() as u16).to_be_bytes());
         packet.extend([0, 0]);
@@ -247,15 +216,7 @@ mod tests {
         let seen = sniff(&ipv4([172, 20, 1, 11], [172, 20, 2, 11], 4, 0, &inner));
         assert_eq!(seen.len(), 1);
         let traffic = &seen[&(POD.into(), PEER.into())];
-        assert_eq!(
-            (
-                traffic.plain,
-                traffic.tunnelled,
-                traffic.largest,
-                traffic.fragments
-            ),
-            (0, 1, 28, 0)
-        );
+        assert_eq!((traffic.plain, traffic.tunnelled, traffic.largest, traffic.fragments), (0, 1, 28, 0));
     }
 
     #[test]

@@ -52,10 +52,7 @@ pub fn survey(
     within: Duration,
     step: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Survey> {
-    let _responders: Vec<_> = pods
-        .iter()
-        .map(|pod| Responder::start(&pod.netns))
-        .collect::<Result<_>>()?;
+    let _responders: Vec<_> = pods.iter().map(|pod| Responder::start(&pod.netns)).collect::<Result<_>>()?;
     let nodes: Vec<_> = lab.with_role("node").collect();
     let addresses: Vec<IpAddr> = pods.iter().map(|pod| pod.address).collect();
     let total = pods.len() * pods.len().saturating_sub(1) + nodes.len() * pods.len();
@@ -65,11 +62,7 @@ pub fn survey(
     let (from_pods, from_nodes) = std::thread::scope(|scope| -> Result<_> {
         let pings: Vec<_> = (pods.iter())
             .map(|pod| {
-                let others: Vec<_> = addresses
-                    .iter()
-                    .copied()
-                    .filter(|a| *a != pod.address)
-                    .collect();
+                let others: Vec<_> = addresses.iter().copied().filter(|a| *a != pod.address).collect();
                 scope.spawn(move || -> Result<_> {
                     let reached = ping_all(&pod.netns, &others, within, answered)?;
                     Ok((pod.address, reached, ask_all(&pod.netns, &others, within)?))
@@ -87,19 +80,11 @@ pub fn survey(
         Ok((pings?, from_nodes?))
     })?;
 
-    let mut survey = Survey {
-        ways: BTreeMap::new(),
-        views: BTreeMap::new(),
-        from_nodes: BTreeMap::new(),
-    };
+    let mut survey = Survey { ways: BTreeMap::new(), views: BTreeMap::new(), from_nodes: BTreeMap::new() };
     for (from, reached, views) in from_pods {
-        survey
-            .views
-            .extend(views.into_iter().map(|(to, views)| ((from, to), views)));
+        survey.views.extend(views.into_iter().map(|(to, views)| ((from, to), views)));
         for to in pods.iter().filter(|pod| pod.address != from) {
-            let same_node = pods
-                .iter()
-                .any(|pod| pod.address == from && pod.node == to.node);
+            let same_node = pods.iter().any(|pod| pod.address == from && pod.node == to.node);
             let way = match reached.contains(&to.address) {
                 false => Way::Unreached,
                 true => judge(&sniffer.traffic(from, to.address), same_node),
@@ -114,9 +99,7 @@ pub fn survey(
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn judge(seen: &Traffic, same_node: bool) -> Way {
@@ -148,11 +131,7 @@ impl Survey {
         let own = |((from, to), views): &(&(IpAddr, IpAddr), &Views)| {
             views.asker == *from && views.responder == *to
         };
-        self.views
-            .iter()
-            .filter(|pair| !own(pair))
-            .map(|(pair, _)| *pair)
-            .collect()
+        self.views.iter().filter(|pair| !own(pair)).map(|(pair, _)| *pair).collect()
     }
 
     /// Everything that is not as it should be: same rack (label `rack`) direct, otherwise IPIP; nobody translated;
@@ -161,31 +140,19 @@ impl Survey {
     pub fn faults(&self, lab: &Lab, pods: &[Pod]) -> Vec<String> {
         let mut faults = Vec::new();
         let rack = |pod: &Pod| lab.node(&pod.node).label("rack").to_owned();
-        for (from, to) in pods
-            .iter()
-            .flat_map(|from| pods.iter().map(move |to| (from, to)))
-        {
+        for (from, to) in pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to))) {
             let pair = (from.address, to.address);
             let Some(way) = self.ways.get(&pair) else {
                 continue;
             };
-            let expected = if rack(from) == rack(to) {
-                Way::Direct
-            } else {
-                Way::Tunnel
-            };
-            let named = format!(
-                "{} ({}) to {} ({})",
-                from.id, from.address, to.id, to.address
-            );
+            let expected = if rack(from) == rack(to) { Way::Direct } else { Way::Tunnel };
+            let named = format!("{} ({}) to {} ({})", from.id, from.address, to.id, to.address);
             if *way != expected {
                 faults.push(format!("{named}: {way:?}, expected {expected:?}"));
             }
             match self.views.get(&pair) {
                 None => faults.push(format!("{named}: no answer to the question who is seen")),
-                Some(v) if v.asker != pair.0 => {
-                    faults.push(format!("{named}: seen as {}", v.asker))
-                }
+                Some(v) if v.asker != pair.0 => faults.push(format!("{named}: seen as {}", v.asker)),
                 Some(v) if v.responder != pair.1 => {
                     faults.push(format!("{named}: answered as {}", v.responder))
                 }
@@ -194,10 +161,7 @@ impl Survey {
         }
         for (node, reached) in &self.from_nodes {
             for pod in pods.iter().filter(|pod| !reached.contains(&pod.address)) {
-                faults.push(format!(
-                    "node {node} to {} ({}): no answer",
-                    pod.id, pod.address
-                ));
+                faults.push(format!("node {node} to {} ({}): no answer", pod.id, pod.address));
             }
         }
         faults
@@ -242,9 +206,8 @@ impl Lab {
             ready_by_itself(&node.status()?).with_context(|| node.name().to_owned())?;
             let own = self.pod_cidrs(node.name())?;
             let installed = installed(&node.routes()?);
-            if let Some(missing) = cidrs
-                .iter()
-                .find(|cidr| !own.contains(*cidr) && !installed.contains(*cidr))
+            if let Some(missing) =
+                cidrs.iter().find(|cidr| !own.contains(*cidr) && !installed.contains(*cidr))
             {
                 bail!("{}: no route to {missing} yet", node.name());
             }
@@ -258,8 +221,7 @@ impl Lab {
     /// When it is not there yet.
     pub fn pod_cidrs(&self, node: &str) -> Result<Vec<String>> {
         let file = self.node(node).path("/run/heliograph/node.json");
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("{node}: no node.json yet"))?;
+        let text = std::fs::read_to_string(file).with_context(|| format!("{node}: no node.json yet"))?;
         let node_file: Value = serde_json::from_str(&text)?;
         Ok(node_file["podCIDRs"]
             .as_array()
@@ -271,16 +233,9 @@ impl Lab {
 }
 
 fn ready_by_itself(status: &Value) -> Result<()> {
-    let sessions = status["sessions"]
-        .as_array()
-        .context("no sessions in the status")?;
+    let sessions = status["sessions"].as_array().context("no sessions in the status")?;
     if let Some(down) = sessions.iter().find(|s| s["state"] != "Established") {
-        bail!(
-            "session with {} is {}, last error {}",
-            down["name"],
-            down["state"],
-            down["lastError"]
-        );
+        bail!("session with {} is {}, last error {}", down["name"], down["state"], down["lastError"]);
     }
     if sessions.is_empty() {
         bail!("no sessions yet");
@@ -297,8 +252,5 @@ fn ready_by_itself(status: &Value) -> Result<()> {
 #[must_use]
 pub fn installed(routes: &Value) -> BTreeSet<String> {
     let routes = routes.as_array().into_iter().flatten();
-    routes
-        .filter(|r| r["installed"] == true)
-        .filter_map(|r| Some(r["prefix"].as_str()?.to_owned()))
-        .collect()
+    routes.filter(|r| r["installed"] == true).filter_map(|r| Some(r["prefix"].as_str()?.to_owned())).collect()
 }

@@ -156,8 +156,7 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`], naming the field and what is wrong with it.
     pub fn read(file: &Path) -> Result<Self, TopologyError> {
-        let text =
-            std::fs::read_to_string(file).map_err(|e| TopologyError::Read(file.to_owned(), e))?;
+        let text = std::fs::read_to_string(file).map_err(|e| TopologyError::Read(file.to_owned(), e))?;
         Self::parse(file, &text)
     }
 
@@ -166,14 +165,11 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`], naming the field and what is wrong with it.
     pub fn parse(file: &Path, text: &str) -> Result<Self, TopologyError> {
-        let raw: File = serde_yaml::from_str(text)
-            .map_err(|e| TopologyError::Syntax(file.to_owned(), e.to_string()))?;
+        let raw: File =
+            serde_yaml::from_str(text).map_err(|e| TopologyError::Syntax(file.to_owned(), e.to_string()))?;
         let mut faults = Vec::new();
         if !is_name(&raw.name) {
-            faults.push(format!(
-                "name: `{}`: use letters, digits, `-` and `_`",
-                raw.name
-            ));
+            faults.push(format!("name: `{}`: use letters, digits, `-` and `_`", raw.name));
         }
         let sections = &raw.topology;
         let nodes: BTreeMap<String, Node> = (sections.nodes.iter())
@@ -186,16 +182,8 @@ impl Topology {
         if !faults.is_empty() {
             return Err(TopologyError::Invalid(file.to_owned(), faults));
         }
-        let folder = file
-            .parent()
-            .filter(|f| !f.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        Ok(Self {
-            name: raw.name,
-            folder: folder.to_owned(),
-            nodes,
-            links,
-        })
+        let folder = file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self { name: raw.name, folder: folder.to_owned(), nodes, links })
     }
 
     /// The nodes whose label `role` has this value, in order of name.
@@ -208,19 +196,14 @@ impl Topology {
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
 /// Merges as containerlab does: the closer section wins a scalar and a key, `exec` and `binds` add up.
 fn merge(sections: &Sections, name: &str, node: &RawNode, faults: &mut Vec<String>) -> Node {
     let at = format!("topology.nodes.{name}");
     if !is_name(name) {
-        faults.push(format!(
-            "{at}: use letters, digits, `-` and `_` in a node's name"
-        ));
+        faults.push(format!("{at}: use letters, digits, `-` and `_` in a node's name"));
     }
     let group = node.group.as_ref().or(sections.defaults.group.as_ref());
     let group_section = group.and_then(|g| sections.groups.get(g));
@@ -235,9 +218,7 @@ fn merge(sections: &Sections, name: &str, node: &RawNode, faults: &mut Vec<Strin
     match kind {
         None => faults.push(format!("{at}.kind: missing, use `linux`")),
         Some(kind) if !KINDS.contains(&kind.as_str()) => {
-            faults.push(format!(
-                "{at}.kind: the lab cannot build `{kind}`, only `linux`"
-            ));
+            faults.push(format!("{at}.kind: the lab cannot build `{kind}`, only `linux`"));
         }
         Some(_) => {}
     }
@@ -251,17 +232,12 @@ fn merge(sections: &Sections, name: &str, node: &RawNode, faults: &mut Vec<Strin
         (named("groups"), group_section),
         (at, Some(node)),
     ];
-    for (at, layer) in layers
-        .iter()
-        .filter_map(|(at, layer)| Some((at, (*layer)?)))
-    {
+    for (at, layer) in layers.iter().filter_map(|(at, layer)| Some((at, (*layer)?))) {
         if let Some(cmd) = &layer.cmd {
             merged.cmd = words(cmd, || format!("{at}.cmd"), faults);
         }
         for (i, line) in layer.exec.iter().enumerate() {
-            merged
-                .exec
-                .push(words(line, || format!("{at}.exec[{i}]"), faults));
+            merged.exec.push(words(line, || format!("{at}.exec[{i}]"), faults));
         }
         for (i, bind) in layer.binds.iter().enumerate() {
             match read_bind(bind) {
@@ -300,9 +276,7 @@ fn split_words(line: &str) -> Result<Vec<String>, String> {
                 word.get_or_insert_default();
             }
             (None | Some('"'), '\\') => {
-                let next = chars
-                    .next()
-                    .ok_or_else(|| format!("`{line}` ends in a backslash"))?;
+                let next = chars.next().ok_or_else(|| format!("`{line}` ends in a backslash"))?;
                 word.get_or_insert_default().push(next);
             }
             (None, c) if c.is_whitespace() => words.extend(word.take()),
@@ -313,11 +287,7 @@ fn split_words(line: &str) -> Result<Vec<String>, String> {
         return Err(format!("`{line}`: the quote {q} is not closed"));
     }
     words.extend(word);
-    if words.is_empty() {
-        Err("an empty command".into())
-    } else {
-        Ok(words)
-    }
+    if words.is_empty() { Err("an empty command".into()) } else { Ok(words) }
 }
 
 fn read_bind(bind: &str) -> Result<Bind, String> {
@@ -326,28 +296,16 @@ fn read_bind(bind: &str) -> Result<Bind, String> {
         [source, target] | [source, target, "rw"] => (source, target, false),
         [source, target, "ro"] => (source, target, true),
         _ => {
-            return Err(format!(
-                "`{bind}`: write SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw"
-            ));
+            return Err(format!("`{bind}`: write SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw"));
         }
     };
     if source.is_empty() || !target.starts_with('/') {
-        return Err(format!(
-            "`{bind}`: a source, and a target that starts with `/`"
-        ));
+        return Err(format!("`{bind}`: a source, and a target that starts with `/`"));
     }
-    Ok(Bind {
-        source: source.into(),
-        target: target.into(),
-        read_only,
-    })
+    Ok(Bind { source: source.into(), target: target.into(), read_only })
 }
 
-fn read_links(
-    raw: &[RawLink],
-    nodes: &BTreeMap<String, Node>,
-    faults: &mut Vec<String>,
-) -> Vec<Link> {
+fn read_links(raw: &[RawLink], nodes: &BTreeMap<String, Node>, faults: &mut Vec<String>) -> Vec<Link> {
     let mut used = BTreeSet::new();
     let mut links = Vec::new();
     for (i, link) in raw.iter().enumerate() {
@@ -361,15 +319,9 @@ fn read_links(
             }
         }
         if link.endpoints.len() != 2 {
-            faults.push(format!(
-                "{at}: a link has two ends, not {}",
-                link.endpoints.len()
-            ));
+            faults.push(format!("{at}: a link has two ends, not {}", link.endpoints.len()));
         } else if let Ok(ends) = ends.try_into() {
-            links.push(Link {
-                ends,
-                mtu: link.mtu,
-            });
+            links.push(Link { ends, mtu: link.mtu });
         }
         if link.mtu.is_some_and(|mtu| !(68..=65535).contains(&mtu)) {
             faults.push(format!("topology.links[{i}].mtu: from 68 to 65535 bytes"));
@@ -379,9 +331,7 @@ fn read_links(
 }
 
 fn read_endpoint(end: &str, nodes: &BTreeMap<String, Node>) -> Result<Endpoint, String> {
-    let (node, interface) = end
-        .split_once(':')
-        .ok_or_else(|| format!("`{end}`: write NODE:INTERFACE"))?;
+    let (node, interface) = end.split_once(':').ok_or_else(|| format!("`{end}`: write NODE:INTERFACE"))?;
     if !nodes.contains_key(node) {
         return Err(format!("`{end}`: there is no node `{node}`"));
     }
@@ -389,10 +339,7 @@ fn read_endpoint(end: &str, nodes: &BTreeMap<String, Node>) -> Result<Endpoint, 
     if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ', ':']) {
         return Err(format!("`{end}`: `{interface}` is no interface name"));
     }
-    Ok(Endpoint {
-        node: node.into(),
-        interface: interface.into(),
-    })
+    Ok(Endpoint { node: node.into(), interface: interface.into() })
 }
 
 #[cfg(test)]
@@ -427,17 +374,10 @@ topology:
         let n1 = &topology.nodes["n1"];
         assert_eq!(topology.folder, Path::new("/labs"));
         assert_eq!(n1.cmd, ["sleep", "infinity"]);
-        assert_eq!(
-            n1.exec,
-            [vec!["one"], vec!["two"], vec!["sh", "-c", "echo 1 > /x y"]]
-        );
+        assert_eq!(n1.exec, [vec!["one"], vec!["two"], vec!["sh", "-c", "echo 1 > /x y"]]);
         assert_eq!(n1.env["A"], "node");
         assert_eq!(n1.env["B"], "group");
-        let binds: Vec<_> = n1
-            .binds
-            .iter()
-            .map(|b| (b.source.to_str().unwrap(), b.read_only))
-            .collect();
+        let binds: Vec<_> = n1.binds.iter().map(|b| (b.source.to_str().unwrap(), b.read_only)).collect();
         assert_eq!(binds, [("a", true), ("c", false)]);
         assert_eq!(topology.links[0].mtu, Some(9000));
         assert_eq!(topology.with_role("node").collect::<Vec<_>>(), ["n1"]);
@@ -476,14 +416,10 @@ topology:
 
     #[test]
     fn binds_are_checked() {
-        let fault = fault(
-            "name: x\ntopology:\n  nodes: {a: {kind: linux, binds: ['a', 'a:b', 'a:/b:rx']}}\n",
-        );
+        let fault =
+            fault("name: x\ntopology:\n  nodes: {a: {kind: linux, binds: ['a', 'a:b', 'a:/b:rx']}}\n");
         for i in 0..3 {
-            assert!(
-                fault.contains(&format!("topology.nodes.a.binds[{i}]")),
-                "{fault}"
-            );
+            assert!(fault.contains(&format!("topology.nodes.a.binds[{i}]")), "{fault}");
         }
     }
 
@@ -491,8 +427,7 @@ topology:
     fn our_own_topologies_are_valid() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies");
         for name in ["two-racks", "reflectors", "interop"] {
-            let topology =
-                Topology::read(&folder.join(name).join(format!("{name}.clab.yml"))).expect(name);
+            let topology = Topology::read(&folder.join(name).join(format!("{name}.clab.yml"))).expect(name);
             assert_eq!(topology.name, name);
         }
     }

@@ -32,27 +32,13 @@ fn pattern(position: usize) -> u8 {
 ///
 /// # Errors
 /// When the connection fails or what arrives is not what was sent.
-pub fn transfer(
-    lab: &Lab,
-    sniffer: &Sniffer,
-    from: &Pod,
-    to: &Pod,
-    bytes: usize,
-) -> Result<Transfer> {
-    for link in lab
-        .topology
-        .links
-        .iter()
-        .flat_map(|l| &l.ends)
-        .filter(|end| end.node == from.node)
-    {
-        lab.node(&from.node)
-            .run(["ip", "link", "set", &link.interface, "gso_max_segs", "1"])?;
+pub fn transfer(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod, bytes: usize) -> Result<Transfer> {
+    for link in lab.topology.links.iter().flat_map(|l| &l.ends).filter(|end| end.node == from.node) {
+        lab.node(&from.node).run(["ip", "link", "set", &link.interface, "gso_max_segs", "1"])?;
     }
     sniffer.clear();
-    let listener = to
-        .netns
-        .enter(|| TcpListener::bind((to.address, 0)).context("cannot listen in the pod"))?;
+    let listener =
+        to.netns.enter(|| TcpListener::bind((to.address, 0)).context("cannot listen in the pod"))?;
     let port = listener.local_addr()?.port();
     let start = Instant::now();
     let (total, right) = std::thread::scope(|scope| -> Result<(usize, bool)> {
@@ -60,35 +46,22 @@ pub fn transfer(
         // If this fails the listener must not wait for ever: a connection that brings nothing sets it free.
         let sent = send(from, SocketAddr::new(to.address, port), bytes);
         if sent.is_err() {
-            let _ = to
-                .netns
-                .enter(|| Ok(TcpStream::connect((to.address, port))?));
+            let _ = to.netns.enter(|| Ok(TcpStream::connect((to.address, port))?));
         }
-        let counted = receiver
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let counted = receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         sent?;
         counted
     })?;
     if total != bytes || !right {
-        bail!(
-            "{bytes} bytes were sent, {total} arrived{}",
-            if right { "" } else { ", and not the same" }
-        );
+        bail!("{bytes} bytes were sent, {total} arrived{}", if right { "" } else { ", and not the same" });
     }
     let took = start.elapsed();
-    Ok(Transfer {
-        bytes,
-        took,
-        traffic: sniffer.traffic(from.address, to.address),
-    })
+    Ok(Transfer { bytes, took, traffic: sniffer.traffic(from.address, to.address) })
 }
 
 fn send(from: &Pod, to: SocketAddr, bytes: usize) -> Result<()> {
     let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(20));
-    let mut stream = from
-        .netns
-        .enter(|| connect().with_context(|| format!("cannot connect to {to}")))?;
+    let mut stream = from.netns.enter(|| connect().with_context(|| format!("cannot connect to {to}")))?;
     stream.set_write_timeout(Some(Duration::from_secs(60)))?;
     // A whole number of periods, so that every block is the same.
     let block: Vec<u8> = (0..251 * 1024).map(pattern).collect();

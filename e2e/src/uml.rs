@@ -44,11 +44,8 @@ pub fn has_ipip() -> Result<bool> {
     }
     let has = in_fresh_netns(|| {
         let mut ip = Command::new("ip");
-        ip.env("PATH", PATH)
-            .args(["link", "add", "probe", "type", "ipip", "external"]);
-        let output = ip
-            .output()
-            .context("cannot run `ip`: install iproute2 (`make setup`)")?;
+        ip.env("PATH", PATH).args(["link", "add", "probe", "type", "ipip", "external"]);
+        let output = ip.output().context("cannot run `ip`: install iproute2 (`make setup`)")?;
         Ok(output.status.success())
     })?;
     Ok(*KNOWN.get_or_init(|| has))
@@ -69,14 +66,8 @@ pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
             return body();
         }
         let me = std::env::current_exe()?;
-        let words = [
-            me.to_string_lossy().as_ref(),
-            test,
-            "--exact",
-            "--nocapture",
-            "--include-ignored",
-        ]
-        .map(String::from);
+        let words = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture", "--include-ignored"]
+            .map(String::from);
         let mut output = Vec::new();
         let code = run(&words, &mut output, &mut |step| println!("{step}"))?;
         let output = String::from_utf8_lossy(&output);
@@ -88,9 +79,7 @@ pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
         if code == 0 {
             Ok(())
         } else {
-            Err(anyhow!(
-                "`{test}` failed in User-mode Linux; its output is above"
-            ))
+            Err(anyhow!("`{test}` failed in User-mode Linux; its output is above"))
         }
     });
 }
@@ -114,16 +103,9 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
 ///
 /// # Errors
 /// When there is no kernel to be had, or the guest did not get as far as to run the command.
-pub fn run(
-    words: &[String],
-    output: &mut dyn Write,
-    progress: &mut dyn FnMut(&str),
-) -> Result<i32> {
+pub fn run(words: &[String], output: &mut dyn Write, progress: &mut dyn FnMut(&str)) -> Result<i32> {
     let kernel = kernel(progress)?;
-    let limit = std::env::var("HELIOGRAPH_UML_TIMEOUT")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(900);
+    let limit = std::env::var("HELIOGRAPH_UML_TIMEOUT").ok().and_then(|s| s.parse().ok()).unwrap_or(900);
     boot(&kernel, words, output, Duration::from_secs(limit))
 }
 
@@ -144,26 +126,18 @@ pub fn run_with_ipip(words: &[String], progress: &mut dyn FnMut(&str)) -> Result
         return run(words, &mut std::io::stdout(), progress);
     }
     let (program, arguments) = words.split_first().context("no command")?;
-    let status = Command::new(program)
-        .args(arguments)
-        .status()
-        .with_context(|| format!("cannot run {program}"))?;
+    let status =
+        Command::new(program).args(arguments).status().with_context(|| format!("cannot run {program}"))?;
     Ok(jail::code(status))
 }
 
 /// Boots a guest for one command.
 fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration) -> Result<i32> {
-    let scratch = tempfile::Builder::new()
-        .prefix("heliograph-uml-")
-        .tempdir()
-        .context("cannot make a folder")?;
+    let scratch =
+        tempfile::Builder::new().prefix("heliograph-uml-").tempdir().context("cannot make a folder")?;
     let path = scratch.path().to_owned();
     let _tidy = cleanup::register(move || drop(std::fs::remove_dir_all(path)));
-    let job = Job {
-        words: words.to_vec(),
-        env: environment(),
-        folder: std::env::current_dir()?,
-    };
+    let job = Job { words: words.to_vec(), env: environment(), folder: std::env::current_dir()? };
     let job_file = scratch.path().join("job.json");
     std::fs::write(&job_file, serde_json::to_vec(&job)?)?;
 
@@ -171,13 +145,7 @@ fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration
     let lab = binary("heliograph-lab")?;
     let mut command = jail::jailed(kernel)?;
     command
-        .args([
-            &format!("mem={memory}"),
-            "root=/dev/root",
-            "rootfstype=hostfs",
-            "rootflags=/",
-            "ro",
-        ])
+        .args([&format!("mem={memory}"), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
         // The console is our pipe; nothing is asked for, nobody logs in.
         .args(["con=null", "con0=null,fd:1", "ssl=null"])
         // A guest that panics is over. Kernel warnings would end up in the middle of a test's output.
@@ -222,10 +190,7 @@ fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration
     let _ = reader.join();
     match (over, console.code) {
         (_, Some(code)) => Ok(code),
-        (false, None) => bail!(
-            "`{}` was not done within {limit:?} in User-mode Linux",
-            words.join(" ")
-        ),
+        (false, None) => bail!("`{}` was not done within {limit:?} in User-mode Linux", words.join(" ")),
         (true, None) => bail!(
             "User-mode Linux ended ({}) without running `{}` to its end; it said:\n{}",
             status.map_or_else(|e| e.to_string(), |s| s.to_string()),
@@ -256,47 +221,27 @@ impl Console {
                     let line = self.marked.take().unwrap_or_default();
                     let line = String::from_utf8_lossy(&line).trim().to_owned();
                     self.begun |= line == BEGIN;
-                    self.code = line
-                        .strip_prefix(END)
-                        .and_then(|code| code.parse().ok())
-                        .or(self.code);
+                    self.code = line.strip_prefix(END).and_then(|code| code.parse().ok()).or(self.code);
                 }
                 (Some(line), byte) => line.push(byte),
                 (None, byte) if self.begun && self.code.is_none() => ours.push(byte),
                 (None, byte) => self.aside.push(byte),
             }
         }
-        output
-            .write_all(&ours)
-            .and_then(|()| output.flush())
-            .context("cannot pass the guest's output on")
+        output.write_all(&ours).and_then(|()| output.flush()).context("cannot pass the guest's output on")
     }
 }
 
 /// What of our environment the guest's command sees.
 fn environment() -> BTreeMap<String, String> {
     let passes = |name: &str| {
-        ["CARGO", "HELIOGRAPH_", "RUST"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-            || [
-                "CI",
-                "HOME",
-                "LANG",
-                "LC_ALL",
-                "TERM",
-                "LD_LIBRARY_PATH",
-                "XDG_CACHE_HOME",
-            ]
-            .contains(&name)
+        ["CARGO", "HELIOGRAPH_", "RUST"].iter().any(|prefix| name.starts_with(prefix))
+            || ["CI", "HOME", "LANG", "LC_ALL", "TERM", "LD_LIBRARY_PATH", "XDG_CACHE_HOME"].contains(&name)
     };
     let mut env: BTreeMap<_, _> = std::env::vars().filter(|(name, _)| passes(name)).collect();
     env.insert("PATH".into(), PATH.into());
     env.insert(IN_GUEST.into(), "1".into());
-    env.insert(
-        TERMINAL.into(),
-        u8::from(std::io::stdout().is_terminal()).to_string(),
-    );
+    env.insert(TERMINAL.into(), u8::from(std::io::stdout().is_terminal()).to_string());
     env
 }
 
@@ -304,15 +249,10 @@ fn environment() -> BTreeMap<String, String> {
 fn memory_folder(memory: &str) -> Result<PathBuf> {
     let digits: String = memory.chars().take_while(char::is_ascii_digit).collect();
     let unit = if memory.ends_with(['g', 'G']) { 30 } else { 20 };
-    let needed = digits
-        .parse::<u64>()
-        .with_context(|| format!("HELIOGRAPH_UML_MEMORY={memory}: write 1024M"))?
-        << unit;
-    let candidates = [
-        PathBuf::from("/dev/shm"),
-        std::env::temp_dir(),
-        PathBuf::from("/var/tmp"),
-    ];
+    let needed =
+        digits.parse::<u64>().with_context(|| format!("HELIOGRAPH_UML_MEMORY={memory}: write 1024M"))?
+            << unit;
+    let candidates = [PathBuf::from("/dev/shm"), std::env::temp_dir(), PathBuf::from("/var/tmp")];
     let fits = |folder: &&PathBuf| {
         nix::sys::statvfs::statvfs(folder.as_path()).is_ok_and(|fs| {
             // `fsblkcnt_t` is narrower on some platforms.
@@ -332,8 +272,7 @@ fn memory_folder(memory: &str) -> Result<PathBuf> {
 /// When it cannot be built, or does not boot even then.
 pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let folder = cache()?.join(format!("uml-{:016x}", key()?));
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let lock = File::create(folder.join("lock")).context("cannot lock the kernel cache")?;
     if lock.try_lock().is_err() {
         // Most often only the boot check of a neighbour: not worth a word before some time has passed.
@@ -341,11 +280,17 @@ pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     }
     let kernel = folder.join("linux");
     if kernel.is_file() {
-        if trusted(&folder, &kernel) {
+        if said(&folder, BOOTED, &kernel) {
             return Ok(kernel);
         }
         match check(&folder, &kernel) {
             Ok(()) => return Ok(kernel),
+            // Building it again would take minutes and give the very same.
+            Err(error) if said(&folder, BUILT, &kernel) => {
+                return Err(error).with_context(|| {
+                    format!("{} was built on this machine and does not boot", kernel.display())
+                });
+            }
             Err(error) => progress(&format!(
                 "the cached User-mode Linux kernel does not boot, building it anew: {error:#}"
             )),
@@ -353,6 +298,7 @@ pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
         std::fs::remove_file(&kernel)?;
     }
     build(&folder, &kernel, progress)?;
+    std::fs::write(folder.join(BUILT), witness(&kernel)?)?;
     check(&folder, &kernel).context("the User-mode Linux kernel was built, but does not boot")?;
     Ok(kernel)
 }
@@ -362,22 +308,13 @@ pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
 /// # Errors
 /// When the cache's place is not known.
 pub fn is_cached() -> Result<bool> {
-    Ok(cache()?
-        .join(format!("uml-{:016x}", key()?))
-        .join("linux")
-        .is_file())
+    Ok(cache()?.join(format!("uml-{:016x}", key()?)).join("linux").is_file())
 }
 
 fn cache() -> Result<PathBuf> {
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .filter(|f| !f.is_empty())
-            .map(PathBuf::from)
-    };
+    let folder = |name: &str| std::env::var_os(name).filter(|f| !f.is_empty()).map(PathBuf::from);
     let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME is set: where is the cache?")?
-        .join("heliograph"))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set: where is the cache?")?.join("heliograph"))
 }
 
 /// A hash (FNV-1a) of all that makes the kernel what it is.
@@ -385,42 +322,22 @@ fn key() -> Result<u64> {
     let version = source_version()?;
     let parts = [version.as_str(), FRAGMENT, RECIPE, std::env::consts::ARCH];
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    Ok(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    Ok(bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
 /// The version of the source package: the installed one, else the one that would be.
 fn source_version() -> Result<String> {
     let ask = |words: &[&str]| -> Option<String> {
-        let output = Command::new(words[0])
-            .args(&words[1..])
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        let output = Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let installed = ask(&[
-        "dpkg-query",
-        "-W",
-        "-f",
-        "${db:Status-Status} ${Version}",
-        SOURCE_PACKAGE,
-    ]);
-    if let Some(version) = installed
-        .as_deref()
-        .and_then(|s| s.strip_prefix("installed "))
-    {
+    let installed = ask(&["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", SOURCE_PACKAGE]);
+    if let Some(version) = installed.as_deref().and_then(|s| s.strip_prefix("installed ")) {
         return Ok(version.to_owned());
     }
     let policy = ask(&["apt-cache", "policy", SOURCE_PACKAGE]).unwrap_or_default();
-    let candidate = policy
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate: "))
-        .map(String::from);
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: ")).map(String::from);
     candidate.filter(|version| version != "(none)").with_context(|| {
         format!(
             "this kernel has no ipip (`modprobe ipip` may help), and User-mode Linux is built from the Debian \
@@ -436,8 +353,13 @@ fn witness(kernel: &Path) -> Result<String> {
     Ok(format!("{} {} {}", boot.trim(), file.len(), file.mtime()))
 }
 
-fn trusted(folder: &Path, kernel: &Path) -> bool {
-    matches!((std::fs::read_to_string(folder.join("booted")), witness(kernel)), (Ok(said), Ok(now)) if said == now)
+/// Says that the kernel has booted.
+const BOOTED: &str = "booted";
+/// Says that the kernel was built here.
+const BUILT: &str = "built";
+
+fn said(folder: &Path, what: &str, kernel: &Path) -> bool {
+    matches!((std::fs::read_to_string(folder.join(what)), witness(kernel)), (Ok(said), Ok(now)) if said == now)
 }
 
 /// Boots the kernel and makes the device all this is about.
@@ -446,12 +368,9 @@ fn check(folder: &Path, kernel: &Path) -> Result<()> {
     let words = ["ip", "link", "add", "probe", "type", "ipip", "external"].map(String::from);
     let code = boot(kernel, &words, &mut output, Duration::from_secs(60))?;
     if code != 0 {
-        bail!(
-            "it has no ipip: {}",
-            String::from_utf8_lossy(&output).trim()
-        );
+        bail!("it has no ipip: {}", String::from_utf8_lossy(&output).trim());
     }
-    Ok(std::fs::write(folder.join("booted"), witness(kernel)?)?)
+    Ok(std::fs::write(folder.join(BOOTED), witness(kernel)?)?)
 }
 
 fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
@@ -478,21 +397,15 @@ fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result
         .env_clear()
         .env("PATH", PATH)
         .env("LC_ALL", "C");
-    let mut builder = command
-        .stdout(Stdio::piped())
-        .stderr(log.try_clone()?)
-        .spawn()?;
+    let mut builder = command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn()?;
     let _lifeline = builder.stdin.take();
     let source = folder.join("source");
     let _tidy = cleanup::register(move || drop(std::fs::remove_dir_all(source)));
     let lines = BufReader::new(builder.stdout.take().context("no standard output")?).lines();
 
     let (sender, receiver) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        lines
-            .map_while(Result::ok)
-            .try_for_each(|line| sender.send(line))
-    });
+    let reader =
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let (start, mut step) = (Instant::now(), String::new());
     loop {
         match receiver.recv_timeout(Duration::from_secs(30)) {
@@ -504,10 +417,7 @@ fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                progress(&format!(
-                    "  kernel: {step}, {} s",
-                    start.elapsed().as_secs()
-                ));
+                progress(&format!("  kernel: {step}, {} s", start.elapsed().as_secs()));
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
@@ -518,16 +428,9 @@ fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result
         let log = std::fs::read_to_string(&log_path).unwrap_or_default();
         let tail: Vec<_> = log.lines().rev().take(15).collect();
         let tail: Vec<_> = tail.into_iter().rev().collect();
-        bail!(
-            "building the kernel failed ({status}); {} ends with\n{}",
-            log_path.display(),
-            tail.join("\n")
-        );
+        bail!("building the kernel failed ({status}); {} ends with\n{}", log_path.display(), tail.join("\n"));
     }
-    progress(&format!(
-        "  kernel: built in {} s",
-        start.elapsed().as_secs()
-    ));
+    progress(&format!("  kernel: built in {} s", start.elapsed().as_secs()));
     Ok(())
 }
 
@@ -537,20 +440,14 @@ mod tests {
 
     #[test]
     fn the_commands_output_is_told_from_the_kernels() {
-        let text = "Core dump limits\n\x1eheliograph-guest begin\nhällo\n\x1eheliograph-guest end 7\nreboot\n";
+        let text =
+            "Core dump limits\n\x1eheliograph-guest begin\nhällo\n\x1eheliograph-guest end 7\nreboot\n";
         // Cut anywhere, also within a character or a mark.
         for cut in 0..text.len() {
             let (mut console, mut output) = (Console::default(), Vec::new());
-            console
-                .take(&text.as_bytes()[..cut], &mut output)
-                .expect("first part");
-            console
-                .take(&text.as_bytes()[cut..], &mut output)
-                .expect("second part");
-            assert_eq!(
-                String::from_utf8(output).expect("whole characters"),
-                "hällo\n"
-            );
+            console.take(&text.as_bytes()[..cut], &mut output).expect("first part");
+            console.take(&text.as_bytes()[cut..], &mut output).expect("second part");
+            assert_eq!(String::from_utf8(output).expect("whole characters"), "hällo\n");
             assert_eq!(console.code, Some(7));
         }
     }

@@ -12,19 +12,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When `look` gave no value within `within`.
-pub fn wait_until<T>(
-    within: Duration,
-    what: &str,
-    mut look: impl FnMut() -> Result<T>,
-) -> Result<T> {
+pub fn wait_until<T>(within: Duration, what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         match look() {
             Ok(value) => return Ok(value),
             Err(state) if start.elapsed() >= within => {
-                return Err(anyhow!(
-                    "{what}: not within {within:?}; last seen: {state:#}"
-                ));
+                return Err(anyhow!("{what}: not within {within:?}; last seen: {state:#}"));
             }
             Err(_) => std::thread::sleep(PAUSE),
         }
@@ -44,9 +38,6 @@ mod tests {
         })
         .unwrap_err()
         .to_string();
-        assert!(
-            fault.contains("the moon") && fault.ends_with(&format!("look {looks}")),
-            "{fault}"
-        );
+        assert!(fault.contains("the moon") && fault.ends_with(&format!("look {looks}")), "{fault}");
     }
 }
