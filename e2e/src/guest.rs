@@ -41,7 +41,7 @@ pub fn guest(job: &Path) -> ! {
         println!("the guest could not be prepared: {error:#}");
         125
     });
-    println!("\n{}{END}{code}", MARK as char);
+    println!("{}{END}{code}", MARK as char);
     let _ = std::io::stdout().flush();
     nix::unistd::sync();
     let error = reboot(RebootMode::RB_POWER_OFF);

@@ -8,12 +8,15 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 
 use crate::cleanup;
 use crate::guest::{BEGIN, END, Job, MARK, PATH};
@@ -135,8 +138,6 @@ pub fn run_with_ipip(words: &[String], progress: &mut dyn FnMut(&str)) -> Result
 fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration) -> Result<i32> {
     let scratch =
         tempfile::Builder::new().prefix("heliograph-uml-").tempdir().context("cannot make a folder")?;
-    let path = scratch.path().to_owned();
-    let _tidy = cleanup::register(move || drop(std::fs::remove_dir_all(path)));
     let job = Job { words: words.to_vec(), env: environment(), folder: std::env::current_dir()? };
     let job_file = scratch.path().join("job.json");
     std::fs::write(&job_file, serde_json::to_vec(&job)?)?;
@@ -161,6 +162,7 @@ fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut guest = command.spawn().context("cannot start User-mode Linux")?;
+    let _tidy = end_and_remove(&guest, scratch.path().to_owned());
     let _lifeline = guest.stdin.take();
     let mut console = guest.stdout.take().context("no console")?;
 
@@ -198,6 +200,16 @@ fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration
             String::from_utf8_lossy(&console.aside).trim(),
         ),
     }
+}
+
+/// When we are interrupted: the keeper dies and all of its jail with it, then its folder goes.
+fn end_and_remove(keeper: &Child, folder: PathBuf) -> cleanup::Registered {
+    let keeper = Pid::from_raw(keeper.id() as i32);
+    cleanup::register(move || {
+        let _ = kill(keeper, Signal::SIGKILL);
+        let _ = waitpid(keeper, None);
+        let _ = std::fs::remove_dir_all(folder);
+    })
 }
 
 /// Tells the command's output on the console from the kernel's words.
@@ -399,8 +411,7 @@ fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result
         .env("LC_ALL", "C");
     let mut builder = command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn()?;
     let _lifeline = builder.stdin.take();
-    let source = folder.join("source");
-    let _tidy = cleanup::register(move || drop(std::fs::remove_dir_all(source)));
+    let _tidy = end_and_remove(&builder, folder.join("source"));
     let lines = BufReader::new(builder.stdout.take().context("no standard output")?).lines();
 
     let (sender, receiver) = mpsc::channel();
