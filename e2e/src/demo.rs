@@ -106,6 +106,7 @@ fn bulk(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod) -> Result<String> {
     let seen = &done.traffic;
     anyhow::ensure!(seen.plain == 0 && seen.tunnelled > 0, "it did not go through IPIP: {seen:?}");
     anyhow::ensure!(seen.fragments == 0, "{} fragments were seen", seen.fragments);
+    anyhow::ensure!(done.fragments == 0, "{} fragments were made", done.fragments);
     anyhow::ensure!(
         seen.largest == mtu,
         "the largest packet had {} bytes, the pod's MTU is {mtu}",

@@ -535,4 +535,17 @@ impl<'a> Node<'a> {
         // Debian's `ip -j` prints nothing at all for an empty list.
         if text.trim().is_empty() { Ok(Vec::new()) } else { Ok(serde_json::from_str(&text)?) }
     }
+
+    /// A counter of /proc/net/snmp, such as `Ip` `FragCreates`.
+    ///
+    /// # Errors
+    /// When there is no such counter.
+    pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
+        let text = self.run(["cat", "/proc/net/snmp"])?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+        let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let found = names.split(' ').zip(values.split(' ')).find(|(n, _)| *n == name);
+        let (_, value) = found.with_context(|| format!("/proc/net/snmp has no {group} {name}"))?;
+        value.parse().with_context(|| format!("{group} {name} is `{value}`"))
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::NetNs;
+use crate::wait::wait_until;
 
 /// A probe is sent again after so long without an answer.
 const AGAIN: Duration = Duration::from_millis(400);
@@ -123,11 +124,11 @@ pub fn ping_all(
                 missing.iter().for_each(|target| pinger.send(*target, 0));
                 last = Some(Instant::now());
             }
-            if let Some((sender, _)) = pinger.receive()? {
-                if missing.remove(&sender) {
-                    reached.insert(sender);
-                    answered(sender);
-                }
+            if let Some((sender, _)) = pinger.receive()?
+                && missing.remove(&sender)
+            {
+                reached.insert(sender);
+                answered(sender);
             }
         }
     }
@@ -231,6 +232,7 @@ pub fn ask_all(from: &NetNs, targets: &[IpAddr], within: Duration) -> Result<BTr
 /// A ping every 10 ms from a namespace to an address, until stopped.
 pub struct PingStream {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
     thread: JoinHandle<Result<Lost>>,
 }
 
@@ -258,9 +260,29 @@ impl PingStream {
         let pinger = Pinger::new(from, to.is_ipv6())?;
         pinger.socket.set_read_timeout(Some(Duration::from_millis(1)))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let until = stop.clone();
-        let thread = std::thread::spawn(move || stream(pinger, to, &until));
-        Ok(Self { stop, thread })
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (until, counter) = (stop.clone(), sent.clone());
+        let thread = std::thread::spawn(move || stream(pinger, to, &until, &counter));
+        Ok(Self { stop, sent, thread })
+    }
+
+    /// How many were sent so far.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more were sent: the stream's own measure of time.
+    ///
+    /// # Errors
+    /// When the stream has ended meanwhile.
+    pub fn wait_for(&self, more: usize) -> Result<()> {
+        let goal = self.sent() + more;
+        let within = STREAM_PAUSE * more as u32 * 10 + STREAM_GRACE;
+        wait_until(within, "pings of a stream", || match self.sent() {
+            sent if sent >= goal => Ok(()),
+            sent => Err(anyhow!("{sent} of {goal} sent")),
+        })
     }
 
     /// Ends the stream, waits for late answers, and tells what was lost.
@@ -273,7 +295,7 @@ impl PingStream {
     }
 }
 
-fn stream(mut pinger: Pinger, to: IpAddr, until: &AtomicBool) -> Result<Lost> {
+fn stream(mut pinger: Pinger, to: IpAddr, until: &AtomicBool, counter: &AtomicUsize) -> Result<Lost> {
     let mut waiting = BTreeSet::new();
     let mut sent = 0;
     let mut next = Instant::now();
@@ -283,6 +305,7 @@ fn stream(mut pinger: Pinger, to: IpAddr, until: &AtomicBool) -> Result<Lost> {
             pinger.send(to, sent as u16);
             waiting.insert(sent as u16);
             sent += 1;
+            counter.store(sent, Ordering::Relaxed);
             next = Instant::now() + STREAM_PAUSE;
         }
         if let Some((_, sequence)) = pinger.receive()?.filter(|(sender, _)| *sender == to) {

@@ -10,12 +10,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::NetNs;
 
 /// Every protocol, in the byte order `socket` wants (linux/if_ether.h).
 const ETH_P_ALL: u16 = 0x0003;
+/// The socket's buffer in bytes.
+const BUFFER: usize = 64 << 20;
 /// Enough of a packet: link-layer header, two IP headers, one of TCP with options.
 const SNAP: usize = 256;
 
@@ -54,8 +57,8 @@ impl Sniffer {
             let socket =
                 Socket::new(Domain::PACKET, Type::RAW, Some(all)).context("cannot open a packet socket")?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-            // Best effort: the kernel may allow less.
-            let _ = socket.set_recv_buffer_size(16 << 20);
+            // A bulk transfer comes faster than a busy machine lets us read. `Force`: beyond what others may ask for.
+            setsockopt(&socket, RcvBufForce, &BUFFER).context("cannot enlarge the packet socket's buffer")?;
             Ok(socket)
         })?;
         let (seen, stop) = (Arc::new(Mutex::new(Seen::new())), Arc::new(AtomicBool::new(false)));

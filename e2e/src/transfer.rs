@@ -20,6 +20,8 @@ pub struct Transfer {
     pub took: Duration,
     /// The packets of the sending direction, as the sniffer saw them.
     pub traffic: Traffic,
+    /// Fragments that any node made meanwhile, by the kernels' own counters.
+    pub fragments: u64,
 }
 
 /// The byte at a position of the stream: a period that no packet size is a multiple of.
@@ -36,6 +38,7 @@ pub fn transfer(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod, bytes: usize
     for link in lab.topology.links.iter().flat_map(|l| &l.ends).filter(|end| end.node == from.node) {
         lab.node(&from.node).run(["ip", "link", "set", &link.interface, "gso_max_segs", "1"])?;
     }
+    let fragments = fragments_made(lab)?;
     sniffer.clear();
     let listener =
         to.netns.enter(|| TcpListener::bind((to.address, 0)).context("cannot listen in the pod"))?;
@@ -56,7 +59,13 @@ pub fn transfer(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod, bytes: usize
         bail!("{bytes} bytes were sent, {total} arrived{}", if right { "" } else { ", and not the same" });
     }
     let took = start.elapsed();
-    Ok(Transfer { bytes, took, traffic: sniffer.traffic(from.address, to.address) })
+    let traffic = sniffer.traffic(from.address, to.address);
+    Ok(Transfer { bytes, took, traffic, fragments: fragments_made(lab)? - fragments })
+}
+
+/// The sum of `FragCreates` over all nodes (RFC 4293's ipIfStatsOutFragCreates, as /proc/net/snmp has it).
+fn fragments_made(lab: &Lab) -> Result<u64> {
+    lab.all().map(|node| node.counter("Ip", "FragCreates")).sum()
 }
 
 fn send(from: &Pod, to: SocketAddr, bytes: usize) -> Result<()> {

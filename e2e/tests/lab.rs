@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use heliograph_e2e::lab::Lab;
 use heliograph_e2e::netns::NetNs;
 use heliograph_e2e::pods::Pod;
@@ -80,21 +80,24 @@ fn daemons_are_stopped_and_started() {
 fn nothing_survives_the_end_of_the_lab() {
     as_root(|| {
         let mut keeper = Command::new(env!("CARGO_BIN_EXE_heliograph-lab"))
-            .args(["jail", "run", "--", "sh", "-c", "sleep 3456 & setsid sleep 3456 & echo started; wait"])
+            .args(["jail", "run", "--", "sh", "-c", "sleep 3456 & setsid sleep 3456 & wait"])
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
             .spawn()?;
-        let mut line = String::new();
-        let out = keeper.stdout.take().context("no output")?;
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
+        // Seen from outside, both the shell's child and the one that left its session.
+        let running = || -> Result<usize> {
+            let all = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path().join("cmdline"));
+            Ok(all.filter(|file| std::fs::read(file).is_ok_and(|line| line == b"sleep\x003456\x00")).count())
+        };
+        wait_until(SOON, "two processes in the jail", || match running()? {
+            2 => Ok(()),
+            n => Err(anyhow!("{n} are there")),
+        })?;
         // The end of whoever holds the pipe, whatever the reason: a `kill -9` closes it just so.
         drop(keeper.stdin.take());
         keeper.wait()?;
-        wait_until(SOON, "the end of all processes in the jail", || {
-            let output =
-                Command::new("sh").args(["-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).output()?;
-            let running = String::from_utf8_lossy(&output.stdout).matches("sleep 3456 sleep 3456").count();
-            if running == 0 { Ok(()) } else { Err(anyhow!("{running} still there")) }
+        wait_until(SOON, "the end of all processes in the jail", || match running()? {
+            0 => Ok(()),
+            n => Err(anyhow!("{n} are still there")),
         })
     });
 }
@@ -110,7 +113,6 @@ fn hand_made_pod(lab: &Lab, node: &str, address: &str) -> Result<Pod> {
          ip -n cni-{id} link set lo up
          ip -n cni-{id} link set eth0 up
          ip route add {address} dev hg{id}
-         mac=$(cat /sys/class/net/lo/address)
          host=$(ip -j link show hg{id} | sed 's/.*\"address\":\"\\([^\"]*\\)\".*/\\1/')
          pod=$(ip -j -n cni-{id} link show eth0 | sed 's/.*\"address\":\"\\([^\"]*\\)\".*/\\1/')
          ip -n cni-{id} neigh add 169.254.1.1 lladdr $host dev eth0 nud permanent
@@ -173,13 +175,16 @@ fn the_sniffer_tells_ipip_from_direct() {
 
         let done = transfer(&lab, &sniffer, &pods[0], &pods[4], 10_000_000)?;
         println!("10 MB in {:?}: {:?}", done.took, done.traffic);
-        ensure!(done.traffic.largest == 1480 && done.traffic.fragments == 0, "{:?}", done.traffic);
+        ensure!(
+            done.traffic.largest == 1480 && done.fragments == 0 && done.traffic.fragments == 0,
+            "{done:?}"
+        );
 
         // And the other way round: the judge must not find everything in order.
         let (stream_from, to): (&Pod, IpAddr) = (&pods[0], pods[4].address);
         let stream = PingStream::start(&stream_from.netns, to)?;
         lab.node("router").run(["ip", "link", "set", "eth3", "down"])?;
-        std::thread::sleep(Duration::from_millis(300));
+        stream.wait_for(20)?;
         let lost = stream.stop()?;
         ensure!(!lost.lost.is_empty(), "the stream lost nothing on a cut line: {lost:?}");
         let found = survey(&lab, &pods, &sniffer, Duration::from_secs(3), &|_, _| {})?;
