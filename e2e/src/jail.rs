@@ -48,6 +48,8 @@ pub struct PlannedBind {
 
 /// Folders in which a node may write without anybody else seeing it; their content is the machine's at first.
 const PRIVATE: [&str; 3] = ["/etc", "/opt", "/usr/local"];
+/// Folders that are a node's own and empty at first. FRR keeps its crash logs in the second.
+const EMPTY: [&str; 2] = ["/run", "/var/tmp"];
 
 /// A running jail. Dropping it kills everything inside.
 #[derive(Debug)]
@@ -258,13 +260,14 @@ fn mount_private_proc() -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("cannot mount /proc")
 }
 
-/// Copy-on-write versions of [`PRIVATE`], and an empty /run.
+/// Copy-on-write versions of [`PRIVATE`], and [`EMPTY`] ones.
 fn make_folders_private() -> Result<()> {
-    let tmpfs = || {
-        mount(Some("lab"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("cannot mount /run")
+    let tmpfs = |folder: &str| {
+        mount(Some("lab"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount {folder}"))
     };
     // Room for what is written. The overlays hold on to it, so nobody need see it afterwards.
-    tmpfs()?;
+    tmpfs("/run")?;
     for (i, folder) in PRIVATE.iter().enumerate() {
         std::fs::create_dir_all(format!("/run/{i}/upper"))?;
         std::fs::create_dir_all(format!("/run/{i}/work"))?;
@@ -273,7 +276,7 @@ fn make_folders_private() -> Result<()> {
             .with_context(|| format!("cannot put a copy-on-write overlay over {folder}"))?;
     }
     umount2("/run", MntFlags::MNT_DETACH).context("cannot unmount /run")?;
-    tmpfs()
+    EMPTY.iter().try_for_each(|folder| tmpfs(folder))
 }
 
 fn bind(bind: &PlannedBind) -> Result<()> {

@@ -97,7 +97,7 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
         "end-to-end tests build networks: run them as root, `sudo make test`"
     );
     if let Err(error) = body() {
-        panic!("{error:?}");
+        panic!("{error:#}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use common::{LATER, SOON, routes_to, wait_for_route};
 use heliograph_e2e::lab::Lab;
 use heliograph_e2e::probe::ping;
