@@ -4,9 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 type Will = Box<dyn FnOnce() + Send>;
 
@@ -43,6 +46,7 @@ pub fn on_interrupt() -> Result<()> {
     signals.thread_block().context("cannot block SIGINT and SIGTERM to handle them")?;
     std::thread::spawn(move || {
         let signal = signals.wait().unwrap_or(Signal::SIGTERM);
+        INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("\ninterrupted by {signal}: taking everything down");
         let wills = std::mem::take(&mut WILLS.lock().unwrap_or_else(|e| e.into_inner()).1);
         for (_, will) in wills.into_iter().rev() {
@@ -51,4 +55,12 @@ pub fn on_interrupt() -> Result<()> {
         std::process::exit(128 + signal as i32);
     });
     Ok(())
+}
+
+/// To be called before the program ends by itself: if it is being interrupted, whatever went wrong meanwhile is only
+/// the consequence, and the wills are to be run to their end.
+pub fn let_interruption_finish() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }

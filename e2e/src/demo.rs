@@ -32,7 +32,7 @@ pub fn demo(topology: &str) -> Result<i32> {
         anyhow::bail!("the lab builds networks and needs root: `sudo make demo`");
     }
     if uml::runs_here()? {
-        return show(topology);
+        return show(topology).inspect_err(|_| println!("\n{}", crate::lab::last_words()));
     }
     println!("demo: this kernel has no ipip, so the lab runs in User-mode Linux");
     let me = std::env::current_exe()?.to_string_lossy().into_owned();

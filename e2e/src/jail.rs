@@ -13,8 +13,9 @@ use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -23,6 +24,8 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, sethostname};
 use serde::{Deserialize, Serialize};
+
+use crate::wait::wait_until;
 
 /// What a node's init prepares.
 #[derive(Debug, Serialize, Deserialize)]
@@ -172,7 +175,7 @@ pub fn keep_command(words: &[String]) -> Result<i32> {
 
 /// Starts the init in new namespaces and stays until it or the lab ends.
 fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -> Result<i32> {
-    only(Signal::SIGCHLD).thread_block().context("cannot block SIGCHLD to wait for it")?;
+    watched().thread_block().context("cannot block signals to wait for them")?;
     unshare(kinds).context("cannot make namespaces: the lab needs root")?;
     // SAFETY: this program has one thread so far.
     match unsafe { fork() }.context("cannot fork")? {
@@ -196,33 +199,53 @@ fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -
     }
 }
 
-/// Waits for the end of the init, and gives its exit status, or of the lab. No thread can help here: a process whose
-/// children go to another process namespace is refused any.
+/// Waits for the end of the init, and gives its exit status; or for the end of the lab, or SIGTERM, and ends the
+/// init. No thread can help here: a process whose children go to another process namespace is refused any.
 fn wait_for_either(init: Pid) -> Result<i32> {
-    let ended = SignalFd::new(&only(Signal::SIGCHLD)).context("cannot watch the init")?;
+    let signals = SignalFd::new(&watched()).context("cannot watch the init")?;
     let lifeline = std::io::stdin();
     loop {
-        let mut events =
-            [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(lifeline.as_fd(), PollFlags::POLLIN)];
+        let mut events = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(lifeline.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut events, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
             polled => polled.context("cannot watch the lab")?,
         };
-        if events[1].any().unwrap_or(true) {
+        let mut over = events[1].any().unwrap_or(true);
+        if events[0].any().unwrap_or(false) {
+            let signal = signals.read_signal().context("cannot read a signal")?;
+            over |= signal.is_some_and(|signal| signal.ssi_signo == Signal::SIGTERM as u32);
+        }
+        if over {
+            end(init);
             return Ok(130);
         }
         match waitpid(init, Some(WaitPidFlag::WNOHANG)).context("lost the init")? {
             WaitStatus::Exited(_, code) => return Ok(code),
             WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as i32),
-            _ => _ = ended.read_signal(),
+            _ => {}
         }
     }
 }
 
-fn only(signal: Signal) -> SigSet {
-    let mut set = SigSet::empty();
-    set.add(signal);
-    set
+/// Kills an init and takes note of its death, so that not even a zombie is left. Not for ever: it cannot end before
+/// somebody has taken note of each of its processes, and the lab, which did that for those it had started, may be
+/// gone. They are not running any more in any case.
+fn end(init: Pid) {
+    let _ = kill(init, Signal::SIGKILL);
+    let _ = wait_until(Duration::from_secs(2), "the init's end", || {
+        match waitpid(init, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => Err(anyhow!("still there")),
+            _ => Ok(()),
+        }
+    });
+}
+
+/// What a keeper waits for.
+fn watched() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect()
 }
 
 /// One line, without reading a byte further: the rest of the stream is the lifeline.
@@ -305,7 +328,7 @@ fn make_parent(path: &Path) -> Result<()> {
 /// The life of a node's init: orphans become its children and would stay zombies.
 fn collect_the_dead() -> Result<i32> {
     // `keep` has blocked it.
-    let signals = only(Signal::SIGCHLD);
+    let signals: SigSet = [Signal::SIGCHLD].into_iter().collect();
     loop {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
         {

@@ -1,5 +1,6 @@
 //! Builds a lab from a topology, and lets tests run commands in its nodes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -293,33 +294,50 @@ impl Lab {
         Ok(())
     }
 
-    fn print_logs(&self) {
+    /// The last lines of each daemon's log.
+    fn logs(&self) -> String {
+        let mut told = String::new();
         for node in self.all().filter(|node| !node.described().cmd.is_empty()) {
             let log = node.log();
             let lines: Vec<_> = log.lines().collect();
-            if lines.is_empty() {
-                continue;
+            if !lines.is_empty() {
+                let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
+                told += &format!("--- the last lines of {}'s log\n{}\n", node.name, tail.join("\n"));
             }
-            println!("--- the last lines of {}'s log", node.name);
-            lines[lines.len().saturating_sub(LOG_LINES)..].iter().for_each(|line| println!("{line}"));
         }
+        told
     }
+}
+
+thread_local! {
+    static LAST_WORDS: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// What the daemons of the labs said last that this thread has taken down: for a failure that is found only after
+/// the lab is gone, as an error on its way out is.
+#[must_use]
+pub fn last_words() -> String {
+    LAST_WORDS.take()
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        let logs = self.logs();
         if std::thread::panicking() {
-            self.print_logs();
+            println!("{logs}");
+        } else {
+            LAST_WORDS.with_borrow_mut(|words| words.push_str(&logs));
         }
         // All at once first: nobody need notice a neighbour's end and write about it.
         for state in self.nodes.values() {
             let _ = kill(Pid::from_raw(state.jail.init()), Signal::SIGKILL);
         }
         for state in self.nodes.values_mut() {
-            state.jail.end();
+            // First the daemon: its init cannot end before its death was taken note of.
             if let Some(daemon) = state.daemon.get_mut().unwrap_or_else(|e| e.into_inner()) {
                 let _ = daemon.wait();
             }
+            state.jail.end();
         }
     }
 }

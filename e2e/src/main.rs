@@ -62,7 +62,9 @@ enum Inmate {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let result = run(Arguments::parse().command);
+    cleanup::let_interruption_finish();
+    match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
             eprintln!("heliograph-lab: {error:#}");

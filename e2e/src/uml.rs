@@ -97,6 +97,7 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
         "end-to-end tests build networks: run them as root, `sudo make test`"
     );
     if let Err(error) = body() {
+        println!("{}", crate::lab::last_words());
         panic!("{error:#}");
     }
 }
@@ -202,11 +203,11 @@ fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration
     }
 }
 
-/// When we are interrupted: the keeper dies and all of its jail with it, then its folder goes.
+/// When we are interrupted: the keeper ends its jail and itself, then their folder goes.
 fn end_and_remove(keeper: &Child, folder: PathBuf) -> cleanup::Registered {
     let keeper = Pid::from_raw(keeper.id() as i32);
     cleanup::register(move || {
-        let _ = kill(keeper, Signal::SIGKILL);
+        let _ = kill(keeper, Signal::SIGTERM);
         let _ = waitpid(keeper, None);
         let _ = std::fs::remove_dir_all(folder);
     })
@@ -287,7 +288,7 @@ pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let lock = File::create(folder.join("lock")).context("cannot lock the kernel cache")?;
     if lock.try_lock().is_err() {
-        // Most often only the boot check of a neighbour: not worth a word before some time has passed.
+        progress("waiting for another process that prepares the User-mode Linux kernel");
         lock.lock().context("cannot lock the kernel cache")?;
     }
     let kernel = folder.join("linux");
