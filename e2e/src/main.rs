@@ -1,2 +1,94 @@
-//! Placeholder.
-fn main() {}
+//! `heliograph-lab`: prepares the machine, runs the demonstration, and is what holds a lab's processes together.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use heliograph_e2e::{cleanup, demo, guest, jail, setup, uml};
+
+/// The Heliograph lab.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Brings a lab up, shows that its pods reach each other and how, and takes it down.
+    Demo {
+        /// A topology in e2e/topologies, or the path of a containerlab file.
+        #[arg(long, default_value = "two-racks")]
+        topology: String,
+    },
+    /// Installs what the lab needs, and builds a kernel with ipip where the machine's has none.
+    Setup {
+        /// Also what only the end-to-end tests need.
+        #[arg(long)]
+        tests: bool,
+    },
+    /// Runs a command where ipip is to be had: here, or in User-mode Linux.
+    Run {
+        /// Program and arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
+    /// A process namespace that ends with the lab. Used by the lab itself.
+    #[command(hide = true, subcommand)]
+    Jail(Inmate),
+    /// The first process of a User-mode Linux guest. Used by the lab itself.
+    #[command(hide = true)]
+    Guest {
+        /// The file that says what to run.
+        job: PathBuf,
+        /// What the kernel adds for an init of another kind.
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        _rest: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Inmate {
+    /// A node; its plan comes on standard input.
+    Node,
+    /// A command.
+    Run {
+        /// Program and arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = run(Arguments::parse().command);
+    cleanup::let_interruption_finish();
+    match result {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("heliograph-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Verb) -> Result<i32> {
+    match command {
+        Verb::Demo { topology } => {
+            cleanup::on_interrupt()?;
+            demo::demo(&topology)
+        }
+        Verb::Setup { tests } => {
+            cleanup::on_interrupt()?;
+            setup::setup(tests).map(|()| 0)
+        }
+        Verb::Run { words } => {
+            cleanup::on_interrupt()?;
+            uml::run_with_ipip(&words, &mut |step| eprintln!("{step}"))
+        }
+        Verb::Jail(Inmate::Node) => jail::keep_node(),
+        Verb::Jail(Inmate::Run { words }) => jail::keep_command(&words),
+        Verb::Guest { job, .. } => guest::guest(&job),
+    }
+}

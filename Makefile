@@ -1,0 +1,33 @@
+# Everything a developer does. `make demo` and `make test` prepare the machine themselves and say what they install.
+# They need root, as they build networks; on a kernel without ipip they run in User-mode Linux.
+
+TOPOLOGY ?= two-racks
+LAB      := target/debug/heliograph-lab
+
+.PHONY: demo test check bench audit build
+
+demo: build
+	$(LAB) setup
+	$(LAB) demo --topology $(TOPOLOGY)
+
+# The end-to-end tests use the binaries of the same profile, so these are built first.
+test: build
+	$(LAB) setup --tests
+	$(MAKE) --no-print-directory check
+	cargo test --workspace
+
+build:
+	cargo build --workspace --bins
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+bench:
+	cargo bench --workspace
+
+audit:
+	@cargo deny --version >/dev/null 2>&1 || { \
+		echo "cargo-deny is missing: installing it with cargo"; cargo install --locked cargo-deny; }
+	cargo deny check licenses bans sources

@@ -1,0 +1,466 @@
+//! Real IPIP everywhere: where the machine's kernel has no ipip, the very same command runs in User-mode Linux.
+//!
+//! The kernel is built once from Debian's source and cached outside the checkout, under a key of everything that
+//! goes into it. It is not trusted before it has booted on this machine, and built anew when it does not.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::cleanup;
+use crate::guest::{BEGIN, END, Job, MARK, PATH};
+use crate::jail;
+use crate::lab::binary;
+use crate::netns::in_fresh_netns;
+
+/// What the guest's kernel has to have.
+const FRAGMENT: &str = include_str!("../uml/kernel.config");
+/// How it is built, patches included.
+const RECIPE: &str = include_str!("../uml/build-kernel.sh");
+/// The Debian package with the source, and the archive in it.
+pub const SOURCE_PACKAGE: &str = "linux-source-6.1";
+const SOURCE: &str = "/usr/src/linux-source-6.1.tar.xz";
+/// Set in the guest: what is not there is not there, no second guest is tried.
+const IN_GUEST: &str = "HELIOGRAPH_IN_GUEST";
+/// Set in the guest when our own standard output is a terminal: its console always looks like one.
+pub const TERMINAL: &str = "HELIOGRAPH_TERMINAL";
+
+/// Whether this kernel can do what the agent needs: one ipip device for all peers (`external`). Asked once.
+///
+/// # Errors
+/// Without root, as then nobody can tell.
+pub fn has_ipip() -> Result<bool> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let has = in_fresh_netns(|| {
+        let mut ip = Command::new("ip");
+        ip.env("PATH", PATH).args(["link", "add", "probe", "type", "ipip", "external"]);
+        let output = ip.output().context("cannot run `ip`: install iproute2 (`make setup`)")?;
+        Ok(output.status.success())
+    })?;
+    Ok(*KNOWN.get_or_init(|| has))
+}
+
+fn in_guest() -> bool {
+    std::env::var_os(IN_GUEST).is_some()
+}
+
+/// The body of a test that needs ipip: runs it here if this kernel has it, otherwise the same test, which `test`
+/// must name in full, in User-mode Linux.
+///
+/// # Panics
+/// When the test fails, wherever it ran; and without root, with a word on how to run it.
+pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
+    as_root(|| {
+        if runs_here()? {
+            return body();
+        }
+        let me = std::env::current_exe()?;
+        let words = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture", "--include-ignored"]
+            .map(String::from);
+        let mut output = Vec::new();
+        let code = run(&words, &mut output, &mut |step| println!("{step}"))?;
+        let output = String::from_utf8_lossy(&output);
+        println!("{output}");
+        // A name that fits no test would pass by running none.
+        if code == 0 && !output.contains("1 passed") {
+            bail!("`{test}` is not the name of a test: nothing ran");
+        }
+        if code == 0 {
+            Ok(())
+        } else {
+            Err(anyhow!("`{test}` failed in User-mode Linux; its output is above"))
+        }
+    });
+}
+
+/// The body of a test that needs a lab, but no ipip.
+///
+/// # Panics
+/// When the test fails; and without root, with a word on how to run it.
+pub fn as_root(body: impl FnOnce() -> Result<()>) {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "end-to-end tests build networks: run them as root, `sudo make test`"
+    );
+    if let Err(error) = body() {
+        println!("{}", crate::lab::last_words());
+        panic!("{error:#}");
+    }
+}
+
+/// Runs a command in User-mode Linux, its output passed on as it comes, and gives its exit status. Builds the
+/// kernel first if there is none.
+///
+/// # Errors
+/// When there is no kernel to be had, or the guest did not get as far as to run the command.
+pub fn run(words: &[String], output: &mut dyn Write, progress: &mut dyn FnMut(&str)) -> Result<i32> {
+    let kernel = kernel(progress)?;
+    let limit = std::env::var("HELIOGRAPH_UML_TIMEOUT").ok().and_then(|s| s.parse().ok()).unwrap_or(900);
+    boot(&kernel, words, output, Duration::from_secs(limit))
+}
+
+/// Whether ipip is to be had without a guest, or this already is the guest.
+///
+/// # Errors
+/// Without root.
+pub fn runs_here() -> Result<bool> {
+    Ok(in_guest() || has_ipip()?)
+}
+
+/// Runs a command where ipip is to be had, its output passed on, and gives its exit status.
+///
+/// # Errors
+/// When it could not be run.
+pub fn run_with_ipip(words: &[String], progress: &mut dyn FnMut(&str)) -> Result<i32> {
+    if !runs_here()? {
+        return run(words, &mut std::io::stdout(), progress);
+    }
+    let (program, arguments) = words.split_first().context("no command")?;
+    let status =
+        Command::new(program).args(arguments).status().with_context(|| format!("cannot run {program}"))?;
+    Ok(jail::code(status))
+}
+
+/// Boots a guest for one command.
+fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration) -> Result<i32> {
+    let scratch =
+        tempfile::Builder::new().prefix("heliograph-uml-").tempdir().context("cannot make a folder")?;
+    let job = Job { words: words.to_vec(), env: environment(), folder: std::env::current_dir()? };
+    let job_file = scratch.path().join("job.json");
+    std::fs::write(&job_file, serde_json::to_vec(&job)?)?;
+
+    let memory = std::env::var("HELIOGRAPH_UML_MEMORY").unwrap_or_else(|_| "1024M".into());
+    let lab = binary("heliograph-lab")?;
+    let mut command = jail::jailed(kernel)?;
+    command
+        .args([&format!("mem={memory}"), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
+        // The console is our pipe; nothing is asked for, nobody logs in.
+        .args(["con=null", "con0=null,fd:1", "ssl=null"])
+        // A guest that panics is over. Kernel warnings would end up in the middle of a test's output.
+        .args(["quiet", "loglevel=2", "panic=-1"])
+        .arg(format!("uml_dir={}/", scratch.path().display()))
+        .arg(format!("init={}", lab.display()))
+        .args(["--", "guest"])
+        .arg(&job_file)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("HOME", scratch.path())
+        .env("TMPDIR", memory_folder(&memory)?)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut guest = command.spawn().context("cannot start User-mode Linux")?;
+    let _tidy = end_and_remove(&guest, scratch.path().to_owned());
+    let _lifeline = guest.stdin.take();
+    let mut console = guest.stdout.take().context("no console")?;
+
+    // Reading has no deadline of its own, so it has a thread of its own.
+    let (sender, receiver) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 14];
+        while let Ok(length @ 1..) = console.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let start = Instant::now();
+    let mut console = Console::default();
+    let over = loop {
+        match receiver.recv_timeout(limit.saturating_sub(start.elapsed())) {
+            Ok(bytes) => console.take(&bytes, output)?,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break true,
+            Err(mpsc::RecvTimeoutError::Timeout) => break false,
+        }
+    };
+    if !over {
+        drop(_lifeline);
+    }
+    let status = guest.wait();
+    let _ = reader.join();
+    match (over, console.code) {
+        (_, Some(code)) => Ok(code),
+        (false, None) => bail!("`{}` was not done within {limit:?} in User-mode Linux", words.join(" ")),
+        (true, None) => bail!(
+            "User-mode Linux ended ({}) without running `{}` to its end; it said:\n{}",
+            status.map_or_else(|e| e.to_string(), |s| s.to_string()),
+            words.join(" "),
+            String::from_utf8_lossy(&console.aside).trim(),
+        ),
+    }
+}
+
+/// When we are interrupted: the keeper ends its jail and itself, then their folder goes.
+fn end_and_remove(keeper: &Child, folder: PathBuf) -> cleanup::Registered {
+    let keeper = Pid::from_raw(keeper.id() as i32);
+    cleanup::register(move || {
+        let _ = kill(keeper, Signal::SIGTERM);
+        let _ = waitpid(keeper, None);
+        let _ = std::fs::remove_dir_all(folder);
+    })
+}
+
+/// Tells the command's output on the console from the kernel's words.
+#[derive(Default)]
+struct Console {
+    /// The line after a mark, as far as it came.
+    marked: Option<Vec<u8>>,
+    begun: bool,
+    code: Option<i32>,
+    /// What was not the command's.
+    aside: Vec<u8>,
+}
+
+impl Console {
+    fn take(&mut self, bytes: &[u8], output: &mut dyn Write) -> Result<()> {
+        let mut ours = Vec::new();
+        for byte in bytes {
+            match (&mut self.marked, *byte) {
+                (None, MARK) => self.marked = Some(Vec::new()),
+                (Some(_), b'\n') => {
+                    let line = self.marked.take().unwrap_or_default();
+                    let line = String::from_utf8_lossy(&line).trim().to_owned();
+                    self.begun |= line == BEGIN;
+                    self.code = line.strip_prefix(END).and_then(|code| code.parse().ok()).or(self.code);
+                }
+                (Some(line), byte) => line.push(byte),
+                (None, byte) if self.begun && self.code.is_none() => ours.push(byte),
+                (None, byte) => self.aside.push(byte),
+            }
+        }
+        output.write_all(&ours).and_then(|()| output.flush()).context("cannot pass the guest's output on")
+    }
+}
+
+/// What of our environment the guest's command sees.
+fn environment() -> BTreeMap<String, String> {
+    let passes = |name: &str| {
+        ["CARGO", "HELIOGRAPH_", "RUST"].iter().any(|prefix| name.starts_with(prefix))
+            || ["CI", "HOME", "LANG", "LC_ALL", "TERM", "LD_LIBRARY_PATH", "XDG_CACHE_HOME"].contains(&name)
+    };
+    let mut env: BTreeMap<_, _> = std::env::vars().filter(|(name, _)| passes(name)).collect();
+    env.insert("PATH".into(), PATH.into());
+    env.insert(IN_GUEST.into(), "1".into());
+    env.insert(TERMINAL.into(), u8::from(std::io::stdout().is_terminal()).to_string());
+    env
+}
+
+/// Where the file that is the guest's memory can lie: it needs the room, and to be mapped executable.
+fn memory_folder(memory: &str) -> Result<PathBuf> {
+    let digits: String = memory.chars().take_while(char::is_ascii_digit).collect();
+    let unit = if memory.ends_with(['g', 'G']) { 30 } else { 20 };
+    let needed =
+        digits.parse::<u64>().with_context(|| format!("HELIOGRAPH_UML_MEMORY={memory}: write 1024M"))?
+            << unit;
+    let candidates = [PathBuf::from("/dev/shm"), std::env::temp_dir(), PathBuf::from("/var/tmp")];
+    let fits = |folder: &&PathBuf| {
+        nix::sys::statvfs::statvfs(folder.as_path()).is_ok_and(|fs| {
+            // `fsblkcnt_t` is narrower on some platforms.
+            #[allow(clippy::useless_conversion)]
+            let room = u64::from(fs.blocks_available()) * u64::from(fs.fragment_size());
+            room >= needed && !fs.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC)
+        })
+    };
+    candidates.iter().find(fits).cloned().with_context(|| {
+        format!("no folder for the {memory} of a guest's memory: none of {candidates:?} has the room without `noexec`")
+    })
+}
+
+/// The kernel, from the cache, built if it is not there or does not boot.
+///
+/// # Errors
+/// When it cannot be built, or does not boot even then.
+pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+    let folder = cache()?.join(format!("uml-{:016x}", key()?));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let lock = File::create(folder.join("lock")).context("cannot lock the kernel cache")?;
+    if lock.try_lock().is_err() {
+        progress("waiting for another process that prepares the User-mode Linux kernel");
+        lock.lock().context("cannot lock the kernel cache")?;
+    }
+    let kernel = folder.join("linux");
+    if kernel.is_file() {
+        if said(&folder, BOOTED, &kernel) {
+            return Ok(kernel);
+        }
+        match check(&folder, &kernel) {
+            Ok(()) => return Ok(kernel),
+            // Building it again would take minutes and give the very same.
+            Err(error) if said(&folder, BUILT, &kernel) => {
+                return Err(error).with_context(|| {
+                    format!("{} was built on this machine and does not boot", kernel.display())
+                });
+            }
+            Err(error) => progress(&format!(
+                "the cached User-mode Linux kernel does not boot, building it anew: {error:#}"
+            )),
+        }
+        std::fs::remove_file(&kernel)?;
+    }
+    build(&folder, &kernel, progress)?;
+    std::fs::write(folder.join(BUILT), witness(&kernel)?)?;
+    check(&folder, &kernel).context("the User-mode Linux kernel was built, but does not boot")?;
+    Ok(kernel)
+}
+
+/// Whether a kernel is in the cache, so that nothing is needed to build it.
+///
+/// # Errors
+/// When the cache's place is not known.
+pub fn is_cached() -> Result<bool> {
+    Ok(cache()?.join(format!("uml-{:016x}", key()?)).join("linux").is_file())
+}
+
+fn cache() -> Result<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|f| !f.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set: where is the cache?")?.join("heliograph"))
+}
+
+/// A hash (FNV-1a) of all that makes the kernel what it is.
+fn key() -> Result<u64> {
+    let version = source_version()?;
+    let parts = [version.as_str(), FRAGMENT, RECIPE, std::env::consts::ARCH];
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    Ok(bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+}
+
+/// The version of the source package: the installed one, else the one that would be.
+fn source_version() -> Result<String> {
+    let ask = |words: &[&str]| -> Option<String> {
+        let output = Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let installed = ask(&["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", SOURCE_PACKAGE]);
+    if let Some(version) = installed.as_deref().and_then(|s| s.strip_prefix("installed ")) {
+        return Ok(version.to_owned());
+    }
+    let policy = ask(&["apt-cache", "policy", SOURCE_PACKAGE]).unwrap_or_default();
+    let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: ")).map(String::from);
+    candidate.filter(|version| version != "(none)").with_context(|| {
+        format!(
+            "this kernel has no ipip (`modprobe ipip` may help), and User-mode Linux is built from the Debian \
+             package {SOURCE_PACKAGE}, which is not to be had here: run `make setup`"
+        )
+    })
+}
+
+/// What says that this very file has booted since this machine was started: caches travel between machines.
+fn witness(kernel: &Path) -> Result<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let file = std::fs::metadata(kernel)?;
+    Ok(format!("{} {} {}", boot.trim(), file.len(), file.mtime()))
+}
+
+/// Says that the kernel has booted.
+const BOOTED: &str = "booted";
+/// Says that the kernel was built here.
+const BUILT: &str = "built";
+
+fn said(folder: &Path, what: &str, kernel: &Path) -> bool {
+    matches!((std::fs::read_to_string(folder.join(what)), witness(kernel)), (Ok(said), Ok(now)) if said == now)
+}
+
+/// Boots the kernel and makes the device all this is about.
+fn check(folder: &Path, kernel: &Path) -> Result<()> {
+    let mut output = Vec::new();
+    let words = ["ip", "link", "add", "probe", "type", "ipip", "external"].map(String::from);
+    let code = boot(kernel, &words, &mut output, Duration::from_secs(60))?;
+    if code != 0 {
+        bail!("it has no ipip: {}", String::from_utf8_lossy(&output).trim());
+    }
+    Ok(std::fs::write(folder.join(BOOTED), witness(kernel)?)?)
+}
+
+fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    if !Path::new(SOURCE).is_file() {
+        bail!(
+            "{SOURCE} is missing: run `make setup`, which installs {SOURCE_PACKAGE} and what building it needs"
+        );
+    }
+    let log_path = folder.join("build.log");
+    progress(&format!(
+        "building a User-mode Linux kernel, as this one has no ipip: about 5 minutes on 2 cores, once (log: {})",
+        log_path.display()
+    ));
+    let (recipe, fragment) = (folder.join("build-kernel.sh"), folder.join("kernel.config"));
+    std::fs::write(&recipe, RECIPE)?;
+    std::fs::write(&fragment, FRAGMENT)?;
+    let log = File::create(&log_path)?;
+    let mut command = jail::jailed(Path::new("/bin/sh"))?;
+    command
+        .arg(&recipe)
+        .arg(SOURCE)
+        .arg(&fragment)
+        .arg(kernel)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C");
+    let mut builder = command.stdout(Stdio::piped()).stderr(log.try_clone()?).spawn()?;
+    let _lifeline = builder.stdin.take();
+    let _tidy = end_and_remove(&builder, folder.join("source"));
+    let lines = BufReader::new(builder.stdout.take().context("no standard output")?).lines();
+
+    let (sender, receiver) = mpsc::channel();
+    let reader =
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let (start, mut step) = (Instant::now(), String::new());
+    loop {
+        match receiver.recv_timeout(Duration::from_secs(30)) {
+            Ok(line) => {
+                writeln!(&log, "{line}")?;
+                if let Some(name) = line.strip_prefix("step: ") {
+                    step = name.to_owned();
+                    progress(&format!("  kernel: {step}"));
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                progress(&format!("  kernel: {step}, {} s", start.elapsed().as_secs()));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let _ = reader.join();
+    let status = builder.wait()?;
+    if !status.success() {
+        let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+        let tail: Vec<_> = log.lines().rev().take(15).collect();
+        let tail: Vec<_> = tail.into_iter().rev().collect();
+        bail!("building the kernel failed ({status}); {} ends with\n{}", log_path.display(), tail.join("\n"));
+    }
+    progress(&format!("  kernel: built in {} s", start.elapsed().as_secs()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_output_is_told_from_the_kernels() {
+        let text =
+            "Core dump limits\n\x1eheliograph-guest begin\nhällo\n\x1eheliograph-guest end 7\nreboot\n";
+        // Cut anywhere, also within a character or a mark.
+        for cut in 0..text.len() {
+            let (mut console, mut output) = (Console::default(), Vec::new());
+            console.take(&text.as_bytes()[..cut], &mut output).expect("first part");
+            console.take(&text.as_bytes()[cut..], &mut output).expect("second part");
+            assert_eq!(String::from_utf8(output).expect("whole characters"), "hällo\n");
+            assert_eq!(console.code, Some(7));
+        }
+    }
+}

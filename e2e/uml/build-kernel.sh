@@ -1,0 +1,42 @@
+#!/bin/sh
+# Builds a User-mode Linux kernel: build-kernel.sh SOURCE.tar.xz FRAGMENT OUTPUT
+# Works in the folder of OUTPUT and removes what it unpacked there. Called by `heliograph-lab setup`, which caches
+# the result under a key made of the source's version, the fragment and this very file.
+set -eu
+
+archive=$1 fragment=$2 output=$3
+work=$(dirname "$output")/source
+rm -rf "$work"
+mkdir -p "$work"
+trap 'rm -rf "$work"' EXIT
+
+echo "step: unpack $archive"
+tar -xf "$archive" -C "$work" --strip-components=1
+cd "$work"
+
+# Linux 6.1 saves the host's floating point registers in a fixed 2696 bytes. A processor with AMX (Sapphire
+# Rapids and later) has 11 kB of them, and the kernel dies at boot: "ptrace set fp regs failed, errno = 14".
+echo "step: patch"
+offsets=arch/x86/um/user-offsets.c
+sed -i 's/HOST_FP_SIZE, 2696/HOST_FP_SIZE, 16384/' "$offsets"
+grep -q 'HOST_FP_SIZE, 16384' "$offsets" || {
+    echo "$offsets is not as expected: the patch for processors with AMX does not fit this source" >&2
+    exit 1
+}
+
+echo "step: configure"
+make -s ARCH=um x86_64_defconfig
+scripts/kconfig/merge_config.sh -m -O . .config "$fragment" >merge.log
+make -s ARCH=um olddefconfig
+
+# An option that other options silently refused would show up as a strange test failure much later.
+missing=$(grep -E '^CONFIG_[A-Z0-9_]+=y' "$fragment" | while read -r option; do
+    grep -qx "$option" .config || echo "$option"
+done)
+[ -z "$missing" ] || echo "not taken by this source: $(echo $missing)" >&2
+
+echo "step: compile"
+make -s ARCH=um -j"$(nproc)" linux
+strip linux
+mv linux "$output"
+echo "step: done"
