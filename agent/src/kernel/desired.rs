@@ -68,9 +68,9 @@ impl Route {
     pub fn needs_tunnel(&self, family: super::Family) -> bool {
         match self {
             Route::Blackhole => false,
-            Route::Unicast(hops) => hops.iter().any(
-                |hop| matches!(hop, Hop::Tunnel { remote, .. } if super::Family::of(*remote) == family),
-            ),
+            Route::Unicast(hops) => hops
+                .iter()
+                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if super::Family::of(*remote) == family)),
         }
     }
 }

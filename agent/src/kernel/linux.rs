@@ -69,7 +69,8 @@ impl Linux {
     async fn addresses(&self, family: Family) -> KernelResult<Vec<AddressMessage>> {
         let mut question = AddressMessage::default();
         question.header.family = netlink_family(family);
-        let answers = self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(question));
+        let answers =
+            self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(question));
         let addresses = answers.await?.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
             _ => None,
@@ -93,9 +94,7 @@ impl Linux {
             answers => answers?,
         };
         let routes = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(route)
-                if route.header.address_family == netlink_family(family) =>
-            {
+            RouteNetlinkMessage::NewRoute(route) if route.header.address_family == netlink_family(family) => {
                 Some(route)
             }
             _ => None,

@@ -97,10 +97,8 @@ fn skeleton(prefix: IpNetwork, metric: u32, tos: u8) -> RouteMessage {
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = PROTOCOL.into();
     message.header.scope = RouteScope::Universe;
-    message.attributes = vec![
-        RouteAttribute::Destination(prefix.network().into()),
-        RouteAttribute::Priority(metric),
-    ];
+    message.attributes =
+        vec![RouteAttribute::Destination(prefix.network().into()), RouteAttribute::Priority(metric)];
     message
 }
 
@@ -306,7 +304,8 @@ fn decode_encap(parts: &[RouteLwTunnelEncap]) -> Option<(IpAddr, IpAddr)> {
                 remote = Some(IpAddr::V6(*address));
             }
             RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Hoplimit(value)) => ttl = Some(*value),
-            RouteLwTunnelEncap::Ip(RouteIpTunnel::Id(id)) | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Id(id))
+            RouteLwTunnelEncap::Ip(RouteIpTunnel::Id(id))
+            | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Id(id))
                 if *id != 0 =>
             {
                 return None;
@@ -350,7 +349,10 @@ mod tests {
         there_and_back("0.0.0.0/0", Route::unicast([direct("192.0.2.1")]));
         there_and_back("10.1.0.0/24", Route::unicast([direct("fe80::1")]));
         there_and_back("fd00::/64", Route::unicast([direct("2001:db8::1"), direct("2001:db8::2")]));
-        there_and_back("10.1.0.0/24", Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]));
+        there_and_back(
+            "10.1.0.0/24",
+            Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]),
+        );
         there_and_back("10.1.0.0/24", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
         there_and_back("fd00::/64", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
     }
