@@ -2,9 +2,11 @@
 
 pub mod api;
 pub mod cli;
+pub mod cni;
 pub mod intent;
 pub mod kernel;
 pub mod plan;
+pub mod reconcile;
 pub mod run;
 pub mod status;
 pub mod store;

@@ -9,6 +9,8 @@
 
 pub mod desired;
 pub mod error;
+#[cfg(test)]
+pub mod fake;
 
 pub mod guard;
 pub mod linux;
@@ -17,7 +19,7 @@ mod netlink;
 pub mod preflight;
 pub mod segment;
 mod sysctl;
-mod tunnel;
+pub(crate) mod tunnel;
 pub mod watch;
 
 pub use desired::{Desired, Hop, Route, Segment, TunnelDevice, Tunnels};

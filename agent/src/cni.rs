@@ -1,0 +1,190 @@
+//! What makes the container runtime call the shim, and the shim know its node: `node.json` and the conflist, each put
+//! in place in one step and only when its content changes. Configurations of others are never touched.
+
+use serde::Serialize;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The shim's picture of this node, in the run directory.
+pub const NODE_FILE: &str = "node.json";
+/// What the container runtime finds the network by, in the CNI configuration directory.
+pub const CONFLIST_FILE: &str = "10-heliograph.conflist";
+/// The newest version of the CNI specification that the shim speaks.
+const CNI_VERSION: &str = "1.1.0";
+
+/// Why a file could not be put in place or taken away.
+#[derive(Debug, Error)]
+#[error("{what} {path}: {error}; see that the directory is there and that the agent may write to it")]
+pub struct CniError {
+    /// What was tried.
+    what: &'static str,
+    /// On which file.
+    path: PathBuf,
+    /// What came back.
+    error: io::Error,
+}
+
+/// Where the files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installer {
+    run_dir: PathBuf,
+    conf_dir: PathBuf,
+}
+
+impl Installer {
+    /// An installer for these directories (`/run/heliograph` and `/etc/cni/net.d` on a real node).
+    pub fn new(run_dir: impl Into<PathBuf>, conf_dir: impl Into<PathBuf>) -> Self {
+        Self { run_dir: run_dir.into(), conf_dir: conf_dir.into() }
+    }
+
+    /// Path of the node file.
+    pub fn node_file(&self) -> PathBuf {
+        self.run_dir.join(NODE_FILE)
+    }
+
+    /// Path of the conflist.
+    pub fn conflist(&self) -> PathBuf {
+        self.conf_dir.join(CONFLIST_FILE)
+    }
+
+    /// Puts `node` (a `heliograph_cni::node::NodeFile`) in place, then, if pods can be wired (`ready`), the conflist:
+    /// from then on the runtime counts the node as ready, so it comes last. A conflist that is there stays when the
+    /// node isn't ready for a moment. Whether anything was written.
+    pub fn install<N: Serialize>(&self, node: &N, ready: bool) -> Result<bool, CniError> {
+        let mut written = put(&self.node_file(), &encoded(node, &self.node_file())?)?;
+        if ready {
+            written |= put(&self.conflist(), &self.conflist_content()?)?;
+        }
+        Ok(written)
+    }
+
+    /// Takes the conflist away, then the node file: this node isn't in the cluster any more. Whether anything was there.
+    pub fn withdraw(&self) -> Result<bool, CniError> {
+        let conflist = remove(&self.conflist())?;
+        let node = remove(&self.node_file())?;
+        Ok(conflist || node)
+    }
+
+    fn conflist_content(&self) -> Result<Vec<u8>, CniError> {
+        let conflist = serde_json::json!({
+            "cniVersion": CNI_VERSION,
+            "name": "heliograph",
+            "plugins": [{"type": "heliograph-cni", "runDir": self.run_dir}],
+        });
+        encoded(&conflist, &self.conflist())
+    }
+}
+
+fn encoded<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, CniError> {
+    let mut content = serde_json::to_vec_pretty(value)
+        .map_err(|error| CniError { what: "encode", path: path.to_owned(), error: error.into() })?;
+    content.push(b'\n');
+    Ok(content)
+}
+
+/// Writes the file in one step, unless it already says the same; whether it was written.
+fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
+    if std::fs::read(path).is_ok_and(|present| present == content) {
+        return Ok(false);
+    }
+    let write = || {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        // Runtimes read every file with a known ending, so the unfinished one has none.
+        let mut unfinished = tempfile::Builder::new().prefix(".heliograph-").suffix(".tmp").tempfile_in(folder)?;
+        unfinished.write_all(content)?;
+        unfinished.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        unfinished.as_file().sync_all()?;
+        unfinished.persist(path).map_err(|error| error.error)?;
+        // The name is part of the folder: without this a power cut could bring the old file back.
+        std::fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| CniError { what: "write", path: path.to_owned(), error })?;
+    tracing::info!(path = %path.display(), "written");
+    Ok(true)
+}
+
+fn remove(path: &Path) -> Result<bool, CniError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {
+            tracing::info!(path = %path.display(), "removed");
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CniError { what: "remove", path: path.to_owned(), error }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::os::unix::fs::MetadataExt as _;
+
+    fn folder() -> (tempfile::TempDir, Installer) {
+        let folder = tempfile::tempdir().unwrap();
+        let installer = Installer::new(folder.path().join("run"), folder.path().join("net.d"));
+        (folder, installer)
+    }
+
+    fn node(mtu: u32) -> Value {
+        json!({"version": 1, "node": "rack1-a", "podCIDRs": ["10.244.1.0/24"], "mtu": mtu, "addresses": []})
+    }
+
+    fn read(path: &Path) -> Value {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_conflist_comes_only_when_ready_and_then_stays() {
+        let (_folder, installer) = folder();
+        assert!(installer.install(&node(1480), false).unwrap());
+        assert_eq!(read(&installer.node_file()), node(1480));
+        assert!(!installer.conflist().exists());
+        assert!(installer.install(&node(1480), true).unwrap());
+        let conflist = read(&installer.conflist());
+        assert_eq!(conflist["cniVersion"], "1.1.0");
+        assert_eq!(conflist["plugins"][0]["type"], "heliograph-cni");
+        assert_eq!(conflist["plugins"][0]["runDir"], json!(installer.run_dir));
+        installer.install(&node(1480), false).unwrap();
+        assert!(installer.conflist().exists());
+    }
+
+    #[test]
+    fn unchanged_content_is_not_written_again() {
+        let (_folder, installer) = folder();
+        installer.install(&node(1480), true).unwrap();
+        let inode = |path: PathBuf| std::fs::metadata(path).unwrap().ino();
+        let before = (inode(installer.node_file()), inode(installer.conflist()));
+        assert!(!installer.install(&node(1480), true).unwrap());
+        assert_eq!((inode(installer.node_file()), inode(installer.conflist())), before);
+        assert!(installer.install(&node(1400), true).unwrap());
+        assert_eq!(read(&installer.node_file())["mtu"], 1400);
+        assert_eq!(inode(installer.conflist()), before.1);
+    }
+
+    #[test]
+    fn withdrawing_leaves_others_alone_and_is_idempotent() {
+        let (_folder, installer) = folder();
+        installer.install(&node(1480), true).unwrap();
+        let foreign = installer.conf_dir.join("10-other.conflist");
+        std::fs::write(&foreign, "{}").unwrap();
+        assert!(installer.withdraw().unwrap());
+        assert!(!installer.withdraw().unwrap());
+        let left = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        assert_eq!(left(&installer.conf_dir), ["10-other.conflist"]);
+        assert!(left(&installer.run_dir).is_empty(), "no unfinished file stays either");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("run"), "a file").unwrap();
+        let installer = Installer::new(folder.path().join("run"), folder.path().join("net.d"));
+        let error = installer.install(&node(1480), true).unwrap_err();
+        assert!(error.to_string().contains("run/node.json"), "{error}");
+        assert!(!installer.conflist().exists(), "no conflist without a node file");
+    }
+}

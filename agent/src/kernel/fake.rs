@@ -1,0 +1,214 @@
+//! A kernel that fails on purpose. It keeps to the rules of the real one where reconciling depends on them: keys of
+//! routes, what a replace hits, routes that go with their device.
+
+use super::error::{Cause, KernelError, KernelResult};
+use super::{
+    Actual, Change, Device, DeviceForm, Family, Foreign, GuardState, Hop, Kernel, Key, METRIC, Route, Segment, Underlay,
+};
+use nix::errno::Errno;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Op {
+    /// Reading everything.
+    Dump,
+    /// Turning forwarding on.
+    Forward,
+    /// Writing the guard.
+    PutGuard,
+    /// Removing the guard.
+    DeleteGuard,
+    /// Making a tunnel device.
+    PutTunnel,
+    /// Removing a tunnel device.
+    DeleteTunnel,
+    /// Adding a route.
+    AddRoute,
+    /// Replacing a route.
+    ReplaceRoute,
+    /// Deleting a route or a stray.
+    DeleteRoute,
+}
+
+impl Op {
+    /// All of them, to sweep.
+    pub const ALL: [Op; 9] = [
+        Op::Dump,
+        Op::Forward,
+        Op::PutGuard,
+        Op::DeleteGuard,
+        Op::PutTunnel,
+        Op::DeleteTunnel,
+        Op::AddRoute,
+        Op::ReplaceRoute,
+        Op::DeleteRoute,
+    ];
+
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Forward(_) => Op::Forward,
+            Change::PutGuard(_) => Op::PutGuard,
+            Change::DeleteGuard => Op::DeleteGuard,
+            Change::PutTunnel { .. } => Op::PutTunnel,
+            Change::DeleteTunnel(_) => Op::DeleteTunnel,
+            Change::AddRoute(..) => Op::AddRoute,
+            Change::ReplaceRoute(..) => Op::ReplaceRoute,
+            Change::DeleteRoute(_) | Change::DeleteStray(_) => Op::DeleteRoute,
+        }
+    }
+}
+
+/// How it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Refused, nothing done.
+    Refuse,
+    /// Done, but the answer is lost.
+    DoneUnanswered,
+}
+
+/// A fault to come.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// What fails.
+    pub op: Op,
+    /// How.
+    pub effect: Effect,
+    /// How many times more; `u32::MAX` is always.
+    pub times: u32,
+}
+
+/// What the fake holds and what it was asked.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The kernel's content.
+    pub actual: Actual,
+    /// Faults to come.
+    pub faults: Vec<Fault>,
+    /// Every change that was asked for, in order.
+    pub asked: Vec<Change>,
+    /// How often it was read.
+    pub dumps: u32,
+}
+
+/// The fake. Clones share their state, so that a test can meddle while a reconciler holds one.
+#[derive(Debug, Clone, Default)]
+pub struct Fake {
+    state: Arc<Mutex<State>>,
+}
+
+impl Fake {
+    /// Its state.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Routes of others, which nobody may change.
+    pub fn foreign(&self) -> BTreeMap<ipnetwork::IpNetwork, Foreign> {
+        self.state().actual.foreign.clone()
+    }
+}
+
+impl State {
+    fn fault(&mut self, op: Op) -> Option<Effect> {
+        let fault = self.faults.iter_mut().find(|fault| fault.op == op && fault.times > 0)?;
+        if fault.times != u32::MAX {
+            fault.times -= 1;
+        }
+        Some(fault.effect)
+    }
+
+    fn change(&mut self, change: &Change) -> KernelResult<()> {
+        self.asked.push(change.clone());
+        let what = change.to_string();
+        let refused = |errno| KernelError::from_cause(what.clone(), Cause::Refused { errno, message: None });
+        let effect = self.fault(Op::of(change));
+        if effect == Some(Effect::Refuse) {
+            return Err(refused(Errno::EBUSY));
+        }
+        if let Some(errno) = self.objection(change) {
+            return Err(refused(errno));
+        }
+        if let Change::ReplaceRoute(prefix, _) = change {
+            // The real kernel would put ours in the place of a foreign route with the same key.
+            if self.actual.foreign.get(prefix).is_some_and(|foreign| foreign.metric == METRIC) {
+                self.actual.foreign.remove(prefix);
+            }
+        }
+        if *change == Change::DeleteGuard || matches!(change, Change::PutTunnel { .. }) {
+            self.check_guarded(change);
+        }
+        self.actual.note(change);
+        match effect {
+            Some(_) => Err(KernelError::from_cause(what, Cause::Silent)),
+            None => Ok(()),
+        }
+    }
+
+    /// No tunnel may ever be open to strangers.
+    fn check_guarded(&self, change: &Change) {
+        let tunnel = |device: &Device| device.form == DeviceForm::External;
+        let guarded = matches!(self.actual.guard, GuardState::Intact(_));
+        match change {
+            Change::DeleteGuard => {
+                assert!(!self.actual.tunnels.values().any(tunnel), "the guard went before the tunnel");
+            }
+            Change::PutTunnel { family, .. } => {
+                let kept = self.actual.tunnels.get(family).is_some_and(tunnel);
+                assert!(guarded || kept, "a tunnel was made without a guard");
+            }
+            _ => {}
+        }
+    }
+
+    /// Why the real kernel would refuse.
+    fn objection(&self, change: &Change) -> Option<Errno> {
+        let external = |family: &Family| {
+            self.actual.tunnels.get(family).is_some_and(|device| device.form == DeviceForm::External)
+        };
+        let homeless = |route: &Route| match route {
+            Route::Blackhole => false,
+            Route::Unicast(hops) => hops.iter().any(
+                |hop| matches!(hop, Hop::Tunnel { remote, .. } if !external(&Family::of(*remote))),
+            ),
+        };
+        match change {
+            Change::AddRoute(prefix, route) => {
+                let taken = self.actual.routes.contains_key(prefix)
+                    || self.actual.foreign.get(prefix).is_some_and(|foreign| foreign.metric == METRIC);
+                taken.then_some(Errno::EEXIST).or(homeless(route).then_some(Errno::ENODEV))
+            }
+            Change::ReplaceRoute(_, route) => homeless(route).then_some(Errno::ENODEV),
+            _ => None,
+        }
+    }
+}
+
+impl Kernel for Fake {
+    async fn dump(&self) -> KernelResult<Actual> {
+        let mut state = self.state();
+        state.dumps += 1;
+        match state.fault(Op::Dump) {
+            Some(_) => Err(KernelError::from_cause("read the routes", Cause::Interrupted(8))),
+            None => Ok(state.actual.clone()),
+        }
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Vec<KernelResult<()>> {
+        let keys: std::collections::BTreeSet<Key> = changes.iter().map(Change::key).collect();
+        assert_eq!(keys.len(), changes.len(), "one change a key at a time");
+        changes.iter().map(|change| self.state().change(change)).collect()
+    }
+
+    async fn segment(&self, _next_hop: IpAddr) -> KernelResult<Segment> {
+        Ok(Segment::Unreachable { error: "a fake leads nowhere".to_owned() })
+    }
+
+    async fn underlay(&self, local: IpAddr) -> KernelResult<Underlay> {
+        let cause = Cause::Unexpected("a fake has no interfaces".to_owned());
+        Err(KernelError::from_cause(format!("find the interface of {local}"), cause))
+    }
+}

@@ -1,0 +1,396 @@
+use super::*;
+use crate::kernel::fake::{Effect, Fake, Fault, Op};
+use crate::kernel::{Hop, Route, Stray, TunnelDevice, Tunnels};
+use proptest::prelude::*;
+
+fn at(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn direct(via: &str) -> Route {
+    Route::unicast([Hop::Direct { via: via.parse().unwrap(), oif: 2 }])
+}
+
+fn tunnel(remote: &str) -> Route {
+    Route::unicast([Hop::Tunnel { remote: remote.parse().unwrap(), local: "192.0.2.1".parse().unwrap() }])
+}
+
+/// A node with a neighbour, a far node and a blackhole for its own pods.
+fn wanted() -> Desired {
+    Desired {
+        routes: [
+            (at("10.1.0.0/24"), Route::Blackhole),
+            (at("10.2.0.0/24"), direct("192.0.2.2")),
+            (at("10.3.0.0/24"), tunnel("198.51.100.3")),
+        ]
+        .into(),
+        tunnels: Tunnels {
+            v4: Some(TunnelDevice { local: "192.0.2.1".parse().unwrap(), mtu: 1480 }),
+            v6: None,
+        },
+        allowed_tunnel_sources: ["192.0.2.2".parse().unwrap(), "198.51.100.3".parse().unwrap()].into(),
+        forwarding: true,
+    }
+}
+
+/// What is left of somebody else, and what an earlier life of ours left behind.
+fn inherited() -> Actual {
+    let bound = Device { form: DeviceForm::Bound, mtu: 1480, up: true, strict_rp_filter: false };
+    Actual {
+        routes: [
+            (at("10.2.0.0/24"), Held::Altered("mtu 1400".to_owned())),
+            (at("10.9.0.0/24"), Held::Route(direct("192.0.2.9"))),
+        ]
+        .into(),
+        strays: [Stray { prefix: at("10.2.0.0/24"), metric: 0, tos: 0 }].into(),
+        foreign: [
+            (at("0.0.0.0/0"), Foreign { metric: 0, protocol: 4 }),
+            (at("192.0.2.0/24"), Foreign { metric: 0, protocol: 2 }),
+            (at("10.9.0.0/24"), Foreign { metric: 200, protocol: 4 }),
+        ]
+        .into(),
+        tunnels: [(Family::V4, bound.clone()), (Family::V6, Device { form: DeviceForm::External, ..bound })].into(),
+        guard: GuardState::Altered(["203.0.113.1".parse().unwrap()].into()),
+        forwarding: BTreeSet::new(),
+    }
+}
+
+fn reconciler(fake: &Fake, desired: Desired, may_delete: bool) -> Reconciler<Fake> {
+    let mut reconciler = Reconciler::new(fake.clone());
+    reconciler.want(desired, may_delete);
+    reconciler
+}
+
+/// Runs at each due time until nothing is left to try again, or for long enough to be sure that it won't get better.
+async fn settle(reconciler: &mut Reconciler<Fake>, now: &mut Instant) -> Summary {
+    let mut summary = reconciler.run(*now).await;
+    for _ in 0..40 {
+        let Some(due) = reconciler.next_retry() else { break };
+        *now = due.max(*now);
+        summary = reconciler.run(*now).await;
+    }
+    summary
+}
+
+/// Whether the kernel holds just what is wanted, and everything of others.
+fn check_end(fake: &Fake, desired: &Desired, foreign: &BTreeMap<IpNetwork, Foreign>) {
+    let state = fake.state();
+    let routes: BTreeMap<IpNetwork, Held> =
+        desired.routes.iter().map(|(prefix, route)| (*prefix, Held::Route(route.clone()))).collect();
+    assert_eq!(state.actual.routes, routes);
+    assert_eq!(state.actual.strays, BTreeSet::new());
+    assert_eq!(&state.actual.foreign, foreign);
+    let tunnels: Vec<Family> = state.actual.tunnels.keys().copied().collect();
+    let families = [desired.tunnels.v4.map(|_| Family::V4), desired.tunnels.v6.map(|_| Family::V6)];
+    assert_eq!(tunnels, families.into_iter().flatten().collect::<Vec<_>>());
+    let guarded = desired.tunnels != Tunnels::default();
+    let guard = match guarded {
+        true => GuardState::Intact(desired.allowed_tunnel_sources.clone()),
+        false => GuardState::Absent,
+    };
+    assert_eq!(state.actual.guard, guard);
+}
+
+#[tokio::test]
+async fn an_inherited_kernel_becomes_as_wanted() {
+    let fake = Fake::default();
+    fake.state().actual = inherited();
+    let foreign = fake.foreign();
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    let summary = reconciler.run(Instant::now()).await;
+    assert_eq!(summary, Summary { in_sync: true, routes: 3, desired: 3, kept: 0, errors: vec![] });
+    check_end(&fake, &wanted(), &foreign);
+    assert!(reconciler.installed(&at("10.3.0.0/24")));
+    assert!(!reconciler.installed(&at("10.9.0.0/24")));
+    assert_eq!(fake.state().dumps, 1);
+
+    fake.state().asked.clear();
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    reconciler.look_again(true);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    assert_eq!(fake.state().asked, [], "what is right is let be");
+}
+
+#[tokio::test]
+async fn purge_takes_all_of_ours_and_is_idempotent() {
+    let fake = Fake::default();
+    fake.state().actual = inherited();
+    let foreign = fake.foreign();
+    let mut reconciler = reconciler(&fake, Desired::default(), true);
+    for _ in 0..2 {
+        assert!(reconciler.run(Instant::now()).await.in_sync);
+        check_end(&fake, &Desired::default(), &foreign);
+        reconciler.look_again(false);
+    }
+}
+
+#[tokio::test]
+async fn nothing_goes_before_the_picture_is_complete() {
+    let fake = Fake::default();
+    fake.state().actual = inherited();
+    fake.state().actual.guard = GuardState::Intact(["203.0.113.1".parse().unwrap()].into());
+    let mut reconciler = reconciler(&fake, wanted(), false);
+    let summary = reconciler.run(Instant::now()).await;
+    assert!(summary.in_sync, "{summary:?}");
+    assert_eq!(summary.kept, 4, "a route, a stray, the other tunnel and a source");
+    {
+        let state = fake.state();
+        assert!(state.actual.routes.contains_key(&at("10.9.0.0/24")));
+        let GuardState::Intact(sources) = &state.actual.guard else { panic!("{:?}", state.actual.guard) };
+        assert_eq!(sources.len(), 3, "a node that isn't known yet may still be one");
+    }
+    let foreign = fake.foreign();
+    reconciler.want(wanted(), true);
+    assert_eq!(reconciler.run(Instant::now()).await.kept, 0);
+    check_end(&fake, &wanted(), &foreign);
+}
+
+#[tokio::test]
+async fn drift_is_repaired_at_the_next_look() {
+    let fake = Fake::default();
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    reconciler.run(Instant::now()).await;
+    {
+        let mut state = fake.state();
+        state.actual.routes.remove(&at("10.1.0.0/24"));
+        state.actual.routes.insert(at("10.2.0.0/24"), Held::Route(direct("192.0.2.77")));
+        state.actual.tunnels.get_mut(&Family::V4).unwrap().up = false;
+        state.actual.guard = GuardState::Absent;
+    }
+    reconciler.look_again(false);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    check_end(&fake, &wanted(), &BTreeMap::new());
+    assert!(fake.state().actual.tunnels[&Family::V4].up);
+}
+
+#[tokio::test]
+async fn foreign_routes_on_our_prefixes_are_left_and_reported() {
+    let fake = Fake::default();
+    let connected = Foreign { metric: 256, protocol: 2 };
+    let same = Foreign { metric: METRIC, protocol: 4 };
+    let before = Foreign { metric: 0, protocol: 4 };
+    fake.state().actual.foreign =
+        [(at("10.1.0.0/24"), connected), (at("10.2.0.0/24"), same), (at("10.3.0.0/24"), before)].into();
+    let foreign = fake.foreign();
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    let summary = reconciler.run(Instant::now()).await;
+    assert!(!summary.in_sync);
+    assert_eq!(summary.errors.len(), 3, "{summary:?}");
+    assert_eq!(summary.routes, 1, "only the hidden one is there, for when the other goes");
+    assert_eq!(fake.foreign(), foreign);
+    assert_eq!(reconciler.next_retry(), None, "no use in trying before something changes");
+
+    fake.state().actual.foreign.clear();
+    reconciler.look_again(true);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+}
+
+#[tokio::test]
+async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
+    let fake = Fake::default();
+    let foreign = Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, strict_rp_filter: false };
+    fake.state().actual.tunnels.insert(Family::V4, foreign.clone());
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    let summary = reconciler.run(Instant::now()).await;
+    assert_eq!(summary.routes, 2);
+    let causes: Vec<&str> = summary.errors.iter().map(|problem| problem.error.as_str()).collect();
+    assert!(causes.iter().any(|cause| cause.contains("kind veth")), "{causes:?}");
+    assert!(causes.iter().any(|cause| cause.contains("held back until there is the tunnel")), "{causes:?}");
+    reconciler.want(Desired::default(), true);
+    reconciler.run(Instant::now()).await;
+    assert_eq!(fake.state().actual.tunnels[&Family::V4], foreign);
+}
+
+#[tokio::test]
+async fn no_tunnel_without_its_guard() {
+    let fake = Fake::default();
+    fake.state().faults.push(Fault { op: Op::PutGuard, effect: Effect::Refuse, times: u32::MAX });
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    let summary = reconciler.run(Instant::now()).await;
+    assert_eq!(summary.routes, 2, "routes that need no tunnel are in place: {summary:?}");
+    assert!(fake.state().actual.tunnels.is_empty());
+    assert!(!fake.state().asked.iter().any(|change| matches!(change, Change::PutTunnel { .. })));
+    assert!(summary.errors.iter().any(|problem| problem.error.contains("strangers")), "{summary:?}");
+}
+
+#[tokio::test]
+async fn each_fault_once_is_got_over() {
+    for op in Op::ALL {
+        for effect in [Effect::Refuse, Effect::DoneUnanswered] {
+            let fake = Fake::default();
+            fake.state().actual = inherited();
+            let foreign = fake.foreign();
+            fake.state().faults.push(Fault { op, effect, times: 1 });
+            let mut reconciler = reconciler(&fake, wanted(), true);
+            let mut now = Instant::now();
+            let first = reconciler.run(now).await;
+            let used = fake.state().faults[0].times == 0;
+            assert_eq!(first.in_sync, !used, "{op:?} {effect:?}: {first:?}");
+            let last = settle(&mut reconciler, &mut now).await;
+            assert!(last.in_sync, "{op:?} {effect:?}: {last:?}");
+            check_end(&fake, &wanted(), &foreign);
+            reconciler.want(Desired::default(), true);
+            assert!(settle(&mut reconciler, &mut now).await.in_sync, "{op:?} {effect:?}");
+            check_end(&fake, &Desired::default(), &foreign);
+            assert_eq!(fake.state().faults[0].times, 0, "{op:?} was never put to the test");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lasting_fault_holds_up_only_what_depends_on_it() {
+    for op in Op::ALL {
+        let fake = Fake::default();
+        fake.state().actual = inherited();
+        fake.state().faults.push(Fault { op, effect: Effect::Refuse, times: u32::MAX });
+        let mut reconciler = reconciler(&fake, wanted(), true);
+        let mut now = Instant::now();
+        let summary = settle(&mut reconciler, &mut now).await;
+        if op == Op::DeleteGuard {
+            assert!(summary.in_sync);
+            continue;
+        }
+        assert!(!summary.in_sync && !summary.errors.is_empty(), "{op:?}: {summary:?}");
+        let asked = fake.state().asked.iter().filter(|change| matches!(change, Change::AddRoute(..))).count();
+        if op != Op::Dump {
+            assert!(fake.state().actual.routes.contains_key(&at("10.1.0.0/24")) || op == Op::AddRoute, "{op:?}");
+            assert!(asked < 200, "{op:?} is tried again without pause");
+        }
+        fake.state().faults.clear();
+        assert!(settle(&mut reconciler, &mut now).await.in_sync, "{op:?}");
+    }
+}
+
+#[tokio::test]
+async fn failed_keys_wait_longer_each_time_and_alone() {
+    let fake = Fake::default();
+    fake.state().faults.push(Fault { op: Op::ReplaceRoute, effect: Effect::Refuse, times: u32::MAX });
+    fake.state().actual = inherited();
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut now = Instant::now();
+    reconciler.run(now).await;
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let due = reconciler.next_retry().unwrap();
+        waits.push((due - now).as_millis());
+        let asked = fake.state().asked.len();
+        reconciler.run(due - Duration::from_millis(1)).await;
+        assert_eq!(fake.state().asked.len(), asked, "not before its time");
+        now = due;
+        reconciler.run(now).await;
+        assert_eq!(fake.state().asked.len(), asked + 1, "only what failed");
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
+    reconciler.look_again(true);
+    let asked = fake.state().asked.len();
+    reconciler.run(now).await;
+    assert_eq!(fake.state().asked.len(), asked + 1, "a change of the underlay is a reason to try at once");
+}
+
+#[tokio::test]
+async fn many_failures_of_a_sort_are_one_entry() {
+    let fake = Fake::default();
+    fake.state().faults.push(Fault { op: Op::AddRoute, effect: Effect::Refuse, times: u32::MAX });
+    let mut desired = Desired::default();
+    desired.routes.extend((0..=255).map(|n| (at(&format!("10.{n}.0.0/16")), Route::Blackhole)));
+    let summary = reconciler(&fake, desired, true).run(Instant::now()).await;
+    assert_eq!(summary.errors.len(), 1);
+    assert!(summary.errors[0].what.ends_with("(and 255 more)"), "{summary:?}");
+    let json = serde_json::to_value(&summary).unwrap();
+    assert_eq!(json["inSync"], false);
+    assert_eq!(json["desired"], 256);
+}
+
+fn any_route() -> impl Strategy<Value = Route> {
+    prop_oneof![
+        Just(Route::Blackhole),
+        Just(direct("192.0.2.2")),
+        Just(tunnel("198.51.100.3")),
+        Just(Route::unicast([
+            Hop::Direct { via: "192.0.2.2".parse().unwrap(), oif: 2 },
+            Hop::Tunnel { remote: "198.51.100.3".parse().unwrap(), local: "192.0.2.1".parse().unwrap() },
+        ])),
+    ]
+}
+
+fn any_prefix() -> impl Strategy<Value = IpNetwork> {
+    (0..12u8).prop_map(|n| at(&format!("10.{n}.0.0/24")))
+}
+
+fn any_desired() -> impl Strategy<Value = Desired> {
+    (proptest::collection::btree_map(any_prefix(), any_route(), 0..8), any::<bool>()).prop_map(|(routes, tunnels)| {
+        let mut desired = wanted();
+        desired.routes = routes;
+        if !tunnels {
+            desired.routes.retain(|_, route| !route.needs_tunnel(Family::V4));
+            desired.tunnels = Tunnels::default();
+            desired.allowed_tunnel_sources.clear();
+        }
+        desired
+    })
+}
+
+fn any_meddling() -> impl Strategy<Value = Vec<(IpNetwork, Option<Route>)>> {
+    proptest::collection::vec((any_prefix(), proptest::option::of(any_route())), 0..6)
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    let effect = prop_oneof![Just(Effect::Refuse), Just(Effect::DoneUnanswered)];
+    (proptest::sample::select(Op::ALL.to_vec()), effect, 1..5u32)
+        .prop_map(|(op, effect, times)| Fault { op, effect, times })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever is wanted in turn, whatever fails and whoever meddles meanwhile: once faults cease, the kernel holds
+    /// what was wanted last, and what others put there.
+    #[test]
+    fn when_faults_cease_the_kernel_is_as_wanted(
+        lives in proptest::collection::vec((any_desired(), any::<bool>(), any_meddling()), 1..5),
+        faults in proptest::collection::vec(any_fault(), 0..6),
+        last in any_desired(),
+        foreign in proptest::collection::btree_map(any_prefix(), 200..300u32, 0..4),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let fake = Fake::default();
+            fake.state().actual = inherited();
+            let others = foreign.into_iter().map(|(prefix, metric)| (prefix, Foreign { metric, protocol: 4 }));
+            fake.state().actual.foreign.extend(others);
+            let foreign = fake.foreign();
+            fake.state().faults = faults;
+            let mut now = Instant::now();
+            let mut reconciler = Reconciler::new(fake.clone());
+            for (desired, may_delete, meddling) in lives {
+                reconciler.want(desired, may_delete);
+                reconciler.run(now).await;
+                now += Duration::from_millis(150);
+                for (prefix, route) in meddling {
+                    let routes = &mut fake.state().actual.routes;
+                    match route {
+                        Some(route) => routes.insert(prefix, Held::Route(route)),
+                        None => routes.remove(&prefix),
+                    };
+                }
+                reconciler.look_again(false);
+            }
+            fake.state().faults.clear();
+            reconciler.want(last.clone(), true);
+            let summary = settle(&mut reconciler, &mut now).await;
+            assert!(summary.in_sync, "{summary:?}");
+            check_end(&fake, &last, &foreign);
+        });
+    }
+}
+
+#[tokio::test]
+async fn routes_that_went_with_their_tunnel_are_back_in_the_same_run() {
+    let fake = Fake::default();
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    reconciler.run(Instant::now()).await;
+    fake.state().actual.tunnels.get_mut(&Family::V4).unwrap().form = DeviceForm::Bound;
+    reconciler.look_again(false);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    check_end(&fake, &wanted(), &BTreeMap::new());
+}
