@@ -1,5 +1,6 @@
 //! `heliograph`: arguments and signals; all else is in the library.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,19 +11,19 @@ use heliograph_agent::status::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    log_to_stderr();
     match Cli::parse().command {
-        Command::Agent { daemon, cni_conf_dir } => serve(daemon.options(Role::Node, cni_conf_dir)),
-        Command::Reflector { daemon } => serve(daemon.options(Role::Reflector, "/etc/cni/net.d".into())),
+        Command::Agent { daemon, cni_conf_dir } => concluded(serve(daemon.options(Role::Node, cni_conf_dir))),
+        Command::Reflector { daemon } => concluded(serve(daemon.options(Role::Reflector, PathBuf::new()))),
         Command::Status(query) => cli::status(&query),
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),
-        Command::Cleanup { .. } => ExitCode::FAILURE,
+        Command::Cleanup { run_dir, cni_conf_dir } => concluded(cleanup(&run_dir, &cni_conf_dir)),
     }
 }
 
-fn serve(options: Options) -> ExitCode {
-    log_to_stderr();
-    match daemon(options) {
+fn concluded(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -33,7 +34,7 @@ fn serve(options: Options) -> ExitCode {
 
 /// One thread: the work is small, and what there is of it waits for sockets.
 #[tokio::main(flavor = "current_thread")]
-async fn daemon(options: Options) -> anyhow::Result<()> {
+async fn serve(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let stop = async {
@@ -44,6 +45,13 @@ async fn daemon(options: Options) -> anyhow::Result<()> {
         tracing::info!("stopping as for a restart: routes stay");
     };
     Ok(run::run(options, stop).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn cleanup(run_dir: &Path, cni_conf_dir: &Path) -> anyhow::Result<()> {
+    run::cleanup(run_dir, cni_conf_dir).await?;
+    println!("nothing of Heliograph is left in this node's kernel");
+    Ok(())
 }
 
 fn log_to_stderr() {

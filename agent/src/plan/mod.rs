@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 mod forwarding;
 mod sessions;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use forwarding::{Planned, SegmentVerdict, Underlays, Verdict, desired, next_hops, pod_mtu};
 pub use sessions::{NeighborRole, Speaking, bgp_config};

@@ -4,7 +4,7 @@
 //! A hint carries nothing: what counts is what a look finds, so a lost or doubled hint does no harm.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +12,22 @@ use heliograph_bgp::io::{BestRoutes, StartError, Stop};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::cni::{CniError, Installer};
 use crate::intent::Snapshot;
+use crate::kernel::linux::Linux;
+use crate::kernel::preflight::PreflightError;
+use crate::kernel::watch::{Changes, Hint};
+use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Speaking};
 use crate::status::Role;
 use crate::status::server::{Question, RunDir, SocketError};
 use crate::store::{self, View};
 
+mod forwarding;
 mod report;
 mod speaker;
 
+use forwarding::Forwarding;
 use speaker::Speech;
 
 /// Looks are at least this far apart: many hints in a row are one reason to look.
@@ -52,6 +59,18 @@ pub enum RunError {
     /// The speaker can't start.
     #[error(transparent)]
     Bgp(#[from] StartError),
+    /// This process may not change the kernel.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The kernel doesn't answer.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The CNI plugin's files can't be removed.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// Something of ours could not be removed.
+    #[error("something of Heliograph is left in the kernel:\n{0}")]
+    Left(String),
 }
 
 /// The file in the run directory that keeps the last good intent.
@@ -63,63 +82,127 @@ pub const LAST_GOOD_NAME: &str = "intent.last-good.yaml";
 /// # Errors
 /// Why it can't run at all; what can be lived with is in the status instead.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    if options.role == Role::Reflector {
+        return attend::<Linux>(options, None, stop).await;
+    }
+    preflight()?;
+    let kernel = Linux::open()?;
+    // First the hints, then the look, so that nothing falls between.
+    let changes = kernel.changes()?;
+    attend(options, Some((kernel, changes)), stop).await
+}
+
+/// Removes everything of ours from this node's kernel, and the plugin's files.
+///
+/// # Errors
+/// An agent runs, or something could not be removed.
+pub async fn cleanup(run_dir: &Path, cni_conf_dir: &Path) -> Result<(), RunError> {
+    let _taken = RunDir::take(run_dir)?;
+    preflight()?;
+    // First of all nobody is to put new pods here.
+    Installer::new(run_dir, cni_conf_dir).withdraw()?;
+    let summary = forwarding::purge(Linux::open()?).await;
+    if summary.errors.is_empty() && summary.routes == 0 {
+        return Ok(());
+    }
+    let lines: Vec<_> =
+        summary.errors.iter().map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)).collect();
+    Err(RunError::Left(lines.join("\n")))
+}
+
+async fn attend<K: Kernel>(
+    options: Options,
+    kernel: Option<(K, Changes)>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let run_dir = RunDir::take(&options.run_dir)?;
     let questions = run_dir.serve()?;
+    let (forwarding, hints) = match kernel {
+        Some((kernel, changes)) => {
+            let installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
+            (Some(Forwarding::new(kernel, installer)), Some(changes))
+        }
+        None => (None, None),
+    };
+    let restarting = match &forwarding {
+        Some(forwarding) => forwarding.holds_routes().await?,
+        // Nothing is forwarded here, so nothing was lost; that there was an earlier run shows by what it left.
+        None => options.run_dir.join(LAST_GOOD_NAME).exists(),
+    };
     let views = store::files::watch(options.intent.clone(), options.run_dir.join(LAST_GOOD_NAME)).await;
-    let mut agent = Agent::new(options);
-    let result = agent.attend(views, questions, stop).await;
+    let mut agent = Agent {
+        options,
+        started: Instant::now(),
+        view: Arc::default(),
+        speaking: None,
+        speech: Speech::default(),
+        restarting,
+        best: BestRoutes::default(),
+        forwarding,
+        was_known: None,
+    };
+    let result = agent.attend(views, questions, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
     result
 }
 
 /// The agent between two looks: what it found and did at the last one.
-struct Agent {
+struct Agent<K> {
     options: Options,
     started: Instant,
     view: Arc<View>,
     speaking: Option<Speaking>,
     speech: Speech,
+    /// There was an earlier run, by whose routes packets still go: peers are asked to keep theirs (RFC 4724 §4.1).
+    restarting: bool,
     best: BestRoutes,
+    /// `None` for a reflector.
+    forwarding: Option<Forwarding<K>>,
     was_known: Option<bool>,
 }
 
-impl Agent {
-    fn new(options: Options) -> Self {
-        Self {
-            options,
-            started: Instant::now(),
-            view: Arc::default(),
-            speaking: None,
-            speech: Speech::default(),
-            best: BestRoutes::default(),
-            was_known: None,
-        }
-    }
-
+impl<K: Kernel> Agent<K> {
     /// The loop.
     async fn attend(
         &mut self,
         mut views: watch::Receiver<Arc<View>>,
         mut questions: mpsc::Receiver<Question>,
+        mut hints: Option<Changes>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::pin!(stop);
         let mut look_at = Instant::now();
+        let mut distrust_at = look_at + LOOK_EVERY;
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
                 () = sleep_until(look_at) => {
+                    if Instant::now() >= distrust_at {
+                        distrust_at = Instant::now() + LOOK_EVERY;
+                        self.forwarding.iter_mut().for_each(Forwarding::distrust);
+                    }
                     self.view = views.borrow_and_update().clone();
                     self.look().await?;
-                    look_at = Instant::now() + LOOK_EVERY;
-                    // Hints that came while looking are still pending and cut the wait short below.
+                    look_at = self.next_look(distrust_at);
                 }
                 Ok(()) = views.changed() => look_at = soon(look_at),
                 () = self.speech.changed() => look_at = soon(look_at),
+                hint = next_hint(&mut hints) => {
+                    if let Some(forwarding) = &mut self.forwarding {
+                        forwarding.hint(hint);
+                    }
+                    look_at = soon(look_at);
+                }
                 Some(question) = questions.recv() => self.answer(question).await,
             }
         }
+    }
+
+    /// When to look again even if nothing hints at anything.
+    fn next_look(&self, regular: Instant) -> Instant {
+        let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
+        retry.map_or(regular, |retry| regular.min(retry.max(Instant::now() + BREATH)))
     }
 
     /// Looks at everything and does what is needed.
@@ -134,6 +217,9 @@ impl Agent {
         self.speak(&snapshot, &speaking, known).await?;
         self.speaking = Some(speaking);
         self.best = self.speech.best_routes().await;
+        if let Some(forwarding) = &mut self.forwarding {
+            forwarding.look(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
+        }
         Ok(())
     }
 
@@ -143,7 +229,7 @@ impl Agent {
             return Ok(());
         }
         let listen = speaker::listen_addresses(snapshot, &self.options.node);
-        self.speech.be(&speaking.config, listen, false).await?;
+        self.speech.be(&speaking.config, listen, self.restarting).await?;
         Ok(())
     }
 
@@ -170,4 +256,16 @@ impl Agent {
 /// Soon, but not at once: what else happens in this moment is seen by the same look.
 fn soon(planned: Instant) -> Instant {
     planned.min(Instant::now() + BREATH)
+}
+
+/// The next hint of the kernel; for ever without one. A subscription that broke off is an end to hints, not to looks.
+async fn next_hint(hints: &mut Option<Changes>) -> Hint {
+    if let Some(changes) = hints {
+        if let Some(hint) = changes.next().await {
+            return hint;
+        }
+        tracing::warn!("the kernel tells of no more changes: it is looked at every {LOOK_EVERY:?}");
+        *hints = None;
+    }
+    std::future::pending().await
 }

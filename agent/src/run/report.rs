@@ -1,15 +1,20 @@
 //! The status, put together from what the last look found and what the speaker says now.
 
 use heliograph_bgp::report::{PathReport, SessionReport};
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Agent;
-use crate::plan::NeighborRole;
+use crate::kernel::Kernel;
+use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
-use crate::status::{IntentStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus, state_name};
+use crate::status::{
+    IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
+    state_name,
+};
 
-impl Agent {
+impl<K: Kernel> Agent<K> {
     pub(super) async fn answer(&self, question: Question) {
         let answer = match question.subject {
             Subject::Status => value(&self.status().await),
@@ -33,7 +38,7 @@ impl Agent {
                 refusals: self.view.refusals.clone(),
             },
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
-            kernel: None,
+            kernel: self.kernel(),
             segments: self.segments(),
             problems: self.problems(),
         }
@@ -60,8 +65,31 @@ impl Agent {
         }
     }
 
+    fn kernel(&self) -> Option<KernelStatus> {
+        let summary = self.forwarding.as_ref()?.summary();
+        let fault = |problem: &crate::reconcile::Problem| KernelFault {
+            what: problem.what.clone(),
+            error: problem.error.clone(),
+            remedy: problem.remedy.clone(),
+        };
+        Some(KernelStatus {
+            in_sync: summary.in_sync,
+            routes: summary.routes,
+            desired: summary.desired,
+            kept: summary.kept,
+            errors: summary.errors.iter().map(fault).collect(),
+        })
+    }
+
     fn segments(&self) -> Vec<SegmentStatus> {
-        Vec::new()
+        let verdicts = self.forwarding.iter().flat_map(|forwarding| forwarding.verdicts().values());
+        let status = |verdict: &SegmentVerdict| SegmentStatus {
+            node: verdict.node.clone(),
+            next_hop: verdict.next_hop,
+            verdict: verdict.verdict,
+            reason: verdict.reason.clone(),
+        };
+        verdicts.map(status).collect()
     }
 
     fn problems(&self) -> Vec<String> {
@@ -74,6 +102,16 @@ impl Agent {
         }
         problems.extend(self.speech.problem().map(str::to_string));
         problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
+        if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {
+            for address in super::speaker::absent_addresses(snapshot, &self.options.node) {
+                problems.push(format!(
+                    "address {address} of Node {} is on no interface of this machine, so no session can use it: see \
+                     that --node names this machine and that its InternalIP is right (ip address)",
+                    self.options.node
+                ));
+            }
+        }
+        problems.extend(self.forwarding.iter().flat_map(|forwarding| forwarding.problems().cloned()));
         problems
     }
 
@@ -82,21 +120,43 @@ impl Agent {
     }
 
     fn route(&self, path: &PathReport) -> RouteStatus {
+        let prefix = path.prefix.into();
+        let (via, installed, kernel_reason) = self.in_kernel(&prefix, path);
+        let reason = match kernel_reason {
+            Some(reason) => format!("{}; not installed: {reason}", path.reason),
+            None => path.reason.clone(),
+        };
         RouteStatus {
-            prefix: path.prefix.into(),
+            prefix,
             next_hop: path.next_hop,
             peer: path.peer,
             best: path.best,
             stale: path.stale,
-            reason: path.reason.clone(),
+            reason,
             local_pref: path.local_pref,
             med: path.med,
             as_path: path.as_path.clone(),
             originator: path.originator,
             cluster_list: path.cluster_list.clone(),
-            via: None,
-            installed: false,
+            via,
+            installed,
         }
+    }
+
+    /// How packets for a path travel, whether the kernel holds it, and why not where that is on purpose.
+    fn in_kernel(&self, prefix: &IpNetwork, path: &PathReport) -> (Option<Verdict>, bool, Option<String>) {
+        let (Some(forwarding), Some(next_hop), true) = (&self.forwarding, path.next_hop, path.best) else {
+            return (None, false, None);
+        };
+        if path.peer.is_none() {
+            return (None, forwarding.installed(prefix), None);
+        }
+        if let Some(reason) = forwarding.refusal(prefix) {
+            return (None, false, Some(reason.into()));
+        }
+        let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
+        let unreachable = (verdict.verdict == Verdict::Unreachable).then(|| verdict.reason.clone());
+        (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
     }
 }
 

@@ -20,6 +20,20 @@ pub fn listen_addresses(snapshot: &Snapshot, node: &str) -> Vec<SocketAddr> {
     present.map(|(_, address)| SocketAddr::new(address, port)).collect()
 }
 
+/// The node's addresses that this machine doesn't have: sessions from them can't be.
+pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
+    let Some(node) = snapshot.nodes.get(node) else { return Vec::new() };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let present: Vec<IpAddr> = interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect();
+    node.addresses.iter().copied().filter(|address| !present.contains(address)).collect()
+}
+
 /// The speaker, once there is one.
 #[derive(Debug, Default)]
 pub struct Speech {

@@ -119,6 +119,8 @@ pub struct KernelStatus {
     pub routes: usize,
     /// Routes that it should hold.
     pub desired: usize,
+    /// Things of ours that aren't wanted but kept until all peers have said what they know.
+    pub kept: usize,
     /// What could not be done.
     pub errors: Vec<KernelFault>,
 }
@@ -190,17 +192,17 @@ impl NodeStatus {
         }
         let down = self.sessions.iter().filter(|session| !session.established()).count();
         if down > 0 {
-            complaints.push(format!("{down} of {} sessions are not established", self.sessions.len()));
+            complaints.push(format!("sessions not established: {down} of {}", self.sessions.len()));
         }
         if self.kernel.as_ref().is_some_and(|kernel| !kernel.in_sync) {
             complaints.push("the kernel does not hold what it should".to_string());
         }
         let lost = self.segments.iter().filter(|segment| segment.verdict == Verdict::Unreachable).count();
         if lost > 0 {
-            complaints.push(format!("{lost} next hops can't be reached"));
+            complaints.push(format!("next hops out of reach: {lost}"));
         }
         if !self.problems.is_empty() {
-            complaints.push(format!("{} problems", self.problems.len()));
+            complaints.push(format!("problems: {}", self.problems.len()));
         }
         complaints
     }

@@ -185,3 +185,88 @@ async fn answer(request: Request, questions: mpsc::Sender<Question>) -> Value {
         Err(_) => json!({"error": "the agent is busy and did not answer in time; ask again"}),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::client::{AskError, ask};
+    use std::io::{Read, Write};
+
+    /// Serves answers of one kind until dropped.
+    fn served(folder: &Path, answer: Option<Value>) -> (RunDir, tokio::task::JoinHandle<()>) {
+        let run_dir = RunDir::take(folder).unwrap();
+        let mut questions = run_dir.serve().unwrap();
+        let task = tokio::spawn(async move {
+            while let Some(question) = questions.recv().await {
+                if let Some(answer) = &answer {
+                    let _ = question.answer.send(answer.clone());
+                }
+            }
+        });
+        (run_dir, task)
+    }
+
+    async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        tokio::task::spawn_blocking(work).await.unwrap()
+    }
+
+    fn raw(folder: &Path, bytes: &[u8]) -> String {
+        let mut stream = std::os::unix::net::UnixStream::connect(folder.join(SOCKET_NAME)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        text
+    }
+
+    #[tokio::test]
+    async fn a_question_gets_its_answer_and_nonsense_a_remark() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_path_buf();
+        let (_run_dir, _task) = served(&path, Some(json!({"x": 1})));
+        let mode = fs::metadata(path.join(SOCKET_NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        aside(move || {
+            assert_eq!(ask::<Value>(&path, Subject::Routes).unwrap(), json!({"x": 1}));
+            for nonsense in [
+                &b"hello\n"[..],
+                b"{\"get\":\"everything\"}\n",
+                b"{\"get\":\"status\",\"x\":1}\n",
+                &[b'x'; 5000],
+            ] {
+                let said = raw(&path, nonsense);
+                // What is sent beyond the limit may also end in a reset.
+                assert!(said.contains("not a request") || nonsense.len() > 4000, "{said}");
+            }
+            assert!(matches!(ask::<u32>(&path, Subject::Status), Err(AskError::Strange { .. })));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn silent_clients_do_not_keep_others_from_being_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_path_buf();
+        let (_run_dir, _task) = served(&path, Some(json!(1)));
+        aside(move || {
+            let connect = || std::os::unix::net::UnixStream::connect(path.join(SOCKET_NAME)).unwrap();
+            let _silent: Vec<_> = (0..MAX_CONNECTIONS - 1).map(|_| connect()).collect();
+            assert_eq!(ask::<u32>(&path, Subject::Status).unwrap(), 1);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_run_directory_one_agent_and_a_crash_frees_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let first = RunDir::take(&path).unwrap();
+        let refused = RunDir::take(&path).unwrap_err().to_string();
+        assert!(refused.contains("another heliograph runs"), "{refused}");
+        drop(first);
+        // A socket left behind, as after kill -9.
+        drop(std::os::unix::net::UnixListener::bind(path.join(SOCKET_NAME)).unwrap());
+        let (_run_dir, _task) = served(&path, Some(json!(2)));
+        let answer = aside(move || ask::<u32>(&path, Subject::Status)).await.unwrap();
+        assert_eq!(answer, 2);
+    }
+}

@@ -43,9 +43,24 @@ pub async fn watch(folder: PathBuf, last_good: PathBuf) -> watch::Receiver<Arc<V
 
 async fn look(folder: &Path) -> Content {
     let folder = folder.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || folder::read(&folder));
-    // The closure can't panic but by a bug, and then the program ends anyway.
-    read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    aside(move || folder::read(&folder)).await
+}
+
+async fn understand(folder: &Path, content: Content) -> (Content, Result<Good, Vec<Refusal>>) {
+    let folder = folder.to_path_buf();
+    aside(move || {
+        let result = folder::interpret(&folder, &content);
+        (content, result)
+    })
+    .await
+}
+
+/// Does what takes long where it holds up no KEEPALIVE.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // It can't panic but by a bug, and then the program ends anyway.
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 async fn follow(mut keeper: Keeper, mut seen: Content, sender: watch::Sender<Arc<View>>) {
@@ -82,7 +97,8 @@ async fn settled(folder: &Path, mut content: Content) -> (Content, Result<Good, 
                 continue;
             }
         }
-        let result = folder::interpret(folder, &content);
+        let (read, result) = understand(folder, content).await;
+        content = read;
         if result.is_ok() || late || since.elapsed() >= PATIENCE {
             return (content, result);
         }

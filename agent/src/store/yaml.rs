@@ -43,15 +43,11 @@ impl Lines {
 
     /// The lines below a path, as those of a document of its own.
     pub fn below(&self, path: &str) -> Self {
-        let inside = self.0.iter().filter_map(|(key, line)| {
-            let rest = key.strip_prefix(path)?;
-            match rest.as_bytes().first() {
-                None => Some((String::new(), *line)),
-                Some(b'.') => Some((rest[1..].to_string(), *line)),
-                Some(b'[') => Some((rest.to_string(), *line)),
-                Some(_) => None,
-            }
-        });
+        let from_here = self.0.range(path.to_string()..);
+        let inside = from_here.map_while(|(key, line)| Some((key.strip_prefix(path)?, *line)));
+        // `items[1]` and not `items[1]x`: what follows begins a field or an index.
+        let inside = inside.filter(|(rest, _)| rest.is_empty() || rest.starts_with(['.', '[']));
+        let inside = inside.map(|(rest, line)| (rest.strip_prefix('.').unwrap_or(rest).to_string(), line));
         Self(inside.collect())
     }
 }
