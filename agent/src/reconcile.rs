@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait between repetitions.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A change can call for another: with a tunnel device made anew its routes went. Two passes do; the third sees that.
+const PASSES: u32 = 3;
 
 /// What separates a kernel from what is wanted of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -278,17 +280,30 @@ impl<K: Kernel> Reconciler<K> {
         let changes = self.difference().changes;
         let open: BTreeSet<Key> = changes.iter().map(Change::key).collect();
         self.failures.retain(|key, _| open.contains(key));
-        let due: Vec<Change> = changes.into_iter().filter(|change| self.is_due(change.key(), now)).collect();
         // Until the changes are through, what the kernel holds isn't known; also if this future is dropped midway.
         self.stale = true;
-        for batch in due.chunk_by(|a, b| a.is_route() && b.is_route()) {
-            let ready: Vec<Change> =
-                batch.iter().filter(|change| self.obstacle(change).is_none()).cloned().collect();
-            self.apply(&ready, now).await;
+        for _ in 0..PASSES {
+            if !self.pass(now).await {
+                break;
+            }
         }
         // Nor is it known what a failed change has done: the next attempt starts from the truth.
         self.stale = !self.failures.is_empty();
         self.summary()
+    }
+
+    /// Makes the changes that can be made now; whether there were any.
+    async fn pass(&mut self, now: Instant) -> bool {
+        let changes = self.difference().changes;
+        let due: Vec<Change> = changes.into_iter().filter(|change| self.is_due(change.key(), now)).collect();
+        let mut any = false;
+        for batch in due.chunk_by(|a, b| a.is_route() && b.is_route()) {
+            let ready: Vec<Change> =
+                batch.iter().filter(|change| self.obstacle(change).is_none()).cloned().collect();
+            any |= !ready.is_empty();
+            self.apply(&ready, now).await;
+        }
+        any
     }
 
     /// Reads the kernel if need be; whether what it holds is known now.

@@ -53,8 +53,8 @@ impl Netlink {
                 tracing::debug!(%error, "netlink option not available");
             }
         }
-        let mut address = SocketAddr::new(0, 0);
-        socket.get_address(&mut address).map_err(failed)?;
+        // Left alone it would get its port only with the first send.
+        let address = socket.bind_auto().map_err(failed)?;
         tokio::spawn(connection);
         Ok(Self { handle, port: address.port_number() })
     }

@@ -4,7 +4,7 @@
 //! (gateway, interface, source). If the entry is ours, the answer would be about the overlay, not about the
 //! underlay it rests on: then the main table is read and the longest prefix among the routes of others decides.
 
-use super::error::KernelResult;
+use super::error::{Cause, KernelResult};
 use super::linux::Linux;
 use super::message::{address_of, metric_of, prefix_of, table_of};
 use super::{Family, PROTOCOL, Segment};
@@ -13,16 +13,21 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
 use std::net::IpAddr;
 
 /// Answers [`super::Kernel::segment`].
 pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
     let what = format!("look up the way to {next_hop}");
     let ask = |flags| RouteNetlinkMessage::GetRoute(question(next_hop, flags));
-    let matched = match kernel.netlink.get(&what, ask(RouteFlags::LookupTable | RouteFlags::FibMatch)).await {
+    let matched = match kernel.netlink.get(&what, ask(RouteFlags::FibMatch)).await {
         Ok(RouteNetlinkMessage::NewRoute(message)) => message,
         Ok(other) => return Err(unexpected(&what, &other)),
-        Err(error) if error.errno().is_some_and(means_no_way) => {
+        // A blackhole, and it may be ours.
+        Err(error) if means_no_way(&error) && error.errno() == Some(Errno::EINVAL) => {
+            return beside_ours(kernel, next_hop).await;
+        }
+        Err(error) if means_no_way(&error) => {
             return Ok(Segment::Unreachable { error: error.cause.to_string() });
         }
         Err(error) => return Err(error),
@@ -33,10 +38,13 @@ pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Seg
     if u8::from(matched.header.protocol) == PROTOCOL {
         return beside_ours(kernel, next_hop).await;
     }
-    let resolved = match kernel.netlink.get(&what, ask(RouteFlags::LookupTable)).await {
+    if matched.header.kind != RouteType::Unicast {
+        return Ok(dead_end(&matched));
+    }
+    let resolved = match kernel.netlink.get(&what, ask(RouteFlags::empty())).await {
         Ok(RouteNetlinkMessage::NewRoute(message)) => message,
         Ok(other) => return Err(unexpected(&what, &other)),
-        Err(error) if error.errno().is_some_and(means_no_way) => {
+        Err(error) if means_no_way(&error) => {
             return Ok(Segment::Unreachable { error: error.cause.to_string() });
         }
         Err(error) => return Err(error),
@@ -44,14 +52,18 @@ pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Seg
     answer(kernel, &Way::of(&resolved), next_hop).await
 }
 
-/// Error numbers that are an answer: no route, or one of type unreachable, blackhole or prohibit.
-fn means_no_way(errno: nix::errno::Errno) -> bool {
-    use nix::errno::Errno;
-    matches!(errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL | Errno::EACCES | Errno::EAGAIN)
+/// Whether a refusal is an answer: there is no route, or one of type unreachable, prohibit or blackhole. The last comes
+/// as an invalid argument, and so does a question that the kernel doesn't understand, but to that it says what is wrong.
+fn means_no_way(error: &super::KernelError) -> bool {
+    match &error.cause {
+        Cause::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. } => true,
+        Cause::Refused { errno: Errno::EINVAL, message } => message.is_none(),
+        _ => false,
+    }
 }
 
 fn unexpected(what: &str, answer: &RouteNetlinkMessage) -> super::KernelError {
-    super::KernelError::from_cause(what, super::error::Cause::Unexpected(format!("{answer:?}")))
+    super::KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}")))
 }
 
 fn question(address: IpAddr, flags: RouteFlags) -> RouteMessage {
@@ -65,6 +77,10 @@ fn question(address: IpAddr, flags: RouteFlags) -> RouteMessage {
     message.header.flags = flags;
     message.attributes.push(RouteAttribute::Destination(address.into()));
     message
+}
+
+fn dead_end(route: &RouteMessage) -> Segment {
+    Segment::Unreachable { error: format!("the way there is a route of type {:?}", route.header.kind) }
 }
 
 /// The way a route message says.
@@ -131,7 +147,7 @@ async fn beside_ours(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> 
     match best_of_others(&routes, next_hop) {
         Some(route) => match route.header.kind {
             RouteType::Unicast => answer(kernel, &Way::of(route), next_hop).await,
-            kind => Ok(Segment::Unreachable { error: format!("route of type {kind:?}") }),
+            _ => Ok(dead_end(route)),
         },
         None => Ok(Segment::Unreachable {
             error: "no route but those that Heliograph itself installed".to_owned(),

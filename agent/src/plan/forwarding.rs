@@ -205,9 +205,15 @@ impl<'a> Judge<'a> {
         };
         match (self.encapsulation, labels, segment) {
             (Encapsulation::Always, ..) => self.tunnel(next_hop, "encapsulation is Always".into()),
-            (_, Some((true, ours, _)), Segment::Direct { oif, .. } | Segment::Routed { oif, .. }) => {
+            (_, Some((true, ours, _)), Segment::Direct { oif, .. }) => {
                 direct(*oif, format!("both nodes have the segment label {ours}"))
             }
+            (_, Some((true, ours, _)), Segment::Routed { gateway, oif, .. }) => direct(
+                *oif,
+                format!(
+                    "both nodes have the segment label {ours}, although the kernel would use gateway {gateway}"
+                ),
+            ),
             (Encapsulation::Never, _, Segment::Routed { gateway, oif, name, .. }) => {
                 routed(*gateway, *oif, name, "encapsulation is Never")
             }

@@ -84,10 +84,12 @@ fn check_end(fake: &Fake, desired: &Desired, foreign: &BTreeMap<IpNetwork, Forei
     let tunnels: Vec<Family> = state.actual.tunnels.keys().copied().collect();
     let families = [desired.tunnels.v4.map(|_| Family::V4), desired.tunnels.v6.map(|_| Family::V6)];
     assert_eq!(tunnels, families.into_iter().flatten().collect::<Vec<_>>());
-    match desired.is_empty() {
-        true => assert_eq!(state.actual.guard, GuardState::Absent),
-        false => assert_eq!(state.actual.guard, GuardState::Intact(desired.allowed_tunnel_sources.clone())),
-    }
+    let guarded = desired.tunnels != Tunnels::default();
+    let guard = match guarded {
+        true => GuardState::Intact(desired.allowed_tunnel_sources.clone()),
+        false => GuardState::Absent,
+    };
+    assert_eq!(state.actual.guard, guard);
 }
 
 #[tokio::test]
@@ -390,4 +392,15 @@ proptest! {
             check_end(&fake, &last, &foreign);
         });
     }
+}
+
+#[tokio::test]
+async fn routes_that_went_with_their_tunnel_are_back_in_the_same_run() {
+    let fake = Fake::default();
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    reconciler.run(Instant::now()).await;
+    fake.state().actual.tunnels.get_mut(&Family::V4).unwrap().form = DeviceForm::Bound;
+    reconciler.look_again(false);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    check_end(&fake, &wanted(), &BTreeMap::new());
 }

@@ -57,7 +57,7 @@ pub enum RunError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// The speaker can't start.
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = where_the_port_stands(.0))]
     Bgp(#[from] StartError),
     /// This process may not change the kernel.
     #[error(transparent)]
@@ -71,6 +71,13 @@ pub enum RunError {
     /// Something of ours could not be removed.
     #[error("something of Heliograph is left in the kernel:\n{0}")]
     Left(String),
+}
+
+fn where_the_port_stands(error: &StartError) -> &'static str {
+    match error {
+        StartError::Listen { .. } => " (it is spec.listenPort of the BGPConfiguration)",
+        StartError::Config(_) => "",
+    }
 }
 
 /// The file in the run directory that keeps the last good intent.
