@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::wire::{Family, Prefix};
+use crate::wire::{Family, Prefix, Role};
 
 /// Everything a speaker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,13 @@ pub struct Neighbor {
     pub families: Vec<Family>,
     /// Timers.
     pub timers: Timers,
+    /// Offer to tell and be told IPv4 prefixes with IPv6 next hops (RFC 8950). Whoever installs the routes must be able
+    /// to.
+    pub extended_next_hop: bool,
+    /// What we are to it; guards against leaks, on external sessions only (RFC 9234).
+    pub role: Option<Role>,
+    /// Refuse a peer that does not tell its role (RFC 9234 §4.2).
+    pub strict_role: bool,
     /// What we take from it.
     pub import: Filter,
     /// What we tell it.
@@ -232,6 +239,9 @@ impl Neighbor {
             passive: false,
             families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
             timers: Timers::default(),
+            extended_next_hop: false,
+            role: None,
+            strict_role: false,
             import: Filter::nothing(),
             export: Filter::nothing(),
         }
@@ -247,6 +257,14 @@ impl Neighbor {
             return invalid(
                 "only an internal neighbour can be a reflector's client (RFC 4456 §6): use our own AS",
             );
+        }
+        if self.role.is_some() && self.asn == our_asn {
+            return invalid(
+                "a role is for an external neighbour (RFC 9234 §4): leave it out inside our own AS",
+            );
+        }
+        if self.strict_role && self.role.is_none() {
+            return invalid("a strict role needs a role: say what we are to the neighbour");
         }
         if self.families.is_empty() {
             return invalid("no address family: list at least one");

@@ -97,3 +97,4 @@ pub mod wire;
 
 pub use config::{Config, ConfigError, Filter, GracefulRestart, Neighbor, Network, PrefixRange, Timers};
 pub use speaker::Speaker;
+pub use wire::Role;

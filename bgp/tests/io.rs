@@ -14,7 +14,7 @@ use heliograph_bgp::{Config, Filter, Neighbor, Network, Timers};
 const ASN: u32 = 64512;
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
-const CODEC: Codec = Codec { four_octet_as: true, max_message: 4096, external: false };
+const CODEC: Codec = Codec { four_octet_as: true, ..Codec::DEFAULT };
 
 /// Host `n` on loopback.
 fn host(n: u8) -> Ipv4Addr {

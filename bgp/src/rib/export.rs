@@ -20,7 +20,7 @@ use super::best::local_pref;
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind};
 use crate::config::Filter;
-use crate::wire::{AsPath, Attributes, Codec, Family, NextHop, Prefix, Segment};
+use crate::wire::{AsPath, Attributes, Codec, Family, NextHop, Prefix, Role, Segment};
 
 /// RFC 1997: not to external peers.
 const NO_EXPORT: u32 = 0xFFFF_FF01;
@@ -38,6 +38,8 @@ pub struct Audience {
     pub kind: PeerKind,
     /// Our address on the session: what "next hop self" means.
     pub local_address: IpAddr,
+    /// What we are to them (RFC 9234).
+    pub role: Option<Role>,
     pub codec: Codec,
     pub filter: Filter,
 }
@@ -47,6 +49,7 @@ impl Audience {
         Self {
             kind: peer.kind,
             local_address: peer.local_address,
+            role: peer.role,
             codec: peer.codec,
             filter: peer.export.clone(),
         }
@@ -55,7 +58,7 @@ impl Audience {
     /// Our own address, where it can be a next hop of that family.
     fn next_hop_self(&self, family: Family) -> Option<NextHop> {
         let fits = match family {
-            Family::Ipv4Unicast => self.local_address.is_ipv4(),
+            Family::Ipv4Unicast => self.local_address.is_ipv4() || self.codec.extended_next_hop,
             Family::Ipv6Unicast => self.local_address.is_ipv6(),
         };
         fits.then_some(NextHop { address: self.local_address, link_local: None })
@@ -73,7 +76,10 @@ pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, 
         (Some(Internal), Internal) => false,
         (None | Some(Internal | Client | External), Internal | Client | External) => true,
     };
-    reflects && !confined && !communities.contains(&NO_ADVERTISE) && audience.filter.accepts(prefix)
+    // RFC 9234 §5, egress rule 2
+    let upward = matches!(audience.role, Some(Role::Customer | Role::Peer | Role::RouteServerClient));
+    let leaks = upward && path.attributes.only_to_customer.is_some();
+    reflects && !confined && !leaks && !communities.contains(&NO_ADVERTISE) && audience.filter.accepts(prefix)
 }
 
 /// The attributes and next hop those peers are told; `None` where there is no next hop to tell.
@@ -87,7 +93,13 @@ pub fn outbound(
     let next_hop = next_hop(audience, from, path, family)?;
     let mut attributes = path.attributes.clone();
     match audience.kind {
-        PeerKind::External => leave(&mut attributes, identity.asn),
+        PeerKind::External => {
+            leave(&mut attributes, identity.asn);
+            // RFC 9234 §5, egress rule 1
+            if matches!(audience.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {
+                attributes.only_to_customer.get_or_insert(identity.asn);
+            }
+        }
         PeerKind::Internal | PeerKind::Client => {
             // RFC 4271 §5.1.5: always there inside the AS.
             attributes.local_pref = Some(local_pref(&attributes));
@@ -108,13 +120,18 @@ fn next_hop(
     let ours = audience.next_hop_self(family);
     // A link-local next hop is for those on that link (RFC 2545 §3), and we cannot tell who is: it is left out.
     let theirs = path.next_hop.map(|next_hop| NextHop { link_local: None, ..next_hop });
-    match (from.map(|from| from.kind), audience.kind) {
+    let next_hop = match (from.map(|from| from.kind), audience.kind) {
         // What we originate has the next hop that it was configured with.
         (None, _) => theirs.or(ours),
         (Some(_), PeerKind::External) => ours,
         (Some(PeerKind::External), _) => ours.or(theirs),
         (Some(PeerKind::Internal | PeerKind::Client), _) => theirs,
-    }
+    };
+    // RFC 8950 §4: an IPv6 next hop of an IPv4 prefix is for those who said that they understand it.
+    let understood = |next_hop: &NextHop| {
+        family == Family::Ipv6Unicast || next_hop.address.is_ipv4() || audience.codec.extended_next_hop
+    };
+    next_hop.filter(understood)
 }
 
 /// RFC 4456 §8.
@@ -133,6 +150,8 @@ fn leave(attributes: &mut Attributes, asn: u32) {
     attributes.local_pref = None;
     attributes.originator_id = None;
     attributes.cluster_list.clear();
+    // RFC 4360 §6
+    attributes.extended_communities.retain(|community| community.is_transitive());
     prepend(&mut attributes.as_path, asn);
 }
 

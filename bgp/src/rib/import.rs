@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind};
-use crate::wire::{Attributes, Family, NextHop, Prefix, Segment};
+use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
 
 use super::best::neighbor_as;
 
@@ -19,6 +19,8 @@ pub enum Refusal {
     Originator,
     /// Our cluster is in CLUSTER_LIST (RFC 4456 §8).
     Cluster,
+    /// OTC says that it must not come from here (RFC 9234 §5).
+    Leak,
     /// The next hop is our own address (RFC 4271 §5.1.3).
     NextHopOurs,
     /// The next hop is no host's address (RFC 4271 §6.3), or of another family than the prefixes.
@@ -37,6 +39,23 @@ pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
     }
 }
 
+/// Marks what comes from above or from beside us, unless it is marked already: it may only go down (RFC 9234 §5, ingress
+/// rule 3). `role` is ours.
+pub fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
+    if matches!(role, Some(Role::Customer | Role::Peer | Role::RouteServerClient)) {
+        attributes.only_to_customer.get_or_insert(peer_asn);
+    }
+}
+
+/// Whether a path's mark shows that it was leaked to the peer (RFC 9234 §5, ingress rules 1 and 2).
+fn leaked(peer: &Peer, attributes: &Attributes) -> bool {
+    match (peer.role, attributes.only_to_customer) {
+        (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
+        (Some(Role::Peer), Some(asn)) => asn != peer.asn,
+        _ => false,
+    }
+}
+
 /// What is wrong with a path whatever its prefix.
 pub fn refuse_path(
     identity: &Identity,
@@ -51,6 +70,9 @@ pub fn refuse_path(
     if in_as_path(attributes, identity.asn) {
         return Some(Refusal::AsLoop);
     }
+    if leaked(peer, attributes) {
+        return Some(Refusal::Leak);
+    }
     if attributes.originator_id == Some(identity.router_id) {
         return Some(Refusal::Originator);
     }
@@ -59,7 +81,7 @@ pub fn refuse_path(
     }
     match path.next_hop {
         Some(next_hop) if next_hop.address == peer.local_address => Some(Refusal::NextHopOurs),
-        Some(next_hop) if usable(next_hop, family) => None,
+        Some(next_hop) if usable(next_hop, family, peer.codec.extended_next_hop) => None,
         _ => Some(Refusal::NextHopUnusable),
     }
 }
@@ -82,7 +104,7 @@ fn in_as_path(attributes: &Attributes, asn: u32) -> bool {
 
 /// Whether it can be a host's address at all. Whether it is reachable is not for us to know: that is asked of the
 /// kernel by whoever installs the route.
-fn usable(next_hop: NextHop, family: Family) -> bool {
+fn usable(next_hop: NextHop, family: Family, extended: bool) -> bool {
     match next_hop.address {
         IpAddr::V4(address) => {
             // 240.0.0.0/4 holds the broadcast address too.
@@ -92,7 +114,10 @@ fn usable(next_hop: NextHop, family: Family) -> bool {
                 && address.octets()[0] < 240
         }
         IpAddr::V6(address) => {
-            family == Family::Ipv6Unicast && !address.is_unspecified() && !address.is_multicast()
+            // RFC 8950 §4
+            (family == Family::Ipv6Unicast || extended)
+                && !address.is_unspecified()
+                && !address.is_multicast()
         }
     }
 }

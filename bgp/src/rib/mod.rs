@@ -167,6 +167,13 @@ impl Rib {
         }
     }
 
+    /// The peer begins to tell all of a family again: what it does not repeat is to be dropped (RFC 7313 §4).
+    pub fn mark_stale(&mut self, id: PeerId, family: Family) {
+        for (prefix, path) in self.paths_of(id, family) {
+            self.put(prefix, Path { stale: true, ..path });
+        }
+    }
+
     /// The neighbour is no longer configured: nothing of it stays.
     pub fn forget(&mut self, id: PeerId) {
         self.peer_down(id, &[]);
@@ -197,6 +204,7 @@ impl Rib {
     pub fn update(&mut self, id: PeerId, update: Update) {
         let Some(neighbor) = self.neighbors.0.get(&id).filter(|neighbor| neighbor.up) else { return };
         let (kind, families) = (neighbor.peer.kind, neighbor.peer.families.clone());
+        let (asn, role) = (neighbor.peer.asn, neighbor.peer.role);
         let carried = |prefix: &Prefix| families.contains(&prefix.family());
         // Withdrawals first: RFC 4271 §4.3 lets an announcement in the same message win.
         for prefix in update.withdrawn.into_iter().filter(carried) {
@@ -204,6 +212,7 @@ impl Rib {
         }
         let Some(mut attributes) = update.attributes else { return };
         import::strip(&mut attributes, kind);
+        import::mark(&mut attributes, asn, role);
         for reach in update.reach {
             let attributes = attributes.clone();
             let shared =

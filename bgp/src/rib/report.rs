@@ -99,6 +99,12 @@ impl Rib {
                 None => format!("AS_PATH does not begin with the peer's AS {peer_asn}"),
             },
             Refusal::AsLoop => format!("AS loop: our AS {} in AS_PATH", identity.asn),
+            Refusal::Leak => {
+                let by = attributes.only_to_customer.unwrap_or_default();
+                format!(
+                    "route leak: marked by AS {by} as only for customers, AS {peer_asn} must not send it here"
+                )
+            }
             Refusal::Originator => {
                 format!("reflection loop: ORIGINATOR_ID {} is our router id", identity.router_id)
             }

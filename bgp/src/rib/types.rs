@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::Filter;
-use crate::wire::{Codec, Family, Prefix};
+use crate::wire::{Codec, Family, Prefix, Role};
 
 /// A neighbour's number, given by the speaker and stable for as long as the neighbour is configured.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +33,8 @@ pub struct Peer {
     pub kind: PeerKind,
     /// Our address on the session.
     pub local_address: IpAddr,
+    /// What we are to it, where that guards against leaks (RFC 9234).
+    pub role: Option<Role>,
     /// What was negotiated about encoding.
     pub codec: Codec,
     /// The families negotiated.

@@ -104,6 +104,11 @@ impl Connection {
     pub(super) fn confirmed(&mut self, now: Instant, negotiated: Negotiated, keepalive: Option<Duration>) {
         self.stage = Stage::OpenConfirm;
         self.send(&Message::Keepalive);
+        // We said so in our OPEN, and the peer may rely on it (RFC 8654 §4).
+        self.framer.extend();
+        if negotiated.enhanced_refresh {
+            self.framer.enhance_refresh();
+        }
         self.negotiated = Some(negotiated);
         self.keepalive_at = keepalive.map(|interval| now + interval);
         self.heard(now);

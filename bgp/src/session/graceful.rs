@@ -32,6 +32,16 @@ impl Session {
         }
     }
 
+    /// Routes of the family are stale until the peer says that it has told all again, but not for ever.
+    pub(super) fn expect_end(&mut self, ctx: &Context<'_>, family: Family) {
+        let until = ctx.now + STALE_LIMIT;
+        let stale = self.stale.get_or_insert(Stale { until, families: Vec::new() });
+        stale.until = stale.until.max(until);
+        if !stale.families.contains(&family) {
+            stale.families.push(family);
+        }
+    }
+
     pub(super) fn end_stale(&mut self, ctx: &mut Context<'_>, family: Family) {
         let Some(stale) = &mut self.stale else { return };
         if stale.families.contains(&family) {

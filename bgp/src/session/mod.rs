@@ -8,6 +8,7 @@ mod collision;
 mod connection;
 mod graceful;
 mod negotiation;
+mod refresh;
 #[cfg(test)]
 mod tests;
 
@@ -90,8 +91,10 @@ pub(crate) enum Output {
     DropStale(Option<Family>),
     /// The peer told us something.
     Update(Update),
-    /// The peer wants to be told again (RFC 2918 §4).
-    Refresh(Family),
+    /// The peer wants to be told again (RFC 2918 §4); `enhanced`: and where that begins and ends (RFC 7313 §4).
+    Refresh { family: Family, enhanced: bool },
+    /// The peer tells all again: what it has told so far is stale until then (RFC 7313 §4).
+    MarkStale(Family),
 }
 
 /// One neighbour.
@@ -443,13 +446,8 @@ impl Session {
             (Stage::OpenConfirm, Message::Keepalive) => self.establish(ctx, conn),
             (Stage::Established, Message::Keepalive) => self.kept_alive(ctx, conn),
             (Stage::Established, Message::Update(update)) => self.updated(ctx, conn, update),
-            (Stage::Established, Message::RouteRefresh(family)) => {
-                if let Some(connection) = self.connection(conn) {
-                    connection.heard(ctx.now);
-                }
-                if let Some(family) = family {
-                    ctx.put(Output::Refresh(family));
-                }
+            (Stage::Established, Message::RouteRefresh(family, refresh)) => {
+                self.refreshed(ctx, conn, family, refresh);
             }
             // Nothing else comes this far: see `next_message`.
             _ => {}

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Context, Settings};
-use crate::wire::{self, Capability, Codec, Family, GracefulRestart, Notification, Open};
+use crate::wire::{self, Capability, Codec, Family, GracefulRestart, Notification, Open, Role};
 
 /// Below this a hold time is refused, unless it is 0 (RFC 4271 §4.2).
 const MIN_HOLD_SECONDS: u16 = 3;
@@ -22,6 +22,10 @@ pub(crate) struct Negotiated {
     pub(crate) families: Vec<Family>,
     /// The smaller of both hold times; zero: no timer (RFC 4271 §4.2).
     pub(crate) hold: Duration,
+    /// The peer answers ROUTE-REFRESH (RFC 2918 §2).
+    pub(crate) route_refresh: bool,
+    /// Both mark where a refresh begins and ends (RFC 7313).
+    pub(crate) enhanced_refresh: bool,
     /// What the peer said of graceful restart; `None` unless both offer it.
     pub(crate) graceful_restart: Option<GracefulRestart>,
 }
@@ -54,7 +58,15 @@ impl Negotiated {
 pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
     let neighbor = &settings.neighbor;
     let mut capabilities: Vec<_> = neighbor.families.iter().copied().map(Capability::Multiprotocol).collect();
-    capabilities.push(Capability::RouteRefresh);
+    capabilities.extend([
+        Capability::RouteRefresh,
+        Capability::EnhancedRouteRefresh,
+        Capability::ExtendedMessage,
+    ]);
+    if neighbor.extended_next_hop {
+        capabilities.push(Capability::ExtendedNextHop);
+    }
+    capabilities.extend(neighbor.role.map(Capability::Role));
     capabilities.push(Capability::FourOctetAs(settings.local_asn));
     if let Some(restart) = settings.graceful_restart {
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
@@ -100,6 +112,7 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
             format!("the peer proposes a hold time of {} s; 0 or at least 3 is valid", open.hold_time);
         return refuse(wire::open_error::HOLD_TIME, &[], reason);
     }
+    check_role(neighbor.role, neighbor.strict_role, &open.roles())?;
     let offered = open.families();
     let families: Vec<_> = neighbor.families.iter().copied().filter(|f| offered.contains(f)).collect();
     if families.is_empty() {
@@ -117,11 +130,39 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
         codec: Codec {
             four_octet_as: open.four_octet_as(),
             external: open.asn != settings.local_asn,
-            ..Codec::default()
+            // RFC 8654 §4: what may be sent is for the receiver to say.
+            max_message: if open.offers(&Capability::ExtendedMessage) {
+                wire::MAX_EXTENDED_MESSAGE
+            } else {
+                wire::MAX_MESSAGE
+            },
+            extended_next_hop: neighbor.extended_next_hop && open.offers(&Capability::ExtendedNextHop),
         },
         families,
         hold: neighbor.timers.hold.min(Duration::from_secs(open.hold_time.into())),
+        route_refresh: open.offers(&Capability::RouteRefresh),
+        enhanced_refresh: open.offers(&Capability::EnhancedRouteRefresh),
         graceful_restart: both_restart,
+    })
+}
+
+/// Whether the peer's claim fits ours (RFC 9234 §4.2).
+fn check_role(ours: Option<Role>, strict: bool, claims: &[Option<Role>]) -> Result<(), wire::Error> {
+    let Some(ours) = ours else { return Ok(()) };
+    let problem = match claims {
+        [] if strict => "it tells none, and we insist".to_owned(),
+        [] => return Ok(()),
+        [claim] if *claim == Some(ours.counterpart()) => return Ok(()),
+        [Some(claim)] => format!("it says {claim:?}"),
+        [None] => "it tells one that is not known".to_owned(),
+        _ => "it tells several".to_owned(),
+    };
+    Err(wire::Error {
+        notification: Notification::new(wire::code::OPEN, wire::open_error::ROLE),
+        reason: format!(
+            "role mismatch: we are {ours:?}, so the peer must be {:?}; {problem}",
+            ours.counterpart()
+        ),
     })
 }
 

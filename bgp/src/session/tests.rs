@@ -3,6 +3,7 @@
 mod collision;
 mod fsm;
 mod graceful;
+mod negotiation;
 mod timers;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::refresh::Refreshing;
 use super::{Peer, Speaker};
 use crate::config::{Config, Filter, Neighbor, Timers};
 use crate::rib::{Identity, PeerId};
@@ -92,7 +93,10 @@ impl Speaker {
         self.next_peer += 1;
         let id = PeerId(self.next_peer);
         self.by_address.insert(settings.neighbor.address, id);
-        self.peers.insert(id, Peer { session: Session::new(settings, now), deadline: None });
+        self.peers.insert(
+            id,
+            Peer { session: Session::new(settings, now), deadline: None, refresh: Refreshing::default() },
+        );
         self.with_session(now, id, |session, ctx| session.start(ctx));
     }
 

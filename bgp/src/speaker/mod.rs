@@ -1,6 +1,7 @@
 //! The speaker: sessions and tables behind one face.
 
 mod change;
+mod refresh;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use self::refresh::Refreshing;
 use self::sync::Sync;
 use crate::config::{Config, ConfigError};
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
@@ -84,6 +86,7 @@ struct Peer {
     session: Session,
     /// What `deadlines` holds for it.
     deadline: Option<Instant>,
+    refresh: Refreshing,
 }
 
 impl Speaker {
@@ -198,7 +201,8 @@ impl Speaker {
         let Some(id) = self.by_connection.get(&conn) else { return false };
         let Some(peer) = self.peers.get(id) else { return false };
         peer.session.wants_transmit(conn)
-            || (peer.session.established() == Some(conn) && self.rib.pending(*id))
+            || (peer.session.established() == Some(conn)
+                && (self.rib.pending(*id) || peer.refresh.due(self.sync.restarting())))
     }
 
     /// Appends bytes for a connection whose socket can take some: whole messages, until about `limit` octets. What is
@@ -211,6 +215,7 @@ impl Speaker {
         let taken = out.len() - before;
         if established == Some(conn) && taken < limit {
             self.rib.pack(id, limit - taken, out);
+            self.refresh(id, out);
         }
         out.len() - before
     }
@@ -333,13 +338,22 @@ impl Speaker {
             Output::Up { negotiated, local } => self.up(id, negotiated, local),
             Output::Down { keep, reason } => {
                 self.rib.peer_down(id, &keep);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.refresh = Refreshing::default();
+                }
                 if let Some((address, name)) = self.label(id) {
                     self.events.push_back(Event::SessionDown { address, name, reason });
                 }
             }
             Output::DropStale(family) => self.rib.drop_stale(id, family),
             Output::Update(update) => self.rib.update(id, update),
-            Output::Refresh(family) => self.rib.refresh(id, family),
+            Output::Refresh { family, enhanced: false } => self.rib.refresh(id, family),
+            Output::Refresh { family, enhanced: true } => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.refresh.want(family);
+                }
+            }
+            Output::MarkStale(family) => self.rib.mark_stale(id, family),
         }
     }
 
@@ -366,6 +380,7 @@ impl Speaker {
             asn: neighbor.asn,
             kind,
             local_address: local,
+            role: neighbor.role,
             codec: negotiated.codec,
             families: negotiated.families,
             import: neighbor.import.clone(),

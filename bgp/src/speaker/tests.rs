@@ -1,7 +1,9 @@
 //! One speaker, its neighbours played by hand.
 
 mod change;
+mod external;
 mod play;
+mod refresh;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,12 +13,12 @@ use bytes::BytesMut;
 use super::*;
 use crate::config::{Filter, Neighbor, Network};
 use crate::wire::{
-    self, Attributes, Capability, Codec, Family, Framer, Message, NextHop, Notification, Open, Prefix, Reach,
-    Update, cease, code,
+    self, Attributes, Capability, Codec, Family, Framer, Message, NextHop, Open, Prefix, Reach, Update,
+    cease, code,
 };
 
 const ASN: u32 = 64512;
-const CODEC: Codec = Codec { four_octet_as: true, max_message: 4096, external: false };
+const CODEC: Codec = Codec { four_octet_as: true, ..Codec::DEFAULT };
 
 fn address(n: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, n).into()
@@ -130,13 +132,6 @@ impl Play {
         announced.sort();
         withdrawn.sort();
         (announced, withdrawn)
-    }
-
-    fn last_word(&mut self, conn: ConnId) -> (u8, u8) {
-        match self.told(conn).pop() {
-            Some(Message::Notification(Notification { code, subcode, .. })) => (code, subcode),
-            other => panic!("not a NOTIFICATION: {other:?}"),
-        }
     }
 
     fn actions(&mut self) -> Vec<Action> {

@@ -1,5 +1,6 @@
 //! Path attributes, decoded (RFC 4271 §5). Next hops and NLRI are not here: they belong to the reach of an UPDATE.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
@@ -37,6 +38,41 @@ pub struct Aggregator {
     pub address: Ipv4Addr,
 }
 
+/// An extended community (RFC 4360 §2), as it stands on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExtendedCommunity(pub [u8; 8]);
+
+impl ExtendedCommunity {
+    /// Whether it may leave the AS (RFC 4360 §2: the T bit is clear).
+    pub fn is_transitive(self) -> bool {
+        self.0[0] & 0x40 == 0
+    }
+}
+
+/// A large community (RFC 8092 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LargeCommunity {
+    /// Whose it is: an AS number.
+    pub global: u32,
+    /// What that AS made of it.
+    pub local1: u32,
+    /// And of this.
+    pub local2: u32,
+}
+
+impl LargeCommunity {
+    pub(super) fn from_octets(octets: &[u8; 12]) -> Self {
+        let part = |n: usize| u32::from_be_bytes([octets[n], octets[n + 1], octets[n + 2], octets[n + 3]]);
+        Self { global: part(0), local1: part(4), local2: part(8) }
+    }
+}
+
+impl fmt::Display for LargeCommunity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.global, self.local1, self.local2)
+    }
+}
+
 /// An attribute this crate does not interpret, kept to be passed on (RFC 4271 §5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown {
@@ -70,6 +106,12 @@ pub struct Attributes {
     pub originator_id: Option<Ipv4Addr>,
     /// CLUSTER_LIST (RFC 4456 §8), nearest cluster first.
     pub cluster_list: Vec<Ipv4Addr>,
+    /// EXTENDED_COMMUNITIES (RFC 4360), sorted, without duplicates.
+    pub extended_communities: Vec<ExtendedCommunity>,
+    /// LARGE_COMMUNITY (RFC 8092), sorted, without duplicates.
+    pub large_communities: Vec<LargeCommunity>,
+    /// Only to Customer (OTC): the AS that set it (RFC 9234 §5).
+    pub only_to_customer: Option<u32>,
     /// Everything else, in order of type code: optional transitive ones only (RFC 4271 §5).
     pub unknown: Vec<Unknown>,
 }
@@ -87,6 +129,9 @@ impl Attributes {
             communities: Vec::new(),
             originator_id: None,
             cluster_list: Vec::new(),
+            extended_communities: Vec::new(),
+            large_communities: Vec::new(),
+            only_to_customer: None,
             unknown: Vec::new(),
         }
     }

@@ -3,7 +3,8 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    Error, Family, Frame, HEADER, MAX_MESSAGE, Message, MessageType, Notification, code, open, update,
+    Error, Family, Frame, HEADER, MAX_MESSAGE, Message, MessageType, Notification, Refresh, code, open,
+    update,
 };
 
 /// What two speakers agreed on in their OPENs, as far as it changes how bytes are read and written.
@@ -11,17 +12,24 @@ use super::{
 pub struct Codec {
     /// Both sent the 4-octet AS capability: AS_PATH and AGGREGATOR carry 4 octets an AS (RFC 6793 §4).
     pub four_octet_as: bool,
-    /// The largest message that may be sent, in octets: 4096 (RFC 4271 §4).
+    /// The largest message that may be sent, in octets: 4096 (RFC 4271 §4), or 65535 to peers that take it (RFC 8654).
     pub max_message: usize,
     /// The peer is in another AS: LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST from it are discarded (RFC 7606 §7.5,
     /// §7.9, §7.10). Matters to reading only: what is written is what the attributes hold.
     pub external: bool,
+    /// Both agreed that IPv4 prefixes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+}
+
+impl Codec {
+    /// What holds until both OPENs are in.
+    pub const DEFAULT: Self =
+        Self { four_octet_as: false, max_message: MAX_MESSAGE, external: false, extended_next_hop: false };
 }
 
 impl Default for Codec {
-    /// What holds until both OPENs are in.
     fn default() -> Self {
-        Self { four_octet_as: false, max_message: MAX_MESSAGE, external: false }
+        Self::DEFAULT
     }
 }
 
@@ -47,10 +55,11 @@ pub fn decode(frame: &Frame, codec: &Codec, families: &[Family]) -> Result<Messa
         MessageType::Keepalive if body.is_empty() => Message::Keepalive,
         MessageType::Keepalive => return Err(bad_length()),
         MessageType::RouteRefresh => {
-            // RFC 2918 §3: the third octet is reserved and ignored (RFC 7313 uses it between those who agreed on it).
-            let [high, low, _, safi] = *<&[u8; 4]>::try_from(body).map_err(|_| bad_length())?;
+            // RFC 2918 §3: the third octet is reserved; RFC 7313 §3.2 uses it between those who agreed on it.
+            let [high, low, subtype, safi] = *<&[u8; 4]>::try_from(body).map_err(|_| bad_length())?;
             let family = Family::from_codes(u16::from_be_bytes([high, low]), safi);
-            Message::RouteRefresh(family.filter(|family| families.contains(family)))
+            let family = family.filter(|family| families.contains(family));
+            Message::RouteRefresh(family, Refresh::from_octet(subtype))
         }
     })
 }
@@ -65,10 +74,10 @@ pub fn encode(message: &Message, codec: &Codec, out: &mut BytesMut) {
             framed(MessageType::Notification, out, |out| notification.encode(out));
         }
         Message::Keepalive => framed(MessageType::Keepalive, out, |_| ()),
-        Message::RouteRefresh(family) => framed(MessageType::RouteRefresh, out, |out| {
+        Message::RouteRefresh(family, refresh) => framed(MessageType::RouteRefresh, out, |out| {
             let (afi, safi) = family.map_or((0, 0), Family::codes);
             out.put_u16(afi);
-            out.put_slice(&[0, safi]);
+            out.put_slice(&[refresh.octet(), safi]);
         }),
     }
 }

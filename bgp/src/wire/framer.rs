@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Error, HEADER, MAX_MESSAGE, code};
+use super::{Error, HEADER, MAX_EXTENDED_MESSAGE, MAX_MESSAGE, code};
 
 /// The type octet of a message (RFC 4271 §4.1, RFC 2918 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ impl MessageType {
             Self::Update => length >= 23,
             Self::Notification => length >= 21,
             Self::Keepalive => length == HEADER,
-            // RFC 2918 §3. RFC 7313 §5 has an error of its own for this, for peers that speak it.
+            // RFC 2918 §3
             Self::RouteRefresh => length == 23,
         }
     }
@@ -82,12 +82,24 @@ pub struct Frame {
 #[derive(Debug, Default)]
 pub struct Framer {
     buffer: BytesMut,
+    extended: bool,
+    enhanced_refresh: bool,
 }
 
 impl Framer {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Takes messages of up to 65535 octets from now on (RFC 8654 §4).
+    pub fn extend(&mut self) {
+        self.extended = true;
+    }
+
+    /// Answers a ROUTE-REFRESH of a wrong length as RFC 7313 §5 asks from now on.
+    pub fn enhance_refresh(&mut self) {
+        self.enhanced_refresh = true;
     }
 
     /// Adds what was received.
@@ -110,7 +122,7 @@ impl Framer {
     )]
     pub fn next(&mut self) -> Result<Option<Frame>, Error> {
         let Some((header, _)) = self.buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
-        let (kind, length) = check(header)?;
+        let (kind, length) = self.check(header)?;
         if self.buffer.len() < length {
             return Ok(None);
         }
@@ -118,31 +130,33 @@ impl Framer {
         let body = message.split_off(HEADER).freeze();
         Ok(Some(Frame { kind, body }))
     }
-}
 
-/// Checks a header in the order of RFC 4271 §6.1; gives the type and the length of the whole message.
-fn check(header: &[u8; HEADER]) -> Result<(MessageType, usize), Error> {
-    let [marker @ .., high, low, octet] = header;
-    if marker != &[0xff; 16] {
-        return Err(Error::new(
-            code::HEADER,
-            1,
-            &[],
-            "the marker of a message header is not all ones".into(),
-        ));
+    /// Checks a header in the order of RFC 4271 §6.1; gives the type and the length of the whole message.
+    fn check(&self, header: &[u8; HEADER]) -> Result<(MessageType, usize), Error> {
+        let [marker @ .., high, low, octet] = header;
+        if marker != &[0xff; 16] {
+            let reason = "the marker of a message header is not all ones";
+            return Err(Error::new(code::HEADER, 1, &[], reason.into()));
+        }
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let bad_length = |reason| Err(Error::new(code::HEADER, 2, &[*high, *low], reason));
+        let kind = MessageType::from_octet(*octet);
+        // RFC 8654 §4: OPEN and KEEPALIVE stay small.
+        let small = matches!(kind, Some(MessageType::Open | MessageType::Keepalive));
+        let max = if self.extended && !small { MAX_EXTENDED_MESSAGE } else { MAX_MESSAGE };
+        if !(HEADER..=max).contains(&length) {
+            return bad_length(format!("a message claims {length} octets; {HEADER} to {max} are allowed"));
+        }
+        let Some(kind) = kind else {
+            return Err(Error::new(code::HEADER, 3, &[*octet], format!("message type {octet} is unknown")));
+        };
+        if !kind.admits(length) {
+            let reason = format!("a message of type {kind:?} cannot be {length} octets long");
+            if self.enhanced_refresh && kind == MessageType::RouteRefresh {
+                return Err(Error::new(code::ROUTE_REFRESH, 1, header, reason));
+            }
+            return bad_length(reason);
+        }
+        Ok((kind, length))
     }
-    let length = usize::from(u16::from_be_bytes([*high, *low]));
-    let bad_length = |reason| Err(Error::new(code::HEADER, 2, &[*high, *low], reason));
-    if !(HEADER..=MAX_MESSAGE).contains(&length) {
-        return bad_length(format!(
-            "a message claims {length} octets; {HEADER} to {MAX_MESSAGE} are allowed"
-        ));
-    }
-    let Some(kind) = MessageType::from_octet(*octet) else {
-        return Err(Error::new(code::HEADER, 3, &[*octet], format!("message type {octet} is unknown")));
-    };
-    if !kind.admits(length) {
-        return bad_length(format!("a message of type {kind:?} cannot be {length} octets long"));
-    }
-    Ok((kind, length))
 }

@@ -8,6 +8,10 @@ use super::{Attributes, Family, Prefix};
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most messages are UPDATEs: a box would cost each an allocation"
+)]
 pub enum Message {
     /// RFC 4271 §4.2.
     Open(Open),
@@ -18,7 +22,40 @@ pub enum Message {
     /// RFC 4271 §4.4.
     Keepalive,
     /// RFC 2918 §3; `None` for a family we do not know, which is ignored (RFC 2918 §4).
-    RouteRefresh(Option<Family>),
+    RouteRefresh(Option<Family>, Refresh),
+}
+
+/// What a ROUTE-REFRESH is for (RFC 7313 §3.2). Between peers that did not agree on RFC 7313 all are requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// 0: tell me all again.
+    Request,
+    /// 1: here it begins (BoRR).
+    Begin,
+    /// 2: that was all (EoRR).
+    End,
+    /// Another subtype: ignored where RFC 7313 is spoken (§5).
+    Unknown(u8),
+}
+
+impl Refresh {
+    pub(super) fn from_octet(octet: u8) -> Self {
+        match octet {
+            0 => Self::Request,
+            1 => Self::Begin,
+            2 => Self::End,
+            other => Self::Unknown(other),
+        }
+    }
+
+    pub(super) fn octet(self) -> u8 {
+        match self {
+            Self::Request => 0,
+            Self::Begin => 1,
+            Self::End => 2,
+            Self::Unknown(other) => other,
+        }
+    }
 }
 
 /// OPEN (RFC 4271 §4.2).
@@ -41,12 +78,64 @@ pub enum Capability {
     Multiprotocol(Family),
     /// Code 2 (RFC 2918).
     RouteRefresh,
+    /// Code 5 (RFC 8950 §4): IPv4 unicast may come with IPv6 next hops.
+    ExtendedNextHop,
+    /// Code 6 (RFC 8654 §3).
+    ExtendedMessage,
+    /// Code 9 (RFC 9234 §4.1).
+    Role(Role),
     /// Code 64 (RFC 4724 §3).
     GracefulRestart(GracefulRestart),
     /// Code 65 (RFC 6793 §3).
     FourOctetAs(u32),
+    /// Code 70 (RFC 7313 §3.1).
+    EnhancedRouteRefresh,
     /// Any other, and families we do not know: code and value as received.
     Other(u8, Bytes),
+}
+
+/// What a speaker is to its peer (RFC 9234 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Role {
+    /// Its transit provider.
+    Provider,
+    /// The route server it uses.
+    RouteServer,
+    /// A client of its route server.
+    RouteServerClient,
+    /// Its customer.
+    Customer,
+    /// Its equal: each tells the other only its own and its customers' routes.
+    Peer,
+}
+
+impl Role {
+    pub(super) fn from_octet(octet: u8) -> Option<Self> {
+        [Self::Provider, Self::RouteServer, Self::RouteServerClient, Self::Customer, Self::Peer]
+            .into_iter()
+            .find(|role| role.octet() == octet)
+    }
+
+    pub(super) fn octet(self) -> u8 {
+        match self {
+            Self::Provider => 0,
+            Self::RouteServer => 1,
+            Self::RouteServerClient => 2,
+            Self::Customer => 3,
+            Self::Peer => 4,
+        }
+    }
+
+    /// What the other side must be (RFC 9234 §4.2, table 2).
+    pub fn counterpart(self) -> Self {
+        match self {
+            Self::Provider => Self::Customer,
+            Self::Customer => Self::Provider,
+            Self::RouteServer => Self::RouteServerClient,
+            Self::RouteServerClient => Self::RouteServer,
+            Self::Peer => Self::Peer,
+        }
+    }
 }
 
 /// The graceful restart capability (RFC 4724 §3).

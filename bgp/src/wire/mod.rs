@@ -13,11 +13,14 @@ mod update;
 #[cfg(test)]
 mod tests;
 
-pub use attributes::{Aggregator, AsPath, Attributes, Origin, Segment, Unknown};
+pub use attributes::{
+    Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, Origin, Segment, Unknown,
+};
 pub use codec::{Codec, decode, encode};
 pub use framer::{Frame, Framer, MessageType};
 pub use message::{
-    Capability, Fault, FaultAction, GracefulRestart, Message, NextHop, Notification, Open, Reach, Update,
+    Capability, Fault, FaultAction, GracefulRestart, Message, NextHop, Notification, Open, Reach, Refresh,
+    Role, Update,
 };
 pub use notification::{Error, cease, code, describe, open_error};
 pub use prefix::{Family, Prefix};
@@ -26,6 +29,8 @@ pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, e
 /// Octets of the header that every message starts with (RFC 4271 §4.1).
 const HEADER: usize = 19;
 /// The longest message without RFC 8654 (RFC 4271 §4).
-const MAX_MESSAGE: usize = 4096;
+pub(crate) const MAX_MESSAGE: usize = 4096;
+/// The longest with it (RFC 8654 §2).
+pub(crate) const MAX_EXTENDED_MESSAGE: usize = 65535;
 /// Stands for an AS number that needs 4 octets where only 2 are spoken (RFC 6793 §9).
 const AS_TRANS: u16 = 23456;

@@ -46,6 +46,8 @@ pub mod open_error {
     pub const HOLD_TIME: u8 = 6;
     /// Unsupported Capability.
     pub const CAPABILITY: u8 = 7;
+    /// Role Mismatch (RFC 9234 §4.2).
+    pub const ROLE: u8 = 11;
 }
 
 /// Subcodes of Cease (RFC 4486 §3, RFC 8538 §4, RFC 9384 §3).
@@ -224,7 +226,7 @@ fn subcode_name(code: u8, subcode: u8) -> Option<&'static str> {
         (code::OPEN, 5) => "Authentication Failure",
         (code::OPEN, open_error::HOLD_TIME) => "Unacceptable Hold Time",
         (code::OPEN, open_error::CAPABILITY) => "Unsupported Capability",
-        (code::OPEN, 11) => "Role Mismatch",
+        (code::OPEN, open_error::ROLE) => "Role Mismatch",
         (code::UPDATE, 1) => "Malformed Attribute List",
         (code::UPDATE, 2) => "Unrecognized Well-known Attribute",
         (code::UPDATE, 3) => "Missing Well-known Attribute",

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::reader::Reader;
-use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, Open, code, open_error};
+use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, Open, Role, code, open_error};
 
 /// The only version there is.
 const VERSION: u8 = 4;
@@ -17,9 +17,15 @@ const PARAMETER_EXTENDED: u8 = 255;
 /// Capability codes.
 const MULTIPROTOCOL: u8 = 1;
 const ROUTE_REFRESH: u8 = 2;
+const EXTENDED_NEXT_HOP: u8 = 5;
+const EXTENDED_MESSAGE: u8 = 6;
+const ROLE: u8 = 9;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
+const ENHANCED_ROUTE_REFRESH: u8 = 70;
 
+/// AFI and SAFI of what is announced, AFI of its next hop, as RFC 8950 §4 writes them.
+const IPV4_BY_IPV6: (u16, u16, u16) = (1, 1, 2);
 /// Flags beside the restart time (RFC 4724 §3, RFC 8538 §2).
 const RESTARTING: u16 = 0x8000;
 const NOTIFICATION: u16 = 0x4000;
@@ -49,9 +55,26 @@ impl Open {
         self.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_)))
     }
 
-    /// Whether the route refresh capability was sent (RFC 2918 §2).
-    pub fn route_refresh(&self) -> bool {
-        self.capabilities.contains(&Capability::RouteRefresh)
+    /// Whether a capability without a value was sent.
+    pub fn offers(&self, capability: &Capability) -> bool {
+        self.capabilities.contains(capability)
+    }
+
+    /// The roles claimed: one, or none, or too many to be believed (RFC 9234 §4.2). `None` among them stands for one that
+    /// is not assigned.
+    pub fn roles(&self) -> Vec<Option<Role>> {
+        let mut roles = Vec::new();
+        for capability in &self.capabilities {
+            let role = match capability {
+                Capability::Role(role) => Some(*role),
+                Capability::Other(ROLE, _) => None,
+                _ => continue,
+            };
+            if !roles.contains(&role) {
+                roles.push(role);
+            }
+        }
+        roles
     }
 
     /// The graceful restart capability; the last one counts (RFC 4724 §3).
@@ -178,6 +201,21 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             }
         }
         ROUTE_REFRESH => Capability::RouteRefresh,
+        EXTENDED_MESSAGE => Capability::ExtendedMessage,
+        ENHANCED_ROUTE_REFRESH => Capability::EnhancedRouteRefresh,
+        EXTENDED_NEXT_HOP => {
+            let mut found = false;
+            while !reader.is_empty() {
+                let (afi, safi, next_hop) = (reader.u16()?, reader.u16()?, reader.u16()?);
+                found |= (afi, safi, next_hop) == IPV4_BY_IPV6;
+            }
+            // Other pairs are of families that are not spoken here.
+            if found { Capability::ExtendedNextHop } else { other(code, value) }
+        }
+        ROLE => match Role::from_octet(reader.u8()?) {
+            Some(role) => Capability::Role(role),
+            None => other(code, value),
+        },
         GRACEFUL_RESTART => {
             let head = reader.u16()?;
             let mut families = Vec::new();
@@ -252,6 +290,14 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
                 out.put_slice(&[safi, if *forwarding { 0x80 } else { 0 }]);
             }
         }
+        Capability::ExtendedNextHop => {
+            out.put_slice(&[EXTENDED_NEXT_HOP, 6]);
+            let (afi, safi, next_hop) = IPV4_BY_IPV6;
+            [afi, safi, next_hop].into_iter().for_each(|field| out.put_u16(field));
+        }
+        Capability::ExtendedMessage => out.put_slice(&[EXTENDED_MESSAGE, 0]),
+        Capability::EnhancedRouteRefresh => out.put_slice(&[ENHANCED_ROUTE_REFRESH, 0]),
+        Capability::Role(role) => out.put_slice(&[ROLE, 1, role.octet()]),
         Capability::FourOctetAs(asn) => {
             out.put_slice(&[FOUR_OCTET_AS, 4]);
             out.put_u32(*asn);

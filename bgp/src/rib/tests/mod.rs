@@ -60,6 +60,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         asn: if kind == PeerKind::External { THEIRS } else { OURS },
         kind,
         local_address: ip(LOCAL),
+        role: None,
         codec: Codec { four_octet_as: true, ..Codec::default() },
         families: vec![V4, V6],
         import: Filter::All,

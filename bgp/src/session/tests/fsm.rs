@@ -229,8 +229,11 @@ fn updates_and_refreshes_are_passed_on() {
         ..Update::default()
     };
     bench.hear(conn, &Message::Update(update.clone()));
-    bench.hear(conn, &Message::RouteRefresh(Some(Family::Ipv6Unicast)));
-    assert_eq!(bench.take(), [Output::Update(update), Output::Refresh(Family::Ipv6Unicast)]);
+    bench.hear(conn, &Message::RouteRefresh(Some(Family::Ipv6Unicast), wire::Refresh::Request));
+    assert_eq!(
+        bench.take(),
+        [Output::Update(update), Output::Refresh { family: Family::Ipv6Unicast, enhanced: false }]
+    );
 }
 
 /// Streams come in any chunks.

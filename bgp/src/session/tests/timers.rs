@@ -69,7 +69,9 @@ fn nothing_follows_the_last_word() {
 fn keepalive_update_and_refresh_start_the_hold_timer_again() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 30, ..open() });
     let update = Message::Update(Update { end_of_rib: Some(Family::Ipv4Unicast), ..Update::default() });
-    for message in [Message::Keepalive, update, Message::RouteRefresh(Some(Family::Ipv4Unicast))] {
+    for message in
+        [Message::Keepalive, update, Message::RouteRefresh(Some(Family::Ipv4Unicast), wire::Refresh::Request)]
+    {
         bench.wait(29 * SECOND);
         bench.hear(conn, &message);
     }

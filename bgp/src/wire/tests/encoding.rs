@@ -2,8 +2,8 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::wire::{
-    Aggregator, AsPath, Attributes, NextHop, Origin, Reach, Segment, TooLarge, Unknown, Update,
-    encode_attributes, encode_end_of_rib, encode_reach, encode_unreach,
+    Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, NextHop, Origin, Reach, Segment,
+    TooLarge, Unknown, Update, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach,
 };
 
 fn v4_hop() -> NextHop {
@@ -55,8 +55,11 @@ fn full_attributes() -> Attributes {
         communities: vec![0xfc00_0007, 0xffff_ff01],
         originator_id: Some(Ipv4Addr::new(192, 0, 2, 2)),
         cluster_list: vec![Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 4)],
+        extended_communities: vec![ExtendedCommunity([0, 2, 0xfc, 0, 0, 0, 0, 7])],
+        large_communities: vec![LargeCommunity { global: 64512, local1: 1, local2: 2 }],
+        only_to_customer: Some(64513),
         unknown: vec![
-            Unknown { flags: 0xc0, code: 16, value: Bytes::from(hex("0002fc0000000009")) },
+            Unknown { flags: 0xe0, code: 12, value: Bytes::from_static(&[1]) },
             Unknown { flags: 0xc0, code: 99, value: Bytes::from_static(&[7; 300]) },
         ],
     }
@@ -68,7 +71,7 @@ fn attributes_come_in_order_of_type_code() {
     let expected = hex(
         "400101 02  400210 0202 0000fc00 00011170 0101 0000fc01  800404 00000001  400504 00000064  400600
          c00708 00011171 c0000201  c00808 fc000007 ffffff01  800904 c0000202  800a08 c0000203 c0000204
-         c01008 0002fc0000000009  f063012c",
+         e00c01 01  c01008 0002fc0000000007  c0200c 0000fc000000000100000002  c02304 0000fc01  f063012c",
     );
     assert_eq!(block[..expected.len()], expected);
     assert_eq!(block.len(), expected.len() + 300);
@@ -79,7 +82,8 @@ fn old_peers_get_as_trans_and_the_as4_attributes() {
     let block = encode_attributes(&full_attributes(), &OLD);
     let expected = hex("400101 02  40020a 0202 fc00 5ba0 0101 fc01  800404 00000001  400504 00000064  400600
          c00706 5ba0 c0000201  c00808 fc000007 ffffff01  800904 c0000202  800a08 c0000203 c0000204
-         c01008 0002fc0000000009  c01110 0202 0000fc00 00011170 0101 0000fc01  c01208 00011171 c0000201  f063012c");
+         e00c01 01  c01008 0002fc0000000007  c01110 0202 0000fc00 00011170 0101 0000fc01  c01208 00011171 c0000201
+         c0200c 0000fc000000000100000002  c02304 0000fc01  f063012c");
     assert_eq!(block[..expected.len()], expected);
     // Not where 2 octets say it all (RFC 6793 §4.2.2).
     let block = encode_attributes(&Attributes::local(), &OLD);

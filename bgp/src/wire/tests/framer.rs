@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::Frame;
+use crate::wire::{Frame, Refresh};
 
 fn refused(bytes: &[u8]) -> Error {
     let mut framer = Framer::new();
@@ -110,12 +110,43 @@ fn a_frame_from_elsewhere_is_checked_again() {
 #[test]
 fn route_refresh_names_a_negotiated_family_or_none() {
     let refresh = |body: &[u8]| read_one(&message(5, body), &INTERNAL);
-    assert_eq!(refresh(&[0, 2, 0, 1]), Message::RouteRefresh(Some(Family::Ipv6Unicast)));
+    assert_eq!(refresh(&[0, 2, 0, 1]), Message::RouteRefresh(Some(Family::Ipv6Unicast), Refresh::Request));
     // RFC 2918 §3: the reserved octet is ignored.
-    assert_eq!(refresh(&[0, 1, 7, 1]), Message::RouteRefresh(Some(Family::Ipv4Unicast)));
-    assert_eq!(refresh(&[0, 1, 0, 128]), Message::RouteRefresh(None));
+    assert_eq!(refresh(&[0, 1, 7, 1]), Message::RouteRefresh(Some(Family::Ipv4Unicast), Refresh::Unknown(7)));
+    assert_eq!(refresh(&[0, 1, 0, 128]), Message::RouteRefresh(None, Refresh::Request));
     let mut framer = Framer::new();
     framer.push(&message(5, &[0, 2, 0, 1]));
     let frame = framer.next().unwrap().unwrap();
-    assert_eq!(decode(&frame, &INTERNAL, &[Family::Ipv4Unicast]), Ok(Message::RouteRefresh(None)));
+    assert_eq!(
+        decode(&frame, &INTERNAL, &[Family::Ipv4Unicast]),
+        Ok(Message::RouteRefresh(None, Refresh::Request))
+    );
+}
+
+/// RFC 8654 §4: OPEN and KEEPALIVE stay small.
+#[test]
+fn extended_messages_once_agreed() {
+    let long = message(2, &vec![0; 60_000]);
+    let mut framer = Framer::new();
+    framer.push(&long);
+    assert_eq!(framer.next().unwrap_err().notification.subcode, 2);
+    framer.extend();
+    assert_eq!(framer.next().unwrap().unwrap().body.len(), 60_000);
+    for kind in [1, 4] {
+        let mut framer = Framer::new();
+        framer.extend();
+        framer.push(&message(kind, &vec![0; 5_000]));
+        assert_eq!(framer.next().unwrap_err().notification.subcode, 2);
+    }
+}
+
+/// RFC 7313 §5: an error of its own, with the message in its data.
+#[test]
+fn a_refresh_of_a_wrong_length_once_agreed() {
+    let bad = message(5, &[0, 1, 1, 1, 9]);
+    let mut framer = Framer::new();
+    framer.enhance_refresh();
+    framer.push(&bad);
+    let error = framer.next().unwrap_err();
+    assert_eq!(answer(&error), (7, 1, &bad[..19]));
 }

@@ -14,7 +14,7 @@ use super::{Codec, Error, Family, Framer, Message, MessageType, Prefix, decode, 
 const BOTH: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
 /// An internal session with 4-octet AS numbers: the usual one.
-const INTERNAL: Codec = Codec { four_octet_as: true, max_message: 4096, external: false };
+const INTERNAL: Codec = Codec { four_octet_as: true, ..Codec::DEFAULT };
 const EXTERNAL: Codec = Codec { external: true, ..INTERNAL };
 const OLD: Codec = Codec { four_octet_as: false, ..INTERNAL };
 

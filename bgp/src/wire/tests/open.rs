@@ -30,11 +30,12 @@ fn open_of_bird_2() {
     let Message::Open(open) = read_one(&bytes, &Codec::default()) else { panic!() };
     assert_eq!((open.asn, open.hold_time, open.router_id), (64512, 240, Ipv4Addr::new(192, 0, 2, 1)));
     assert_eq!(open.families(), BOTH);
-    assert!(open.four_octet_as() && open.route_refresh());
+    assert!(open.four_octet_as() && open.offers(&Capability::RouteRefresh));
     let families = BOTH.map(|family| (family, false)).to_vec();
     let restart = GracefulRestart { restart_time: 120, families, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
-    assert!(open.capabilities.contains(&Capability::Other(70, Bytes::new())), "the unknown are kept");
+    assert!(open.offers(&Capability::EnhancedRouteRefresh));
+    assert!(open.offers(&Capability::Other(71, Bytes::new())), "the unknown are kept");
     assert_eq!(write(&Message::Open(open), &INTERNAL), bytes);
 }
 

@@ -7,8 +7,8 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::wire::{
-    Aggregator, AsPath, Attributes, Capability, GracefulRestart, NextHop, Notification, Open, Origin, Reach,
-    Segment, Unknown, Update,
+    Aggregator, AsPath, Attributes, Capability, ExtendedCommunity, GracefulRestart, LargeCommunity, NextHop,
+    Notification, Open, Origin, Reach, Refresh, Role, Segment, Unknown, Update,
 };
 
 fn family() -> impl Strategy<Value = Family> {
@@ -30,10 +30,14 @@ fn capability() -> impl Strategy<Value = Capability> {
         let [restarting, notification] = flags;
         Capability::GracefulRestart(GracefulRestart { restarting, notification, restart_time, families })
     });
-    let code = any::<u8>().prop_filter("known", |code| ![1, 2, 64, 65].contains(code));
+    let code = any::<u8>().prop_filter("known", |code| ![1, 2, 5, 6, 9, 64, 65, 70].contains(code));
     prop_oneof![
         family().prop_map(Capability::Multiprotocol),
         Just(Capability::RouteRefresh),
+        Just(Capability::ExtendedNextHop),
+        Just(Capability::ExtendedMessage),
+        Just(Capability::EnhancedRouteRefresh),
+        Just(Capability::Role(Role::Customer)),
         restart,
         (code, octets(256)).prop_map(|(code, value)| Capability::Other(code, value)),
     ]
@@ -70,7 +74,7 @@ fn segment() -> impl Strategy<Value = Segment> {
 
 fn unknown() -> impl Strategy<Value = Unknown> {
     // Partial is there already: passing on does not change them. Those the wire knows have tests of their own.
-    let code = prop_oneof![11..14_u8, 19..25_u8, 33..=255_u8];
+    let code = prop_oneof![11..14_u8, 19..25_u8, 33..35_u8, 36..=255_u8];
     (code, octets(400)).prop_map(|(code, value)| Unknown { flags: 0xe0, code, value })
 }
 
@@ -82,6 +86,9 @@ prop_compose! {
         atomic_aggregate: bool,
         aggregator in option::of((asn(), any::<u32>())),
         communities in btree_set(any::<u32>(), 0..20),
+        extended in btree_set(any::<[u8; 8]>(), 0..5),
+        large in btree_set(any::<(u32, u32, u32)>(), 0..5),
+        only_to_customer in option::of(any::<u32>()),
         clusters in vec(any::<u32>(), 0..5),
         unknown in vec(unknown(), 0..4),
     ) -> Attributes {
@@ -98,6 +105,12 @@ prop_compose! {
             communities: communities.into_iter().collect(),
             originator_id: originator.map(Ipv4Addr::from_bits),
             cluster_list: clusters.into_iter().map(Ipv4Addr::from_bits).collect(),
+            extended_communities: extended.into_iter().map(ExtendedCommunity).collect(),
+            large_communities: large
+                .into_iter()
+                .map(|(global, local1, local2)| LargeCommunity { global, local1, local2 })
+                .collect(),
+            only_to_customer,
             unknown: unknown.into_values().collect(),
         }
     }
@@ -153,7 +166,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any::<u8>(), any::<u8>(), data)
             .prop_map(|(code, subcode, data)| Message::Notification(Notification { code, subcode, data })),
         Just(Message::Keepalive),
-        option::of(family()).prop_map(Message::RouteRefresh),
+        (option::of(family()), 0..5_u8).prop_map(|(f, s)| Message::RouteRefresh(f, Refresh::from_octet(s))),
     ]
 }
 

@@ -2,7 +2,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::wire::FaultAction::{AttributeDiscard, TreatAsWithdraw};
-use crate::wire::{Aggregator, AsPath, FaultAction, NextHop, Origin, Reach, Segment, Update};
+use crate::wire::{
+    Aggregator, AsPath, ExtendedCommunity, FaultAction, LargeCommunity, NextHop, Origin, Reach, Segment,
+    Update,
+};
 
 const ORIGIN: &str = "40 01 01 00";
 const AS_PATH: &str = "40 02 06 02 01 0000fc01";
@@ -67,7 +70,9 @@ fn update_of_bird_2() {
     assert_eq!(attributes.as_path, AsPath(vec![Segment::Sequence(vec![64512, 4_200_000_001])]));
     assert_eq!(attributes.med, Some(5));
     assert_eq!(attributes.communities, [0xfc00_0007]);
-    assert_eq!(attributes.unknown.iter().map(|u| u.code).collect::<Vec<_>>(), [16, 32]);
+    assert_eq!(attributes.extended_communities, [ExtendedCommunity([0, 2, 0xfc, 0, 0, 0, 0, 9])]);
+    assert_eq!(attributes.large_communities, [LargeCommunity { global: 64512, local1: 1, local2: 2 }]);
+    assert_eq!(attributes.unknown, []);
     assert_eq!(update.reach[0].prefixes, prefixes(&["0.0.0.0/0", "10.1.0.0/16", "10.2.128.0/17"]));
     assert_eq!(update.faults, []);
     assert_eq!(write(&Message::Update(update), &EXTERNAL), bytes);
@@ -442,13 +447,13 @@ fn of_duplicates_the_first_counts() {
 
 #[test]
 fn unknown_transitive_attributes_are_kept_and_marked_partial() {
-    let update = announce(&["c0 ff 00", "c0 63 02 0102", "80 62 01 09", "d0 23 0004 0000fc00"]);
+    let update = announce(&["c0 ff 00", "c0 63 02 0102", "80 62 01 09", "d0 24 0004 0000fc00"]);
     assert_eq!(update.faults, []);
     let unknown = &update.attributes.as_ref().unwrap().unknown;
     let kept: Vec<_> = unknown.iter().map(|u| (u.flags, u.code, &u.value[..])).collect();
-    assert_eq!(kept, [(0xc0, 35, &hex("0000fc00")[..]), (0xc0, 99, &[1, 2][..]), (0xc0, 255, &[][..])]);
+    assert_eq!(kept, [(0xc0, 36, &hex("0000fc00")[..]), (0xc0, 99, &[1, 2][..]), (0xc0, 255, &[][..])]);
     let written = write(&Message::Update(update), &INTERNAL);
-    let passed_on = hex("e0 23 04 0000fc00 e0 63 02 0102 e0 ff 00 18 0af403");
+    let passed_on = hex("e0 24 04 0000fc00 e0 63 02 0102 e0 ff 00 18 0af403");
     assert!(written.ends_with(&passed_on), "{written:02x?}");
 }
 
@@ -565,4 +570,57 @@ fn as4_attributes_between_new_speakers_are_discarded() {
     let attributes = update.attributes.unwrap();
     assert_eq!(attributes.as_path.0, [sequence(&[64513])]);
     assert_eq!((attributes.aggregator, attributes.unknown), (None, vec![]));
+}
+
+/// Recognised communities and OTC: sets in order, and RFC 7606's costs where they are malformed (RFC 8092 §6, RFC 9234 §5).
+#[test]
+fn typed_attributes_are_read_and_written() {
+    let update = announce(&[
+        "c0 10 18 0002fc0000000009 0002fc0000000001 0002fc0000000009",
+        "c0 20 18 0000fc000000000100000002 0000fc000000000100000001",
+        "c0 23 04 0000fc01",
+    ]);
+    assert_eq!(update.faults, []);
+    let attributes = update.attributes.clone().unwrap();
+    assert_eq!(attributes.extended_communities.len(), 2);
+    let large: Vec<String> = attributes.large_communities.iter().map(ToString::to_string).collect();
+    assert_eq!(large, ["64512:1:1", "64512:1:2"]);
+    assert_eq!(attributes.only_to_customer, Some(64513));
+    let written = write(&Message::Update(update), &INTERNAL);
+    let ordered =
+        "c01010 0002fc0000000001 0002fc0000000009  c02018 0000fc000000000100000001 0000fc000000000100000002
+        c02304 0000fc01";
+    assert!(written.ends_with(&hex(&format!("{ordered} {NLRI}"))), "{written:02x?}");
+    for (bad, code) in
+        [("c0 23 03 00fc01", 35), ("80 23 04 0000fc01", 35), ("c0 20 0b 0000fc0000000001000000", 32)]
+    {
+        assert_withdrawn(&announce(&[bad]), code, &["10.244.3.0/24"]);
+    }
+}
+
+/// RFC 8950 §3: next hops of 4, 16 and 32 octets, where both agreed; else only of 4.
+#[test]
+fn ipv4_by_ipv6_next_hops() {
+    let extended = Codec { extended_next_hop: true, ..INTERNAL };
+    let global = "20010db8000000000000000000000001";
+    let body = |hop: &str| {
+        let mp = hex(&format!("0001 01 {:02x} {hop} 00 10 0a01", hop.len() / 2));
+        let attributes = [hex("400101 00 400200 800e"), vec![mp.len() as u8], mp].concat();
+        message(2, &[vec![0, 0], (attributes.len() as u16).to_be_bytes().to_vec(), attributes].concat())
+    };
+    for (hop, codec, taken) in [
+        ("0a000001".to_owned(), extended, true),
+        (global.into(), extended, true),
+        (format!("{global}fe800000000000000000000000000001"), extended, true),
+        ("0a000001".into(), INTERNAL, true),
+        (global.into(), INTERNAL, false),
+        ("0a00000100".into(), extended, false),
+    ] {
+        let read = read(&body(&hop), &codec);
+        assert_eq!(read.is_ok(), taken, "{hop}: {read:?}");
+        if let Ok([Message::Update(update)]) = read.as_deref() {
+            let again = write(&Message::Update(update.clone()), &codec);
+            assert_eq!(read_one(&again, &codec), Message::Update(update.clone()));
+        }
+    }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::super::reader::Reader;
 use super::super::{
-    Aggregator, AsPath, Attributes, Codec, Error, Family, Fault, FaultAction, NextHop, Origin, Prefix, Reach,
-    Unknown, Update, code,
+    Aggregator, AsPath, Attributes, Codec, Error, ExtendedCommunity, Family, Fault, FaultAction,
+    LargeCommunity, NextHop, Origin, Prefix, Reach, Unknown, Update, code,
 };
 use super::rules::{self, Cost, EXTENDED_LENGTH, OPTIONAL, PARTIAL, Rule, TRANSITIVE, subcode};
 use super::{as_path, mp, nlri};
@@ -260,15 +260,16 @@ impl<'a> Block<'a> {
             rules::ATOMIC_AGGREGATE => attributes.atomic_aggregate = true,
             rules::AGGREGATOR => attributes.aggregator = Some(aggregator(raw.value, wide).map_err(wrong)?),
             rules::COMMUNITIES => {
-                attributes.communities = numbers(raw.value).collect();
-                attributes.communities.sort_unstable();
-                attributes.communities.dedup();
+                attributes.communities = sorted(numbers(raw.value).collect());
             }
             rules::ORIGINATOR_ID => attributes.originator_id = address(raw.value),
             rules::CLUSTER_LIST => {
                 attributes.cluster_list = numbers(raw.value).map(Ipv4Addr::from_bits).collect();
             }
-            rules::MP_REACH => self.reach = Some(mp::reach(raw.value, self.families).map_err(wrong)?),
+            rules::MP_REACH => {
+                let extended = self.codec.extended_next_hop;
+                self.reach = Some(mp::reach(raw.value, self.families, extended).map_err(wrong)?);
+            }
             rules::MP_UNREACH => {
                 self.unreach = mp::unreach(raw.value, self.families).map_err(wrong)?;
             }
@@ -280,6 +281,15 @@ impl<'a> Block<'a> {
             rules::AS4_AGGREGATOR => {
                 self.as4_aggregator = Some(aggregator(raw.value, true).map_err(wrong)?);
             }
+            rules::EXTENDED_COMMUNITIES => {
+                let values = raw.value.as_chunks().0.iter().map(|octets| ExtendedCommunity(*octets));
+                attributes.extended_communities = sorted(values.collect());
+            }
+            rules::LARGE_COMMUNITIES => {
+                let values = raw.value.as_chunks().0.iter().map(LargeCommunity::from_octets);
+                attributes.large_communities = sorted(values.collect());
+            }
+            rules::ONLY_TO_CUSTOMER => attributes.only_to_customer = number(raw.value),
             // Communities of other kinds: sound, and passed on as they are.
             _ => self.keep(raw),
         }
@@ -406,6 +416,13 @@ impl From<Problem<'_>> for Fault {
 
 fn name(code: u8, rule: Option<&Rule>) -> String {
     rule.map_or_else(|| format!("attribute {code}"), |rule| rule.name.into())
+}
+
+/// Communities are sets: neither order nor repetition says anything (RFC 8092 §3 for one).
+fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
+    values.sort_unstable();
+    values.dedup();
+    values
 }
 
 fn numbers(value: &[u8]) -> impl Iterator<Item = u32> {

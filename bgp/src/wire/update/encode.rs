@@ -8,7 +8,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::super::codec::{framed, set_u16};
 use super::super::reader::Reader;
 use super::super::{
-    Aggregator, Attributes, Codec, Family, HEADER, MessageType, NextHop, Prefix, Unknown, Update,
+    Aggregator, Attributes, Codec, Family, HEADER, LargeCommunity, MessageType, NextHop, Prefix, Unknown,
+    Update,
 };
 use super::rules::{self, EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE};
 use super::{as_path, nlri};
@@ -68,13 +69,36 @@ pub fn encode_attributes(attributes: &Attributes, codec: &Codec) -> Bytes {
         put_header(OPTIONAL, rules::CLUSTER_LIST, 4 * attributes.cluster_list.len(), &mut out);
         attributes.cluster_list.iter().for_each(|id| out.put_u32(id.to_bits()));
     }
-    let before_as4 = attributes.unknown.partition_point(|unknown| unknown.code < rules::AS4_PATH);
-    let (before, after) = attributes.unknown.split_at_checked(before_as4).unwrap_or_default();
-    before.iter().for_each(|unknown| put_unknown(unknown, &mut out));
+    let mut unknown = attributes.unknown.iter().peekable();
+    let mut put_unknown_below = |code, out: &mut BytesMut| {
+        while let Some(unknown) = unknown.next_if(|unknown| unknown.code < code) {
+            put_unknown(unknown, out);
+        }
+    };
+    put_unknown_below(rules::EXTENDED_COMMUNITIES, &mut out);
+    if !attributes.extended_communities.is_empty() {
+        let size = 8 * attributes.extended_communities.len();
+        put_header(OPTIONAL | TRANSITIVE, rules::EXTENDED_COMMUNITIES, size, &mut out);
+        attributes.extended_communities.iter().for_each(|community| out.put_slice(&community.0));
+    }
+    put_unknown_below(rules::AS4_PATH, &mut out);
     if !wide {
         put_as4(attributes, &mut out);
     }
-    after.iter().for_each(|unknown| put_unknown(unknown, &mut out));
+    put_unknown_below(rules::LARGE_COMMUNITIES, &mut out);
+    if !attributes.large_communities.is_empty() {
+        let size = 12 * attributes.large_communities.len();
+        put_header(OPTIONAL | TRANSITIVE, rules::LARGE_COMMUNITIES, size, &mut out);
+        for LargeCommunity { global, local1, local2 } in &attributes.large_communities {
+            [global, local1, local2].into_iter().for_each(|part| out.put_u32(*part));
+        }
+    }
+    put_unknown_below(rules::ONLY_TO_CUSTOMER, &mut out);
+    if let Some(asn) = attributes.only_to_customer {
+        put_header(OPTIONAL | TRANSITIVE, rules::ONLY_TO_CUSTOMER, 4, &mut out);
+        out.put_u32(asn);
+    }
+    unknown.for_each(|unknown| put_unknown(unknown, &mut out));
     out.freeze()
 }
 

@@ -1,4 +1,4 @@
-//! The values of MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760 §3 and §4, RFC 2545 §3).
+//! The values of MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760 §3 and §4, RFC 2545 §3, RFC 8950 §3).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,7 +19,7 @@ pub enum Reach {
 ///
 /// # Errors
 /// In words, why its prefixes cannot be told (RFC 7606 §5.3, §7.11).
-pub fn reach(value: &[u8], families: &[Family]) -> Result<Reach, String> {
+pub fn reach(value: &[u8], families: &[Family], extended_next_hop: bool) -> Result<Reach, String> {
     let mut reader = Reader::new(value);
     let (Some(afi), Some(safi), Some(length)) = (reader.u16(), reader.u8(), reader.u8()) else {
         return Err("it ends before its next hop".into());
@@ -28,7 +28,7 @@ pub fn reach(value: &[u8], families: &[Family]) -> Result<Reach, String> {
     let (Some(next_hop), Some(_reserved)) = (reader.take(usize::from(length)), reader.u8()) else {
         return Err(format!("its next hop of {length} octets is cut off"));
     };
-    let next_hop = decode_next_hop(family, next_hop)
+    let next_hop = decode_next_hop(family, next_hop, extended_next_hop)
         .ok_or_else(|| format!("a next hop of {length} octets does not belong to {family}"))?;
     let mut prefixes = Vec::new();
     nlri::decode(family, reader.rest(), &mut prefixes)?;
@@ -55,13 +55,14 @@ fn negotiated(afi: u16, safi: u8, families: &[Family]) -> Option<Family> {
 }
 
 /// Reads a next hop; `None` where its length is not one of the family's.
-fn decode_next_hop(family: Family, octets: &[u8]) -> Option<NextHop> {
+fn decode_next_hop(family: Family, octets: &[u8], extended: bool) -> Option<NextHop> {
     match family {
-        Family::Ipv4Unicast => {
+        // RFC 8950 §3: the length tells which it is.
+        Family::Ipv4Unicast if !extended || octets.len() == 4 => {
             let address = Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?);
             Some(NextHop { address: address.into(), link_local: None })
         }
-        Family::Ipv6Unicast => {
+        Family::Ipv4Unicast | Family::Ipv6Unicast => {
             let (global, rest) = octets.split_first_chunk::<16>()?;
             let link_local = match rest {
                 [] => None,

@@ -26,6 +26,7 @@ pub const AS4_PATH: u8 = 17;
 pub const AS4_AGGREGATOR: u8 = 18;
 pub const IPV6_EXTENDED_COMMUNITIES: u8 = 25;
 pub const LARGE_COMMUNITIES: u8 = 32;
+pub const ONLY_TO_CUSTOMER: u8 = 35;
 
 /// Subcodes of the UPDATE Message Error (RFC 4271 §6.3).
 pub mod subcode {
@@ -106,7 +107,7 @@ const fn internal(rule: Rule) -> Rule {
 /// Wrong flags cost what wrong content costs. §3 (c) says "treat as withdraw" in general, but §3 (f) has no error of
 /// ATOMIC_AGGREGATE and AGGREGATOR cost more than the attribute, and RFC 6793 §6 none of AS4_PATH and AS4_AGGREGATOR.
 #[rustfmt::skip]
-const RULES: [Rule; 17] = {
+const RULES: [Rule; 18] = {
     use Cost::{Discard, Reset, Withdraw};
     use Length::{Aggregator, Any, AtLeast, Exactly, MultipleOf};
     [
@@ -127,12 +128,13 @@ const RULES: [Rule; 17] = {
         rule(AS4_AGGREGATOR, "AS4_AGGREGATOR", OPTIONAL_TRANSITIVE, Exactly(8), Discard, subcode::OPTIONAL),       // RFC 6793 §6
         rule(IPV6_EXTENDED_COMMUNITIES, "IPV6_EXTENDED_COMMUNITIES", OPTIONAL_TRANSITIVE, MultipleOf(20), Withdraw, subcode::OPTIONAL), // §7.15
         rule(LARGE_COMMUNITIES, "LARGE_COMMUNITIES", OPTIONAL_TRANSITIVE, MultipleOf(12), Withdraw, subcode::OPTIONAL), // RFC 8092 §6
+        rule(ONLY_TO_CUSTOMER, "OTC", OPTIONAL_TRANSITIVE, Exactly(4), Withdraw, subcode::OPTIONAL),               // RFC 9234 §5
     ]
 };
 
-/// Where the rule of each code below 33 stands in the table, so that finding one is one step.
-const INDEX: [Option<u8>; 33] = {
-    let mut index = [None; 33];
+/// Where the rule of each code below 36 stands in the table, so that finding one is one step.
+const INDEX: [Option<u8>; 36] = {
+    let mut index = [None; 36];
     let mut i = 0;
     while i < RULES.len() {
         index[RULES[i].code as usize] = Some(i as u8);

@@ -1,0 +1,129 @@
+//! What comes of two OPENs beyond RFC 4271.
+
+use super::*;
+use crate::wire::{Refresh, Role, open_error};
+
+fn our_open(settings: Settings) -> Open {
+    let mut bench = Bench::new(settings);
+    let conn = bench.asked();
+    bench.connected(conn);
+    match bench.said(conn).remove(0) {
+        Message::Open(open) => open,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn codec(settings: Settings, open: Open) -> Codec {
+    Bench::up(settings, open).0.session.negotiated().expect("up").codec
+}
+
+/// RFC 8654 §4: we take them from anybody, and send them to those who do.
+#[test]
+fn extended_messages() {
+    assert!(our_open(settings()).offers(&Capability::ExtendedMessage));
+    assert_eq!(codec(settings(), open()).max_message, 4096);
+    assert_eq!(codec(settings(), with(open(), Capability::ExtendedMessage)).max_message, 65535);
+    let (mut bench, conn) = Bench::up(settings(), open());
+    let prefixes =
+        (0..5000_u32).map(|n| wire::Prefix::new(Ipv4Addr::from_bits(n << 8).into(), 24).expect("fits"));
+    let update = Update { withdrawn: prefixes.collect(), ..Update::default() };
+    let mut bytes = BytesMut::new();
+    let large = Codec { max_message: 65535, ..Codec::DEFAULT };
+    wire::encode(&Message::Update(update), &large, &mut bytes);
+    assert!(bytes.len() > 20_000);
+    bench.hear_bytes(conn, &bytes);
+    assert!(matches!(&bench.take()[..], [Output::Update(update)] if update.withdrawn.len() == 5000));
+}
+
+#[test]
+fn ipv6_next_hops_for_ipv4_where_both_want_them() {
+    let mut wanting = settings();
+    wanting.neighbor.extended_next_hop = true;
+    assert!(our_open(wanting.clone()).offers(&Capability::ExtendedNextHop));
+    assert!(!our_open(settings()).offers(&Capability::ExtendedNextHop));
+    let offered = || with(open(), Capability::ExtendedNextHop);
+    assert!(codec(wanting.clone(), offered()).extended_next_hop);
+    assert!(!codec(wanting, open()).extended_next_hop);
+    assert!(!codec(settings(), offered()).extended_next_hop);
+}
+
+fn external(role: Option<Role>, strict_role: bool) -> Settings {
+    let mut settings = settings();
+    settings.neighbor.asn = 64600;
+    (settings.neighbor.role, settings.neighbor.strict_role) = (role, strict_role);
+    settings
+}
+
+fn claims(capabilities: Vec<Capability>) -> Open {
+    let open = Open { asn: 64600, capabilities: vec![Capability::FourOctetAs(64600)], ..open() };
+    capabilities.into_iter().fold(open, with)
+}
+
+/// RFC 9234 §4.2, table 2.
+#[test]
+fn roles_must_fit() {
+    use Role::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+    let all = [Provider, RouteServer, RouteServerClient, Customer, Peer];
+    let fits = |ours, theirs| {
+        let fit = [(Provider, Customer), (RouteServer, RouteServerClient), (Peer, Peer)];
+        fit.contains(&(ours, theirs)) || fit.contains(&(theirs, ours))
+    };
+    for ours in all {
+        for theirs in all {
+            let mut bench = Bench::new(external(Some(ours), false));
+            let conn = bench.asked();
+            bench.connected(conn);
+            bench.hear(conn, &Message::Open(claims(vec![Capability::Role(theirs)])));
+            match fits(ours, theirs) {
+                true => assert_eq!(bench.state(), SessionState::OpenConfirm),
+                false => assert_eq!(bench.last_word(conn), (code::OPEN, open_error::ROLE)),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_or_odd_role() {
+    let unassigned = Capability::Other(9, vec![77].into());
+    let twice = vec![Capability::Role(Role::Customer); 2];
+    let several = vec![Capability::Role(Role::Customer), Capability::Role(Role::Peer)];
+    for (strict, capabilities, accepted) in [
+        (false, vec![], true),
+        (true, vec![], false),
+        (true, twice, true),
+        (false, several, false),
+        (false, vec![unassigned], false),
+    ] {
+        let mut bench = Bench::new(external(Some(Role::Provider), strict));
+        let conn = bench.asked();
+        bench.connected(conn);
+        bench.hear(conn, &Message::Open(claims(capabilities.clone())));
+        assert_eq!(bench.state() == SessionState::OpenConfirm, accepted, "{capabilities:?}");
+    }
+    let (bench, _) = Bench::up(external(None, false), claims(vec![Capability::Role(Role::Peer)]));
+    assert_eq!(bench.state(), SessionState::Established, "who has none configured does not care");
+}
+
+/// RFC 7313 §4: what is not repeated between the marks goes.
+#[test]
+fn an_enhanced_refresh_marks_and_sweeps() {
+    const V4: Family = Family::Ipv4Unicast;
+    let (mut bench, conn) = Bench::up(settings(), with(open(), Capability::EnhancedRouteRefresh));
+    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
+    assert_eq!(bench.take(), [Output::Refresh { family: V4, enhanced: true }]);
+    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Unknown(9)));
+    assert!(bench.take().is_empty());
+    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Begin));
+    assert_eq!(bench.take(), [Output::MarkStale(V4)]);
+    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::End));
+    assert_eq!(bench.take(), [Output::DropStale(Some(V4))]);
+    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::End));
+    assert!(bench.take().is_empty(), "an end without a beginning");
+}
+
+#[test]
+fn without_agreement_every_refresh_is_a_request() {
+    let (mut bench, conn) = Bench::up(settings(), open());
+    bench.hear(conn, &Message::RouteRefresh(Some(Family::Ipv4Unicast), Refresh::Begin));
+    assert_eq!(bench.take(), [Output::Refresh { family: Family::Ipv4Unicast, enhanced: false }]);
+}

@@ -1,0 +1,117 @@
+//! What passes between ASes: roles (RFC 9234), next hops (RFC 8950), communities.
+
+use super::*;
+use crate::wire::{AsPath, ExtendedCommunity, Role, Segment};
+
+const THEIRS: u32 = 64600;
+
+fn external(n: u8, role: Option<Role>) -> Neighbor {
+    Neighbor { asn: THEIRS + u32::from(n), role, ..neighbor(n) }
+}
+
+fn up(play: &mut Play, n: u8) -> ConnId {
+    let conn = play.up_with(n, Play::open(n, THEIRS + u32::from(n)));
+    play.told(conn);
+    conn
+}
+
+fn from(n: u8) -> Attributes {
+    let as_path = AsPath(vec![Segment::Sequence(vec![THEIRS + u32::from(n)])]);
+    Attributes { as_path, ..Attributes::local() }
+}
+
+/// Neighbour 1 announces with that OTC; what neighbour 2 hears of it: nothing, or with which OTC.
+fn passes(ours_to_1: Option<Role>, otc: Option<u32>, ours_to_2: Option<Role>) -> Option<Option<u32>> {
+    let mut play = Play::new(config(vec![external(1, ours_to_1), external(2, ours_to_2)]));
+    let (one, two) = (up(&mut play, 1), up(&mut play, 2));
+    play.announce_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: otc, ..from(1) });
+    let update = play.updates(two).into_iter().find(|update| !update.reach.is_empty())?;
+    Some(update.attributes.expect("a reach has some").only_to_customer)
+}
+
+/// RFC 9234 §5: every rule, both ways.
+#[test]
+fn only_to_customer() {
+    use Role::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+    let one = THEIRS + 1;
+    // Down: whatever came goes on, marked.
+    assert_eq!(passes(Some(Customer), None, Some(Provider)), Some(Some(one)), "marked when it came in");
+    assert_eq!(passes(Some(Customer), Some(7), Some(Provider)), Some(Some(7)), "a mark stays");
+    assert_eq!(passes(Some(Provider), None, Some(Provider)), Some(Some(ASN)), "marked when it goes down");
+    assert_eq!(passes(Some(Provider), None, Some(RouteServer)), Some(Some(ASN)));
+    assert_eq!(passes(Some(Provider), None, Some(Peer)), Some(Some(ASN)));
+    // Up and aside: only what came from below.
+    assert_eq!(passes(Some(Provider), None, Some(Customer)), Some(None));
+    for from in [Customer, Peer, RouteServerClient] {
+        for to in [Customer, Peer, RouteServerClient] {
+            assert_eq!(passes(Some(from), None, Some(to)), None, "{from:?} to {to:?}");
+        }
+    }
+    // Leaked to us.
+    assert_eq!(passes(Some(Provider), Some(7), None), None);
+    assert_eq!(passes(Some(RouteServer), Some(7), None), None);
+    assert_eq!(passes(Some(Peer), Some(7), None), None);
+    assert_eq!(passes(Some(Peer), Some(one), None), Some(Some(one)));
+    // Without a role nothing is looked at, and nothing lost.
+    assert_eq!(passes(None, Some(7), None), Some(Some(7)));
+}
+
+#[test]
+fn a_leak_is_explained() {
+    let mut play = Play::new(config(vec![external(1, Some(Role::Provider))]));
+    let one = up(&mut play, 1);
+    play.announce_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
+    let reason = play.speaker.paths().swap_remove(0).reason;
+    assert_eq!(reason, "route leak: marked by AS 7 as only for customers, AS 64601 must not send it here");
+}
+
+/// RFC 4360 §6: non-transitive extended communities stay in the AS.
+#[test]
+fn non_transitive_communities_do_not_leave() {
+    let mut play = Play::new(config(vec![client(1), external(2, None), client(3)]));
+    let one = play.up(1);
+    let (two, three) = (up(&mut play, 2), play.up(3));
+    let (goes, stays) =
+        (ExtendedCommunity([0, 2, 0, 0, 0, 0, 0, 1]), ExtendedCommunity([0x40, 2, 0, 0, 0, 0, 0, 1]));
+    let attributes = Attributes { extended_communities: vec![goes, stays], ..Attributes::local() };
+    play.announce_with(one, 1, vec![prefix(1)], attributes);
+    let mut heard = |conn| {
+        let updates = play.updates(conn).into_iter();
+        updates.filter_map(|update| update.attributes).next().expect("told").extended_communities
+    };
+    assert_eq!(heard(two), [goes]);
+    assert_eq!(heard(three), [goes, stays]);
+}
+
+/// RFC 8950: IPv4 by IPv6 next hops reaches those who understand it; from the others it is withheld, with a reason.
+#[test]
+fn ipv4_by_ipv6_is_told_to_those_who_understand() {
+    let understanding = |n| Neighbor { extended_next_hop: true, ..client(n) };
+    let mut play = Play::new(config(vec![understanding(1), understanding(2), client(3)]));
+    let open = |n| {
+        let mut open = Play::open(n, ASN);
+        open.capabilities.push(Capability::ExtendedNextHop);
+        open
+    };
+    let (one, two, three) = (play.up_with(1, open(1)), play.up_with(2, open(2)), play.up(3));
+    play.told(three);
+    let next_hop = NextHop { address: "2001:db8::1".parse().expect("an address"), link_local: None };
+    let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(1)] }];
+    let update = Update { attributes: Some(Attributes::local()), reach, ..Update::default() };
+    play.hear(one, &Message::Update(update));
+    assert_eq!(play.speaker.best_routes()[0].next_hop, next_hop.address);
+    let mut bytes = BytesMut::new();
+    while play.speaker.transmit(play.now, two, 1 << 16, &mut bytes) > 0 {}
+    let mut framer = Framer::new();
+    framer.push(&bytes);
+    let codec = Codec { extended_next_hop: true, ..CODEC };
+    let mut hops = Vec::new();
+    while let Some(frame) = framer.next().expect("a valid stream") {
+        if let Ok(Message::Update(update)) = wire::decode(&frame, &codec, &[Family::Ipv4Unicast]) {
+            hops.extend(update.reach.iter().map(|reach| reach.next_hop.address));
+        }
+    }
+    assert_eq!(hops, [next_hop.address]);
+    assert_eq!(play.changes(three), (vec![], vec![]));
+    assert!(play.report(3).reason.contains("1 routes withheld"), "{}", play.report(3).reason);
+}

@@ -1,0 +1,75 @@
+//! Route refresh, told and heard (RFC 2918, RFC 7313).
+
+use super::*;
+use crate::wire::Refresh;
+
+const V4: Family = Family::Ipv4Unicast;
+
+fn enhanced(n: u8) -> Open {
+    let mut open = Play::open(n, ASN);
+    open.capabilities.push(Capability::EnhancedRouteRefresh);
+    open
+}
+
+fn ask(play: &mut Play, conn: ConnId) {
+    play.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
+}
+
+/// What is told, in short: marks, and how many prefixes.
+fn short(messages: Vec<Message>) -> Vec<String> {
+    let words = messages.into_iter().map(|message| match message {
+        Message::RouteRefresh(Some(V4), refresh) => format!("{refresh:?}"),
+        Message::Update(update) if update.end_of_rib.is_some() => "End-of-RIB".into(),
+        Message::Update(update) => {
+            update.reach.iter().map(|reach| reach.prefixes.len()).sum::<usize>().to_string()
+        }
+        other => format!("{other:?}"),
+    });
+    words.collect()
+}
+
+#[test]
+fn a_refresh_is_told_between_marks_where_both_agreed() {
+    let mut play = Play::new(config(vec![client(1), client(2), client(3)]));
+    let (one, two, three) = (play.up(1), play.up_with(2, enhanced(2)), play.up(3));
+    play.announce(one, 1, (0..5).map(prefix).collect());
+    play.told(two);
+    play.told(three);
+    ask(&mut play, two);
+    ask(&mut play, three);
+    assert_eq!(short(play.told(two)), ["Begin", "5", "End"]);
+    assert_eq!(short(play.told(three)), ["5"]);
+    play.told(one);
+    assert_eq!(play.speaker.poll_transmit(), None);
+}
+
+/// RFC 7313 §4: not before End-of-RIB, even where that waits.
+#[test]
+fn a_refresh_does_not_begin_before_the_first_feed_ended() {
+    let mut play = Play::start(config(vec![client(1), client(2)]), true);
+    let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+    play.announce(one, 1, vec![prefix(1)]);
+    ask(&mut play, two);
+    assert!(!short(play.told(two)).contains(&"Begin".to_owned()));
+    assert!(std::iter::from_fn(|| play.speaker.poll_transmit()).take(10).count() < 10, "it does not spin");
+    play.hear(one, &Message::Keepalive);
+    play.hear(two, &Message::Keepalive);
+    assert!(play.speaker.synced());
+    assert_eq!(short(play.told(two)), ["End-of-RIB", "Begin", "1", "End"]);
+}
+
+#[test]
+fn what_a_peer_does_not_repeat_goes() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up_with(1, enhanced(1)), play.up(2));
+    play.announce(one, 1, (0..3).map(prefix).collect());
+    play.told(two);
+    let mark = |refresh| Message::RouteRefresh(Some(V4), refresh);
+    play.hear(one, &mark(Refresh::Begin));
+    assert_eq!(play.report(1).stale, 3);
+    play.announce(one, 1, vec![prefix(0), prefix(2)]);
+    assert_eq!(play.changes(two), (vec![], vec![]), "nothing has changed for anybody else");
+    play.hear(one, &mark(Refresh::End));
+    assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
+    assert_eq!((play.report(1).stale, play.report(1).received), (0, 2));
+}
