@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Config, Filter, Neighbor, Network};
 use serde::Serialize;
 
@@ -80,9 +79,6 @@ fn router_id(name: &str, node: Option<&Node>) -> Ipv4Addr {
     }
 }
 
-/// Both families on every session: a peer that can't carry one says so in its OPEN.
-const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
-
 impl Speaking {
     fn announce(&mut self, this: &Node) {
         if this.pod_cidrs.is_empty() {
@@ -148,17 +144,14 @@ impl Speaking {
             return;
         };
         let neighbor = Neighbor {
-            address,
             port: snapshot.configuration.listen_port,
             name: other.name.clone(),
-            asn: snapshot.configuration.asn,
             reflector_client: role == NeighborRole::Client,
             local_address: Some(local),
-            passive: false,
-            families: FAMILIES.into(),
             timers: snapshot.configuration.timers,
             import: Filter::All,
             export: Filter::All,
+            ..Neighbor::new(address, snapshot.configuration.asn)
         };
         self.add(neighbor, role);
     }
@@ -170,17 +163,13 @@ impl Speaking {
                 false => NeighborRole::External,
             };
             let neighbor = Neighbor {
-                address: peer.address,
                 port: peer.port,
                 name: peer.name.clone(),
-                asn: peer.asn,
-                reflector_client: false,
-                local_address: None,
                 passive: peer.passive,
-                families: FAMILIES.into(),
                 timers: peer.timers,
                 import: peer.import.clone(),
                 export: peer.export.clone(),
+                ..Neighbor::new(peer.address, peer.asn)
             };
             self.add(neighbor, role);
         }

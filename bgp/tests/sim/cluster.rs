@@ -28,13 +28,7 @@ pub fn originate(prefix: Prefix) -> Originated {
 
 pub fn neighbor(n: usize, asn: u32) -> Neighbor {
     Neighbor {
-        address: address(n).into(),
-        port: 179,
         name: format!("node {n}"),
-        asn,
-        reflector_client: false,
-        local_address: None,
-        passive: false,
         families: vec![Family::Ipv4Unicast],
         timers: Timers {
             hold: Duration::from_secs(30),
@@ -43,6 +37,7 @@ pub fn neighbor(n: usize, asn: u32) -> Neighbor {
         },
         import: Filter::All,
         export: Filter::All,
+        ..Neighbor::new(address(n).into(), asn)
     }
 }
 

@@ -2,6 +2,7 @@ use super::super::testing::{cluster, ip, labelled, node};
 use super::*;
 use crate::intent::{Operator, Peer, Requirement, Selector};
 use heliograph_bgp::Timers;
+use heliograph_bgp::wire::Family;
 
 fn two_racks() -> Snapshot {
     cluster([
@@ -67,7 +68,7 @@ fn in_a_mesh_everybody_speaks_with_everybody() {
     };
     assert_eq!(config.networks, [network]);
     assert_eq!(config.neighbors[0].local_address, Some(ip("172.20.1.11")));
-    assert_eq!(config.neighbors[0].families, FAMILIES);
+    assert_eq!(config.neighbors[0].families, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
 }
 
 #[test]
