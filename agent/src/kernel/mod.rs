@@ -5,7 +5,7 @@
 //! (forwarding for both families, strict reverse path filtering on our own tunnel device).
 //!
 //! [`Kernel`] is the face that [`crate::reconcile`] works with; [`linux::Linux`] is the real one and
-//! [`fake::Fake`] a faulty one for tests.
+//! `fake::Fake` a faulty one for tests.
 
 pub mod desired;
 pub mod error;
