@@ -144,6 +144,8 @@ fn what_somebody_changes_is_noticed_and_put_right() {
             ("10.2.0.0/24", Route::unicast([direct("192.0.2.2", oif)])),
             ("fd01::/64", Route::unicast([direct("2001:db8::2", oif)])),
         ]);
+        // Bringing interfaces up goes on for a moment.
+        while tokio::time::timeout(Duration::from_millis(200), changes.next()).await.is_ok() {}
         bring_in_sync(&mut reconciler, &desired).await;
         let quiet = tokio::time::timeout(Duration::from_millis(50), changes.next()).await;
         assert!(quiet.is_err(), "our own changes are no news: {quiet:?}");
