@@ -78,8 +78,11 @@ impl Installer {
 }
 
 fn encoded<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, CniError> {
-    let mut content = serde_json::to_vec_pretty(value)
-        .map_err(|error| CniError { what: "encode", path: path.to_owned(), error: error.into() })?;
+    let mut content = serde_json::to_vec_pretty(value).map_err(|error| CniError {
+        what: "encode",
+        path: path.to_owned(),
+        error: error.into(),
+    })?;
     content.push(b'\n');
     Ok(content)
 }
@@ -93,7 +96,8 @@ fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
         // Runtimes read every file with a known ending, so the unfinished one has none.
-        let mut unfinished = tempfile::Builder::new().prefix(".heliograph-").suffix(".tmp").tempfile_in(folder)?;
+        let mut unfinished =
+            tempfile::Builder::new().prefix(".heliograph-").suffix(".tmp").tempfile_in(folder)?;
         unfinished.write_all(content)?;
         unfinished.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
         unfinished.as_file().sync_all()?;
@@ -173,7 +177,9 @@ mod tests {
         std::fs::write(&foreign, "{}").unwrap();
         assert!(installer.withdraw().unwrap());
         assert!(!installer.withdraw().unwrap());
-        let left = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let left = |folder: &Path| {
+            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>()
+        };
         assert_eq!(left(&installer.conf_dir), ["10-other.conflist"]);
         assert!(left(&installer.run_dir).is_empty(), "no unfinished file stays either");
     }

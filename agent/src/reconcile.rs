@@ -64,7 +64,9 @@ fn diff_forwarding(desired: &Desired, actual: &Actual, difference: &mut Differen
     // IPv6 forwarding makes a node ignore router advertisements, so it is asked for only where there are IPv6 pods.
     let v6 = desired.routes.keys().any(IpNetwork::is_ipv6);
     let wanted = [Some(Family::V4), v6.then_some(Family::V6)].into_iter().flatten();
-    difference.changes.extend(wanted.filter(|family| !actual.forwarding.contains(family)).map(Change::Forward));
+    difference
+        .changes
+        .extend(wanted.filter(|family| !actual.forwarding.contains(family)).map(Change::Forward));
 }
 
 fn diff_guard(
@@ -109,7 +111,9 @@ fn diff_tunnels(desired: &Desired, actual: &Actual, difference: &mut Difference,
         match (mtu, actual.tunnels.get(&family)) {
             (Some(mtu), Some(Device { form: DeviceForm::Foreign(kind), .. })) => {
                 let what = Change::PutTunnel { family, mtu }.to_string();
-                difference.conflicts.insert(Key::Tunnel(family), crate::kernel::tunnel::occupied(what, family, kind));
+                difference
+                    .conflicts
+                    .insert(Key::Tunnel(family), crate::kernel::tunnel::occupied(what, family, kind));
             }
             (Some(mtu), Some(device)) => {
                 let right = Device { form: DeviceForm::External, mtu, up: true, filters_sources: false };
@@ -147,9 +151,13 @@ fn diff_routes(desired: &Desired, actual: &Actual, difference: &mut Difference, 
 fn in_the_way(prefix: IpNetwork, foreign: Foreign) -> KernelError {
     let Foreign { metric, protocol } = foreign;
     let cause = if foreign.forbids_ours() {
-        format!("there is a route of somebody else (protocol {protocol}, metric {metric}), so ours is not installed")
+        format!(
+            "there is a route of somebody else (protocol {protocol}, metric {metric}), so ours is not installed"
+        )
     } else {
-        format!("a route of somebody else (protocol {protocol}, metric {metric}) comes before ours, metric {METRIC}")
+        format!(
+            "a route of somebody else (protocol {protocol}, metric {metric}) comes before ours, metric {METRIC}"
+        )
     };
     KernelError::new(
         format!("route {prefix}"),
@@ -290,7 +298,8 @@ impl<K: Kernel> Reconciler<K> {
         let due: Vec<Change> = changes.into_iter().filter(|change| self.is_due(change.key(), now)).collect();
         let mut any = false;
         for batch in due.chunk_by(|a, b| a.is_route() && b.is_route()) {
-            let ready: Vec<Change> = batch.iter().filter(|change| self.obstacle(change).is_none()).cloned().collect();
+            let ready: Vec<Change> =
+                batch.iter().filter(|change| self.obstacle(change).is_none()).cloned().collect();
             any |= !ready.is_empty();
             self.apply(&ready, now).await;
         }
@@ -369,7 +378,10 @@ impl<K: Kernel> Reconciler<K> {
                 format!("there is the tunnel device {}", families.into_iter().find(missing)?.device())
             }
             Change::DeleteGuard => {
-                format!("the tunnel device {} is gone", families.into_iter().find(|family| exists(*family))?.device())
+                format!(
+                    "the tunnel device {} is gone",
+                    families.into_iter().find(|family| exists(*family))?.device()
+                )
             }
             _ => return None,
         };

@@ -34,7 +34,8 @@ fn routes_of_every_sort_are_put_changed_and_removed() {
                     let desired = routes(&[("10.1.0.0/24", shapes[shape].clone()), ("fd01::/64", six)]);
                     bring_in_sync(&mut reconciler, &desired).await;
                     let actual = reconciler.kernel().dump().await.unwrap();
-                    let expected = desired.routes.into_iter().map(|(prefix, route)| (prefix, Held::Route(route)));
+                    let expected =
+                        desired.routes.into_iter().map(|(prefix, route)| (prefix, Held::Route(route)));
                     assert_eq!(actual.routes, expected.collect(), "from {before} to {after}");
                 }
             }
@@ -70,7 +71,10 @@ fn another_process_sees_what_we_mean() {
 fn a_restart_without_memory_keeps_what_is_right_and_removes_the_rest_when_allowed() {
     in_namespace(|| async {
         let oif = underlay();
-        let desired = routes(&[("10.1.0.0/24", Route::Blackhole), ("10.2.0.0/24", Route::unicast([direct("192.0.2.2", oif)]))]);
+        let desired = routes(&[
+            ("10.1.0.0/24", Route::Blackhole),
+            ("10.2.0.0/24", Route::unicast([direct("192.0.2.2", oif)])),
+        ]);
         bring_in_sync(&mut Reconciler::new(Linux::open().unwrap()), &desired).await;
         sh("ip route add blackhole 10.9.0.0/24 proto 104 metric 104");
         sh("ip route add blackhole 10.9.0.0/24 proto 104 metric 7");
@@ -107,7 +111,8 @@ fn foreign_routes_are_never_touched() {
             sh(&format!("ip route add {route}"));
         }
         sh("ip -6 route add fd02::/64 via 2001:db8::9 proto static metric 104");
-        let foreign = || sh("for f in 4 6; do ip -$f route show table all | grep -v 'proto 104 metric 104'; done");
+        let foreign =
+            || sh("for f in 4 6; do ip -$f route show table all | grep -v 'proto 104 metric 104'; done");
         let before = foreign();
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
         let mut desired = routes(&[
@@ -156,7 +161,10 @@ fn what_somebody_changes_is_noticed_and_put_right() {
             ("ip route replace 10.2.0.0/24 via 192.0.2.2 proto 104 metric 104 src 192.0.2.1", false),
             ("ip -6 route del fd01::/64", false),
             // Routes over a link that goes down vanish, IPv4 ones without a word about them.
-            ("ip link set up0 down && ip link set up0 up && ip -6 addr replace 2001:db8::1/64 dev up0 nodad", true),
+            (
+                "ip link set up0 down && ip link set up0 up && ip -6 addr replace 2001:db8::1/64 dev up0 nodad",
+                true,
+            ),
         ];
         for (command, underlay) in meddling {
             sh(command);
@@ -168,7 +176,8 @@ fn what_somebody_changes_is_noticed_and_put_right() {
                     reconciler.look_again(hint.underlay);
                 }
                 let summary = reconciler.run(Instant::now()).await;
-                summary.in_sync && sh("ip route show proto 104 | wc -l; ip -6 route show proto 104 | wc -l") == "2\n1\n"
+                summary.in_sync
+                    && sh("ip route show proto 104 | wc -l; ip -6 route show proto 104 | wc -l") == "2\n1\n"
             })
             .await;
             let again = reconciler.kernel().dump().await.unwrap();
@@ -191,8 +200,13 @@ fn the_kernels_refusal_comes_back_for_each_route_with_advice() {
         ]);
         let summary = bring(&mut reconciler, &desired).await;
         assert_eq!(summary.routes, 2, "{summary:#?}");
-        let [gateway] = summary.errors.as_slice() else { panic!("two of a sort are one entry: {summary:#?}") };
-        assert!(gateway.what.contains("10.2.0.0/24") && gateway.what.ends_with("(and 1 more)"), "{gateway:?}");
+        let [gateway] = summary.errors.as_slice() else {
+            panic!("two of a sort are one entry: {summary:#?}")
+        };
+        assert!(
+            gateway.what.contains("10.2.0.0/24") && gateway.what.ends_with("(and 1 more)"),
+            "{gateway:?}"
+        );
         assert!(gateway.error.contains("invalid gateway"), "the kernel's own words: {gateway:?}");
         assert!(gateway.remedy.contains("next hop is on a link"), "{gateway:?}");
     });
@@ -229,7 +243,8 @@ fn the_segment_is_the_kernels_answer() {
         // Routes of ours that cover next hops say nothing about the underlay.
         let mut reconciler = Reconciler::new(kernel.clone());
         let mut desired = Desired::default();
-        for prefix in ["198.51.0.0/16", "192.0.2.64/26", "203.0.113.0/28", "2001:db8:1::/64", "198.18.0.0/15"] {
+        for prefix in ["198.51.0.0/16", "192.0.2.64/26", "203.0.113.0/28", "2001:db8:1::/64", "198.18.0.0/15"]
+        {
             let via = if prefix.contains(':') { "2001:db8::5" } else { "192.0.2.5" };
             desired.routes.insert(at(prefix), Route::unicast([direct(via, oif)]));
         }
@@ -285,8 +300,8 @@ fn the_guard_is_written_when_different_and_leaves_other_tables_alone() {
         sh("nft add rule inet other c counter");
         let other = sh("nft -s list table inet other");
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
-        let mut desired = Desired::default();
-        desired.allowed_tunnel_sources = [ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::2")].into();
+        let sources = [ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::2")].into();
+        let mut desired = Desired { allowed_tunnel_sources: sources, ..Desired::default() };
         let handle = || sh("nft -a list table inet heliograph | head -1");
         bring_in_sync(&mut reconciler, &desired).await;
         let first = handle();
@@ -349,13 +364,17 @@ fn without_the_tunnel_device_everything_else_works_and_the_advice_is_right() {
         let desired = with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]);
         let summary = bring(&mut reconciler, &desired).await;
         assert_eq!(summary.routes, 1, "{summary:#?}");
-        assert!(summary.errors.iter().any(|problem| problem.remedy.contains("rename or remove it")), "{summary:#?}");
+        assert!(
+            summary.errors.iter().any(|problem| problem.remedy.contains("rename or remove it")),
+            "{summary:#?}"
+        );
         bring_in_sync(&mut reconciler, &Desired::default()).await;
         assert!(sh("ip link show heliograph4").contains("heliograph4"), "it isn't ours to remove");
         assert_eq!(sh("nft list tables"), "");
         sh("ip link del heliograph4");
 
-        let probe = std::process::Command::new("ip").args("link add t type ipip local 127.0.0.1".split(' ')).output();
+        let probe =
+            std::process::Command::new("ip").args("link add probe4 type ipip external".split(' ')).output();
         if probe.unwrap().status.success() {
             return; // This kernel has ipip: tests/tunnel.rs tells the rest.
         }
@@ -421,7 +440,9 @@ fn measure_programming() {
                 desired.routes.insert(prefix, Route::unicast([direct("192.0.2.2", oif)]));
             }
             let mut reconciler = Reconciler::new(Linux::open().unwrap());
-            for (what, desired) in [("add", &desired), ("look, nothing to do", &desired), ("delete", &Desired::default())] {
+            for (what, desired) in
+                [("add", &desired), ("look, nothing to do", &desired), ("delete", &Desired::default())]
+            {
                 let start = Instant::now();
                 bring_in_sync(&mut reconciler, desired).await;
                 let spent = start.elapsed();

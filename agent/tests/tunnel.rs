@@ -8,7 +8,9 @@ mod common;
 
 use common::*;
 use heliograph_agent::kernel::linux::Linux;
-use heliograph_agent::kernel::{Desired, DeviceForm, Family, Held, Hop, Kernel, Route, Segment, TunnelDevice};
+use heliograph_agent::kernel::{
+    Desired, DeviceForm, Family, Held, Hop, Kernel, Route, Segment, TunnelDevice,
+};
 use heliograph_agent::reconcile::{Reconciler, Summary};
 use std::process::Command;
 use std::sync::mpsc;
@@ -97,10 +99,11 @@ fn racks() -> Racks {
     }
     racks.a.sh("ip address add 10.1.0.7/32 dev lo && ip address add fd01::7/128 dev lo");
     racks.b.sh("ip address add 10.3.0.7/32 dev lo && ip address add fd03::7/128 dev lo");
-    racks.router.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+    racks
+        .router
+        .sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
     // What the router sees is the proof: tunnelled packets, and none of the pods' own.
-    racks.router.sh(
-        "nft -f - <<END
+    racks.router.sh("nft -f - <<END
 table inet seen {
   chain passing {
     type filter hook forward priority 0;
@@ -109,8 +112,7 @@ table inet seen {
     ip6 daddr fd00::/8 counter comment \"bare\"
   }
 }
-END",
-    );
+END");
     racks
 }
 
@@ -131,12 +133,14 @@ fn over(remote: &str, local: &str) -> Route {
 }
 
 fn node_a() -> Desired {
-    let to_b = routes(&[("10.1.0.0/24", Route::Blackhole), ("10.3.0.0/24", over("198.51.100.3", "192.0.2.1"))]);
+    let to_b =
+        routes(&[("10.1.0.0/24", Route::Blackhole), ("10.3.0.0/24", over("198.51.100.3", "192.0.2.1"))]);
     with_tunnel4(to_b, "192.0.2.1", &["192.0.2.1", "198.51.100.3"])
 }
 
 fn node_b() -> Desired {
-    let to_a = routes(&[("10.3.0.0/24", Route::Blackhole), ("10.1.0.0/24", over("192.0.2.1", "198.51.100.3"))]);
+    let to_a =
+        routes(&[("10.3.0.0/24", Route::Blackhole), ("10.1.0.0/24", over("192.0.2.1", "198.51.100.3"))]);
     with_tunnel4(to_a, "198.51.100.3", &["192.0.2.1", "198.51.100.3"])
 }
 
@@ -157,7 +161,11 @@ fn need_ipip() {
     Place::new().within(|| {
         let made = Command::new("ip").args("link add probe4 type ipip external".split(' ')).output().unwrap();
         let said = String::from_utf8_lossy(&made.stderr).into_owned();
-        assert!(made.status.success(), "this kernel has no ipip ({}): run these tests in the lab", said.trim());
+        assert!(
+            made.status.success(),
+            "this kernel has no ipip ({}): run these tests in the lab",
+            said.trim()
+        );
     });
 }
 
@@ -183,7 +191,9 @@ fn pods_reach_each_other_through_the_tunnel_and_strangers_do_not() {
 
     // The router is no node. What it sends through a tunnel of its own is dropped before it is unpacked.
     racks.router.sh("ip link add s0 type ipip external && ip link set s0 up");
-    racks.router.sh("ip route add 10.3.0.0/24 encap ip id 0 dst 198.51.100.3 src 198.51.100.254 ttl 64 dev s0");
+    racks
+        .router
+        .sh("ip route add 10.3.0.0/24 encap ip id 0 dst 198.51.100.3 src 198.51.100.254 ttl 64 dev s0");
     assert!(!racks.router.can("ping -n -c 2 -i 0.2 -W 2 -I 198.51.100.254 10.3.0.7"));
     assert_eq!(counted(&racks.b, "tunnelled by a stranger"), 2);
     // The same packets are taken as soon as it is one.
@@ -216,7 +226,9 @@ fn a_restart_keeps_the_device_and_its_routes() {
     assert_eq!(racks.a.sh("ip route show proto 104 | wc -l"), "2\n", "its routes are back");
 
     // One of our name and kind, but bound to one peer, can't be made external: it is made anew.
-    racks.a.sh("ip link del heliograph4 && ip link add heliograph4 type ipip local 192.0.2.1 remote 192.0.2.9");
+    racks
+        .a
+        .sh("ip link del heliograph4 && ip link add heliograph4 type ipip local 192.0.2.1 remote 192.0.2.9");
     racks.a.bring_in_sync(&node_a());
     assert!(device().contains("ipip external"), "{}", device());
     // Somebody takes it away altogether.
@@ -255,7 +267,11 @@ fn routes_of_every_sort_change_into_each_other() {
                 for after in &shapes {
                     for shape in [before, after] {
                         let desired = routes(&[("10.3.0.0/24", shape.clone())]);
-                        bring_in_sync(&mut reconciler, &with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"])).await;
+                        bring_in_sync(
+                            &mut reconciler,
+                            &with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]),
+                        )
+                        .await;
                         let actual = reconciler.kernel().dump().await.unwrap();
                         assert_eq!(actual.routes, [(at("10.3.0.0/24"), Held::Route(shape.clone()))].into());
                     }
@@ -266,10 +282,18 @@ fn routes_of_every_sort_change_into_each_other() {
             let desired = with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]);
             bring_in_sync(&mut reconciler, &desired).await;
             for change in ["dst 198.51.100.9 src 192.0.2.1 ttl 64", "dst 198.51.100.3 src 192.0.2.1 ttl 9"] {
-                sh(&format!("ip route replace 10.3.0.0/24 metric 104 proto 104 encap ip id 0 {change} dev heliograph4"));
-                assert_ne!(reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")], held(&desired));
+                sh(&format!(
+                    "ip route replace 10.3.0.0/24 metric 104 proto 104 encap ip id 0 {change} dev heliograph4"
+                ));
+                assert_ne!(
+                    reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")],
+                    held(&desired)
+                );
                 bring_in_sync(&mut reconciler, &desired).await;
-                assert_eq!(reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")], held(&desired));
+                assert_eq!(
+                    reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")],
+                    held(&desired)
+                );
             }
         });
     });
@@ -292,12 +316,15 @@ fn multipath_over_two_tunnels_reaches_both_nodes() {
     racks.a.bring_in_sync(&a);
     racks.b.bring_in_sync(&node_b());
     racks.a.sh("echo 1 > /proc/sys/net/ipv4/fib_multipath_hash_policy");
-    racks.router.sh("nft add table ip paths && nft add chain ip paths c '{ type filter hook forward priority 0; }'");
+    racks
+        .router
+        .sh("nft add table ip paths && nft add chain ip paths c '{ type filter hook forward priority 0; }'");
     for remote in ["198.51.100.3", "198.51.100.4"] {
         racks.router.sh(&format!("nft add rule ip paths c meta l4proto 4 ip daddr {remote} counter"));
     }
     // By layer 4 hash, many flows take both ways: TCP attempts to closed ports will do.
-    let knock = "for p in $(seq 1001 1040); do timeout 5 bash -c \"</dev/tcp/10.3.0.7/$p\" 2>/dev/null; done; true";
+    let knock =
+        "for p in $(seq 1001 1040); do timeout 5 bash -c \"</dev/tcp/10.3.0.7/$p\" 2>/dev/null; done; true";
     racks.a.sh(knock);
     let listed = racks.router.sh("nft list table ip paths");
     let counts: Vec<u64> = listed.lines().filter(|line| line.contains("packets ")).map(packets).collect();
@@ -362,7 +389,9 @@ fn the_ipv6_tunnel_carries_both_families() {
     assert!(tunnelled >= 12 && bare == 0, "{tunnelled} tunnelled, {bare} bare");
     let form = racks.a.within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { Linux::open().unwrap().dump().await.unwrap().tunnels[&Family::V6].form.clone() })
+        runtime.block_on(async {
+            Linux::open().unwrap().dump().await.unwrap().tunnels[&Family::V6].form.clone()
+        })
     });
     assert_eq!(form, DeviceForm::External);
     racks.a.bring_in_sync(&Desired::default());

@@ -26,9 +26,7 @@ pub struct Desired {
 impl Desired {
     /// Whether nothing of ours is wanted.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
-            && self.tunnels == Tunnels::default()
-            && self.allowed_tunnel_sources.is_empty()
+        self.routes.is_empty() && self.tunnels == Tunnels::default() && self.allowed_tunnel_sources.is_empty()
     }
 }
 
@@ -70,9 +68,9 @@ impl Route {
     pub fn needs_tunnel(&self, family: super::Family) -> bool {
         match self {
             Route::Blackhole => false,
-            Route::Unicast(hops) => hops.iter().any(
-                |hop| matches!(hop, Hop::Tunnel { remote, .. } if super::Family::of(*remote) == family),
-            ),
+            Route::Unicast(hops) => hops
+                .iter()
+                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if super::Family::of(*remote) == family)),
         }
     }
 }

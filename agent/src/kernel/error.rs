@@ -111,7 +111,9 @@ fn remedy_for(cause: &Cause) -> &'static str {
             }
             _ => "it is tried again; if it stays, report it with the output of `ip -d route show proto 104`",
         },
-        Cause::Interrupted(_) => "something changes routes without pause (ip monitor route); it is tried again",
+        Cause::Interrupted(_) => {
+            "something changes routes without pause (ip monitor route); it is tried again"
+        }
         Cause::Silent => "it is tried again",
         Cause::Waiting(_) => "see the error it waits for",
         _ => "it is tried again",

@@ -3,7 +3,8 @@
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::{
-    Actual, Change, Device, DeviceForm, Family, Foreign, GuardState, Hop, Kernel, Key, METRIC, Route, Segment, Underlay,
+    Actual, Change, Device, DeviceForm, Family, Foreign, GuardState, Hop, Kernel, Key, METRIC, Route,
+    Segment, Underlay,
 };
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -171,9 +172,9 @@ impl State {
         };
         let homeless = |route: &Route| match route {
             Route::Blackhole => false,
-            Route::Unicast(hops) => hops.iter().any(
-                |hop| matches!(hop, Hop::Tunnel { remote, .. } if !external(&Family::of(*remote))),
-            ),
+            Route::Unicast(hops) => hops
+                .iter()
+                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if !external(&Family::of(*remote)))),
         };
         match change {
             Change::AddRoute(prefix, route) => {

@@ -72,7 +72,8 @@ pub fn read(listing: &Value) -> GuardState {
     let chain_intact = matches!(chains.as_slice(), [chain]
         if chain["name"] == CHAIN && chain["type"] == "filter" && chain["hook"] == "input"
             && chain["prio"] == PRIORITY && chain["policy"] == "accept");
-    let rules: Vec<(Option<&str>, bool)> = all("rule").map(|rule| (rule["comment"].as_str(), drops(rule))).collect();
+    let rules: Vec<(Option<&str>, bool)> =
+        all("rule").map(|rule| (rule["comment"].as_str(), drops(rule))).collect();
     let wanted: Vec<(Option<&str>, bool)> =
         RULES.iter().map(|(_, verdict, comment)| (Some(*comment), *verdict == "drop")).collect();
     if sets_intact && chain_intact && rules == wanted {
@@ -91,9 +92,9 @@ fn drops(rule: &Value) -> bool {
 pub(super) async fn dump() -> KernelResult<GuardState> {
     let what = format!("list nftables table inet {TABLE}");
     match nft(&what, &["-j", "list", "table", "inet", TABLE], None).await {
-        Ok(listing) => serde_json::from_slice(&listing)
-            .map(|listing| read(&listing))
-            .map_err(|error| KernelError::from_cause(what, Cause::Unexpected(format!("nft's JSON: {error}")))),
+        Ok(listing) => serde_json::from_slice(&listing).map(|listing| read(&listing)).map_err(|error| {
+            KernelError::from_cause(what, Cause::Unexpected(format!("nft's JSON: {error}")))
+        }),
         Err(Failure::Missing) => Ok(GuardState::Absent),
         Err(Failure::Said(said)) if said.contains("No such file") || said.contains("not supported") => {
             Ok(GuardState::Absent)
@@ -178,9 +179,7 @@ mod tests {
     }
 
     fn listing() -> Value {
-        let rule = |comment: &str, verdict: &str| {
-            json!({"rule": {"chain": CHAIN, "comment": comment, "expr": [{"counter": {}}, {verdict: null}]}})
-        };
+        let rule = |comment: &str, verdict: &str| json!({"rule": {"chain": CHAIN, "comment": comment, "expr": [{"counter": {}}, {verdict: null}]}});
         json!({"nftables": [
             {"metainfo": {}},
             {"table": {"family": "inet", "name": TABLE, "handle": 1}},
@@ -194,7 +193,10 @@ mod tests {
     #[test]
     fn the_script_replaces_the_table_in_one_go() {
         let text = script(&sources(&["192.0.2.2", "192.0.2.1", "2001:db8::1"]));
-        assert!(text.starts_with("add table inet heliograph\ndelete table inet heliograph\ntable inet"), "{text}");
+        assert!(
+            text.starts_with("add table inet heliograph\ndelete table inet heliograph\ntable inet"),
+            "{text}"
+        );
         assert!(text.contains("elements = { 192.0.2.1, 192.0.2.2 };"), "{text}");
         assert!(text.contains("elements = { 2001:db8::1 };"), "{text}");
         assert!(!script(&BTreeSet::new()).contains("elements"), "nft refuses an empty list of elements");
@@ -214,7 +216,9 @@ mod tests {
             |listing| drop(listing["nftables"].as_array_mut().unwrap().pop()),
             |listing| listing["nftables"].as_array_mut().unwrap().swap(5, 8),
             |listing| listing["nftables"][8]["rule"]["expr"][1] = json!({"accept": null}),
-            |listing| listing["nftables"][2]["set"]["elem"][2] = json!({"prefix": {"addr": "10.0.0.0", "len": 8}}),
+            |listing| {
+                listing["nftables"][2]["set"]["elem"][2] = json!({"prefix": {"addr": "10.0.0.0", "len": 8}})
+            },
         ];
         for (number, change) in changes.iter().enumerate() {
             let mut listing = listing();

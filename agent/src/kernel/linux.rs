@@ -69,7 +69,8 @@ impl Linux {
     async fn addresses(&self, family: Family) -> KernelResult<Vec<AddressMessage>> {
         let mut question = AddressMessage::default();
         question.header.family = netlink_family(family);
-        let answers = self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(question));
+        let answers =
+            self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(question));
         let addresses = answers.await?.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
             _ => None,
@@ -93,9 +94,7 @@ impl Linux {
             answers => answers?,
         };
         let routes = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(route)
-                if route.header.address_family == netlink_family(family) =>
-            {
+            RouteNetlinkMessage::NewRoute(route) if route.header.address_family == netlink_family(family) => {
                 Some(route)
             }
             _ => None,
@@ -261,6 +260,9 @@ fn unwritable(what: String, reason: &message::Unwritable) -> KernelError {
         message::Unwritable::NoDevice(_) => "see the error of the tunnel device; the route follows it",
         message::Unwritable::WrongPayload { .. } => {
             "give both nodes an InternalIP of the prefix's family, or set encapsulation: Never"
+        }
+        message::Unwritable::SpreadOverTunnels(_) => {
+            "make one path better than the others (local preference)"
         }
         _ => "see that both nodes have an InternalIP of that family",
     };

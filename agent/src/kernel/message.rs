@@ -47,6 +47,9 @@ pub enum Unwritable {
         /// The gateway.
         via: IpAddr,
     },
+    /// Linux's IPv6 multipath takes next hops with a gateway only, and one through a tunnel has none.
+    #[error("IPv6 prefix {0} can't be spread over tunnels")]
+    SpreadOverTunnels(IpNetwork),
     /// A unicast route needs a next hop.
     #[error("route {0} has no next hop")]
     NoHop(IpNetwork),
@@ -66,6 +69,9 @@ pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<Rou
                 message.attributes.extend(attributes);
             }
             several => {
+                if prefix.is_ipv6() && several.iter().any(|hop| matches!(hop, Hop::Tunnel { .. })) {
+                    return Err(Unwritable::SpreadOverTunnels(prefix));
+                }
                 let hops = several.iter().map(|hop| {
                     let (oif, attributes) = encode_hop(prefix, hop, devices)?;
                     let mut next_hop = RouteNextHop::default();
@@ -98,10 +104,8 @@ fn skeleton(prefix: IpNetwork, metric: u32, tos: u8) -> RouteMessage {
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = PROTOCOL.into();
     message.header.scope = RouteScope::Universe;
-    message.attributes = vec![
-        RouteAttribute::Destination(prefix.network().into()),
-        RouteAttribute::Priority(metric),
-    ];
+    message.attributes =
+        vec![RouteAttribute::Destination(prefix.network().into()), RouteAttribute::Priority(metric)];
     message
 }
 
@@ -382,8 +386,14 @@ mod tests {
         there_and_back("0.0.0.0/0", Route::unicast([direct("192.0.2.1")]));
         there_and_back("10.1.0.0/24", Route::unicast([direct("fe80::1")]));
         there_and_back("fd00::/64", Route::unicast([direct("2001:db8::1"), direct("2001:db8::2")]));
-        there_and_back("10.1.0.0/24", Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]));
-        there_and_back("10.1.0.0/24", Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), tunnel("192.0.2.8", "192.0.2.1")]));
+        there_and_back(
+            "10.1.0.0/24",
+            Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]),
+        );
+        there_and_back(
+            "10.1.0.0/24",
+            Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), tunnel("192.0.2.8", "192.0.2.1")]),
+        );
         there_and_back("10.1.0.0/24", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
         there_and_back("fd00::/64", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
     }
@@ -400,6 +410,9 @@ mod tests {
         assert!(matches!(encode(at4, &mixed, &devices()), Err(Unwritable::MixedEnds { .. })));
         let via4 = Route::unicast([direct("192.0.2.1")]);
         assert!(matches!(encode(at6, &via4, &devices()), Err(Unwritable::WrongGateway { .. })));
+        let two =
+            Route::unicast([tunnel("2001:db8::9", "2001:db8::1"), tunnel("2001:db8::8", "2001:db8::1")]);
+        assert_eq!(encode(at6, &two, &devices()), Err(Unwritable::SpreadOverTunnels(at6)));
         assert_eq!(encode(at4, &Route::unicast([]), &devices()), Err(Unwritable::NoHop(at4)));
     }
 

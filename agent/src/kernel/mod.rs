@@ -55,11 +55,7 @@ pub enum Family {
 impl Family {
     /// The family of an address.
     pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6
-        }
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
     /// Our tunnel device whose outer header is of this family.
@@ -277,9 +273,9 @@ impl Change {
             Change::Forward(family) => Key::Forwarding(*family),
             Change::PutGuard(_) | Change::DeleteGuard => Key::Guard,
             Change::PutTunnel { family, .. } | Change::DeleteTunnel(family) => Key::Tunnel(*family),
-            Change::AddRoute(prefix, _)
-            | Change::ReplaceRoute(prefix, _)
-            | Change::DeleteRoute(prefix) => Key::Route(*prefix),
+            Change::AddRoute(prefix, _) | Change::ReplaceRoute(prefix, _) | Change::DeleteRoute(prefix) => {
+                Key::Route(*prefix)
+            }
             Change::DeleteStray(stray) => Key::Stray(*stray),
         }
     }

@@ -65,7 +65,11 @@ impl Netlink {
     }
 
     /// One request with one answer.
-    pub(super) async fn get(&self, what: &str, message: RouteNetlinkMessage) -> KernelResult<RouteNetlinkMessage> {
+    pub(super) async fn get(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+    ) -> KernelResult<RouteNetlinkMessage> {
         let answers = self.exchange(what, vec![framed(message, NLM_F_REQUEST)], 1).await?;
         match answers.into_iter().next().map(|answer| answer.payload) {
             Some(NetlinkPayload::InnerMessage(inner)) => Ok(inner),
@@ -75,8 +79,14 @@ impl Netlink {
     }
 
     /// One request that changes something, confirmed.
-    pub(super) async fn change(&self, what: &str, message: RouteNetlinkMessage, flags: u16) -> KernelResult<()> {
-        let answers = self.exchange(what, vec![framed(message, NLM_F_REQUEST | NLM_F_ACK | flags)], 1).await?;
+    pub(super) async fn change(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> KernelResult<()> {
+        let answers =
+            self.exchange(what, vec![framed(message, NLM_F_REQUEST | NLM_F_ACK | flags)], 1).await?;
         answers.first().map_or_else(|| Err(silent(what)), |answer| confirmed(what, answer))
     }
 
@@ -164,8 +174,7 @@ impl Netlink {
         messages: Vec<NetlinkMessage<RouteNetlinkMessage>>,
         limit: usize,
     ) -> KernelResult<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
-        let stream =
-            self.handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| silent(what))?;
+        let stream = self.handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| silent(what))?;
         tokio::time::timeout(PATIENCE, stream.take(limit).collect()).await.map_err(|_| silent(what))
     }
 }

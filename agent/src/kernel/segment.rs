@@ -125,7 +125,9 @@ async fn answer(kernel: &Linux, way: &Way, next_hop: IpAddr) -> KernelResult<Seg
     let link = kernel.link(oif).await?;
     let name = link.name;
     if [Family::V4, Family::V6].iter().any(|family| family.device() == name) {
-        return Ok(Segment::Unreachable { error: format!("the only way leads through our own tunnel {name}") });
+        return Ok(Segment::Unreachable {
+            error: format!("the only way leads through our own tunnel {name}"),
+        });
     }
     let source = match way.source {
         Some(source) => source,
@@ -147,9 +149,9 @@ async fn beside_ours(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> 
             RouteType::Unicast => answer(kernel, &Way::of(route), next_hop).await,
             _ => Ok(dead_end(route)),
         },
-        None => {
-            Ok(Segment::Unreachable { error: "no route but those that Heliograph itself installed".to_owned() })
-        }
+        None => Ok(Segment::Unreachable {
+            error: "no route but those that Heliograph itself installed".to_owned(),
+        }),
     }
 }
 
@@ -160,9 +162,7 @@ fn best_of_others(routes: &[RouteMessage], next_hop: IpAddr) -> Option<&RouteMes
         .filter(|route| u8::from(route.header.protocol) != PROTOCOL && route.header.tos == 0)
         .filter(|route| table_of(route) == u32::from(RouteHeader::RT_TABLE_MAIN))
         .filter(|route| prefix_of(route).is_some_and(|prefix: IpNetwork| prefix.contains(next_hop)))
-        .min_by_key(|route| {
-            (std::cmp::Reverse(route.header.destination_prefix_length), metric_of(route))
-        })
+        .min_by_key(|route| (std::cmp::Reverse(route.header.destination_prefix_length), metric_of(route)))
 }
 
 #[cfg(test)]

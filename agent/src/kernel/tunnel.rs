@@ -101,9 +101,10 @@ async fn create(netlink: &Netlink, what: &str, family: Family, mtu: u32) -> Kern
     let (kind, settings) = match family {
         Family::V4 => (InfoKind::IpIp, vec![InfoIpTunnel::CollectMetadata]),
         // Protocol 0 is mode `any`: IPv4 and IPv6 inside.
-        Family::V6 => {
-            (InfoKind::Ip6Tnl, vec![InfoIpTunnel::CollectMetadata, InfoIpTunnel::Protocol(IpProtocol::from(0))])
-        }
+        Family::V6 => (
+            InfoKind::Ip6Tnl,
+            vec![InfoIpTunnel::CollectMetadata, InfoIpTunnel::Protocol(IpProtocol::from(0))],
+        ),
     };
     let mut link = LinkMessage::default();
     link.header.flags = LinkFlags::Up;
@@ -163,7 +164,8 @@ mod tests {
     fn only_an_external_tunnel_of_the_right_kind_is_what_we_made() {
         let external = InfoData::IpTunnel(vec![InfoIpTunnel::Ttl(0), InfoIpTunnel::CollectMetadata]);
         let bound = InfoData::IpTunnel(vec![InfoIpTunnel::Ttl(64)]);
-        let form = |kind, data| describe(Family::V4, &link(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])).form;
+        let form =
+            |kind, data| describe(Family::V4, &link(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])).form;
         assert_eq!(form(InfoKind::IpIp, external.clone()), DeviceForm::External);
         assert_eq!(form(InfoKind::IpIp, bound), DeviceForm::Bound);
         assert_eq!(form(InfoKind::SitTun, external), DeviceForm::Foreign("sit".to_owned()));

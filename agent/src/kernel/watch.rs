@@ -54,9 +54,13 @@ impl Changes {
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv6Rule,
         ];
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(|error| {
-            KernelError::from_cause("subscribe to the kernel's changes", Cause::Unexpected(error.to_string()))
-        })?;
+        let (connection, handle, mut messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(|error| {
+                KernelError::from_cause(
+                    "subscribe to the kernel's changes",
+                    Cause::Unexpected(error.to_string()),
+                )
+            })?;
         tokio::spawn(connection);
         let (sender, tally) = watch::channel(Tally::default());
         tokio::spawn(async move {
@@ -142,7 +146,9 @@ fn link_hint(link: &LinkMessage) -> Option<Hint> {
     });
     match name {
         Some(name) if is_pod_link(name) => None,
-        Some(name) if [Family::V4, Family::V6].iter().any(|family| family.device() == name) => Some(Hint::OURS),
+        Some(name) if [Family::V4, Family::V6].iter().any(|family| family.device() == name) => {
+            Some(Hint::OURS)
+        }
         // IPv4 routes over a link that goes down vanish without a word, ours among them.
         _ => Some(Hint::EVERYTHING),
     }

@@ -49,7 +49,8 @@ fn inherited() -> Actual {
             (at("10.9.0.0/24"), Foreign { metric: 200, protocol: 4 }),
         ]
         .into(),
-        tunnels: [(Family::V4, bound.clone()), (Family::V6, Device { form: DeviceForm::External, ..bound })].into(),
+        tunnels: [(Family::V4, bound.clone()), (Family::V6, Device { form: DeviceForm::External, ..bound })]
+            .into(),
         guard: GuardState::Altered(["203.0.113.1".parse().unwrap()].into()),
         forwarding: BTreeSet::new(),
     }
@@ -188,7 +189,8 @@ async fn foreign_routes_on_our_prefixes_are_left_and_reported() {
 #[tokio::test]
 async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
     let fake = Fake::default();
-    let foreign = Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, filters_sources: false };
+    let foreign =
+        Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, filters_sources: false };
     fake.state().actual.tunnels.insert(Family::V4, foreign.clone());
     let mut reconciler = reconciler(&fake, wanted(), true);
     let summary = reconciler.run(Instant::now()).await;
@@ -253,7 +255,10 @@ async fn a_lasting_fault_holds_up_only_what_depends_on_it() {
         assert!(!summary.in_sync && !summary.errors.is_empty(), "{op:?}: {summary:?}");
         let asked = fake.state().asked.iter().filter(|change| matches!(change, Change::AddRoute(..))).count();
         if op != Op::Dump {
-            assert!(fake.state().actual.routes.contains_key(&at("10.1.0.0/24")) || op == Op::AddRoute, "{op:?}");
+            assert!(
+                fake.state().actual.routes.contains_key(&at("10.1.0.0/24")) || op == Op::AddRoute,
+                "{op:?}"
+            );
             assert!(asked < 200, "{op:?} is tried again without pause");
         }
         fake.state().faults.clear();
@@ -318,16 +323,18 @@ fn any_prefix() -> impl Strategy<Value = IpNetwork> {
 }
 
 fn any_desired() -> impl Strategy<Value = Desired> {
-    (proptest::collection::btree_map(any_prefix(), any_route(), 0..8), any::<bool>()).prop_map(|(routes, tunnels)| {
-        let mut desired = wanted();
-        desired.routes = routes;
-        if !tunnels {
-            desired.routes.retain(|_, route| !route.needs_tunnel(Family::V4));
-            desired.tunnels = Tunnels::default();
-            desired.allowed_tunnel_sources.clear();
-        }
-        desired
-    })
+    (proptest::collection::btree_map(any_prefix(), any_route(), 0..8), any::<bool>()).prop_map(
+        |(routes, tunnels)| {
+            let mut desired = wanted();
+            desired.routes = routes;
+            if !tunnels {
+                desired.routes.retain(|_, route| !route.needs_tunnel(Family::V4));
+                desired.tunnels = Tunnels::default();
+                desired.allowed_tunnel_sources.clear();
+            }
+            desired
+        },
+    )
 }
 
 fn any_meddling() -> impl Strategy<Value = Vec<(IpNetwork, Option<Route>)>> {
@@ -336,8 +343,11 @@ fn any_meddling() -> impl Strategy<Value = Vec<(IpNetwork, Option<Route>)>> {
 
 fn any_fault() -> impl Strategy<Value = Fault> {
     let effect = prop_oneof![Just(Effect::Refuse), Just(Effect::DoneUnanswered)];
-    (proptest::sample::select(Op::ALL.to_vec()), effect, 1..5u32)
-        .prop_map(|(op, effect, times)| Fault { op, effect, times })
+    (proptest::sample::select(Op::ALL.to_vec()), effect, 1..5u32).prop_map(|(op, effect, times)| Fault {
+        op,
+        effect,
+        times,
+    })
 }
 
 proptest! {

@@ -73,7 +73,8 @@ pub fn routes(list: &[(&str, Route)]) -> Desired {
 }
 
 pub fn with_tunnel4(mut desired: Desired, local: &str, sources: &[&str]) -> Desired {
-    desired.tunnels = Tunnels { v4: Some(TunnelDevice { local: local.parse().unwrap(), mtu: 1480 }), v6: None };
+    desired.tunnels =
+        Tunnels { v4: Some(TunnelDevice { local: local.parse().unwrap(), mtu: 1480 }), v6: None };
     desired.allowed_tunnel_sources = sources.iter().map(|source| ip(source)).collect();
     desired
 }
@@ -88,7 +89,11 @@ pub async fn bring(reconciler: &mut Reconciler<Linux>, desired: &Desired) -> Sum
 /// The same, which must succeed.
 pub async fn bring_in_sync(reconciler: &mut Reconciler<Linux>, desired: &Desired) {
     let summary = bring(reconciler, desired).await;
-    assert!(summary.in_sync, "{summary:#?}\n{}", sh("ip -d route show proto 104; ip -d -6 route show proto 104"));
+    assert!(
+        summary.in_sync,
+        "{summary:#?}\n{}",
+        sh("ip -d route show proto 104; ip -d -6 route show proto 104")
+    );
 }
 
 /// Waits until the condition holds, or fails after some seconds.
