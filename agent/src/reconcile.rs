@@ -116,7 +116,7 @@ fn diff_tunnels(desired: &Desired, actual: &Actual, difference: &mut Difference,
                     .insert(Key::Tunnel(family), crate::kernel::tunnel::occupied(what, family, kind));
             }
             (Some(mtu), Some(device)) => {
-                let right = Device { form: DeviceForm::External, mtu, up: true, strict_rp_filter: false };
+                let right = Device { form: DeviceForm::External, mtu, up: true, filters_sources: false };
                 if *device != right {
                     difference.changes.push(Change::PutTunnel { family, mtu });
                 }

@@ -1,5 +1,5 @@
-//! The guard of the tunnels: an nftables table of our own that drops tunnelled packets (protocols 4 and 41) which
-//! don't come from a known node. Without it every node would be an open decapsulator (CVE-2020-10136).
+//! The guard of the tunnels: an nftables table of our own that drops tunnelled packets (protocol 4, over IPv6 also 41)
+//! which don't come from a known node. Without it every node would be an open decapsulator (CVE-2020-10136).
 //!
 //! It hooks into `input`, which the kernel runs before it hands a packet to the tunnel, and touches only packets for
 //! this node: tunnels of others that pass through are let be.
@@ -23,8 +23,10 @@ const SET6: &str = "nodes6";
 /// The priority named `raw`: before connection tracking, so that strangers' packets leave no state.
 const PRIORITY: i64 = -300;
 /// The rules in order: what they match, how they end, and the comment by which they are known again.
-const RULES: [(&str, &str, &str); 4] = [
-    ("meta l4proto != { 4, 41 }", "accept", "not tunnelled"),
+const RULES: [(&str, &str, &str); 5] = [
+    // Protocol 41 over IPv4 can't enter our tunnel: it may be somebody's own 6in4.
+    ("meta nfproto ipv4 meta l4proto != 4", "accept", "not tunnelled"),
+    ("meta nfproto ipv6 meta l4proto != { 4, 41 }", "accept", "not tunnelled over IPv6"),
     ("ip saddr @nodes4 counter", "accept", "tunnelled by a node"),
     ("ip6 saddr @nodes6 counter", "accept", "tunnelled by a node over IPv6"),
     ("counter", "drop", "tunnelled by a stranger"),
@@ -179,15 +181,18 @@ mod tests {
     }
 
     fn listing() -> Value {
-        let rule = |comment: &str, verdict: &str| json!({"rule": {"chain": CHAIN, "comment": comment, "expr": [{"counter": {}}, {verdict: null}]}});
-        json!({"nftables": [
+        let mut listing = json!({"nftables": [
             {"metainfo": {}},
             {"table": {"family": "inet", "name": TABLE, "handle": 1}},
             {"set": {"name": SET4, "type": "ipv4_addr", "elem": ["192.0.2.1", "192.0.2.2"]}},
             {"set": {"name": SET6, "type": "ipv6_addr"}},
             {"chain": {"name": CHAIN, "type": "filter", "hook": "input", "prio": -300, "policy": "accept"}},
-            rule(RULES[0].2, "accept"), rule(RULES[1].2, "accept"), rule(RULES[2].2, "accept"), rule(RULES[3].2, "drop"),
-        ]})
+        ]});
+        let rules = RULES.iter().map(|(_, verdict, comment)| {
+            json!({"rule": {"chain": CHAIN, "comment": comment, "expr": [{"counter": {}}, {*verdict: null}]}})
+        });
+        listing["nftables"].as_array_mut().unwrap().extend(rules);
+        listing
     }
 
     #[test]
@@ -214,8 +219,8 @@ mod tests {
             |listing| listing["nftables"][4]["chain"]["policy"] = json!("drop"),
             |listing| listing["nftables"][4]["chain"]["hook"] = json!("forward"),
             |listing| drop(listing["nftables"].as_array_mut().unwrap().pop()),
-            |listing| listing["nftables"].as_array_mut().unwrap().swap(5, 8),
-            |listing| listing["nftables"][8]["rule"]["expr"][1] = json!({"accept": null}),
+            |listing| listing["nftables"].as_array_mut().unwrap().swap(5, 9),
+            |listing| listing["nftables"][9]["rule"]["expr"][1] = json!({"accept": null}),
             |listing| {
                 listing["nftables"][2]["set"]["elem"][2] = json!({"prefix": {"addr": "10.0.0.0", "len": 8}})
             },

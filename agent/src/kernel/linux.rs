@@ -261,6 +261,9 @@ fn unwritable(what: String, reason: &message::Unwritable) -> KernelError {
         message::Unwritable::WrongPayload { .. } => {
             "give both nodes an InternalIP of the prefix's family, or set encapsulation: Never"
         }
+        message::Unwritable::SpreadOverTunnels(_) => {
+            "make one path better than the others (local preference)"
+        }
         _ => "see that both nodes have an InternalIP of that family",
     };
     KernelError::new(what, Cause::Unexpected(reason.to_string()), remedy)

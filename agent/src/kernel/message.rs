@@ -2,6 +2,7 @@
 
 use super::{Family, Foreign, Held, Hop, METRIC, PROTOCOL, Route, Stray};
 use ipnetwork::IpNetwork;
+use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteIp6Tunnel, RouteIpTunnel, RouteLwEnCapType,
@@ -46,6 +47,9 @@ pub enum Unwritable {
         /// The gateway.
         via: IpAddr,
     },
+    /// Linux's IPv6 multipath takes next hops with a gateway only, and one through a tunnel has none.
+    #[error("IPv6 prefix {0} can't be spread over tunnels")]
+    SpreadOverTunnels(IpNetwork),
     /// A unicast route needs a next hop.
     #[error("route {0} has no next hop")]
     NoHop(IpNetwork),
@@ -65,6 +69,9 @@ pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<Rou
                 message.attributes.extend(attributes);
             }
             several => {
+                if prefix.is_ipv6() && several.iter().any(|hop| matches!(hop, Hop::Tunnel { .. })) {
+                    return Err(Unwritable::SpreadOverTunnels(prefix));
+                }
                 let hops = several.iter().map(|hop| {
                     let (oif, attributes) = encode_hop(prefix, hop, devices)?;
                     let mut next_hop = RouteNextHop::default();
@@ -290,31 +297,61 @@ fn decode_hop(oif: u32, attributes: &[RouteAttribute], devices: &Devices) -> Opt
     }
 }
 
+/// The two ends in an encapsulation, if the rest of it is as we write it.
 fn decode_encap(parts: &[RouteLwTunnelEncap]) -> Option<(IpAddr, IpAddr)> {
-    let (mut local, mut remote, mut ttl) = (None, None, None);
+    let mut encap = Encap::default();
     for part in parts {
         match part {
-            RouteLwTunnelEncap::Ip(RouteIpTunnel::Source(address)) => local = Some(IpAddr::V4(*address)),
-            RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(address)) => {
-                remote = Some(IpAddr::V4(*address));
-            }
-            RouteLwTunnelEncap::Ip(RouteIpTunnel::Ttl(value)) => ttl = Some(*value),
-            RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Source(address)) => local = Some(IpAddr::V6(*address)),
-            RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Destination(address)) => {
-                remote = Some(IpAddr::V6(*address));
-            }
-            RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Hoplimit(value)) => ttl = Some(*value),
-            RouteLwTunnelEncap::Ip(RouteIpTunnel::Id(id))
-            | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Id(id))
-                if *id != 0 =>
-            {
-                return None;
-            }
-            _ => {}
+            // Two faults of netlink-packet-route 0.34: in one of several next hops it looks for the kind of
+            // encapsulation in the wrong place and leaves all parts as they came, and it panics when a part that it
+            // doesn't know (the kernel's padding) is written through its wrapper.
+            RouteLwTunnelEncap::Other(part)
+            | RouteLwTunnelEncap::Ip(RouteIpTunnel::Other(part))
+            | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Other(part)) => encap.take(part),
+            RouteLwTunnelEncap::Ip(part) => encap.take(part),
+            RouteLwTunnelEncap::Ip6(part) => encap.take(part),
+            _ => return None,
         }
     }
-    (ttl == Some(TUNNEL_TTL)).then_some(())?;
-    Some((local?, remote?))
+    (encap.ttl == Some(TUNNEL_TTL) && encap.plain).then_some((encap.local?, encap.remote?))
+}
+
+/// What an encapsulation says. IPv4's and IPv6's have the same numbers for the same things (lwtunnel.h).
+struct Encap {
+    local: Option<IpAddr>,
+    remote: Option<IpAddr>,
+    ttl: Option<u8>,
+    /// Whether there is nothing in it that we never write.
+    plain: bool,
+}
+
+impl Default for Encap {
+    fn default() -> Self {
+        Self { local: None, remote: None, ttl: None, plain: true }
+    }
+}
+
+impl Encap {
+    const DESTINATION: u16 = 2;
+    const SOURCE: u16 = 3;
+    const TTL: u16 = 4;
+
+    fn take(&mut self, part: &impl Nla) {
+        let mut value = vec![0; part.value_len()];
+        part.emit_value(&mut value);
+        match part.kind() {
+            Self::DESTINATION => self.remote = address_in(&value),
+            Self::SOURCE => self.local = address_in(&value),
+            Self::TTL => self.ttl = value.first().copied(),
+            // The rest is zero where we wrote nothing: key, TOS, flags, padding.
+            _ => self.plain &= value.iter().all(|octet| *octet == 0),
+        }
+    }
+}
+
+fn address_in(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(value).ok().map(IpAddr::from))
 }
 
 #[cfg(test)]
@@ -353,6 +390,10 @@ mod tests {
             "10.1.0.0/24",
             Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]),
         );
+        there_and_back(
+            "10.1.0.0/24",
+            Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), tunnel("192.0.2.8", "192.0.2.1")]),
+        );
         there_and_back("10.1.0.0/24", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
         there_and_back("fd00::/64", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
     }
@@ -369,6 +410,9 @@ mod tests {
         assert!(matches!(encode(at4, &mixed, &devices()), Err(Unwritable::MixedEnds { .. })));
         let via4 = Route::unicast([direct("192.0.2.1")]);
         assert!(matches!(encode(at6, &via4, &devices()), Err(Unwritable::WrongGateway { .. })));
+        let two =
+            Route::unicast([tunnel("2001:db8::9", "2001:db8::1"), tunnel("2001:db8::8", "2001:db8::1")]);
+        assert_eq!(encode(at6, &two, &devices()), Err(Unwritable::SpreadOverTunnels(at6)));
         assert_eq!(encode(at4, &Route::unicast([]), &devices()), Err(Unwritable::NoHop(at4)));
     }
 
@@ -392,6 +436,27 @@ mod tests {
         // The tunnel device was made anew: the old route went with it, but if it shows, it isn't what is wanted.
         let over = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
         let message = encode(at, &over, &Devices::from([(Family::V4, 99)])).unwrap();
+        assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
+    }
+
+    #[test]
+    fn the_kernels_padding_is_no_change() {
+        use netlink_packet_core::DefaultNla;
+        let route = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
+        let mut message = encode(prefix("10.1.0.0/24"), &route, &devices()).unwrap();
+        let pad = |message: &mut RouteMessage, part: RouteLwTunnelEncap| {
+            for attribute in &mut message.attributes {
+                if let RouteAttribute::Encap(parts) = attribute {
+                    parts.insert(0, part.clone());
+                }
+            }
+        };
+        pad(&mut message, RouteLwTunnelEncap::Ip(RouteIpTunnel::Other(DefaultNla::new(7, vec![]))));
+        pad(&mut message, RouteLwTunnelEncap::Other(DefaultNla::new(7, vec![])));
+        pad(&mut message, RouteLwTunnelEncap::Ip(RouteIpTunnel::Tos(0)));
+        let held = Held::Route(route);
+        assert_eq!(decode(&message, &devices()), Some(Seen::Ours(prefix("10.1.0.0/24"), held)));
+        pad(&mut message, RouteLwTunnelEncap::Ip(RouteIpTunnel::Tos(16)));
         assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
     }
 

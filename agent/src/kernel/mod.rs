@@ -2,7 +2,7 @@
 //!
 //! Ours is what bears our route protocol number in the main table, our device names and our nftables table.
 //! Nothing else is ever changed, except three sysctls that are written only when they stand in the way
-//! (forwarding for both families, strict reverse path filtering on our own tunnel device).
+//! (forwarding for both families, the reverse path filter of our own tunnel devices).
 //!
 //! [`Kernel`] is the face that [`crate::reconcile`] works with; [`linux::Linux`] is the real one and
 //! `fake::Fake` a faulty one for tests.
@@ -112,7 +112,7 @@ impl Actual {
             Change::DeleteGuard => self.guard = GuardState::Absent,
             Change::PutTunnel { family, mtu } => {
                 let device =
-                    Device { form: DeviceForm::External, mtu: *mtu, up: true, strict_rp_filter: false };
+                    Device { form: DeviceForm::External, mtu: *mtu, up: true, filters_sources: false };
                 let before = self.tunnels.insert(*family, device);
                 if before.is_some_and(|before| before.form != DeviceForm::External) {
                     self.drop_routes_over(*family);
@@ -194,8 +194,8 @@ pub struct Device {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Whether its reverse path filter is strict, so that packets from nodes' own addresses would be lost.
-    pub strict_rp_filter: bool,
+    /// Whether it has a reverse path filter, so that packets from nodes' own addresses would be lost.
+    pub filters_sources: bool,
 }
 
 /// What a device under one of our names is.

@@ -33,20 +33,25 @@ pub(super) fn forward(family: Family) -> KernelResult<()> {
     Ok(())
 }
 
-/// Whether the device's reverse path filter is strict. The kernel goes by the higher of the device's own setting and
-/// that for all: 0 off, 1 strict, 2 loose.
-pub(super) fn strict_rp_filter(device: &str) -> KernelResult<bool> {
-    let all = read(&rp_filter_file("all"))?;
-    let own = read(&rp_filter_file(device))?;
-    Ok(all.max(own).as_deref() == Some("1"))
+/// Whether a device itself has a reverse path filter, strict or loose.
+pub(super) fn filters_sources(device: &str) -> KernelResult<bool> {
+    Ok(read(&rp_filter_file(device))?.is_some_and(|value| value != "0"))
 }
 
-/// Makes the filter of a tunnel device loose. Through the tunnel come packets that nodes themselves send to pods,
-/// from the node's own address, to which the way back is the underlay and not the tunnel.
-pub(super) fn loosen_rp_filter(device: &str) -> KernelResult<()> {
-    if strict_rp_filter(device)? {
-        write(&rp_filter_file(device), "2")?;
-        tracing::info!(device, "made the reverse path filter loose");
+/// Takes the filter off a tunnel device. Packets that a node itself sends to pods come from its own address, to which
+/// the way back is the underlay; even the loose filter drops them, as it drops all such packets on a device without an
+/// address of its own. What may come through the tunnel at all is for the guard to say.
+pub(super) fn let_sources_be(device: &str) -> KernelResult<()> {
+    if filters_sources(device)? {
+        write(&rp_filter_file(device), "0")?;
+        tracing::info!(device, "took the reverse path filter off");
+    }
+    // The kernel goes by the higher of the two, and the one for all devices is the host's to decide.
+    if filters_sources("all")? {
+        tracing::warn!(
+            "net.ipv4.conf.all.rp_filter is on: pods reach each other, but nodes don't reach pods behind a tunnel; set \
+             it to 0 and, if need be, net.ipv4.conf.DEV.rp_filter of the underlay's interfaces to 2"
+        );
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(super) async fn find(netlink: &Netlink, family: Family) -> KernelResult<Opti
     match netlink.get(&what, RouteNetlinkMessage::GetLink(question)).await {
         Ok(RouteNetlinkMessage::NewLink(link)) => {
             let mut device = describe(family, &link);
-            device.strict_rp_filter = sysctl::strict_rp_filter(family.device())?;
+            device.filters_sources = sysctl::filters_sources(family.device())?;
             Ok(Some((link.header.index, device)))
         }
         Ok(other) => Err(KernelError::from_cause(what, Cause::Unexpected(format!("{other:?}")))),
@@ -55,7 +55,7 @@ fn describe(family: Family, link: &LinkMessage) -> Device {
         Some(kind) => DeviceForm::Foreign(kind),
         None => DeviceForm::Foreign("device without a kind".to_owned()),
     };
-    Device { form, mtu, up: link.header.flags.contains(LinkFlags::Up), strict_rp_filter: false }
+    Device { form, mtu, up: link.header.flags.contains(LinkFlags::Up), filters_sources: false }
 }
 
 /// Makes the device, or corrects the one there is. One that is right is left as it is: taking it away for a moment
@@ -76,7 +76,7 @@ pub(super) async fn put(netlink: &Netlink, what: String, family: Family, mtu: u3
         },
     }
     // Packets in the IPv6 tunnel may be IPv4 too, and the filter is an IPv4 one: it is set on both devices.
-    sysctl::loosen_rp_filter(family.device())
+    sysctl::let_sources_be(family.device())
 }
 
 /// Removes the device, also if there is none. Somebody else's is left.

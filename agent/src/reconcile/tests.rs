@@ -35,7 +35,7 @@ fn wanted() -> Desired {
 
 /// What is left of somebody else, and what an earlier life of ours left behind.
 fn inherited() -> Actual {
-    let bound = Device { form: DeviceForm::Bound, mtu: 1480, up: true, strict_rp_filter: false };
+    let bound = Device { form: DeviceForm::Bound, mtu: 1480, up: true, filters_sources: false };
     Actual {
         routes: [
             (at("10.2.0.0/24"), Held::Altered("mtu 1400".to_owned())),
@@ -190,7 +190,7 @@ async fn foreign_routes_on_our_prefixes_are_left_and_reported() {
 async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
     let fake = Fake::default();
     let foreign =
-        Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, strict_rp_filter: false };
+        Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, filters_sources: false };
     fake.state().actual.tunnels.insert(Family::V4, foreign.clone());
     let mut reconciler = reconciler(&fake, wanted(), true);
     let summary = reconciler.run(Instant::now()).await;
