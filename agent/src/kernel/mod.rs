@@ -5,7 +5,7 @@
 //! (forwarding for both families, the reverse path filter of our own tunnel devices).
 //!
 //! [`Kernel`] is the face that [`crate::reconcile`] works with; [`linux::Linux`] is the real one and
-//! [`fake::Fake`] a faulty one for tests.
+//! `fake::Fake` a faulty one for tests.
 
 pub mod desired;
 pub mod error;
