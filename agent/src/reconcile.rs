@@ -277,9 +277,6 @@ impl<K: Kernel> Reconciler<K> {
         if !self.look(now).await {
             return self.summary();
         }
-        let changes = self.difference().changes;
-        let open: BTreeSet<Key> = changes.iter().map(Change::key).collect();
-        self.failures.retain(|key, _| open.contains(key));
         // Until the changes are through, what the kernel holds isn't known; also if this future is dropped midway.
         self.stale = true;
         for _ in 0..PASSES {
@@ -287,9 +284,19 @@ impl<K: Kernel> Reconciler<K> {
                 break;
             }
         }
+        self.forget_settled();
         // Nor is it known what a failed change has done: the next attempt starts from the truth.
         self.stale = !self.failures.is_empty();
         self.summary()
+    }
+
+    /// Forgets failures of what needs no change any more, and of what waits for something else: that one's time counts,
+    /// and a time that has passed would have the caller run again and again.
+    fn forget_settled(&mut self) {
+        let changes = self.difference().changes;
+        let open = changes.iter().filter(|change| self.obstacle(change).is_none());
+        let open: BTreeSet<Key> = open.map(Change::key).collect();
+        self.failures.retain(|key, _| open.contains(key));
     }
 
     /// Makes the changes that can be made now; whether there were any.

@@ -404,3 +404,21 @@ async fn routes_that_went_with_their_tunnel_are_back_in_the_same_run() {
     assert!(reconciler.run(Instant::now()).await.in_sync);
     check_end(&fake, &wanted(), &BTreeMap::new());
 }
+
+#[tokio::test]
+async fn what_waits_for_something_else_does_not_ask_to_be_tried() {
+    let fake = Fake::default();
+    let tunnel = Fault { op: Op::PutTunnel, effect: Effect::Refuse, times: u32::MAX };
+    let guard = Fault { op: Op::PutGuard, effect: Effect::Refuse, times: u32::MAX };
+    fake.state().faults.push(tunnel);
+    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut now = Instant::now();
+    reconciler.run(now).await;
+    fake.state().faults.push(guard);
+    fake.state().actual.guard = GuardState::Absent;
+    for _ in 0..20 {
+        now = reconciler.next_retry().unwrap();
+        reconciler.run(now).await;
+        assert!(reconciler.next_retry().unwrap() > now, "or the caller would run again and again");
+    }
+}
