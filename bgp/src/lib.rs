@@ -95,6 +95,9 @@ mod session;
 pub mod speaker;
 pub mod wire;
 
-pub use config::{Config, ConfigError, Filter, GracefulRestart, Neighbor, Network, PrefixRange, Timers};
+pub use config::{
+    AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key, Neighbor, Network,
+    PrefixLimit, PrefixRange, Timers, Ttl,
+};
 pub use speaker::Speaker;
 pub use wire::Role;

@@ -22,6 +22,8 @@ use super::{Identity, Peer, PeerKind};
 use crate::config::Filter;
 use crate::wire::{AsPath, Attributes, Codec, Family, NextHop, Prefix, Role, Segment};
 
+/// RFC 8326 §3: about to go away.
+pub const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
 /// RFC 1997: not to external peers.
 const NO_EXPORT: u32 = 0xFFFF_FF01;
 /// RFC 1997: to nobody.
@@ -108,6 +110,12 @@ pub fn outbound(
             }
         }
     }
+    // What we merely reflect does not go through us, and stays when we leave.
+    let through_us =
+        audience.kind == PeerKind::External || from.is_none_or(|from| from.kind == PeerKind::External);
+    if identity.graceful_shutdown && through_us {
+        leaving(&mut attributes, audience.kind);
+    }
     Some((attributes, next_hop))
 }
 
@@ -132,6 +140,16 @@ fn next_hop(
         family == Family::Ipv6Unicast || next_hop.address.is_ipv4() || audience.codec.extended_next_hop
     };
     next_hop.filter(understood)
+}
+
+/// RFC 8326 §4.1 and §4.3: inside the AS LOCAL_PREF says it even to those who do not look at communities.
+fn leaving(attributes: &mut Attributes, kind: PeerKind) {
+    if let Err(at) = attributes.communities.binary_search(&GRACEFUL_SHUTDOWN) {
+        attributes.communities.insert(at, GRACEFUL_SHUTDOWN);
+    }
+    if kind != PeerKind::External {
+        attributes.local_pref = Some(0);
+    }
 }
 
 /// RFC 4456 §8.

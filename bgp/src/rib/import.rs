@@ -7,6 +7,7 @@ use super::{Identity, Peer, PeerKind};
 use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
 
 use super::best::neighbor_as;
+use super::export::GRACEFUL_SHUTDOWN;
 
 /// Why a path must not be used. One octet; the words come from the path when somebody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,12 @@ pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
 }
 
 /// Marks what comes from above or from beside us, unless it is marked already: it may only go down (RFC 9234 §5, ingress
-/// rule 3). `role` is ours.
+/// rule 3; `role` is ours). What is about to go away ranks last.
 pub fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
+    // RFC 8326 §4.1: from whom it comes does not matter; the one who leaves has the last word.
+    if attributes.communities.contains(&GRACEFUL_SHUTDOWN) {
+        attributes.local_pref = Some(0);
+    }
     if matches!(role, Some(Role::Customer | Role::Peer | Role::RouteServerClient)) {
         attributes.only_to_customer.get_or_insert(peer_asn);
     }

@@ -286,6 +286,11 @@ impl Rib {
         counts
     }
 
+    /// How many prefixes of a family are in a peer's adj-RIB-in, refused ones included.
+    pub fn received(&self, id: PeerId, family: Family) -> usize {
+        self.neighbors.0.get(&id).map_or(0, |neighbor| neighbor.inbound[family].received.count())
+    }
+
     /// Whether nothing is held for any prefix: no path, no mark, no slot.
     #[cfg(test)]
     fn is_empty(&self) -> bool {

@@ -62,6 +62,8 @@ pub struct Identity {
     pub router_id: Ipv4Addr,
     /// The cluster we reflect for (RFC 4456 §7).
     pub cluster_id: Ipv4Addr,
+    /// We are about to leave (RFC 8326).
+    pub graceful_shutdown: bool,
 }
 
 /// How many prefixes a peer's tables hold.

@@ -5,16 +5,21 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::refresh::Refreshing;
-use super::{Peer, Speaker};
-use crate::config::{Config, Filter, Neighbor, Timers};
+use super::{Action, Peer, Speaker};
+use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
 use crate::rib::{Identity, PeerId};
 use crate::session::{Session, Settings};
-use crate::wire::{Notification, cease, code};
+use crate::wire::{Notification, Prefix, cease, code};
 
 /// Who a configuration says we are.
 pub(super) fn identity(config: &Config) -> Identity {
     let cluster_id = config.cluster_id.unwrap_or(config.router_id);
-    Identity { asn: config.asn, router_id: config.router_id, cluster_id }
+    Identity {
+        asn: config.asn,
+        router_id: config.router_id,
+        cluster_id,
+        graceful_shutdown: config.graceful_shutdown,
+    }
 }
 
 /// Whether a session can go on when its neighbour's configuration changes from `old` to `new`: what was said in OPENs,
@@ -24,6 +29,7 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         name: String::new(),
         port: 0,
         passive: false,
+        prefix_limit: None,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
         export: Filter::All,
@@ -35,7 +41,8 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
 impl Speaker {
     /// `config` is valid.
     pub(super) fn apply(&mut self, now: Instant, config: Config) {
-        let new_identity = identity(&config) != identity(&self.config);
+        let who = |config| Identity { graceful_shutdown: false, ..identity(config) };
+        let new_identity = who(&config) != who(&self.config);
         let wanted: BTreeSet<IpAddr> = config.neighbors.iter().map(|neighbor| neighbor.address).collect();
         let unwanted: Vec<IpAddr> = self.by_address.keys().filter(|a| !wanted.contains(a)).copied().collect();
         for address in unwanted {
@@ -46,8 +53,8 @@ impl Speaker {
             for address in all {
                 self.remove(now, address, cease::CONFIG_CHANGE, "our AS number or identifier changed");
             }
-            self.rib.set_identity(identity(&config));
         }
+        self.rib.set_identity(identity(&config));
         self.rib.set_networks(&config.networks);
         let neighbors = config.neighbors.clone();
         self.config = config;
@@ -93,9 +100,19 @@ impl Speaker {
         self.next_peer += 1;
         let id = PeerId(self.next_peer);
         self.by_address.insert(settings.neighbor.address, id);
+        if settings.neighbor.authentication.is_some() {
+            let (address, authentication) =
+                (settings.neighbor.address, settings.neighbor.authentication.clone());
+            self.protect(address, authentication);
+        }
         self.peers.insert(
             id,
-            Peer { session: Session::new(settings, now), deadline: None, refresh: Refreshing::default() },
+            Peer {
+                session: Session::new(settings, now),
+                deadline: None,
+                refresh: Refreshing::default(),
+                warned: false,
+            },
         );
         self.with_session(now, id, |session, ctx| session.start(ctx));
     }
@@ -107,8 +124,19 @@ impl Speaker {
 
     fn remove_with(&mut self, now: Instant, address: IpAddr, notification: &Notification, reason: &str) {
         let Some(id) = self.by_address.remove(&address) else { return };
+        let neighbor = self.peers.get(&id).map(|peer| &peer.session.settings().neighbor);
+        if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {
+            self.protect(address, None);
+        }
         self.with_session(now, id, |session, ctx| session.stop(ctx, notification, reason));
         self.rib.forget(id);
+    }
+
+    fn protect(&mut self, address: IpAddr, authentication: Option<Authentication>) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        if let Some(from) = Prefix::new(address, length) {
+            self.actions.push_back(Action::Protect { from, authentication });
+        }
     }
 
     /// Forgets a neighbour that is no longer configured, once its connections are closed.

@@ -2,6 +2,7 @@
 
 mod change;
 mod external;
+mod limits;
 mod play;
 mod refresh;
 

@@ -257,6 +257,7 @@ impl Network {
                         let at = self.now + self.delay();
                         self.schedule(at, What::Syn { from: (node, conn), to: remote });
                     }
+                    Action::Protect { .. } => {}
                     Action::Close { conn } => self.close((node, conn), "the peer closed the connection"),
                 }
             } else {

@@ -29,7 +29,12 @@ const V4: Family = Family::Ipv4Unicast;
 const V6: Family = Family::Ipv6Unicast;
 
 fn identity() -> Identity {
-    Identity { asn: OURS, router_id: Ipv4Addr::new(10, 0, 0, 254), cluster_id: Ipv4Addr::new(10, 0, 0, 253) }
+    Identity {
+        asn: OURS,
+        router_id: Ipv4Addr::new(10, 0, 0, 254),
+        cluster_id: Ipv4Addr::new(10, 0, 0, 253),
+        graceful_shutdown: false,
+    }
 }
 
 fn rib() -> Rib {
