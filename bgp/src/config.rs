@@ -24,6 +24,29 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// Whom we peer with; addresses are unique.
     pub neighbors: Vec<Neighbor>,
+    /// From where others may connect, too; a neighbour of its own and a longer range come first.
+    pub ranges: Vec<ListenRange>,
+}
+
+/// Addresses from which neighbours may come that are not listed one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenRange {
+    /// The addresses.
+    pub range: Prefix,
+    /// How many may be there at a time.
+    pub limit: usize,
+    /// What each is to be, but for its address; they are never connected to.
+    pub neighbor: Neighbor,
+}
+
+impl ListenRange {
+    /// The neighbour at an address, if it lies within.
+    pub(crate) fn at(&self, address: IpAddr) -> Option<Neighbor> {
+        let host = Prefix::new(address, if address.is_ipv4() { 32 } else { 128 })?;
+        let name = format!("{} {address}", self.neighbor.name);
+        let neighbor = || Neighbor { address, name, passive: true, ..self.neighbor.clone() };
+        self.range.contains(&host).then(neighbor)
+    }
 }
 
 /// Graceful restart (RFC 4724).
@@ -70,6 +93,9 @@ pub struct Neighbor {
     pub name: String,
     /// Its AS number; never 0.
     pub asn: u32,
+    /// The AS number we have for it instead of our own, and alone in what it is told: for moving from one AS to another
+    /// (RFC 7705 §3.3, Replace Old AS). External neighbours only.
+    pub local_asn: Option<u32>,
     /// It is a client of ours: we reflect (RFC 4456 §6). Only for internal neighbours.
     pub reflector_client: bool,
     /// The address we connect from; `None`: the kernel's choice.
@@ -295,6 +321,7 @@ impl Config {
             graceful_shutdown: false,
             networks: Vec::new(),
             neighbors: Vec::new(),
+            ranges: Vec::new(),
         }
     }
 
@@ -317,6 +344,13 @@ impl Config {
                 });
             }
         }
+        for (index, range) in self.ranges.iter().enumerate() {
+            range.neighbor.validate(self.asn)?;
+            if self.ranges.iter().take(index).any(|other| other.range == range.range) {
+                let problem = "it is listed twice: remove one".into();
+                return Err(ConfigError::Invalid { what: format!("listen range {}", range.range), problem });
+            }
+        }
         Ok(())
     }
 }
@@ -330,6 +364,7 @@ impl Neighbor {
             port: 179,
             name: address.to_string(),
             asn,
+            local_asn: None,
             reflector_client: false,
             local_address: None,
             passive: false,
@@ -355,6 +390,14 @@ impl Neighbor {
         if self.reflector_client && self.asn != our_asn {
             return invalid(
                 "only an internal neighbour can be a reflector's client (RFC 4456 §6): use our own AS",
+            );
+        }
+        if self.local_asn == Some(0) {
+            return Err(ConfigError::AsnZero { what: format!("our AS number for {}", what()) });
+        }
+        if self.local_asn.is_some_and(|local| local == self.asn || self.asn == our_asn) {
+            return invalid(
+                "another AS number of ours is for external neighbours, and not theirs (RFC 7705 §3)",
             );
         }
         if self.role.is_some() && self.asn == our_asn {

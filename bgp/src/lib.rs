@@ -96,8 +96,8 @@ pub mod speaker;
 pub mod wire;
 
 pub use config::{
-    AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key, Neighbor, Network,
-    PrefixLimit, PrefixRange, Timers, Ttl,
+    AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key, ListenRange,
+    Neighbor, Network, PrefixLimit, PrefixRange, Timers, Ttl,
 };
 pub use speaker::Speaker;
 pub use wire::Role;

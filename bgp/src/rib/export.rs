@@ -40,6 +40,8 @@ pub struct Audience {
     pub kind: PeerKind,
     /// Our address on the session: what "next hop self" means.
     pub local_address: IpAddr,
+    /// Our AS number to them (RFC 7705 §3.3).
+    pub local_asn: u32,
     /// What we are to them (RFC 9234).
     pub role: Option<Role>,
     pub codec: Codec,
@@ -51,6 +53,7 @@ impl Audience {
         Self {
             kind: peer.kind,
             local_address: peer.local_address,
+            local_asn: peer.local_asn,
             role: peer.role,
             codec: peer.codec,
             filter: peer.export.clone(),
@@ -96,10 +99,10 @@ pub fn outbound(
     let mut attributes = path.attributes.clone();
     match audience.kind {
         PeerKind::External => {
-            leave(&mut attributes, identity.asn);
+            leave(&mut attributes, audience.local_asn);
             // RFC 9234 §5, egress rule 1
             if matches!(audience.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {
-                attributes.only_to_customer.get_or_insert(identity.asn);
+                attributes.only_to_customer.get_or_insert(audience.local_asn);
             }
         }
         PeerKind::Internal | PeerKind::Client => {

@@ -72,7 +72,7 @@ pub fn refuse_path(
     if peer.kind == PeerKind::External && neighbor_as(&attributes.as_path) != Some(peer.asn) {
         return Some(Refusal::FirstAs);
     }
-    if in_as_path(attributes, identity.asn) {
+    if in_as_path(attributes, identity.asn) || in_as_path(attributes, peer.local_asn) {
         return Some(Refusal::AsLoop);
     }
     if leaked(peer, attributes) {

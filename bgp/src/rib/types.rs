@@ -33,6 +33,8 @@ pub struct Peer {
     pub kind: PeerKind,
     /// Our address on the session.
     pub local_address: IpAddr,
+    /// Our AS number on the session.
+    pub local_asn: u32,
     /// What we are to it, where that guards against leaks (RFC 9234).
     pub role: Option<Role>,
     /// What was negotiated about encoding.

@@ -205,6 +205,11 @@ impl Session {
         self.stopped && self.connections.is_empty()
     }
 
+    /// Whether there is nothing to wait for: no connection, no route kept, no rest to be taken.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.connections.is_empty() && self.stale.is_none() && self.idle_until.is_none() && !self.suspended
+    }
+
     /// The peer connected; `None` where it is not wanted now.
     pub(crate) fn accept(&mut self, ctx: &mut Context<'_>, local: IpAddr) -> Option<ConnId> {
         if self.stopped || self.suspended || self.idle_until.is_some() {

@@ -44,7 +44,9 @@ impl Speaker {
         let who = |config| Identity { graceful_shutdown: false, ..identity(config) };
         let new_identity = who(&config) != who(&self.config);
         let wanted: BTreeSet<IpAddr> = config.neighbors.iter().map(|neighbor| neighbor.address).collect();
-        let unwanted: Vec<IpAddr> = self.by_address.keys().filter(|a| !wanted.contains(a)).copied().collect();
+        let unwanted =
+            self.by_address.iter().filter(|(a, id)| !wanted.contains(a) && !self.came_from_range(**id));
+        let unwanted: Vec<IpAddr> = unwanted.map(|(address, _)| *address).collect();
         for address in unwanted {
             self.remove(now, address, cease::DECONFIGURED, "removed from the configuration");
         }
@@ -57,10 +59,16 @@ impl Speaker {
         self.rib.set_identity(identity(&config));
         self.rib.set_networks(&config.networks);
         let neighbors = config.neighbors.clone();
-        self.config = config;
+        let before = std::mem::replace(&mut self.config, config);
         for neighbor in neighbors {
+            let id = self.by_address.get(&neighbor.address);
+            if let Some(peer) = id.and_then(|id| self.peers.get_mut(id)) {
+                // Listed from now on, wherever it came from.
+                peer.range = None;
+            }
             self.set_neighbor(now, neighbor);
         }
+        self.set_ranges(now, &before.ranges);
     }
 
     /// See [`Speaker::shutdown`].
@@ -72,14 +80,18 @@ impl Speaker {
         }
     }
 
-    fn set_neighbor(&mut self, now: Instant, neighbor: Neighbor) {
-        let address = neighbor.address;
-        let settings = Settings {
-            local_asn: self.config.asn,
+    pub(super) fn settings(&self, neighbor: Neighbor) -> Settings {
+        Settings {
+            local_asn: neighbor.local_asn.unwrap_or(self.config.asn),
             router_id: self.config.router_id,
             graceful_restart: self.config.graceful_restart,
             neighbor,
-        };
+        }
+    }
+
+    pub(super) fn set_neighbor(&mut self, now: Instant, neighbor: Neighbor) {
+        let address = neighbor.address;
+        let settings = self.settings(neighbor);
         if let Some(id) = self.by_address.get(&address).copied() {
             let Some(peer) = self.peers.get(&id) else { return };
             let old = &peer.session.settings().neighbor;
@@ -96,7 +108,7 @@ impl Speaker {
         self.add(now, settings);
     }
 
-    fn add(&mut self, now: Instant, settings: Settings) {
+    pub(super) fn add(&mut self, now: Instant, settings: Settings) -> PeerId {
         self.next_peer += 1;
         let id = PeerId(self.next_peer);
         self.by_address.insert(settings.neighbor.address, id);
@@ -111,14 +123,16 @@ impl Speaker {
                 session: Session::new(settings, now),
                 deadline: None,
                 refresh: Refreshing::default(),
+                range: None,
                 warned: false,
             },
         );
         self.with_session(now, id, |session, ctx| session.start(ctx));
+        id
     }
 
     /// Ends a neighbour's session. Its last NOTIFICATION may still be under way; what it told us is forgotten now.
-    fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
+    pub(super) fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
         self.remove_with(now, address, &Notification::new(code::CEASE, subcode), reason);
     }
 
@@ -139,9 +153,17 @@ impl Speaker {
         }
     }
 
-    /// Forgets a neighbour that is no longer configured, once its connections are closed.
+    /// Forgets a neighbour that is no longer configured, once its connections are closed, and one that came from a range,
+    /// once nothing of it is left.
     pub(super) fn let_go(&mut self, id: PeerId) {
-        let gone = self.peers.get(&id).is_some_and(|peer| peer.session.is_gone());
+        let Some(peer) = self.peers.get(&id) else { return };
+        let left = peer.range.is_some() && peer.session.is_dormant();
+        let gone = left || peer.session.is_gone();
+        let address = peer.session.settings().neighbor.address;
+        if left && self.by_address.get(&address) == Some(&id) {
+            self.by_address.remove(&address);
+            self.rib.forget(id);
+        }
         if !gone {
             return;
         }

@@ -2,6 +2,7 @@
 
 mod change;
 mod limit;
+mod range;
 mod refresh;
 mod sync;
 #[cfg(test)]
@@ -122,6 +123,8 @@ struct Peer {
     /// What `deadlines` holds for it.
     deadline: Option<Instant>,
     refresh: Refreshing,
+    /// It came from that range, and goes when it has nothing left here.
+    range: Option<Prefix>,
     /// It was told about that the peer comes close to its prefix limit.
     warned: bool,
 }
@@ -137,7 +140,12 @@ impl Speaker {
         let deferral = config.graceful_restart.unwrap_or_default().selection_deferral;
         let mut speaker = Self {
             rib: Rib::new(change::identity(&config)),
-            config: Config { networks: Vec::new(), neighbors: Vec::new(), ..config.clone() },
+            config: Config {
+                networks: Vec::new(),
+                neighbors: Vec::new(),
+                ranges: Vec::new(),
+                ..config.clone()
+            },
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),
             by_connection: BTreeMap::new(),
@@ -175,10 +183,16 @@ impl Speaker {
 
     /// A connection came in. `None`: it is from a stranger, or not wanted now, and is to be closed.
     pub fn accept(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<ConnId> {
-        let id = *self.by_address.get(&remote.ip().to_canonical())?;
-        let conn =
-            self.with_session(now, id, |session, ctx| session.accept(ctx, local.ip().to_canonical()))??;
+        let (local, remote) = (local.ip().to_canonical(), remote.ip().to_canonical());
+        let (id, range) = match self.by_address.get(&remote) {
+            Some(id) => (*id, None),
+            None => self.admit(now, remote)?,
+        };
+        let conn = self.with_session(now, id, |session, ctx| session.accept(ctx, local))??;
         self.by_connection.insert(conn, id);
+        if let (Some(range), Some(peer)) = (range, self.peers.get_mut(&id)) {
+            peer.range = Some(range);
+        }
         Some(conn)
     }
 
@@ -428,6 +442,7 @@ impl Speaker {
             asn: neighbor.asn,
             kind,
             local_address: local,
+            local_asn: neighbor.local_asn.unwrap_or(self.config.asn),
             role: neighbor.role,
             codec: negotiated.codec,
             families: negotiated.families,

@@ -4,6 +4,7 @@ mod change;
 mod external;
 mod limits;
 mod play;
+mod ranges;
 mod refresh;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -65,6 +65,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         asn: if kind == PeerKind::External { THEIRS } else { OURS },
         kind,
         local_address: ip(LOCAL),
+        local_asn: OURS,
         role: None,
         codec: Codec { four_octet_as: true, ..Codec::default() },
         families: vec![V4, V6],
