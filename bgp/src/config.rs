@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::policy::Policy;
 use crate::wire::{Family, Prefix, Role};
 
 /// Everything a speaker is told.
@@ -243,6 +244,9 @@ pub enum Filter {
     All,
     /// Only those that match one of these; none where empty.
     Only(Vec<PrefixRange>),
+    /// What rules say, with the changes they make. When such an import changes, the neighbour is asked to tell all again
+    /// (RFC 2918).
+    Rules(Policy),
 }
 
 impl Filter {
@@ -251,10 +255,10 @@ impl Filter {
         Self::Only(Vec::new())
     }
 
-    /// Whether `prefix` passes.
+    /// Whether `prefix` passes; with rules, whether any route to it could.
     pub fn accepts(&self, prefix: &Prefix) -> bool {
         match self {
-            Self::All => true,
+            Self::All | Self::Rules(_) => true,
             Self::Only(ranges) => ranges.iter().any(|range| range.matches(prefix)),
         }
     }
@@ -391,6 +395,9 @@ impl Neighbor {
             return invalid(
                 "only an internal neighbour can be a reflector's client (RFC 4456 §6): use our own AS",
             );
+        }
+        if matches!(&self.import, Filter::Rules(policy) if policy.sets_next_hop()) {
+            return invalid("our own address cannot be the next hop of what we learn: set it on export");
         }
         if self.local_asn == Some(0) {
             return Err(ConfigError::AsnZero { what: format!("our AS number for {}", what()) });

@@ -89,6 +89,7 @@
 mod config;
 #[cfg(feature = "tokio")]
 pub mod io;
+pub mod policy;
 pub mod report;
 mod rib;
 mod session;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind};
+use crate::policy::Policy;
 use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
 
 use super::best::neighbor_as;
@@ -99,6 +100,27 @@ pub fn refuse(identity: &Identity, peer: &Peer, path: &PathAttributes, prefix: &
 /// What is wrong with a prefix whatever its path.
 pub fn refuse_prefix(peer: &Peer, prefix: &Prefix) -> Option<Refusal> {
     (!peer.import.accepts(prefix)).then_some(Refusal::Filter)
+}
+
+/// What rules make of a route as it was received: what is to be kept, and why it must not be used. What is rejected is
+/// kept as it came, to be reported.
+pub fn judge(
+    policy: &Policy,
+    peer: &Peer,
+    path: &PathAttributes,
+    prefix: &Prefix,
+) -> Result<PathAttributes, Refusal> {
+    let judgement = policy.judge(&path.route(Some(peer.kind), prefix));
+    if !judgement.accepts() {
+        return Err(Refusal::Filter);
+    }
+    let mut attributes = path.attributes.clone();
+    let neighbor = neighbor_as(&attributes.as_path);
+    let next_hop = path.next_hop.map(|mut next_hop| {
+        judgement.apply(&mut attributes, &mut next_hop, neighbor, None);
+        next_hop
+    });
+    Ok(PathAttributes { attributes, next_hop })
 }
 
 fn in_as_path(attributes: &Attributes, asn: u32) -> bool {

@@ -48,6 +48,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether what is kept of its paths is what rules made of them, not what it told: another import filter can then only
+    /// act on paths told again.
+    pub(super) fn by_rules(&self) -> bool {
+        matches!(self.import, Filter::Rules(_))
+    }
+
     /// Whether paths from the peer rank and are told to others as they are from `other`.
     pub(super) fn ranks_alike(&self, other: &Self) -> bool {
         let identity = |peer: &Self| (peer.address, peer.router_id, peer.kind);

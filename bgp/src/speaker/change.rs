@@ -38,6 +38,11 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
     essence(old) == essence(new)
 }
 
+/// Whether a change of the import filter needs the routes as the neighbour told them: rules keep what they made of them.
+fn needs_refresh(old: &Filter, new: &Filter) -> bool {
+    old != new && (matches!(old, Filter::Rules(_)) || matches!(new, Filter::Rules(_)))
+}
+
 impl Speaker {
     /// `config` is valid.
     pub(super) fn apply(&mut self, now: Instant, config: Config) {
@@ -97,11 +102,18 @@ impl Speaker {
             let old = &peer.session.settings().neighbor;
             if same_session(old, &settings.neighbor) {
                 let new = &settings.neighbor;
+                let told_again = needs_refresh(&old.import, &new.import);
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
                 }
-                self.with_session(now, id, |session, ctx| session.set_settings(ctx, settings));
-                return;
+                let families = new.families.clone();
+                let can = self.with_session(now, id, |session, ctx| {
+                    session.set_settings(ctx, settings.clone());
+                    !told_again || session.established().is_none() || session.ask_refresh(&families)
+                });
+                if can != Some(false) {
+                    return;
+                }
             }
             self.remove(now, address, cease::CONFIG_CHANGE, "the neighbour's configuration changed");
         }

@@ -4,6 +4,7 @@ mod change;
 mod external;
 mod limits;
 mod play;
+mod policy;
 mod ranges;
 mod refresh;
 
