@@ -1,8 +1,10 @@
 //! What a speaker is told to be: one whole value, set at once; the speaker works out what changed.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::policy::Policy;
 use crate::wire::{Family, Prefix, Role};
 
 /// Everything a speaker is told.
@@ -16,10 +18,36 @@ pub struct Config {
     pub cluster_id: Option<Ipv4Addr>,
     /// Graceful restart (RFC 4724); `None` does not offer the capability.
     pub graceful_restart: Option<GracefulRestart>,
+    /// We are about to leave: what we tell carries GRACEFUL_SHUTDOWN, and inside the AS the lowest LOCAL_PREF, so that
+    /// traffic moves away before the sessions end (RFC 8326). Changes live.
+    pub graceful_shutdown: bool,
     /// What we originate.
     pub networks: Vec<Network>,
     /// Whom we peer with; addresses are unique.
     pub neighbors: Vec<Neighbor>,
+    /// From where others may connect, too; a neighbour of its own and a longer range come first.
+    pub ranges: Vec<ListenRange>,
+}
+
+/// Addresses from which neighbours may come that are not listed one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenRange {
+    /// The addresses.
+    pub range: Prefix,
+    /// How many may be there at a time.
+    pub limit: usize,
+    /// What each is to be, but for its address; they are never connected to.
+    pub neighbor: Neighbor,
+}
+
+impl ListenRange {
+    /// The neighbour at an address, if it lies within.
+    pub(crate) fn at(&self, address: IpAddr) -> Option<Neighbor> {
+        let host = Prefix::new(address, if address.is_ipv4() { 32 } else { 128 })?;
+        let name = format!("{} {address}", self.neighbor.name);
+        let neighbor = || Neighbor { address, name, passive: true, ..self.neighbor.clone() };
+        self.range.contains(&host).then(neighbor)
+    }
 }
 
 /// Graceful restart (RFC 4724).
@@ -66,6 +94,9 @@ pub struct Neighbor {
     pub name: String,
     /// Its AS number; never 0.
     pub asn: u32,
+    /// The AS number we have for it instead of our own, and alone in what it is told: for moving from one AS to another
+    /// (RFC 7705 §3.3, Replace Old AS). External neighbours only.
+    pub local_asn: Option<u32>,
     /// It is a client of ours: we reflect (RFC 4456 §6). Only for internal neighbours.
     pub reflector_client: bool,
     /// The address we connect from; `None`: the kernel's choice.
@@ -83,10 +114,101 @@ pub struct Neighbor {
     pub role: Option<Role>,
     /// Refuse a peer that does not tell its role (RFC 9234 §4.2).
     pub strict_role: bool,
+    /// How many prefixes of each family it may send.
+    pub prefix_limit: Option<PrefixLimit>,
+    /// How far away it may be.
+    pub ttl: Ttl,
+    /// How its segments are authenticated.
+    pub authentication: Option<Authentication>,
     /// What we take from it.
     pub import: Filter,
     /// What we tell it.
     pub export: Filter,
+}
+
+/// A limit on the prefixes of a family that a neighbour may send, those refused by the import filter included
+/// (RFC 4486 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixLimit {
+    /// With more the session ends: Cease, Maximum Number of Prefixes Reached.
+    pub max: u32,
+    /// Percentage of `max` that is worth a warning, 1 to 100.
+    pub warn_percent: u8,
+    /// When to try again; `None`: not before the neighbour's configuration changes.
+    pub restart: Option<Duration>,
+}
+
+impl PrefixLimit {
+    /// The count that is worth a warning.
+    pub(crate) fn warns_at(&self) -> u64 {
+        u64::from(self.max) * u64::from(self.warn_percent) / 100
+    }
+}
+
+/// How far away a neighbour may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ttl {
+    /// As far as the kernel's default takes packets.
+    #[default]
+    System,
+    /// At most that many hops, by the TTL of what we send; 1 is the same link.
+    Hops(u8),
+    /// At most that many hops, by the TTL of what comes: both sides send 255 and drop what is lower (RFC 5082). Nobody
+    /// further away can even reach the socket.
+    Security(u8),
+}
+
+/// How a neighbour's TCP segments are authenticated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// TCP MD5 (RFC 2385): old, weak and everywhere. A key of 1 to 80 octets.
+    Md5(Key),
+    /// TCP-AO (RFC 5925), where the kernel has it (Linux 6.7 with CONFIG_TCP_AO).
+    Ao(AoKey),
+}
+
+/// A master key tuple of TCP-AO (RFC 5925 §3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AoKey {
+    /// KeyID in what we send.
+    pub send_id: u8,
+    /// KeyID in what comes.
+    pub receive_id: u8,
+    /// The algorithm (RFC 5926).
+    pub algorithm: AoAlgorithm,
+    /// The key, of 1 to 80 octets.
+    pub key: Key,
+}
+
+/// The algorithms that RFC 5926 §3 requires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AoAlgorithm {
+    /// HMAC-SHA-1-96
+    HmacSha1,
+    /// AES-128-CMAC-96
+    Aes128Cmac,
+}
+
+/// A secret; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// Octets as both sides have them.
+    pub fn new(octets: impl Into<Vec<u8>>) -> Self {
+        Self(octets.into())
+    }
+
+    /// The secret itself.
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
 }
 
 /// A neighbour's timers (RFC 4271 §10).
@@ -122,6 +244,9 @@ pub enum Filter {
     All,
     /// Only those that match one of these; none where empty.
     Only(Vec<PrefixRange>),
+    /// What rules say, with the changes they make. When such an import changes, the neighbour is asked to tell all again
+    /// (RFC 2918).
+    Rules(Policy),
 }
 
 impl Filter {
@@ -130,10 +255,10 @@ impl Filter {
         Self::Only(Vec::new())
     }
 
-    /// Whether `prefix` passes.
+    /// Whether `prefix` passes; with rules, whether any route to it could.
     pub fn accepts(&self, prefix: &Prefix) -> bool {
         match self {
-            Self::All => true,
+            Self::All | Self::Rules(_) => true,
             Self::Only(ranges) => ranges.iter().any(|range| range.matches(prefix)),
         }
     }
@@ -197,8 +322,10 @@ impl Config {
             router_id,
             cluster_id: None,
             graceful_restart: Some(GracefulRestart::default()),
+            graceful_shutdown: false,
             networks: Vec::new(),
             neighbors: Vec::new(),
+            ranges: Vec::new(),
         }
     }
 
@@ -221,6 +348,13 @@ impl Config {
                 });
             }
         }
+        for (index, range) in self.ranges.iter().enumerate() {
+            range.neighbor.validate(self.asn)?;
+            if self.ranges.iter().take(index).any(|other| other.range == range.range) {
+                let problem = "it is listed twice: remove one".into();
+                return Err(ConfigError::Invalid { what: format!("listen range {}", range.range), problem });
+            }
+        }
         Ok(())
     }
 }
@@ -234,6 +368,7 @@ impl Neighbor {
             port: 179,
             name: address.to_string(),
             asn,
+            local_asn: None,
             reflector_client: false,
             local_address: None,
             passive: false,
@@ -242,6 +377,9 @@ impl Neighbor {
             extended_next_hop: false,
             role: None,
             strict_role: false,
+            prefix_limit: None,
+            ttl: Ttl::System,
+            authentication: None,
             import: Filter::nothing(),
             export: Filter::nothing(),
         }
@@ -258,6 +396,17 @@ impl Neighbor {
                 "only an internal neighbour can be a reflector's client (RFC 4456 §6): use our own AS",
             );
         }
+        if matches!(&self.import, Filter::Rules(policy) if policy.sets_next_hop()) {
+            return invalid("our own address cannot be the next hop of what we learn: set it on export");
+        }
+        if self.local_asn == Some(0) {
+            return Err(ConfigError::AsnZero { what: format!("our AS number for {}", what()) });
+        }
+        if self.local_asn.is_some_and(|local| local == self.asn || self.asn == our_asn) {
+            return invalid(
+                "another AS number of ours is for external neighbours, and not theirs (RFC 7705 §3)",
+            );
+        }
         if self.role.is_some() && self.asn == our_asn {
             return invalid(
                 "a role is for an external neighbour (RFC 9234 §4): leave it out inside our own AS",
@@ -265,6 +414,19 @@ impl Neighbor {
         }
         if self.strict_role && self.role.is_none() {
             return invalid("a strict role needs a role: say what we are to the neighbour");
+        }
+        if self.prefix_limit.is_some_and(|limit| limit.max == 0 || !(1..=100).contains(&limit.warn_percent)) {
+            return invalid("a prefix limit must be at least 1, and its warning 1 to 100 percent of it");
+        }
+        if matches!(self.ttl, Ttl::Hops(0) | Ttl::Security(0)) {
+            return invalid("a neighbour is at least 1 hop away: use 1 for the same link");
+        }
+        let key = match &self.authentication {
+            Some(Authentication::Md5(key) | Authentication::Ao(AoKey { key, .. })) => Some(key),
+            None => None,
+        };
+        if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
+            return invalid("a key must have 1 to 80 octets: the kernel takes no other");
         }
         if self.families.is_empty() {
             return invalid("no address family: list at least one");

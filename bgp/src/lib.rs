@@ -89,12 +89,16 @@
 mod config;
 #[cfg(feature = "tokio")]
 pub mod io;
+pub mod policy;
 pub mod report;
 mod rib;
 mod session;
 pub mod speaker;
 pub mod wire;
 
-pub use config::{Config, ConfigError, Filter, GracefulRestart, Neighbor, Network, PrefixRange, Timers};
+pub use config::{
+    AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key, ListenRange,
+    Neighbor, Network, PrefixLimit, PrefixRange, Timers, Ttl,
+};
 pub use speaker::Speaker;
 pub use wire::Role;

@@ -9,7 +9,9 @@ use bytes::BytesMut;
 use heliograph_bgp::io::{Handle, Options, StartError, Stop, start};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::wire::{self, Capability, Codec, Family, Framer, Message, Open, Prefix, Update};
-use heliograph_bgp::{Config, Filter, Neighbor, Network, Timers};
+use heliograph_bgp::{
+    AoAlgorithm, AoKey, Authentication, Config, Filter, Key, Neighbor, Network, Timers, Ttl,
+};
 
 const ASN: u32 = 64512;
 /// How long anything may take before a test fails.
@@ -67,6 +69,16 @@ async fn until(handle: &Handle, what: &str, condition: impl AsyncFn(&Handle) -> 
     while !condition(handle).await {
         assert!(Instant::now() < deadline, "{what}: {:?}", handle.sessions().await);
         // News wake us; what changes without any is looked at now and then.
+        let _ = tokio::time::timeout(Duration::from_millis(20), changes.changed()).await;
+    }
+}
+
+/// Watches for half a second, in which there would be time for several attempts.
+async fn never(handle: &Handle, condition: impl AsyncFn(&Handle) -> bool) {
+    let end = Instant::now() + Duration::from_millis(500);
+    let mut changes = handle.changes();
+    while Instant::now() < end {
+        assert!(!condition(handle).await, "{:?}", handle.sessions().await);
         let _ = tokio::time::timeout(Duration::from_millis(20), changes.changed()).await;
     }
 }
@@ -257,4 +269,114 @@ async fn why_it_cannot_listen_is_said_in_words() {
     let invalid = Config { asn: 0, ..config(24, Vec::new()) };
     let error = start(invalid, Options::default()).await.expect_err("invalid");
     assert!(matches!(error, StartError::Config(_)));
+}
+
+async fn pair_with(
+    a: u8,
+    b: u8,
+    of_a: impl Fn(&mut Neighbor),
+    of_b: impl Fn(&mut Neighbor),
+) -> (Handle, Handle) {
+    let ((one, at_one), (two, at_two)) = (speaker(a).await, speaker(b).await);
+    let (mut to_two, mut to_one) = (neighbor(a, at_two), neighbor(b, at_one));
+    of_a(&mut to_two);
+    of_b(&mut to_one);
+    one.set_config(config(a, vec![to_two])).await.expect("valid");
+    two.set_config(config(b, vec![to_one])).await.expect("valid");
+    (one, two)
+}
+
+fn md5(key: &str) -> impl Fn(&mut Neighbor) {
+    let authentication = Some(Authentication::Md5(Key::new(key)));
+    move |neighbor| neighbor.authentication = authentication.clone()
+}
+
+/// RFC 2385, whichever side connects.
+#[tokio::test]
+async fn md5_with_one_key_on_both_sides() {
+    let (one, two) = pair_with(31, 32, md5("secret"), md5("secret")).await;
+    knows(&one, &[prefix(32)]).await;
+    knows(&two, &[prefix(31)]).await;
+    for (a, b) in [(33, 34), (36, 35)] {
+        let key = md5("secret");
+        let passive = |neighbor: &mut Neighbor| {
+            key(neighbor);
+            neighbor.passive = true;
+        };
+        let (one, _two) = pair_with(a, b, passive, md5("secret")).await;
+        established(&one, b).await;
+    }
+}
+
+#[tokio::test]
+async fn md5_keeps_those_out_who_lack_the_key() {
+    for (n, theirs) in [(37, Some("guess")), (39, None)] {
+        let (one, two) = pair_with(n, n + 1, md5("secret"), |neighbor| {
+            neighbor.authentication = theirs.map(|key| Authentication::Md5(Key::new(key)));
+        })
+        .await;
+        // A SYN that is not signed right is dropped, so that nobody ever gets an answer.
+        let idle = [SessionState::Connect, SessionState::Active];
+        never(&one, async |h| !idle.contains(&session(h, n + 1).await.state)).await;
+        assert!(idle.contains(&session(&two, n).await.state));
+        // The right key, set live, lets it in.
+        let there = one.listening()[0];
+        let mut right = neighbor(n + 1, there);
+        md5("secret")(&mut right);
+        two.set_config(config(n + 1, vec![right])).await.expect("valid");
+        established(&one, n + 1).await;
+    }
+}
+
+/// RFC 5925: used where the kernel has it, refused in words where not, never silently left out.
+#[tokio::test]
+async fn tcp_ao_or_a_clear_refusal() {
+    let key = Key::new("secret");
+    let key = AoKey { send_id: 1, receive_id: 1, algorithm: AoAlgorithm::HmacSha1, key };
+    let ao = |neighbor: &mut Neighbor| neighbor.authentication = Some(Authentication::Ao(key.clone()));
+    let (one, _two) = pair_with(41, 42, ao, ao).await;
+    until(&one, "up, or refused", async |h| {
+        let session = session(h, 42).await;
+        let refused =
+            session.last_error.is_some_and(|(words, _)| words.contains("this kernel has no TCP-AO"));
+        refused || session.state == SessionState::Established
+    })
+    .await;
+    // Nobody gets in unauthenticated.
+    let at_one = one.listening()[0];
+    if session(&one, 42).await.state != SessionState::Established {
+        assert_eq!(in_a_thread(move || Played::connect(42, at_one).hear()).await, None);
+    }
+}
+
+/// RFC 5082: from 255 down by as many as there may be routers in between.
+#[tokio::test]
+async fn ttl_security() {
+    let near = |neighbor: &mut Neighbor| neighbor.ttl = Ttl::Security(1);
+    let (one, _two) = pair_with(43, 44, near, near).await;
+    established(&one, 44).await;
+    // One that sends with less is not heard.
+    let far = |neighbor: &mut Neighbor| neighbor.ttl = Ttl::Hops(64);
+    let (one, _two) = pair_with(45, 46, near, far).await;
+    never(&one, async |h| session(h, 46).await.state == SessionState::Established).await;
+}
+
+#[tokio::test]
+async fn ipv6_with_ttl_security_and_md5() {
+    let options = Options { listen: vec!["[::1]:0".parse().expect("an address")], ..Options::default() };
+    let listening = start(config(47, Vec::new()), options).await.expect("it starts");
+    let there = listening.listening()[0];
+    let both = |address: SocketAddr, passive| {
+        let mut neighbor = Neighbor { passive, local_address: None, ..neighbor(47, address) };
+        md5("secret")(&mut neighbor);
+        neighbor.ttl = Ttl::Security(1);
+        neighbor
+    };
+    listening.set_config(config(47, vec![both(there, true)])).await.expect("valid");
+    let connecting =
+        start(config(48, vec![both(there, false)]), Options::default()).await.expect("it starts");
+    until(&connecting, "established", async |h| {
+        h.sessions().await.iter().all(|session| session.state == SessionState::Established)
+    })
+    .await;
 }

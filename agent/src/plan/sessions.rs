@@ -43,12 +43,8 @@ pub fn bgp_config(snapshot: &Snapshot, node: &str, announce: bool) -> Speaking {
     let this = snapshot.nodes.get(node);
     let mut speaking = Speaking {
         config: Config {
-            asn: configuration.asn,
-            router_id: router_id(node, this),
-            cluster_id: None,
             graceful_restart: configuration.graceful_restart,
-            networks: Vec::new(),
-            neighbors: Vec::new(),
+            ..Config::new(configuration.asn, router_id(node, this))
         },
         roles: BTreeMap::new(),
         problems: Vec::new(),

@@ -12,12 +12,12 @@ use bytes::{Buf, BytesMut};
 use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable, Aborted};
 use futures::stream::FuturesUnordered;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::{BestRoutes, Command, Stop, socket};
-use crate::speaker::{Action, ConnId, Event, Speaker};
+use super::{BestRoutes, Command, StartError, Stop, protect, socket};
+use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker};
 use crate::{Config, ConfigError};
 
 /// Octets read from one socket before others get their turn.
@@ -57,6 +57,7 @@ pub(super) struct Driver {
     waits: FuturesUnordered<Abortable<Wait>>,
     changed: watch::Sender<u64>,
     buffer: Vec<u8>,
+    listeners: socket::Listeners,
 }
 
 impl Driver {
@@ -64,6 +65,7 @@ impl Driver {
         config: Config,
         restarting: bool,
         changed: watch::Sender<u64>,
+        listeners: socket::Listeners,
     ) -> Result<Self, ConfigError> {
         let speaker = Speaker::new(config, restarting, Instant::now(), fastrand::Rng::new().u64(..))?;
         Ok(Self {
@@ -72,12 +74,19 @@ impl Driver {
             waits: FuturesUnordered::new(),
             changed,
             buffer: vec![0; READ_CHUNK],
+            listeners,
         })
     }
 
+    /// Lets connections come in, once the listening sockets know who is to be authenticated.
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
+        self.settle();
+        self.listeners.listen()
+    }
+
     /// Drives the speaker until it is told to stop or nobody holds its handle any more.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, listeners: Vec<TcpListener>) {
-        let mut accepted = socket::accept_all(listeners);
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut accepted = self.listeners.accept_all();
         loop {
             self.settle();
             let deadline = self.speaker.next_deadline();
@@ -127,8 +136,19 @@ impl Driver {
 
     fn accept(&mut self, stream: TcpStream) {
         let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else { return };
+        if self.listeners.lacks_protection(remote.ip()) {
+            debug!(%remote, "connection refused: it cannot be authenticated");
+            return;
+        }
         match self.speaker.accept(Instant::now(), local, remote) {
-            Some(conn) => self.open(conn, stream),
+            Some(conn) => {
+                let options = self.speaker.socket_options(conn).unwrap_or_default();
+                if let Err(error) = protect::connection(&stream, remote.ip().to_canonical(), &options, false)
+                {
+                    return self.speaker.closed(Instant::now(), conn, error.to_string());
+                }
+                self.open(conn, stream);
+            }
             None => debug!(%remote, "connection refused: no such neighbour, or none wanted from it now"),
         }
     }
@@ -197,7 +217,12 @@ impl Driver {
             while let Some(action) = self.speaker.poll_action() {
                 moved = true;
                 match action {
-                    Action::Connect { conn, remote, local } => self.connect(conn, remote, local),
+                    Action::Connect { conn, remote, local, socket } => {
+                        self.connect(conn, remote, local, socket);
+                    }
+                    Action::Protect { from, authentication } => {
+                        self.listeners.protect(from, authentication);
+                    }
                     Action::Close { conn } => self.close(conn),
                 }
             }
@@ -218,6 +243,7 @@ impl Driver {
                     info!(peer = %address, name, reason, "BGP session down");
                 }
                 Event::RoutesChanged => {}
+                Event::Warning { address, name, text } => warn!(peer = %address, name, "{text}"),
             }
         }
         if news {
@@ -225,8 +251,8 @@ impl Driver {
         }
     }
 
-    fn connect(&mut self, conn: ConnId, remote: SocketAddr, local: Option<IpAddr>) {
-        let attempt = async move { Ready::Connected(conn, socket::connect(remote, local).await) };
+    fn connect(&mut self, conn: ConnId, remote: SocketAddr, local: Option<IpAddr>, options: SocketOptions) {
+        let attempt = async move { Ready::Connected(conn, socket::connect(remote, local, &options).await) };
         let abort = self.wait(Box::pin(attempt));
         self.connections.insert(conn, Connection::Connecting(abort));
     }

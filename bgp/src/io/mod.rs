@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "the driver is where clocks are read and tasks are spawned")]
 
 mod driver;
+mod protect;
 mod socket;
 
 use std::io;
@@ -95,13 +96,13 @@ enum Command {
 /// # Errors
 /// The configuration is invalid, or an address can't be listened on; nothing runs then.
 pub async fn start(config: Config, options: Options) -> Result<Handle, StartError> {
-    let listeners =
-        options.listen.iter().map(|address| socket::listen(*address)).collect::<Result<Vec<_>, _>>()?;
-    let listening = listeners.iter().filter_map(|l| l.local_addr().ok()).collect();
+    let listeners = socket::Listeners::bind(&options.listen)?;
+    let listening = listeners.addresses();
     let (commands, received) = mpsc::channel(16);
     let (changed, changes) = watch::channel(0);
-    let driver = driver::Driver::new(config, options.restarting, changed)?;
-    tokio::spawn(driver.run(received, listeners));
+    let mut driver = driver::Driver::new(config, options.restarting, changed, listeners)?;
+    driver.listen()?;
+    tokio::spawn(driver.run(received));
     Ok(Handle { commands, changes, listening })
 }
 

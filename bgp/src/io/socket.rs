@@ -2,40 +2,124 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::StartError;
+use super::{StartError, protect};
+use crate::config::Authentication;
+use crate::speaker::SocketOptions;
+use crate::wire::Prefix;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// How long the kernel may try to connect; the speaker's retry timer goes on meanwhile.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Listens on `address`. An IPv6 socket takes IPv6 only, so both families can be listened on side by side.
-pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let listen = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+/// The listening sockets, and who is authenticated on them.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    sockets: Vec<(SocketAddr, Arc<TcpListener>)>,
+    keys: Vec<(Prefix, Authentication)>,
+    /// Who should be authenticated and cannot be: not let in.
+    unprotected: Vec<Prefix>,
+}
+
+impl Listeners {
+    /// Binds to `addresses`; nothing comes in yet.
+    pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Self, StartError> {
+        let bound = |address: &SocketAddr| {
+            let address = *address;
+            let socket = bind(address).map_err(|source| StartError::Listen { address, source })?;
+            Ok((address, Arc::new(socket)))
+        };
+        Ok(Self {
+            sockets: addresses.iter().map(bound).collect::<Result<_, StartError>>()?,
+            ..Self::default()
+        })
+    }
+
+    /// Where they are bound; a port of 0 asked for shows as the one the kernel gave.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+    }
+
+    /// Lets connections come in.
+    pub(super) fn listen(&self) -> Result<(), StartError> {
+        for (address, socket) in &self.sockets {
+            let listening = SockRef::from(&**socket).listen(BACKLOG);
+            listening.map_err(|source| StartError::Listen { address: *address, source })?;
         }
-        // A restarted speaker must not wait for its predecessor's connections to leave TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().map_err(|source| StartError::Listen { address, source })
+        Ok(())
+    }
+
+    /// Authenticates what comes from these addresses, or no longer.
+    pub(super) fn protect(&mut self, from: Prefix, authentication: Option<Authentication>) {
+        self.unprotected.retain(|other| *other != from);
+        let of_family: Vec<_> =
+            self.sockets.iter().filter(|(a, _)| a.is_ipv4() == from.address().is_ipv4()).collect();
+        for (_, old) in self.keys.iter().filter(|(other, _)| *other == from) {
+            for (_, socket) in &of_family {
+                if let Err(error) = protect::remove_key(&**socket, from, old) {
+                    warn!(%from, %error, "a key could not be removed from the listening socket");
+                }
+            }
+        }
+        self.keys.retain(|(other, _)| *other != from);
+        let Some(authentication) = authentication else { return };
+        for (_, socket) in of_family {
+            if let Err(error) = protect::add_key(&**socket, from, &authentication) {
+                warn!(%error, "its connections are refused");
+                self.unprotected.push(from);
+                return;
+            }
+        }
+        self.keys.push((from, authentication));
+    }
+
+    /// Whether connections from there should be authenticated and cannot be.
+    pub(super) fn lacks_protection(&self, remote: IpAddr) -> bool {
+        let remote = remote.to_canonical();
+        let host = Prefix::new(remote, if remote.is_ipv4() { 32 } else { 128 });
+        host.is_some_and(|host| self.unprotected.iter().any(|from| from.contains(&host)))
+    }
+
+    /// Accepts from every listener. The channel is short: strangers wait in the kernel's queue, not in our memory.
+    pub(super) fn accept_all(&self) -> mpsc::Receiver<TcpStream> {
+        let (sender, receiver) = mpsc::channel(4);
+        for (_, socket) in &self.sockets {
+            tokio::spawn(accept(socket.clone(), sender.clone()));
+        }
+        receiver
+    }
+}
+
+/// An IPv6 socket takes IPv6 only, so both families can be listened on side by side.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restarted speaker must not wait for its predecessor's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    protect::answer_from_near(&socket, address.ip())?;
+    socket.bind(&address.into())?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Connects to `remote`, from `local` where given.
-pub(super) async fn connect(remote: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
+pub(super) async fn connect(
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    options: &SocketOptions,
+) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    protect::connection(&socket, remote.ip(), options, true)?;
     if let Some(local) = local {
         socket.bind(SocketAddr::new(local, 0))?;
     }
@@ -47,16 +131,7 @@ pub(super) async fn connect(remote: SocketAddr, local: Option<IpAddr>) -> io::Re
     }
 }
 
-/// Accepts from every listener. The channel is short: strangers wait in the kernel's queue, not in our memory.
-pub(super) fn accept_all(listeners: Vec<TcpListener>) -> mpsc::Receiver<TcpStream> {
-    let (sender, receiver) = mpsc::channel(4);
-    for listener in listeners {
-        tokio::spawn(accept(listener, sender.clone()));
-    }
-    receiver
-}
-
-async fn accept(listener: TcpListener, sender: mpsc::Sender<TcpStream>) {
+async fn accept(listener: Arc<TcpListener>, sender: mpsc::Sender<TcpStream>) {
     loop {
         let accepted = tokio::select! {
             () = sender.closed() => return,

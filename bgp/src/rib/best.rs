@@ -63,7 +63,7 @@ impl Candidate {
         Self {
             source: path.source,
             local_pref: local_pref(attributes),
-            as_path_length: as_path_length(&attributes.as_path),
+            as_path_length: attributes.as_path.hops(),
             origin: attributes.origin,
             med: med(attributes),
             neighbor_as: neighbor_as(&attributes.as_path),
@@ -126,17 +126,6 @@ pub fn local_pref(attributes: &Attributes) -> u32 {
 /// MED as compared: a missing one is the lowest (RFC 4271 §9.1.2.2 c).
 pub fn med(attributes: &Attributes) -> u32 {
     attributes.med.unwrap_or(0)
-}
-
-/// How many ASes a path crosses; a set counts as one (RFC 4271 §9.1.2.2 a).
-pub fn as_path_length(path: &AsPath) -> usize {
-    path.0
-        .iter()
-        .map(|segment| match segment {
-            Segment::Sequence(numbers) => numbers.len(),
-            Segment::Set(numbers) => usize::from(!numbers.is_empty()),
-        })
-        .sum()
 }
 
 /// The AS that the path entered ours from; `None` for our own: an empty path or one that starts with a set

@@ -20,16 +20,16 @@ use super::best::local_pref;
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind};
 use crate::config::Filter;
-use crate::wire::{AsPath, Attributes, Codec, Family, NextHop, Prefix, Role, Segment};
+use crate::wire::{Attributes, Codec, Family, NextHop, Prefix, Role};
 
+/// RFC 8326 §3: about to go away.
+pub const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
 /// RFC 1997: not to external peers.
 const NO_EXPORT: u32 = 0xFFFF_FF01;
 /// RFC 1997: to nobody.
 const NO_ADVERTISE: u32 = 0xFFFF_FF02;
 /// RFC 1997: not to external peers, those within a confederation included.
 const NO_EXPORT_SUBCONFED: u32 = 0xFFFF_FF03;
-/// The most ASes in one segment: its length is one octet (RFC 4271 §4.3).
-const MAX_SEGMENT: usize = 255;
 
 /// What all members of an update group have in common: all that the words of an UPDATE depend on, but for split
 /// horizon.
@@ -38,6 +38,8 @@ pub struct Audience {
     pub kind: PeerKind,
     /// Our address on the session: what "next hop self" means.
     pub local_address: IpAddr,
+    /// Our AS number to them (RFC 7705 §3.3).
+    pub local_asn: u32,
     /// What we are to them (RFC 9234).
     pub role: Option<Role>,
     pub codec: Codec,
@@ -49,6 +51,7 @@ impl Audience {
         Self {
             kind: peer.kind,
             local_address: peer.local_address,
+            local_asn: peer.local_asn,
             role: peer.role,
             codec: peer.codec,
             filter: peer.export.clone(),
@@ -79,7 +82,19 @@ pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, 
     // RFC 9234 §5, egress rule 2
     let upward = matches!(audience.role, Some(Role::Customer | Role::Peer | Role::RouteServerClient));
     let leaks = upward && path.attributes.only_to_customer.is_some();
-    reflects && !confined && !leaks && !communities.contains(&NO_ADVERTISE) && audience.filter.accepts(prefix)
+    reflects
+        && !confined
+        && !leaks
+        && !communities.contains(&NO_ADVERTISE)
+        && passes(audience, from, path, prefix)
+}
+
+/// Whether the export filter lets a path pass.
+fn passes(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
+    match &audience.filter {
+        Filter::Rules(policy) => policy.judge(&path.route(from.map(|from| from.kind), prefix)).accepts(),
+        filter => filter.accepts(prefix),
+    }
 }
 
 /// The attributes and next hop those peers are told; `None` where there is no next hop to tell.
@@ -88,16 +103,17 @@ pub fn outbound(
     audience: &Audience,
     from: Option<&Peer>,
     path: &PathAttributes,
-    family: Family,
+    prefix: &Prefix,
 ) -> Option<(Attributes, NextHop)> {
-    let next_hop = next_hop(audience, from, path, family)?;
+    let family = prefix.family();
+    let mut next_hop = next_hop(audience, from, path, family)?;
     let mut attributes = path.attributes.clone();
     match audience.kind {
         PeerKind::External => {
-            leave(&mut attributes, identity.asn);
+            leave(&mut attributes, audience.local_asn);
             // RFC 9234 §5, egress rule 1
             if matches!(audience.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {
-                attributes.only_to_customer.get_or_insert(identity.asn);
+                attributes.only_to_customer.get_or_insert(audience.local_asn);
             }
         }
         PeerKind::Internal | PeerKind::Client => {
@@ -107,6 +123,20 @@ pub fn outbound(
                 reflect(&mut attributes, from.router_id, identity.cluster_id);
             }
         }
+    }
+    if let Filter::Rules(policy) = &audience.filter {
+        let ours = audience.next_hop_self(family);
+        let judgement = policy.judge(&path.route(from.map(|from| from.kind), prefix));
+        judgement.apply(&mut attributes, &mut next_hop, Some(audience.local_asn), ours);
+        if audience.kind == PeerKind::External {
+            attributes.local_pref = None;
+        }
+    }
+    // What we merely reflect does not go through us, and stays when we leave.
+    let through_us =
+        audience.kind == PeerKind::External || from.is_none_or(|from| from.kind == PeerKind::External);
+    if identity.graceful_shutdown && through_us {
+        leaving(&mut attributes, audience.kind);
     }
     Some((attributes, next_hop))
 }
@@ -134,6 +164,16 @@ fn next_hop(
     next_hop.filter(understood)
 }
 
+/// RFC 8326 §4.1 and §4.3: inside the AS LOCAL_PREF says it even to those who do not look at communities.
+fn leaving(attributes: &mut Attributes, kind: PeerKind) {
+    if let Err(at) = attributes.communities.binary_search(&GRACEFUL_SHUTDOWN) {
+        attributes.communities.insert(at, GRACEFUL_SHUTDOWN);
+    }
+    if kind != PeerKind::External {
+        attributes.local_pref = Some(0);
+    }
+}
+
 /// RFC 4456 §8.
 fn reflect(attributes: &mut Attributes, from: Ipv4Addr, cluster_id: Ipv4Addr) {
     attributes.originator_id.get_or_insert(from);
@@ -152,13 +192,5 @@ fn leave(attributes: &mut Attributes, asn: u32) {
     attributes.cluster_list.clear();
     // RFC 4360 §6
     attributes.extended_communities.retain(|community| community.is_transitive());
-    prepend(&mut attributes.as_path, asn);
-}
-
-/// RFC 4271 §5.1.2 b: into the first sequence where there is room, else into a new one.
-fn prepend(path: &mut AsPath, asn: u32) {
-    match path.0.first_mut() {
-        Some(Segment::Sequence(numbers)) if numbers.len() < MAX_SEGMENT => numbers.insert(0, asn),
-        _ => path.0.insert(0, Segment::Sequence(vec![asn])),
-    }
+    attributes.as_path.prepend(asn);
 }

@@ -16,6 +16,7 @@ use super::export::{self, Audience};
 use super::intern::Interner;
 use super::table::{Entry, Path, PathAttributes, Slot, Source, Table};
 use super::{Identity, Neighbors, PeerId};
+use crate::config::Filter;
 use crate::wire::{NextHop, Prefix, encode_attributes, encode_reach};
 
 /// More than the header, the lengths, the next hop and one prefix of any family take in an UPDATE.
@@ -207,7 +208,7 @@ impl Group {
             return Ok(Some(told.clone()));
         }
         let (attributes, next_hop) =
-            export::outbound(exporter.identity, &self.audience, from, &path.shared, prefix.family())
+            export::outbound(exporter.identity, &self.audience, from, &path.shared, prefix)
                 .ok_or(Obstacle::NoNextHop)?;
         let block = encode_attributes(&attributes, &self.audience.codec);
         let roomy = block.len() + OVERHEAD <= self.audience.codec.max_message;
@@ -216,7 +217,8 @@ impl Group {
             self.check_size(&encoded, prefix)?;
         }
         let told = Told { encoded, source: path.source };
-        if roomy {
+        // Rules may tell one prefix from another.
+        if roomy && !matches!(self.audience.filter, Filter::Rules(_)) {
             self.last = Some((path.shared.clone(), told.clone()));
         }
         Ok(Some(told))

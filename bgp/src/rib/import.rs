@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind};
+use crate::policy::Policy;
 use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
 
 use super::best::neighbor_as;
+use super::export::GRACEFUL_SHUTDOWN;
 
 /// Why a path must not be used. One octet; the words come from the path when somebody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +42,12 @@ pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
 }
 
 /// Marks what comes from above or from beside us, unless it is marked already: it may only go down (RFC 9234 §5, ingress
-/// rule 3). `role` is ours.
+/// rule 3; `role` is ours). What is about to go away ranks last.
 pub fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
+    // RFC 8326 §4.1: from whom it comes does not matter; the one who leaves has the last word.
+    if attributes.communities.contains(&GRACEFUL_SHUTDOWN) {
+        attributes.local_pref = Some(0);
+    }
     if matches!(role, Some(Role::Customer | Role::Peer | Role::RouteServerClient)) {
         attributes.only_to_customer.get_or_insert(peer_asn);
     }
@@ -67,7 +73,7 @@ pub fn refuse_path(
     if peer.kind == PeerKind::External && neighbor_as(&attributes.as_path) != Some(peer.asn) {
         return Some(Refusal::FirstAs);
     }
-    if in_as_path(attributes, identity.asn) {
+    if in_as_path(attributes, identity.asn) || in_as_path(attributes, peer.local_asn) {
         return Some(Refusal::AsLoop);
     }
     if leaked(peer, attributes) {
@@ -94,6 +100,27 @@ pub fn refuse(identity: &Identity, peer: &Peer, path: &PathAttributes, prefix: &
 /// What is wrong with a prefix whatever its path.
 pub fn refuse_prefix(peer: &Peer, prefix: &Prefix) -> Option<Refusal> {
     (!peer.import.accepts(prefix)).then_some(Refusal::Filter)
+}
+
+/// What rules make of a route as it was received: what is to be kept, and why it must not be used. What is rejected is
+/// kept as it came, to be reported.
+pub fn judge(
+    policy: &Policy,
+    peer: &Peer,
+    path: &PathAttributes,
+    prefix: &Prefix,
+) -> Result<PathAttributes, Refusal> {
+    let judgement = policy.judge(&path.route(Some(peer.kind), prefix));
+    if !judgement.accepts() {
+        return Err(Refusal::Filter);
+    }
+    let mut attributes = path.attributes.clone();
+    let neighbor = neighbor_as(&attributes.as_path);
+    let next_hop = path.next_hop.map(|mut next_hop| {
+        judgement.apply(&mut attributes, &mut next_hop, neighbor, None);
+        next_hop
+    });
+    Ok(PathAttributes { attributes, next_hop })
 }
 
 fn in_as_path(attributes: &Attributes, asn: u32) -> bool {

@@ -25,6 +25,7 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 
@@ -34,6 +35,7 @@ use best::Candidate;
 use export::Audience;
 use family::{FAMILIES, PerFamily};
 use group::{Encoded, Exporter, Group, Lag};
+use import::Refusal;
 use intern::Interner;
 use neighbors::{GroupId, Neighbor, Neighbors};
 use pack::Packer;
@@ -181,14 +183,16 @@ impl Rib {
         self.neighbors.0.remove(&id);
     }
 
-    /// Changes a peer's filters live; no session is reset and no route refresh needed.
+    /// Changes a peer's filters live. Where rules come or go on import, paths stay as they were judged until the peer tells
+    /// them again: see [`Peer::by_rules`].
     pub fn set_filters(&mut self, id: PeerId, import: Filter, export: Filter) {
         let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
         let imports_alike = neighbor.peer.import == import;
         let exports_alike = neighbor.peer.export == export;
+        let by_rules = neighbor.peer.by_rules() || matches!(import, Filter::Rules(_));
         neighbor.peer.import = import;
         neighbor.peer.export = export;
-        if !imports_alike {
+        if !imports_alike && !by_rules {
             self.review(id);
         }
         if exports_alike {
@@ -223,10 +227,30 @@ impl Rib {
                 .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
             let of_family = |prefix: &Prefix| carried(prefix) && prefix.family() == reach.family;
             for prefix in reach.prefixes.into_iter().filter(of_family) {
-                let refusal =
-                    refusal.or_else(|| import::refuse_prefix(self.neighbors.origin(id.into())?, &prefix));
-                self.put(prefix, Path { shared: shared.clone(), source: id.into(), refusal, stale: false });
+                let (shared, refusal) = match refusal {
+                    None => self.judge(id, &shared, &prefix),
+                    refusal => (shared.clone(), refusal),
+                };
+                self.put(prefix, Path { shared, source: id.into(), refusal, stale: false });
             }
+        }
+    }
+
+    /// What the peer's import filter makes of a path.
+    fn judge(
+        &mut self,
+        id: PeerId,
+        shared: &Arc<PathAttributes>,
+        prefix: &Prefix,
+    ) -> (Arc<PathAttributes>, Option<Refusal>) {
+        let Some(peer) = self.neighbors.origin(id.into()) else { return (shared.clone(), None) };
+        let Filter::Rules(policy) = &peer.import else {
+            return (shared.clone(), import::refuse_prefix(peer, prefix));
+        };
+        match import::judge(policy, peer, shared, prefix) {
+            Ok(changed) if changed == **shared => (shared.clone(), None),
+            Ok(changed) => (self.attributes.intern(changed), None),
+            Err(refusal) => (shared.clone(), Some(refusal)),
         }
     }
 
@@ -284,6 +308,11 @@ impl Rib {
             counts.advertised += self.member(id, family).map_or(0, group::Member::advertised);
         }
         counts
+    }
+
+    /// How many prefixes of a family are in a peer's adj-RIB-in, refused ones included.
+    pub fn received(&self, id: PeerId, family: Family) -> usize {
+        self.neighbors.0.get(&id).map_or(0, |neighbor| neighbor.inbound[family].received.count())
     }
 
     /// Whether nothing is held for any prefix: no path, no mark, no slot.
@@ -355,7 +384,9 @@ impl Rib {
         for family in FAMILIES {
             for (prefix, path) in self.paths_of(id, family) {
                 let Some(peer) = self.neighbors.origin(path.source) else { continue };
-                let refusal = import::refuse(&self.identity, peer, &path.shared, &prefix);
+                // What rules have rejected was judged as it came, and is not judged again.
+                let refusal = import::refuse(&self.identity, peer, &path.shared, &prefix)
+                    .or(path.refusal.filter(|refusal| peer.by_rules() && *refusal == Refusal::Filter));
                 if refusal != path.refusal {
                     self.put(prefix, Path { refusal, ..path });
                 }

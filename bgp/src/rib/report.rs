@@ -8,7 +8,8 @@ use super::family::FAMILIES;
 use super::group::Obstacle;
 use super::import::Refusal;
 use super::table::{Entry, Path};
-use super::{PeerId, Rib, Withheld};
+use super::{Peer, PeerId, Rib, Withheld};
+use crate::config::Filter;
 use crate::report::{BestRoute, PathReport};
 use crate::wire::{AsPath, Origin, Segment};
 
@@ -115,7 +116,17 @@ impl Rib {
             Refusal::NextHopUnusable => {
                 format!("next hop {next_hop} is no host's address or not of the family of {}", entry.prefix)
             }
-            Refusal::Filter => "import filter".into(),
+            Refusal::Filter => self.explain_filter(entry, path),
+        }
+    }
+
+    fn explain_filter(&self, entry: &Entry, path: &Path) -> String {
+        match self.neighbors.origin(path.source) {
+            Some(Peer { import: Filter::Rules(policy), kind, .. }) => {
+                let judgement = policy.judge(&path.shared.route(Some(*kind), &entry.prefix));
+                format!("import policy: {}", judgement.reason())
+            }
+            _ => "import filter".into(),
         }
     }
 

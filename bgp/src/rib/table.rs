@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::PeerId;
 use super::import::Refusal;
+use super::{PeerId, PeerKind};
+use crate::policy::{Route, RouteSource};
 use crate::wire::{Attributes, NextHop, Prefix};
 
 /// A prefix's number within its table; used again once nothing refers to it.
@@ -40,6 +41,19 @@ pub struct PathAttributes {
     pub attributes: Attributes,
     /// `None`: our own address on each session; only in what we originate.
     pub next_hop: Option<NextHop>,
+}
+
+impl PathAttributes {
+    /// As policy sees it; `from` is `None` for what we originate.
+    pub fn route<'a>(&'a self, from: Option<PeerKind>, prefix: &'a Prefix) -> Route<'a> {
+        let source = match from {
+            None => RouteSource::Local,
+            Some(PeerKind::External) => RouteSource::External,
+            Some(PeerKind::Internal | PeerKind::Client) => RouteSource::Internal,
+        };
+        let next_hop = self.next_hop.map(|next_hop| next_hop.address);
+        Route { prefix, attributes: &self.attributes, next_hop, source }
+    }
 }
 
 /// One path to a prefix: 16 octets.

@@ -33,6 +33,8 @@ pub struct Peer {
     pub kind: PeerKind,
     /// Our address on the session.
     pub local_address: IpAddr,
+    /// Our AS number on the session.
+    pub local_asn: u32,
     /// What we are to it, where that guards against leaks (RFC 9234).
     pub role: Option<Role>,
     /// What was negotiated about encoding.
@@ -46,6 +48,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether what is kept of its paths is what rules made of them, not what it told: another import filter can then only
+    /// act on paths told again.
+    pub(super) fn by_rules(&self) -> bool {
+        matches!(self.import, Filter::Rules(_))
+    }
+
     /// Whether paths from the peer rank and are told to others as they are from `other`.
     pub(super) fn ranks_alike(&self, other: &Self) -> bool {
         let identity = |peer: &Self| (peer.address, peer.router_id, peer.kind);
@@ -62,6 +70,8 @@ pub struct Identity {
     pub router_id: Ipv4Addr,
     /// The cluster we reflect for (RFC 4456 §7).
     pub cluster_id: Ipv4Addr,
+    /// We are about to leave (RFC 8326).
+    pub graceful_shutdown: bool,
 }
 
 /// How many prefixes a peer's tables hold.

@@ -109,6 +109,8 @@ pub(crate) struct Session {
     idle_hold: Duration,
     /// Stopped for good, or not yet started.
     stopped: bool,
+    /// At rest until the configuration changes.
+    suspended: bool,
     stale: Option<Stale>,
     /// Families whose first feed has not ended yet.
     feeding: Vec<Family>,
@@ -128,6 +130,7 @@ impl Session {
             idle_until: None,
             idle_hold: FIRST_IDLE_HOLD,
             stopped: true,
+            suspended: false,
             stale: None,
             feeding: Vec::new(),
             established_count: 0,
@@ -144,7 +147,8 @@ impl Session {
     /// Takes settings that need no new session: those of a running one differ in nothing that was negotiated.
     pub(crate) fn set_settings(&mut self, ctx: &mut Context<'_>, settings: Settings) {
         let was_passive = std::mem::replace(&mut self.settings, settings).neighbor.passive;
-        if was_passive && !self.settings.neighbor.passive && self.idle_until.is_none() {
+        let was_suspended = std::mem::take(&mut self.suspended);
+        if (was_passive || was_suspended) && !self.settings.neighbor.passive && self.idle_until.is_none() {
             self.try_connect(ctx);
         }
         if self.settings.neighbor.passive {
@@ -176,14 +180,39 @@ impl Session {
         self.note_state(ctx.now);
     }
 
+    /// Ends an established session that went beyond a limit, and rests: for `pause`, or until the configuration changes.
+    pub(crate) fn suspend(
+        &mut self,
+        ctx: &mut Context<'_>,
+        notification: Notification,
+        reason: &str,
+        pause: Option<Duration>,
+    ) {
+        let Some(connection) = self.established().and_then(|conn| self.take(conn)) else { return };
+        self.fail_in_words(ctx.now, reason.into());
+        self.close_with(ctx, connection, notification, reason);
+        self.forget_stale(ctx);
+        self.retry_at = None;
+        match pause {
+            Some(pause) => self.idle_until = Some(ctx.now + pause),
+            None => self.suspended = true,
+        }
+        self.note_state(ctx.now);
+    }
+
     /// Whether nothing is left to send or close.
     pub(crate) fn is_gone(&self) -> bool {
         self.stopped && self.connections.is_empty()
     }
 
+    /// Whether there is nothing to wait for: no connection, no route kept, no rest to be taken.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.connections.is_empty() && self.stale.is_none() && self.idle_until.is_none() && !self.suspended
+    }
+
     /// The peer connected; `None` where it is not wanted now.
     pub(crate) fn accept(&mut self, ctx: &mut Context<'_>, local: IpAddr) -> Option<ConnId> {
-        if self.stopped || self.idle_until.is_some() {
+        if self.stopped || self.suspended || self.idle_until.is_some() {
             return None;
         }
         // The peer has given up an earlier attempt of its own if it makes another.
@@ -362,7 +391,7 @@ impl Session {
     }
 
     fn try_connect(&mut self, ctx: &mut Context<'_>) {
-        if self.stopped || self.busy() {
+        if self.stopped || self.suspended || self.busy() {
             return;
         }
         if self.settings.neighbor.passive {
@@ -381,7 +410,12 @@ impl Session {
 
     /// Arms the retry timer, unless something still goes on.
     fn retry_later(&mut self, ctx: &mut Context<'_>) {
-        if self.stopped || self.busy() || self.idle_until.is_some() || self.settings.neighbor.passive {
+        if self.stopped
+            || self.suspended
+            || self.busy()
+            || self.idle_until.is_some()
+            || self.settings.neighbor.passive
+        {
             return;
         }
         let at = ctx.now + ctx.jittered(self.settings.neighbor.timers.connect_retry);
@@ -580,7 +614,7 @@ impl Session {
     }
 
     fn hold_idle(&mut self, ctx: &mut Context<'_>) {
-        if self.stopped || self.established().is_some() {
+        if self.stopped || self.suspended || self.established().is_some() {
             return;
         }
         self.idle_until = Some(ctx.now + ctx.jittered(self.idle_hold));
@@ -611,7 +645,9 @@ impl Session {
             Some(Stage::OpenConfirm) => SessionState::OpenConfirm,
             Some(Stage::OpenSent) => SessionState::OpenSent,
             Some(Stage::Connecting) => SessionState::Connect,
-            Some(Stage::Closing) | None if self.stopped || self.idle_until.is_some() => SessionState::Idle,
+            Some(Stage::Closing) | None if self.stopped || self.suspended || self.idle_until.is_some() => {
+                SessionState::Idle
+            }
             Some(Stage::Closing) | None => SessionState::Active,
         };
         if state != self.shown.0 {

@@ -1,7 +1,7 @@
 //! Route refresh (RFC 2918), with marks where it begins and ends (RFC 7313).
 
 use super::{ConnId, Context, Output, Session};
-use crate::wire::{Family, Refresh};
+use crate::wire::{Family, Message, Refresh};
 
 impl Session {
     /// A ROUTE-REFRESH came; `family` is `None` where it is of one that we don't carry.
@@ -26,5 +26,19 @@ impl Session {
             // RFC 2918 §3: without RFC 7313 that octet says nothing.
             _ => ctx.put(Output::Refresh { family, enhanced }),
         }
+    }
+
+    /// Asks the peer to tell all again; whether it can be asked.
+    pub(crate) fn ask_refresh(&mut self, families: &[Family]) -> bool {
+        let Some(conn) = self.established() else { return false };
+        let Some(connection) = self.connection(conn) else { return false };
+        let Some(negotiated) = connection.negotiated.as_ref() else { return false };
+        let can = negotiated.route_refresh;
+        let carried: Vec<Family> =
+            families.iter().copied().filter(|family| negotiated.families.contains(family)).collect();
+        for family in carried.into_iter().filter(|_| can) {
+            connection.send(&Message::RouteRefresh(Some(family), Refresh::Request));
+        }
+        can
     }
 }

@@ -5,16 +5,21 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::refresh::Refreshing;
-use super::{Peer, Speaker};
-use crate::config::{Config, Filter, Neighbor, Timers};
+use super::{Action, Peer, Speaker};
+use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
 use crate::rib::{Identity, PeerId};
 use crate::session::{Session, Settings};
-use crate::wire::{Notification, cease, code};
+use crate::wire::{Notification, Prefix, cease, code};
 
 /// Who a configuration says we are.
 pub(super) fn identity(config: &Config) -> Identity {
     let cluster_id = config.cluster_id.unwrap_or(config.router_id);
-    Identity { asn: config.asn, router_id: config.router_id, cluster_id }
+    Identity {
+        asn: config.asn,
+        router_id: config.router_id,
+        cluster_id,
+        graceful_shutdown: config.graceful_shutdown,
+    }
 }
 
 /// Whether a session can go on when its neighbour's configuration changes from `old` to `new`: what was said in OPENs,
@@ -24,6 +29,7 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         name: String::new(),
         port: 0,
         passive: false,
+        prefix_limit: None,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
         export: Filter::All,
@@ -32,12 +38,20 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
     essence(old) == essence(new)
 }
 
+/// Whether a change of the import filter needs the routes as the neighbour told them: rules keep what they made of them.
+fn needs_refresh(old: &Filter, new: &Filter) -> bool {
+    old != new && (matches!(old, Filter::Rules(_)) || matches!(new, Filter::Rules(_)))
+}
+
 impl Speaker {
     /// `config` is valid.
     pub(super) fn apply(&mut self, now: Instant, config: Config) {
-        let new_identity = identity(&config) != identity(&self.config);
+        let who = |config| Identity { graceful_shutdown: false, ..identity(config) };
+        let new_identity = who(&config) != who(&self.config);
         let wanted: BTreeSet<IpAddr> = config.neighbors.iter().map(|neighbor| neighbor.address).collect();
-        let unwanted: Vec<IpAddr> = self.by_address.keys().filter(|a| !wanted.contains(a)).copied().collect();
+        let unwanted =
+            self.by_address.iter().filter(|(a, id)| !wanted.contains(a) && !self.came_from_range(**id));
+        let unwanted: Vec<IpAddr> = unwanted.map(|(address, _)| *address).collect();
         for address in unwanted {
             self.remove(now, address, cease::DECONFIGURED, "removed from the configuration");
         }
@@ -46,14 +60,20 @@ impl Speaker {
             for address in all {
                 self.remove(now, address, cease::CONFIG_CHANGE, "our AS number or identifier changed");
             }
-            self.rib.set_identity(identity(&config));
         }
+        self.rib.set_identity(identity(&config));
         self.rib.set_networks(&config.networks);
         let neighbors = config.neighbors.clone();
-        self.config = config;
+        let before = std::mem::replace(&mut self.config, config);
         for neighbor in neighbors {
+            let id = self.by_address.get(&neighbor.address);
+            if let Some(peer) = id.and_then(|id| self.peers.get_mut(id)) {
+                // Listed from now on, wherever it came from.
+                peer.range = None;
+            }
             self.set_neighbor(now, neighbor);
         }
+        self.set_ranges(now, &before.ranges);
     }
 
     /// See [`Speaker::shutdown`].
@@ -65,55 +85,97 @@ impl Speaker {
         }
     }
 
-    fn set_neighbor(&mut self, now: Instant, neighbor: Neighbor) {
-        let address = neighbor.address;
-        let settings = Settings {
-            local_asn: self.config.asn,
+    pub(super) fn settings(&self, neighbor: Neighbor) -> Settings {
+        Settings {
+            local_asn: neighbor.local_asn.unwrap_or(self.config.asn),
             router_id: self.config.router_id,
             graceful_restart: self.config.graceful_restart,
             neighbor,
-        };
+        }
+    }
+
+    pub(super) fn set_neighbor(&mut self, now: Instant, neighbor: Neighbor) {
+        let address = neighbor.address;
+        let settings = self.settings(neighbor);
         if let Some(id) = self.by_address.get(&address).copied() {
             let Some(peer) = self.peers.get(&id) else { return };
             let old = &peer.session.settings().neighbor;
             if same_session(old, &settings.neighbor) {
                 let new = &settings.neighbor;
+                let told_again = needs_refresh(&old.import, &new.import);
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
                 }
-                self.with_session(now, id, |session, ctx| session.set_settings(ctx, settings));
-                return;
+                let families = new.families.clone();
+                let can = self.with_session(now, id, |session, ctx| {
+                    session.set_settings(ctx, settings.clone());
+                    !told_again || session.established().is_none() || session.ask_refresh(&families)
+                });
+                if can != Some(false) {
+                    return;
+                }
             }
             self.remove(now, address, cease::CONFIG_CHANGE, "the neighbour's configuration changed");
         }
         self.add(now, settings);
     }
 
-    fn add(&mut self, now: Instant, settings: Settings) {
+    pub(super) fn add(&mut self, now: Instant, settings: Settings) -> PeerId {
         self.next_peer += 1;
         let id = PeerId(self.next_peer);
         self.by_address.insert(settings.neighbor.address, id);
+        if settings.neighbor.authentication.is_some() {
+            let (address, authentication) =
+                (settings.neighbor.address, settings.neighbor.authentication.clone());
+            self.protect(address, authentication);
+        }
         self.peers.insert(
             id,
-            Peer { session: Session::new(settings, now), deadline: None, refresh: Refreshing::default() },
+            Peer {
+                session: Session::new(settings, now),
+                deadline: None,
+                refresh: Refreshing::default(),
+                range: None,
+                warned: false,
+            },
         );
         self.with_session(now, id, |session, ctx| session.start(ctx));
+        id
     }
 
     /// Ends a neighbour's session. Its last NOTIFICATION may still be under way; what it told us is forgotten now.
-    fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
+    pub(super) fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
         self.remove_with(now, address, &Notification::new(code::CEASE, subcode), reason);
     }
 
     fn remove_with(&mut self, now: Instant, address: IpAddr, notification: &Notification, reason: &str) {
         let Some(id) = self.by_address.remove(&address) else { return };
+        let neighbor = self.peers.get(&id).map(|peer| &peer.session.settings().neighbor);
+        if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {
+            self.protect(address, None);
+        }
         self.with_session(now, id, |session, ctx| session.stop(ctx, notification, reason));
         self.rib.forget(id);
     }
 
-    /// Forgets a neighbour that is no longer configured, once its connections are closed.
+    fn protect(&mut self, address: IpAddr, authentication: Option<Authentication>) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        if let Some(from) = Prefix::new(address, length) {
+            self.actions.push_back(Action::Protect { from, authentication });
+        }
+    }
+
+    /// Forgets a neighbour that is no longer configured, once its connections are closed, and one that came from a range,
+    /// once nothing of it is left.
     pub(super) fn let_go(&mut self, id: PeerId) {
-        let gone = self.peers.get(&id).is_some_and(|peer| peer.session.is_gone());
+        let Some(peer) = self.peers.get(&id) else { return };
+        let left = peer.range.is_some() && peer.session.is_dormant();
+        let gone = left || peer.session.is_gone();
+        let address = peer.session.settings().neighbor.address;
+        if left && self.by_address.get(&address) == Some(&id) {
+            self.by_address.remove(&address);
+            self.rib.forget(id);
+        }
         if !gone {
             return;
         }

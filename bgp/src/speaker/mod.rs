@@ -1,6 +1,8 @@
 //! The speaker: sessions and tables behind one face.
 
 mod change;
+mod limit;
+mod range;
 mod refresh;
 mod sync;
 #[cfg(test)]
@@ -14,11 +16,12 @@ use bytes::BytesMut;
 
 use self::refresh::Refreshing;
 use self::sync::Sync;
-use crate::config::{Config, ConfigError};
+use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
 use crate::rib::{self, PeerId, PeerKind, Rib};
 pub use crate::session::ConnId;
 use crate::session::{Context, Negotiated, Output, Session};
+use crate::wire::Prefix;
 
 /// What whoever owns the sockets is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +34,36 @@ pub enum Action {
         remote: SocketAddr,
         /// The address to connect from; `None`: the kernel's choice.
         local: Option<IpAddr>,
+        /// How the socket is to be set up before it connects.
+        socket: SocketOptions,
+    },
+    /// Have the listening sockets authenticate what comes from these addresses, or no longer.
+    Protect {
+        /// The addresses.
+        from: Prefix,
+        /// How; `None`: not at all.
+        authentication: Option<Authentication>,
     },
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
     Close {
         /// Which.
         conn: ConnId,
     },
+}
+
+/// How the socket of a connection is to be set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// How far away the other side may be.
+    pub ttl: Ttl,
+    /// How segments are authenticated. Connections that come in have that from the listening socket.
+    pub authentication: Option<Authentication>,
+}
+
+impl SocketOptions {
+    fn of(neighbor: &Neighbor) -> Self {
+        Self { ttl: neighbor.ttl, authentication: neighbor.authentication.clone() }
+    }
 }
 
 /// News.
@@ -60,6 +87,15 @@ pub enum Event {
     },
     /// Best routes changed, or became complete.
     RoutesChanged,
+    /// Something that somebody should look at before it becomes worse.
+    Warning {
+        /// The neighbour's address.
+        address: IpAddr,
+        /// Its configured name.
+        name: String,
+        /// What, in words.
+        text: String,
+    },
 }
 
 /// A BGP speaker: whole protocol, no I/O. The contract of the calls is in the [crate's documentation](crate).
@@ -87,6 +123,10 @@ struct Peer {
     /// What `deadlines` holds for it.
     deadline: Option<Instant>,
     refresh: Refreshing,
+    /// It came from that range, and goes when it has nothing left here.
+    range: Option<Prefix>,
+    /// It was told about that the peer comes close to its prefix limit.
+    warned: bool,
 }
 
 impl Speaker {
@@ -100,7 +140,12 @@ impl Speaker {
         let deferral = config.graceful_restart.unwrap_or_default().selection_deferral;
         let mut speaker = Self {
             rib: Rib::new(change::identity(&config)),
-            config: Config { networks: Vec::new(), neighbors: Vec::new(), ..config.clone() },
+            config: Config {
+                networks: Vec::new(),
+                neighbors: Vec::new(),
+                ranges: Vec::new(),
+                ..config.clone()
+            },
             peers: BTreeMap::new(),
             by_address: BTreeMap::new(),
             by_connection: BTreeMap::new(),
@@ -138,11 +183,23 @@ impl Speaker {
 
     /// A connection came in. `None`: it is from a stranger, or not wanted now, and is to be closed.
     pub fn accept(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<ConnId> {
-        let id = *self.by_address.get(&remote.ip().to_canonical())?;
-        let conn =
-            self.with_session(now, id, |session, ctx| session.accept(ctx, local.ip().to_canonical()))??;
+        let (local, remote) = (local.ip().to_canonical(), remote.ip().to_canonical());
+        let (id, range) = match self.by_address.get(&remote) {
+            Some(id) => (*id, None),
+            None => self.admit(now, remote)?,
+        };
+        let conn = self.with_session(now, id, |session, ctx| session.accept(ctx, local))??;
         self.by_connection.insert(conn, id);
+        if let (Some(range), Some(peer)) = (range, self.peers.get_mut(&id)) {
+            peer.range = Some(range);
+        }
         Some(conn)
+    }
+
+    /// How the socket of a connection that was accepted is to be set up.
+    pub fn socket_options(&self, conn: ConnId) -> Option<SocketOptions> {
+        let peer = self.peers.get(self.by_connection.get(&conn)?)?;
+        Some(SocketOptions::of(&peer.session.settings().neighbor))
     }
 
     /// A connection asked for stands.
@@ -318,7 +375,7 @@ impl Speaker {
         };
         let answer = call(&mut peer.session, &mut ctx);
         for output in outputs {
-            self.carry_out(id, output);
+            self.carry_out(now, id, output);
         }
         if let Some(peer) = self.peers.get(&id) {
             self.ready.extend(peer.session.connections());
@@ -328,7 +385,7 @@ impl Speaker {
         Some(answer)
     }
 
-    fn carry_out(&mut self, id: PeerId, output: Output) {
+    fn carry_out(&mut self, now: Instant, id: PeerId, output: Output) {
         match output {
             Output::Connect(conn) => self.connect(id, conn),
             Output::Close(conn) => {
@@ -340,13 +397,17 @@ impl Speaker {
                 self.rib.peer_down(id, &keep);
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.refresh = Refreshing::default();
+                    peer.warned = false;
                 }
                 if let Some((address, name)) = self.label(id) {
                     self.events.push_back(Event::SessionDown { address, name, reason });
                 }
             }
             Output::DropStale(family) => self.rib.drop_stale(id, family),
-            Output::Update(update) => self.rib.update(id, update),
+            Output::Update(update) => {
+                self.rib.update(id, update);
+                self.check_limit(now, id);
+            }
             Output::Refresh { family, enhanced: false } => self.rib.refresh(id, family),
             Output::Refresh { family, enhanced: true } => {
                 if let Some(peer) = self.peers.get_mut(&id) {
@@ -362,7 +423,8 @@ impl Speaker {
         let neighbor = &peer.session.settings().neighbor;
         let remote = SocketAddr::new(neighbor.address, neighbor.port);
         self.by_connection.insert(conn, id);
-        self.actions.push_back(Action::Connect { conn, remote, local: neighbor.local_address });
+        let (local, socket) = (neighbor.local_address, SocketOptions::of(neighbor));
+        self.actions.push_back(Action::Connect { conn, remote, local, socket });
     }
 
     fn up(&mut self, id: PeerId, negotiated: Negotiated, local: IpAddr) {
@@ -380,6 +442,7 @@ impl Speaker {
             asn: neighbor.asn,
             kind,
             local_address: local,
+            local_asn: neighbor.local_asn.unwrap_or(self.config.asn),
             role: neighbor.role,
             codec: negotiated.codec,
             families: negotiated.families,

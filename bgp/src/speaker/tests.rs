@@ -2,7 +2,10 @@
 
 mod change;
 mod external;
+mod limits;
 mod play;
+mod policy;
+mod ranges;
 mod refresh;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -5,6 +5,9 @@ use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 
+/// The most ASes in one segment: its length is one octet (RFC 4271 §4.3).
+const MAX_SEGMENT: usize = 255;
+
 /// ORIGIN (RFC 4271 §5.1.1), in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
@@ -28,6 +31,25 @@ pub enum Segment {
 /// AS_PATH (RFC 4271 §5.1.2), always with 4-octet numbers: AS4_PATH is merged when read (RFC 6793 §4.2.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AsPath(pub Vec<Segment>);
+
+impl AsPath {
+    /// How many ASes it crosses; a set counts as one (RFC 4271 §9.1.2.2 a).
+    pub fn hops(&self) -> usize {
+        let hops = |segment: &Segment| match segment {
+            Segment::Sequence(numbers) => numbers.len(),
+            Segment::Set(numbers) => usize::from(!numbers.is_empty()),
+        };
+        self.0.iter().map(hops).sum()
+    }
+
+    /// Puts an AS in front: into the first sequence where there is room, else into a new one (RFC 4271 §5.1.2 b).
+    pub fn prepend(&mut self, asn: u32) {
+        match self.0.first_mut() {
+            Some(Segment::Sequence(numbers)) if numbers.len() < MAX_SEGMENT => numbers.insert(0, asn),
+            _ => self.0.insert(0, Segment::Sequence(vec![asn])),
+        }
+    }
+}
 
 /// AGGREGATOR (RFC 4271 §5.1.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use heliograph_bgp::report::{BestRoute, SessionState};
 use heliograph_bgp::wire::{Family, Prefix};
-use heliograph_bgp::{Config, Filter, GracefulRestart, Neighbor, Network as Originated, Timers};
+use heliograph_bgp::{Config, Filter, Neighbor, Network as Originated, Timers};
 
 use crate::network::{Network, NodeId};
 
@@ -43,14 +43,7 @@ pub fn neighbor(n: usize, asn: u32) -> Neighbor {
 
 /// The n-th node without neighbours.
 pub fn config(n: usize, asn: u32) -> Config {
-    Config {
-        asn,
-        router_id: address(n),
-        cluster_id: None,
-        graceful_restart: Some(GracefulRestart::default()),
-        networks: vec![originate(prefix(n))],
-        neighbors: Vec::new(),
-    }
+    Config { networks: vec![originate(prefix(n))], ..Config::new(asn, address(n)) }
 }
 
 /// Everyone with everyone.

@@ -308,7 +308,7 @@ impl Network {
 
     fn act(&mut self, node: NodeId, action: Action) {
         match action {
-            Action::Connect { conn, local: _, remote } => {
+            Action::Connect { conn, remote, .. } => {
                 let link = self.links.len();
                 let end = End { node, conn, open: true, arrival: self.now };
                 self.links.push(Link { ends: [Some(end), None], severed: false });
@@ -321,6 +321,8 @@ impl Network {
                     None => self.push(at, Arrival::Refused { link }),
                 }
             }
+            // The simulated wire has no keys.
+            Action::Protect { .. } => {}
             Action::Close { conn } => {
                 if let Some((link, end)) = self.by_conn.remove(&(node, conn)) {
                     self.hang_up(link, end, "closed by peer");

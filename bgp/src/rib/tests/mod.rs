@@ -29,7 +29,12 @@ const V4: Family = Family::Ipv4Unicast;
 const V6: Family = Family::Ipv6Unicast;
 
 fn identity() -> Identity {
-    Identity { asn: OURS, router_id: Ipv4Addr::new(10, 0, 0, 254), cluster_id: Ipv4Addr::new(10, 0, 0, 253) }
+    Identity {
+        asn: OURS,
+        router_id: Ipv4Addr::new(10, 0, 0, 254),
+        cluster_id: Ipv4Addr::new(10, 0, 0, 253),
+        graceful_shutdown: false,
+    }
 }
 
 fn rib() -> Rib {
@@ -60,6 +65,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         asn: if kind == PeerKind::External { THEIRS } else { OURS },
         kind,
         local_address: ip(LOCAL),
+        local_asn: OURS,
         role: None,
         codec: Codec { four_octet_as: true, ..Codec::default() },
         families: vec![V4, V6],

@@ -115,3 +115,58 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
     assert_eq!(play.changes(three), (vec![], vec![]));
     assert!(play.report(3).reason.contains("1 routes withheld"), "{}", play.report(3).reason);
 }
+
+/// RFC 8326: before we leave, what goes through us ranks last everywhere, and comes back when we stay after all.
+#[test]
+fn graceful_shutdown_is_told_live() {
+    const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
+    let networks = vec![Network { prefix: prefix(9), next_hop: None }];
+    let neighbors = vec![client(1), client(2), external(3, None)];
+    let mut config = Config { networks, ..config(neighbors) };
+    let mut play = Play::new(config.clone());
+    let (one, two) = (play.up(1), play.up(2));
+    let three = up(&mut play, 3);
+    play.announce(one, 1, vec![prefix(1)]);
+    play.announce_with(three, 3, vec![prefix(3)], from(3));
+    play.told(two);
+    play.told(three);
+    let heard = |play: &mut Play, conn| {
+        let mut heard: Vec<_> = Vec::new();
+        for update in play.updates(conn) {
+            let attributes = update.attributes.expect("a reach");
+            let leaving = attributes.communities.contains(&GRACEFUL_SHUTDOWN);
+            let prefixes = update.reach.into_iter().flat_map(|reach| reach.prefixes);
+            heard.extend(prefixes.map(|prefix| (prefix, leaving, attributes.local_pref)));
+        }
+        heard.sort();
+        heard
+    };
+    config.graceful_shutdown = true;
+    play.set(config.clone());
+    let low = Some(0);
+    assert_eq!(
+        heard(&mut play, two),
+        [(prefix(3), true, low), (prefix(9), true, low)],
+        "not what we reflect"
+    );
+    assert_eq!(heard(&mut play, three), [(prefix(1), true, None), (prefix(9), true, None)]);
+    config.graceful_shutdown = false;
+    play.set(config);
+    let usual = Some(100);
+    assert_eq!(heard(&mut play, two), [(prefix(3), false, usual), (prefix(9), false, usual)]);
+    assert!((1..=3).all(|n| play.report(n).established_count == 1));
+}
+
+/// RFC 8326 §4.1: who is told of a graceful shutdown prefers any other path.
+#[test]
+fn graceful_shutdown_is_heeded() {
+    let mut play = Play::new(config(vec![external(1, None), external(2, None)]));
+    let (one, two) = (up(&mut play, 1), up(&mut play, 2));
+    play.announce_with(one, 1, vec![prefix(1)], from(1));
+    let mut longer = from(2);
+    longer.as_path = AsPath(vec![Segment::Sequence(vec![THEIRS + 2, 7, 8])]);
+    play.announce_with(two, 2, vec![prefix(1)], longer);
+    assert_eq!(play.speaker.best_routes()[0].peer, address(1));
+    play.announce_with(one, 1, vec![prefix(1)], Attributes { communities: vec![0xffff_0000], ..from(1) });
+    assert_eq!(play.speaker.best_routes()[0].peer, address(2));
+}
