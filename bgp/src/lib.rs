@@ -1,5 +1,6 @@
 //! A BGP speaker and route reflector.
 
+pub mod bfd;
 mod config;
 #[cfg(feature = "tokio")]
 pub mod io;
