@@ -4,6 +4,8 @@
 mod life;
 mod negotiation;
 mod packet;
+mod pair;
+mod properties;
 mod reception;
 
 use std::net::{IpAddr, SocketAddr};
