@@ -114,6 +114,15 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The session it is of.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Up { key } | Self::Down { key, .. } | Self::AdminDown { key, .. } => *key,
+        }
+    }
+}
+
 /// Why a datagram was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Discard {
@@ -207,6 +216,8 @@ pub struct SessionReport {
     pub discarded: u64,
     /// Why, of the last of them.
     pub last_discard: Option<String>,
+    /// Why packets can't leave, where they can't.
+    pub send_error: Option<String>,
     /// How often it came up.
     pub up_count: u64,
     /// How often it failed after that.
@@ -315,6 +326,13 @@ impl Bfd {
         session.set_source_port(new);
     }
 
+    /// Notes why a session's datagrams can't be sent, or that they can again, for its report.
+    pub fn set_send_error(&mut self, key: Key, error: Option<String>) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.set_send_error(error);
+        }
+    }
+
     /// A datagram came in.
     ///
     /// # Errors
@@ -402,6 +420,11 @@ impl Bfd {
     /// Whether there is such a session, or one that still says that it was removed.
     pub fn contains(&self, key: Key) -> bool {
         self.sessions.contains_key(&key)
+    }
+
+    /// How many sessions there are, those included that still say that they were removed.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
     }
 
     /// All sessions, sorted by their addresses.

@@ -118,6 +118,7 @@ pub(super) struct Session {
     final_due: bool,
     counters: Counters,
     last_discard: Option<String>,
+    send_error: Option<String>,
     reason: String,
 }
 
@@ -152,6 +153,7 @@ impl Session {
             final_due: false,
             counters: Counters::default(),
             last_discard: None,
+            send_error: None,
             reason: format!("waiting to hear from {}", key.remote),
         };
         session.pace = session.wanted_pace();
@@ -448,6 +450,10 @@ impl Session {
         self.last_discard = Some(discard.to_string());
     }
 
+    pub(super) fn set_send_error(&mut self, error: Option<String>) {
+        self.send_error = error;
+    }
+
     pub(super) fn report(&self, now: Instant) -> SessionReport {
         let known = self.remote.discriminator != 0;
         SessionReport {
@@ -470,6 +476,7 @@ impl Session {
             received: self.counters.received,
             discarded: self.counters.discarded,
             last_discard: self.last_discard.clone(),
+            send_error: self.send_error.clone(),
             up_count: self.counters.ups,
             failure_count: self.counters.failures,
         }

@@ -86,8 +86,7 @@ proptest! {
             let most = if taken.is_ok() { 2 } else { 0 };
             prop_assert!(sent <= most);
             while let Some(event) = bfd.poll_event() {
-                let (Event::Up { key } | Event::Down { key, .. } | Event::AdminDown { key, .. }) = event;
-                prop_assert_eq!(key.remote, meta.remote);
+                prop_assert_eq!(event.key().remote, meta.remote);
             }
             if let Some(deadline) = bfd.next_deadline() {
                 prop_assert!(deadline > now - Duration::from_millis(1));
