@@ -86,6 +86,7 @@
     allow(clippy::disallowed_methods, reason = "tests measure, and need some beginning of time")
 )]
 
+pub mod bfd;
 mod config;
 #[cfg(feature = "tokio")]
 pub mod io;

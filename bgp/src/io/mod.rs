@@ -5,6 +5,7 @@
 //! the speaker, and before any timer is let expire, everything that waits unread is read.
 #![allow(clippy::disallowed_methods, reason = "the driver is where clocks are read and tasks are spawned")]
 
+pub mod bfd;
 mod driver;
 mod protect;
 mod socket;
