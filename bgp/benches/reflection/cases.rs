@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::clients::{Clients, address};
+use crate::clients::{Clients, next_hop};
 use crate::daemon::{Daemon, Usage};
 use crate::words::{Attributes, announce, withdraw};
 
 /// No wait in a case is longer.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// For all sessions to be established.
+const START: Duration = Duration::from_secs(30);
 /// Routes that have the same attributes, on average.
 const PER_SET: u32 = 8;
 
@@ -55,7 +57,7 @@ impl Case {
     /// Runs it against a daemon that has been started.
     pub fn run(self, daemon: &Daemon) -> Result<Outcome> {
         let deadline = Instant::now() + PATIENCE;
-        let mut clients = Clients::establish(self.clients(), deadline)?;
+        let mut clients = Clients::establish(self.clients(), Instant::now() + START)?;
         let before = daemon.usage();
         let seconds = match self {
             Self::Mesh { clients: count } => mesh(&mut clients, count, deadline)?,
@@ -73,7 +75,7 @@ type Seconds = Vec<(&'static str, f64)>;
 
 /// The one route of a client.
 fn single(client: usize, med: u32) -> Vec<u8> {
-    let attributes = Attributes { next_hop: address(client), as_path: &[], med, communities: &[] };
+    let attributes = Attributes { next_hop: next_hop(client), as_path: &[], med, communities: &[] };
     announce(&attributes, client as u32..client as u32 + 1)
 }
 
@@ -98,7 +100,7 @@ fn feed(sender: usize, routes: std::ops::Range<u32>) -> Vec<u8> {
         let as_path: Vec<u32> = (0..hops).map(|_| rng.u32(1..400_000)).filter(|asn| *asn != 64512).collect();
         let communities: Vec<u32> = (0..rng.usize(0..4)).map(|_| rng.u32(1 << 16..1 << 31)).collect();
         let attributes =
-            Attributes { next_hop: address(sender), as_path: &as_path, med: first, communities: &communities };
+            Attributes { next_hop: next_hop(sender), as_path: &as_path, med: first, communities: &communities };
         out.extend(announce(&attributes, first..next));
         first = next;
     }

@@ -21,6 +21,11 @@ pub fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 1, (n / 250) as u8, (n % 250 + 1) as u8)
 }
 
+/// The next hop that client `n` gives: FRR refuses loopback addresses.
+pub fn next_hop(n: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 64, (n / 250) as u8, (n % 250 + 1) as u8)
+}
+
 struct Client {
     stream: Option<TcpStream>,
     unsent: Vec<u8>,

@@ -74,12 +74,12 @@ pub const PEERS: [Peer; 5] = [
         version: &["--version"],
         config: |setting| {
             let head = format!(
-                "router id {DAEMON};\nprotocol device {{}}\ntemplate bgp client {{\n local {DAEMON} as {ASN};\n \
+                "router id {DAEMON};\nprotocol device {{}}\ntemplate bgp reflected {{\n local {DAEMON} as {ASN};\n \
                  rr client;\n passive;\n multihop;\n hold time {HOLD_SECONDS};\n error wait time 1, 1;\n \
                  connect delay time 1;\n ipv4 {{ import all; export all; }};\n}}\n"
             );
             head + &setting
-                .each(|client| format!("protocol bgp from client {{ neighbor {client} as {ASN}; }}"))
+                .each(|client| format!("protocol bgp from reflected {{ neighbor {client} as {ASN}; }}"))
         },
         command: |command, setting, config| {
             command.args(["-f", "-c", config, "-s", &setting.path("ctl"), "-P", &setting.path("pid")]);
@@ -96,7 +96,8 @@ pub const PEERS: [Peer; 5] = [
                 "bgp input-queue-limit 4294967295\nbgp output-queue-limit 4294967295\nrouter bgp {ASN}\n \
                  bgp router-id {DAEMON}\n no bgp ebgp-requires-policy\n neighbor C peer-group\n \
                  neighbor C remote-as {ASN}\n neighbor C passive\n neighbor C timers 1200 {HOLD_SECONDS}\n \
-                 neighbor C advertisement-interval 0\n"
+                 neighbor C advertisement-interval 0\n \
+                 coalesce-time 0\n"
             );
             let neighbors = setting.each(|client| format!(" neighbor {client} peer-group C"));
             head + &neighbors + " address-family ipv4 unicast\n  neighbor C route-reflector-client\n exit-address-family\n"
@@ -119,9 +120,11 @@ pub const PEERS: [Peer; 5] = [
                  passive\n local-address {DAEMON}\n route-reflector\n announce IPv4 unicast\n",
                 setting.path("ctl")
             );
-            head + &setting.each(|client| format!(" neighbor {client} {{}}")) + "}\n"
+            head + &setting.each(|client| format!(" neighbor {client} {{ descr \"client\" }}")) + "}\n"
         },
         command: |command, _, config| {
+            // Its processes confine themselves to this folder, which its service would have made.
+            let _ = std::fs::create_dir_all("/run/openbgpd");
             command.args(["-d", "-f", config]);
         },
     },
