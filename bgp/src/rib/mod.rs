@@ -15,6 +15,7 @@ mod family;
 mod group;
 mod import;
 mod intern;
+mod log;
 mod neighbors;
 mod pack;
 mod report;
@@ -234,15 +235,14 @@ impl Rib {
     /// Asks for an End-of-RIB (RFC 4724 §2), to be packed after all that is pending for `family`.
     pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
-        let group = self.groups[family].get_mut(&group);
-        if let Some(member) = group.and_then(|group| group.members.get_mut(&id)) {
-            member.end_of_rib = true;
+        if let Some(group) = self.groups[family].get_mut(&group) {
+            group.end_of_rib(id);
         }
     }
 
     /// Whether [`Rib::pack`] has something for the peer.
     pub fn pending(&self, id: PeerId) -> bool {
-        FAMILIES.into_iter().any(|family| self.member(id, family).is_some_and(group::Member::pending))
+        FAMILIES.into_iter().any(|family| self.hearing(id, family).is_some_and(|group| group.pending(id)))
     }
 
     /// Appends whole messages for the peer to `out` until at least `limit` octets were added or nothing is
@@ -272,7 +272,7 @@ impl Rib {
             counts.received += inbound.received.count();
             counts.accepted += inbound.accepted;
             counts.stale += inbound.stale;
-            counts.advertised += self.member(id, family).map_or(0, group::Member::advertised);
+            counts.advertised += self.hearing(id, family).map_or(0, |group| group.advertised(id));
         }
         counts
     }
@@ -378,8 +378,8 @@ impl Rib {
         self.neighbors.0.get(&id)?.group[family]
     }
 
-    fn member(&self, id: PeerId, family: Family) -> Option<&group::Member> {
-        self.groups[family].get(&self.group_of(id, family)?)?.members.get(&id)
+    fn hearing(&self, id: PeerId, family: Family) -> Option<&Group> {
+        self.groups[family].get(&self.group_of(id, family)?)
     }
 
     /// Puts a peer into the group of those who are told the same, made now if there is none.
@@ -400,7 +400,8 @@ impl Rib {
     /// Moves a peer to the group that its filter now puts it in, with what it was told.
     fn regroup(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
-        let lag = self.groups[family].get_mut(&group).map(|group| group.leave(id)).unwrap_or_default();
+        let (table, groups, _) = self.outbound(family);
+        let lag = groups.get_mut(&group).map(|group| group.leave(id, table)).unwrap_or_default();
         self.join(id, family, lag);
         self.disband(group, family);
     }
@@ -419,7 +420,7 @@ impl Rib {
 
     /// Drops a group that nobody hears any more.
     fn disband(&mut self, group: GroupId, family: Family) {
-        if self.groups[family].get(&group).is_some_and(|group| group.members.is_empty()) {
+        if self.groups[family].get(&group).is_some_and(Group::is_empty) {
             self.groups[family].remove(&group);
         }
     }

@@ -4,8 +4,11 @@
 //! prefix then costs them one bit. Nothing a speaker says depends on the order of the hash map; it is keyed at
 //! random so that no peer can choose prefixes that collide.
 
-use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
+
+use hashbrown::HashTable;
 
 use super::PeerId;
 use super::import::Refusal;
@@ -130,7 +133,7 @@ impl Paths {
 #[derive(Debug)]
 pub struct Entry {
     pub prefix: Prefix,
-    /// How many peers have a mark for this prefix; while there is one its slot is not given away.
+    /// How many marks and logged messages refer to this prefix; while there is one its slot is not given away.
     pub unsent: u32,
     /// The best path comes first where one can be used at all.
     pub paths: Paths,
@@ -146,38 +149,51 @@ impl Entry {
 /// The table of one family.
 #[derive(Debug, Default)]
 pub struct Table {
-    slots: HashMap<Prefix, Slot>,
+    /// Slots by prefix. The prefixes themselves are in the entries: the index has 5 octets for each.
+    index: HashTable<Slot>,
+    hasher: RandomState,
     entries: Vec<Entry>,
     free: Vec<Slot>,
 }
 
 impl Table {
     pub fn find(&self, prefix: &Prefix) -> Option<Slot> {
-        self.slots.get(prefix).copied()
+        let hash = self.hasher.hash_one(prefix);
+        self.index.find(hash, |slot| self.entries[*slot as usize].prefix == *prefix).copied()
     }
 
     /// The prefix's slot, taken now if it has none. To be followed by [`Table::reap`] if no path is put there.
     pub fn claim(&mut self, prefix: Prefix) -> Slot {
-        *self.slots.entry(prefix).or_insert_with(|| {
-            let entry = Entry { prefix, unsent: 0, paths: Paths::None };
-            match self.free.pop() {
-                Some(slot) => {
-                    self.entries[slot as usize] = entry;
-                    slot
-                }
-                None => {
-                    self.entries.push(entry);
-                    (self.entries.len() - 1) as Slot
-                }
+        let Self { index, hasher, entries, free } = self;
+        let hash = hasher.hash_one(prefix);
+        if let Some(slot) = index.find(hash, |slot| entries[*slot as usize].prefix == prefix) {
+            return *slot;
+        }
+        let entry = Entry { prefix, unsent: 0, paths: Paths::None };
+        let slot = match free.pop() {
+            Some(slot) => {
+                entries[slot as usize] = entry;
+                slot
             }
-        })
+            None => {
+                entries.push(entry);
+                (entries.len() - 1) as Slot
+            }
+        };
+        index.insert_unique(hash, slot, |slot| hasher.hash_one(entries[*slot as usize].prefix));
+        slot
     }
 
     /// Gives the slot away if no path and no mark needs it.
     pub fn reap(&mut self, slot: Slot) {
         let entry = &self.entries[slot as usize];
-        let unused = entry.unsent == 0 && matches!(entry.paths, Paths::None);
-        if unused && self.slots.remove(&entry.prefix).is_some() {
+        if entry.unsent > 0 || !matches!(entry.paths, Paths::None) {
+            return;
+        }
+        let hash = self.hasher.hash_one(entry.prefix);
+        // A slot that was given away before is not in the index any more.
+        if let Ok(known) = self.index.find_entry(hash, |other| *other == slot) {
+            known.remove();
             self.free.push(slot);
         }
     }
@@ -197,7 +213,7 @@ impl Table {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.free.len() == self.entries.len()
+        self.index.is_empty() && self.free.len() == self.entries.len()
     }
 
     /// One more than the highest slot in use so far.
