@@ -51,14 +51,14 @@ impl Clients {
             clients: (0..count).map(|_| client()).collect(),
             buffer: vec![0; 256 * 1024],
         };
-        // In portions, so that no daemon's accept queue overflows.
-        for first in (0..count).step_by(100) {
-            let some = first..count.min(first + 100);
+        // In portions, so that no daemon's accept queue overflows: some are as short as 5.
+        for first in (0..count).step_by(4) {
+            let some = first..count.min(first + 4);
             while !some.clone().all(|n| clients.established(n)) {
                 for n in some.clone() {
                     clients.revive(n)?;
                 }
-                clients.turn(Duration::from_millis(50))?;
+                clients.turn(Duration::from_millis(5))?;
                 if Instant::now() > deadline {
                     let up = (0..count).filter(|n| clients.established(*n)).count();
                     bail!("{up} of {count} sessions established in time");

@@ -44,7 +44,7 @@ pub struct Told {
 
 impl Told {
     /// Whether all members hear the same of both.
-    fn same(&self, other: &Self) -> bool {
+    pub(super) fn same(&self, other: &Self) -> bool {
         self.source == other.source && Arc::ptr_eq(&self.encoded, &other.encoded)
     }
 }
@@ -300,6 +300,8 @@ impl Group {
                 .ok_or(Obstacle::NoNextHop)?;
         let block = encode_attributes(&attributes, &self.audience.codec);
         let roomy = block.len() + OVERHEAD <= self.audience.codec.max_message;
+        // Kept for long: without the room that encoding left.
+        let block = Bytes::copy_from_slice(&block);
         let encoded = exporter.encoded.intern(Encoded { block, next_hop });
         if !roomy {
             self.check_size(&encoded, prefix)?;
@@ -398,9 +400,7 @@ impl Group {
             return;
         }
         // Nobody is left to be told in common: it counts as said.
-        let Common { marks, mut before, .. } =
-            std::mem::replace(&mut self.common, Common { ..Common::default() });
-        drop(before.drain());
+        let Common { marks, .. } = std::mem::take(&mut self.common);
         let words = (0..).zip(&self.words);
         for (slot, word) in words.filter_map(|(slot, word)| Some((slot, word.as_ref()?))) {
             self.common.settle(slot, None, Some(word));

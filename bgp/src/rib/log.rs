@@ -152,14 +152,15 @@ impl Log {
         &mut self,
         to: To,
         table: &mut Table,
-        changes: impl Iterator<Item = (Slot, Option<Told>)>,
+        changes: &[(Slot, Option<Told>)],
         message: &[u8],
     ) {
         self.bytes.extend_from_slice(message);
-        let before = self.changes.len();
-        self.changes.extend(changes.inspect(|(slot, _)| table.entry_mut(*slot).unsent += 1));
-        let changes = (self.changes.len() - before) as u32;
-        self.records.push_back(Record { to, octets: message.len() as u32, changes });
+        for (slot, _) in changes {
+            table.entry_mut(*slot).unsent += 1;
+        }
+        self.changes.extend(changes.iter().cloned());
+        self.records.push_back(Record { to, octets: message.len() as u32, changes: changes.len() as u32 });
     }
 
     /// Copies messages for a follower to `out` until that has `until` octets or the follower has all.

@@ -205,6 +205,7 @@ impl Rib {
         }
         let Some(mut attributes) = update.attributes else { return };
         import::strip(&mut attributes, kind);
+        attributes.as_path.0.shrink_to_fit();
         for reach in update.reach {
             let attributes = attributes.clone();
             let shared =

@@ -16,7 +16,7 @@ use crate::wire::{Codec, Family, Prefix, encode_end_of_rib, encode_reach, encode
 const BATCH: usize = 2048;
 
 /// How many octets may wait for the slowest follower before it gets marks of its own.
-const LOG_LIMIT: usize = 1 << 20;
+const LOG_LIMIT: usize = if cfg!(test) { 256 } else { 1 << 20 };
 
 /// How much room a member without marks keeps for what it was told before the next ones.
 const RETAINED: usize = 64;
@@ -88,10 +88,9 @@ impl Packer<'_> {
         for &slot in &slots {
             let was = group.common.before.remove(&slot);
             let now = group.word(slot).cloned();
-            messages.sort_in(group, slot, was.as_ref(), now.as_ref());
             group.common.marks.clear(slot);
             group.common.settle(slot, was.as_ref(), now.as_ref());
-            messages.was.insert(slot, was);
+            messages.sort_in(group, slot, was, now);
         }
         if let Some(last) = slots.last() {
             group.common.cursor = last.checked_add(1).unwrap_or(0);
@@ -223,70 +222,71 @@ fn next_marks(marks: &Bits, start: Slot) -> Vec<Slot> {
     ahead.chain(wrapped).take(BATCH).collect()
 }
 
+/// A prefix with what was said of it before.
+type Change = (Slot, Option<Told>);
+
 /// Some words to be said in common, ordered for packing.
 #[derive(Default)]
 struct Common {
-    withdrawn: BTreeMap<Source, Vec<Slot>>,
-    announced: Vec<(Told, Vec<Slot>)>,
+    withdrawn: BTreeMap<Source, Vec<Change>>,
+    announced: Vec<(Told, Vec<Change>)>,
     /// Where each word is in `announced`, by the address of what is encoded, and by its source.
     index: HashMap<(*const Encoded, Source), usize>,
     /// What only one follower is to hear, because of where a route came from.
-    apart: Vec<(Source, Slot, Option<Arc<Encoded>>)>,
-    was: HashMap<Slot, Option<Told>>,
+    apart: Vec<(Source, Option<Arc<Encoded>>, Change)>,
 }
 
 impl Common {
     /// The group's word on a prefix goes from `was` to `now`.
-    fn sort_in(&mut self, group: &Group, slot: Slot, was: Option<&Told>, now: Option<&Told>) {
+    fn sort_in(&mut self, group: &Group, slot: Slot, was: Option<Told>, now: Option<Told>) {
         let (was, now) = match (was, now) {
             (None, None) => return,
-            (Some(was), None) => return self.withdrawn.entry(was.source).or_default().push(slot),
-            (None, Some(now)) => return self.announce(now, slot),
+            (Some(was), None) => {
+                return self.withdrawn.entry(was.source).or_default().push((slot, Some(was)));
+            }
+            (None, Some(now)) => return self.announce(now, (slot, None)),
             (Some(was), Some(now)) => (was, now),
         };
-        if !Arc::ptr_eq(&was.encoded, &now.encoded) {
-            self.announce(now, slot);
-        } else if group.log.follows(was.source) {
-            self.apart.push((was.source, slot, Some(now.encoded.clone())));
-        }
+        let change = (slot, Some(was.clone()));
         if was.source != now.source && group.log.follows(now.source) {
-            self.apart.push((now.source, slot, None));
+            self.apart.push((now.source, None, change.clone()));
+        }
+        if !Arc::ptr_eq(&was.encoded, &now.encoded) {
+            self.announce(now, change);
+        } else if group.log.follows(was.source) {
+            self.apart.push((was.source, Some(now.encoded), change));
         }
     }
 
-    fn announce(&mut self, now: &Told, slot: Slot) {
+    fn announce(&mut self, now: Told, change: Change) {
         // Prefixes with the same words mostly follow one another.
-        if let Some((last, slots)) = self.announced.last_mut()
-            && last.source == now.source
-            && Arc::ptr_eq(&last.encoded, &now.encoded)
+        if let Some((last, changes)) = self.announced.last_mut()
+            && last.same(&now)
         {
-            return slots.push(slot);
+            return changes.push(change);
         }
-        let at = *self
-            .index
-            .entry((Arc::as_ptr(&now.encoded), now.source))
-            .or_insert(self.announced.len());
+        let key = (Arc::as_ptr(&now.encoded), now.source);
+        let at = *self.index.entry(key).or_insert(self.announced.len());
         match self.announced.get_mut(at) {
-            Some((_, slots)) => slots.push(slot),
-            None => self.announced.push((now.clone(), vec![slot])),
+            Some((_, changes)) => changes.push(change),
+            None => self.announced.push((now, vec![change])),
         }
     }
 
     /// Writes all of it to the log.
-    fn write(mut self, group: &mut Group, family: Family, table: &mut Table) {
+    fn write(self, group: &mut Group, family: Family, table: &mut Table) {
         let mut writer = Writer { codec: group.audience.codec, family, table, buffer: BytesMut::new() };
-        for (source, slots) in std::mem::take(&mut self.withdrawn) {
-            writer.withdraw(group, To::AllBut(source), &slots, &mut self.was);
+        for (source, changes) in &self.withdrawn {
+            writer.withdraw(group, To::AllBut(*source), changes);
         }
-        for (told, slots) in std::mem::take(&mut self.announced) {
-            writer.announce(group, To::AllBut(told.source), &told.encoded, &slots, &mut self.was);
+        for (told, changes) in &self.announced {
+            writer.announce(group, To::AllBut(told.source), &told.encoded, changes);
         }
-        for (source, slot, encoded) in std::mem::take(&mut self.apart) {
+        for (source, encoded, change) in &self.apart {
+            let (to, change) = (To::Only(*source), std::slice::from_ref(change));
             match encoded {
-                Some(encoded) => {
-                    writer.announce(group, To::Only(source), &encoded, &[slot], &mut self.was);
-                }
-                None => writer.withdraw(group, To::Only(source), &[slot], &mut self.was),
+                Some(encoded) => writer.announce(group, to, encoded, change),
+                None => writer.withdraw(group, to, change),
             }
         }
     }
@@ -300,46 +300,35 @@ struct Writer<'a> {
     buffer: BytesMut,
 }
 
-type Before = HashMap<Slot, Option<Told>>;
-
 impl Writer<'_> {
-    fn withdraw(&mut self, group: &mut Group, to: To, slots: &[Slot], was: &mut Before) {
-        let mut left = slots;
+    fn withdraw(&mut self, group: &mut Group, to: To, changes: &[Change]) {
+        let mut left = changes;
         while !left.is_empty() {
-            let mut prefixes = prefixes(self.table, left).peekable();
+            let mut prefixes = left.iter().map(|(slot, _)| self.table.entry(*slot).prefix).peekable();
             encode_unreach(self.family, &mut prefixes, &self.codec, &mut self.buffer);
             let sent = left.len() - prefixes.len();
-            drop(prefixes);
-            left = self.append(group, to, left, sent, was);
+            left = self.append(group, to, left, sent);
         }
     }
 
-    fn announce(&mut self, group: &mut Group, to: To, encoded: &Encoded, slots: &[Slot], was: &mut Before) {
-        let mut left = slots;
+    fn announce(&mut self, group: &mut Group, to: To, encoded: &Encoded, changes: &[Change]) {
+        let mut left = changes;
         while !left.is_empty() {
-            let mut prefixes = prefixes(self.table, left).peekable();
+            let mut prefixes = left.iter().map(|(slot, _)| self.table.entry(*slot).prefix).peekable();
             let (block, next_hop) = (&encoded.block, encoded.next_hop);
             let result =
                 encode_reach(block, next_hop, self.family, &mut prefixes, &self.codec, &mut self.buffer);
             debug_assert!(result.is_ok(), "what is too large never became the group's word: {result:?}");
             // Should it be so after all, the prefix is passed over: better unsaid than said for ever.
             let sent = (left.len() - prefixes.len()).max(1);
-            drop(prefixes);
-            left = self.append(group, to, left, sent, was);
+            left = self.append(group, to, left, sent);
         }
     }
 
-    fn append<'s>(
-        &mut self,
-        group: &mut Group,
-        to: To,
-        slots: &'s [Slot],
-        sent: usize,
-        was: &mut Before,
-    ) -> &'s [Slot] {
-        let (sent, left) = slots.split_at(sent);
-        let changes = sent.iter().map(|slot| (*slot, was.get(slot).cloned().flatten()));
-        group.log.append(to, self.table, changes, &self.buffer);
+    /// Logs the message about the first `sent` of the changes; returns the others.
+    fn append<'c>(&mut self, group: &mut Group, to: To, changes: &'c [Change], sent: usize) -> &'c [Change] {
+        let (sent, left) = changes.split_at(sent);
+        group.log.append(to, self.table, sent, &self.buffer);
         self.buffer.clear();
         left
     }
