@@ -99,8 +99,12 @@ fn feed(sender: usize, routes: std::ops::Range<u32>) -> Vec<u8> {
         let hops = rng.usize(2..6);
         let as_path: Vec<u32> = (0..hops).map(|_| rng.u32(1..400_000)).filter(|asn| *asn != 64512).collect();
         let communities: Vec<u32> = (0..rng.usize(0..4)).map(|_| rng.u32(1 << 16..1 << 31)).collect();
-        let attributes =
-            Attributes { next_hop: next_hop(sender), as_path: &as_path, med: first, communities: &communities };
+        let attributes = Attributes {
+            next_hop: next_hop(sender),
+            as_path: &as_path,
+            med: first,
+            communities: &communities,
+        };
         out.extend(announce(&attributes, first..next));
         first = next;
     }
@@ -145,7 +149,11 @@ fn churn(clients: &mut Clients, count: usize, events: u32, deadline: Instant) ->
         quick.push((end - start).as_secs_f64());
     }
     let mut seconds = Vec::new();
-    let names = [("withdraw p50", "withdraw p99"), ("announce p50", "announce p99"), ("announce 5 ms later p50", "announce 5 ms later p99")];
+    let names = [
+        ("withdraw p50", "withdraw p99"),
+        ("announce p50", "announce p99"),
+        ("announce 5 ms later p50", "announce 5 ms later p99"),
+    ];
     for ((p50, p99), mut samples) in names.into_iter().zip([gone, back, quick]) {
         samples.sort_by(f64::total_cmp);
         seconds.push((p50, samples[samples.len() / 2]));

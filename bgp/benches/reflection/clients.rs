@@ -213,7 +213,11 @@ impl Clients {
                 return Ok(now);
             }
             if now > deadline {
-                bail!("{} clients still wait: the first has {} routes", waiting.len(), self.told(waiting[0]).count);
+                bail!(
+                    "{} clients still wait: the first has {} routes",
+                    waiting.len(),
+                    self.told(waiting[0]).count
+                );
             }
             self.turn(Duration::from_millis(200))?;
         }

@@ -69,7 +69,12 @@ fn main() -> Result<()> {
             for (peer, outcomes) in &mut results {
                 match measure(peer, case) {
                     Ok(outcome) => {
-                        println!("  {} · round {round} · {}: {}", case.name(), peer.name, report::line(&outcome));
+                        println!(
+                            "  {} · round {round} · {}: {}",
+                            case.name(),
+                            peer.name,
+                            report::line(&outcome)
+                        );
                         outcomes.push(outcome);
                     }
                     Err(error) => {
@@ -142,7 +147,9 @@ fn chosen_cases(names: &[String]) -> Result<Vec<Case>> {
         let each = |all: &[usize]| number.map_or(all.to_vec(), |number| vec![number]);
         match kind {
             "mesh" => {
-                cases.extend(each(&[50, 100, 200, 500, 1000]).into_iter().map(|clients| Case::Mesh { clients }));
+                cases.extend(
+                    each(&[50, 100, 200, 500, 1000]).into_iter().map(|clients| Case::Mesh { clients }),
+                );
             }
             "table" => cases.extend(
                 each(&[1, 10]).into_iter().map(|receivers| Case::Table { routes: ROUTES, receivers }),
@@ -151,7 +158,9 @@ fn chosen_cases(names: &[String]) -> Result<Vec<Case>> {
                 cases.extend(each(&[500]).into_iter().map(|clients| Case::Churn { clients, events: 200 }));
             }
             "reconnect" => cases.extend(
-                each(&[100_000]).into_iter().map(|routes| Case::Reconnect { routes: routes as u32, times: 5 }),
+                each(&[100_000])
+                    .into_iter()
+                    .map(|routes| Case::Reconnect { routes: routes as u32, times: 5 }),
             ),
             _ => bail!("no case is called {name}: choose of mesh, table, churn, reconnect"),
         }

@@ -100,7 +100,8 @@ pub const PEERS: [Peer; 5] = [
                  coalesce-time 0\n"
             );
             let neighbors = setting.each(|client| format!(" neighbor {client} peer-group C"));
-            head + &neighbors + " address-family ipv4 unicast\n  neighbor C route-reflector-client\n exit-address-family\n"
+            head + &neighbors
+                + " address-family ipv4 unicast\n  neighbor C route-reflector-client\n exit-address-family\n"
         },
         command: |command, setting, config| {
             command.args(["--no_zebra", "--no_kernel", "--skip_runas", "--listenon", "127.0.0.1"]);
@@ -143,12 +144,23 @@ pub const PEERS: [Peer; 5] = [
                  [peer-groups.afi-safis.config]\nafi-safi-name = \"ipv4-unicast\"\n"
             );
             let neighbor = |client: &Ipv4Addr| {
-                format!("[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{client}\"\npeer-group = \"c\"")
+                format!(
+                    "[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{client}\"\npeer-group = \"c\""
+                )
             };
             head + &setting.each(neighbor)
         },
         command: |command, _, config| {
-            command.args(["-t", "toml", "-f", config, "--api-hosts", "127.0.0.1:50051", "--log-level", "error"]);
+            command.args([
+                "-t",
+                "toml",
+                "-f",
+                config,
+                "--api-hosts",
+                "127.0.0.1:50051",
+                "--log-level",
+                "error",
+            ]);
         },
     },
 ];

@@ -16,7 +16,11 @@ pub fn line(outcome: &Outcome) -> String {
 pub fn table(case: Case, results: &[(&Peer, Vec<Outcome>)]) {
     let columns: Vec<Vec<(String, f64)>> = results.iter().map(|(_, outcomes)| medians(outcomes)).collect();
     let Some(ours) = columns.first().filter(|ours| !ours.is_empty()) else { return };
-    println!("\n| {} | {} |", case.name(), results.iter().map(|(p, _)| p.name).collect::<Vec<_>>().join(" | "));
+    println!(
+        "\n| {} | {} |",
+        case.name(),
+        results.iter().map(|(p, _)| p.name).collect::<Vec<_>>().join(" | ")
+    );
     println!("|---|{}", "---|".repeat(results.len()));
     for (at, (what, base)) in ours.iter().enumerate() {
         let cells = columns.iter().map(|column| match column.get(at) {

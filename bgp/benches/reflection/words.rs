@@ -132,7 +132,9 @@ impl Told {
                 OPEN => self.opened = true,
                 UPDATE => self.update(body),
                 KEEPALIVE => self.confirmed = true,
-                kind => self.broken = Some(format!("a message of type {kind}: {:?}", &body[..body.len().min(2)])),
+                kind => {
+                    self.broken = Some(format!("a message of type {kind}: {:?}", &body[..body.len().min(2)]))
+                }
             }
             at += length.max(HEADER);
         }

@@ -148,13 +148,7 @@ impl Log {
     }
 
     /// Appends a message that `write` writes, and what it changes; its prefixes are held on to until all have got it.
-    pub fn append(
-        &mut self,
-        to: To,
-        table: &mut Table,
-        changes: &[(Slot, Option<Told>)],
-        message: &[u8],
-    ) {
+    pub fn append(&mut self, to: To, table: &mut Table, changes: &[(Slot, Option<Told>)], message: &[u8]) {
         self.bytes.extend_from_slice(message);
         for (slot, _) in changes {
             table.entry_mut(*slot).unsent += 1;

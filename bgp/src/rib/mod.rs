@@ -13,6 +13,7 @@ mod bits;
 mod export;
 mod family;
 mod group;
+mod hash;
 mod import;
 mod intern;
 mod log;
@@ -206,8 +207,13 @@ impl Rib {
         let Some(mut attributes) = update.attributes else { return };
         import::strip(&mut attributes, kind);
         attributes.as_path.0.shrink_to_fit();
+        let mut attributes = Some(attributes);
+        let mut left = update.reach.len();
         for reach in update.reach {
-            let attributes = attributes.clone();
+            left -= 1;
+            // Almost always there is one reach, and nothing to copy.
+            let attributes = if left == 0 { attributes.take() } else { attributes.clone() };
+            let Some(attributes) = attributes else { return };
             let shared =
                 self.attributes.intern(PathAttributes { attributes, next_hop: Some(reach.next_hop) });
             let refusal = self

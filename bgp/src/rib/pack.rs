@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::PeerId;
+use super::bits::Bits;
 use super::group::{Encoded, Group, Member, Told};
 use super::log::To;
-use super::bits::Bits;
 use super::table::{Slot, Source, Table};
 use crate::wire::{Codec, Family, Prefix, encode_end_of_rib, encode_reach, encode_unreach};
 
@@ -16,7 +16,7 @@ use crate::wire::{Codec, Family, Prefix, encode_end_of_rib, encode_reach, encode
 const BATCH: usize = 2048;
 
 /// How many octets may wait for the slowest follower before it gets marks of its own.
-const LOG_LIMIT: usize = if cfg!(test) { 256 } else { 1 << 20 };
+const LOG_LIMIT: usize = if cfg!(test) { 256 } else { 4 << 20 };
 
 /// How much room a member without marks keeps for what it was told before the next ones.
 const RETAINED: usize = 64;
@@ -216,8 +216,7 @@ fn prefixes<'a>(table: &'a Table, slots: &'a [Slot]) -> impl ExactSizeIterator<I
 
 /// Some marks in turn, from `start` on and round.
 fn next_marks(marks: &Bits, start: Slot) -> Vec<Slot> {
-    let ahead =
-        std::iter::successors(marks.next_from(start), |slot| marks.next_from(slot.checked_add(1)?));
+    let ahead = std::iter::successors(marks.next_from(start), |slot| marks.next_from(slot.checked_add(1)?));
     let wrapped = marks.iter().take_while(|slot| *slot < start);
     ahead.chain(wrapped).take(BATCH).collect()
 }
