@@ -1,15 +1,16 @@
 //! A daemon under test: started, watched, ended.
 
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::clients::{DAEMON, PORT};
 use crate::peers::{Peer, Setting};
 
 /// A running daemon; killed with all its processes when dropped.
@@ -39,6 +40,12 @@ impl Daemon {
         (peer.command)(&mut command, &setting, &config.display().to_string());
         command.current_dir(dir).stdin(Stdio::null());
         command.stdout(output.try_clone()?).stderr(output).process_group(0);
+        // What the one before has left behind may take a moment to go.
+        let patience = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = TcpListener::bind((DAEMON, PORT)) {
+            ensure!(Instant::now() < patience, "port {PORT} does not become free: {error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let child = command.spawn().with_context(|| format!("cannot start {binary:?}"))?;
         Ok(Self { child, log })
     }
