@@ -2,8 +2,8 @@
 //!
 //! The way of a route: [`Rib::update`] interns its attributes, checks them for loops and against the import filter,
 //! and puts the path into its prefix's entry. If that changes the prefix's best path, each update group works out its
-//! new word on the prefix, and members for whom it differs get a mark. [`Rib::pack`] turns a peer's marks into
-//! messages when its socket can take them.
+//! new word on the prefix and marks it. [`Rib::pack`] turns a group's marks into messages when the socket of a first
+//! member can take them, and gives the same messages to all who keep up; one that does not has marks of its own.
 //!
 //! Two invariants carry all else. The best path depends on the set of paths only, never on the order in which they
 //! came. And what a peer was told, once it has no marks, is exactly what its group says.
