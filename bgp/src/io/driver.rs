@@ -1,6 +1,6 @@
 //! The task that owns the speaker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures::StreamExt;
-use futures::future::{AbortHandle, Abortable, Aborted};
+use futures::future::{AbortHandle, Abortable, Aborted, FutureExt};
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -24,6 +24,9 @@ use crate::{Config, ConfigError};
 const READ_CHUNK: usize = 64 * 1024;
 /// Octets taken from the speaker for one write.
 const WRITE_CHUNK: usize = 64 * 1024;
+/// How often sockets are looked at for more to read before anything is written. What one peer says in many small pieces,
+/// or many peers say at once, then leaves in few large ones.
+const GATHERING: usize = 4;
 /// How long closing connections may take to hand over their last bytes when the speaker stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -56,8 +59,12 @@ pub(super) struct Driver {
     connections: BTreeMap<ConnId, Connection>,
     waits: FuturesUnordered<Abortable<Wait>>,
     changed: watch::Sender<u64>,
+    /// Connections that may have more to send and whose sockets take more, in turn.
+    writers: VecDeque<ConnId>,
     buffer: Vec<u8>,
     listeners: socket::Listeners,
+    /// What is about to be written.
+    chunk: BytesMut,
 }
 
 impl Driver {
@@ -73,8 +80,10 @@ impl Driver {
             connections: BTreeMap::new(),
             waits: FuturesUnordered::new(),
             changed,
+            writers: VecDeque::new(),
             buffer: vec![0; READ_CHUNK],
             listeners,
+            chunk: BytesMut::new(),
         })
     }
 
@@ -102,8 +111,31 @@ impl Driver {
                     None => return,
                 },
                 Some(stream) = accepted.recv() => self.accept(stream),
-                Some(ready) = self.waits.next(), if !self.waits.is_empty() => self.ready(ready),
+                Some(ready) = self.waits.next(), if !self.waits.is_empty() => {
+                    self.ready(ready);
+                    self.gather().await;
+                }
                 () = sleep_until(deadline) => self.expire().await,
+            }
+        }
+    }
+
+    /// Takes in what else has become ready by now. Never waits for anything to come.
+    async fn gather(&mut self) {
+        for _ in 0..GATHERING {
+            // Lets the runtime look at the sockets.
+            tokio::task::yield_now().await;
+            let mut left = self.connections.len();
+            let mut any = false;
+            while left > 0
+                && let Some(Some(ready)) = self.waits.next().now_or_never()
+            {
+                self.ready(ready);
+                left -= 1;
+                any = true;
+            }
+            if !any {
+                return;
             }
         }
     }
@@ -173,7 +205,7 @@ impl Driver {
             Ok(Ready::Write(conn)) => {
                 if let Some(Connection::Open(open)) = self.connections.get_mut(&conn) {
                     open.write_wait = None;
-                    self.write(conn);
+                    self.writers.push_back(conn);
                 }
             }
             Err(Aborted) => {}
@@ -257,36 +289,53 @@ impl Driver {
         self.connections.insert(conn, Connection::Connecting(abort));
     }
 
-    /// Sends what connections have to send; whether anything was there to send. A connection whose socket is full goes on
-    /// when that can take more.
+    /// Sends what connections have to send, a chunk each in turn; whether anything was there to send. A connection whose
+    /// socket is full goes on when that can take more.
     fn write_all(&mut self) -> bool {
         let mut moved = false;
-        while let Some(conn) = self.speaker.poll_transmit() {
+        loop {
+            while let Some(conn) = self.speaker.poll_transmit() {
+                self.writers.push_back(conn);
+            }
+            let Some(conn) = self.writers.pop_front() else { return moved };
             moved = true;
-            self.write(conn);
+            if self.write(conn) {
+                self.writers.push_back(conn);
+            }
         }
-        moved
     }
 
-    /// Writes until the socket takes no more or nothing is left.
-    fn write(&mut self, conn: ConnId) {
-        loop {
-            let Some(Connection::Open(open)) = self.connections.get_mut(&conn) else { return };
-            if open.write_wait.is_some() {
-                return;
-            }
-            if open.unsent.is_empty() {
-                self.speaker.transmit(Instant::now(), conn, WRITE_CHUNK, &mut open.unsent);
-            }
-            if open.unsent.is_empty() {
-                return;
-            }
-            match open.stream.try_write(&open.unsent) {
-                Ok(n) => open.unsent.advance(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.write_more(conn),
-                Err(error) => return self.lost(conn, format!("writing failed: {error}")),
+    /// Writes one chunk; whether there may be more to write at once.
+    fn write(&mut self, conn: ConnId) -> bool {
+        let Some(Connection::Open(open)) = self.connections.get_mut(&conn) else { return false };
+        if open.write_wait.is_some() {
+            return false;
+        }
+        let left = !open.unsent.is_empty();
+        if left {
+            self.chunk = std::mem::take(&mut open.unsent);
+        } else {
+            self.chunk.clear();
+            self.speaker.transmit(Instant::now(), conn, WRITE_CHUNK, &mut self.chunk);
+        }
+        // A shorter chunk was all there was, unless it was left from before.
+        let more = left || self.chunk.len() >= WRITE_CHUNK;
+        while !self.chunk.is_empty() {
+            match open.stream.try_write(&self.chunk) {
+                Ok(n) => self.chunk.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Only a full socket costs memory here.
+                    open.unsent = BytesMut::from(&self.chunk[..]);
+                    self.write_more(conn);
+                    return false;
+                }
+                Err(error) => {
+                    self.lost(conn, format!("writing failed: {error}"));
+                    return false;
+                }
             }
         }
+        more
     }
 
     /// Closes a connection; the speaker has handed over, or given up, what it had to say.

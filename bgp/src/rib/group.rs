@@ -1,10 +1,13 @@
 //! Update groups: adj-RIB-out of all peers that are told the same.
 //!
-//! A group holds, for each prefix, what its members are to be told, worked out and encoded once. A member holds only
-//! how far behind that it is: a mark (one bit) for each prefix whose last word it has not got, and for marked ones
-//! what it was told last. A prefix without a mark is one where the member was told just what the group says. So
-//! what a slow peer costs is bits, not messages, and a change that is taken back before it was sent leaves nothing
-//! to send.
+//! A group holds, for each prefix, what its members are to be told, worked out and encoded once. Members that keep up
+//! are told it in common: the group as a whole has a mark (one bit) for each prefix whose last word was not said yet,
+//! marks become messages in a [`Log`], once for all, and a follower costs no more than its position there.
+//!
+//! A member that is new, or so slow that the log would grow for it, gets marks of its own instead: a bit for each
+//! prefix whose last word it has not got, and for marked ones what it was told last. A prefix without a mark is one
+//! where the member was told just what the group says. So what a slow peer costs is bits, not messages, and a change
+//! that is taken back before it was sent leaves nothing to send. Once it has no marks left it follows again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use super::bits::Bits;
 use super::export::{self, Audience};
 use super::intern::Interner;
+use super::log::Log;
 use super::table::{Entry, Path, PathAttributes, Slot, Source, Table};
 use super::{Identity, Neighbors, PeerId};
 use crate::config::Filter;
@@ -21,6 +25,8 @@ use crate::wire::{NextHop, Prefix, encode_attributes, encode_reach};
 
 /// More than the header, the lengths, the next hop and one prefix of any family take in an UPDATE.
 const OVERHEAD: usize = 128;
+/// How many of the group's marks are looked at for one that concerns a member.
+const LOOKED_AT: usize = 64;
 
 /// What is told about a prefix but the prefix itself, ready for the wire. Interned: the same pointer is the same
 /// UPDATE.
@@ -32,9 +38,16 @@ pub struct Encoded {
 
 /// What a group is to be told about a prefix. The member that it comes from is told nothing (split horizon).
 #[derive(Clone, Debug)]
-struct Told {
-    encoded: Arc<Encoded>,
-    source: Source,
+pub struct Told {
+    pub(super) encoded: Arc<Encoded>,
+    pub(super) source: Source,
+}
+
+impl Told {
+    /// Whether all members hear the same of both.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        self.source == other.source && Arc::ptr_eq(&self.encoded, &other.encoded)
+    }
 }
 
 /// What keeps a group from being told of a path that it should be told of.
@@ -122,11 +135,72 @@ impl Member {
     }
 }
 
+/// What the followers of a group were told in common, at the end of the log.
+#[derive(Debug, Default)]
+pub struct Common {
+    /// Prefixes whose last word is not in the log yet.
+    pub(super) marks: Bits,
+    /// Prefixes that were told and not withdrawn since.
+    pub(super) told: Bits,
+    /// Of those, how many come from whom.
+    told_from: BTreeMap<Source, usize>,
+    /// For prefixes both marked and told: what was told.
+    pub(super) before: HashMap<Slot, Told>,
+    /// Where packing goes on.
+    pub(super) cursor: Slot,
+}
+
+impl Common {
+    /// The group's word goes from `was` to `now`, which differ.
+    fn change(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, entry: &mut Entry) {
+        if self.marks.get(slot) {
+            let in_step = match now {
+                None => !self.told.get(slot),
+                Some(now) => self.before.get(&slot).is_some_and(|before| before.same(now)),
+            };
+            if in_step {
+                self.marks.clear(slot);
+                self.before.remove(&slot);
+                entry.unsent -= 1;
+            }
+            return;
+        }
+        self.marks.set(slot);
+        entry.unsent += 1;
+        if let Some(was) = was {
+            self.before.insert(slot, was.clone());
+        }
+    }
+
+    /// The last word was said: `now`, where it was `was`.
+    pub(super) fn settle(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>) {
+        if let Some(count) = was.and_then(|was| self.told_from.get_mut(&was.source)) {
+            *count -= 1;
+        }
+        match now {
+            Some(now) => {
+                *self.told_from.entry(now.source).or_default() += 1;
+                self.told.set(slot);
+            }
+            None => {
+                self.told.clear(slot);
+            }
+        }
+    }
+
+    fn advertised(&self, id: PeerId) -> usize {
+        self.told.count() - self.told_from.get(&id.into()).copied().unwrap_or(0)
+    }
+}
+
 /// The peers that are told the same about one family.
 #[derive(Debug)]
 pub struct Group {
     pub(super) audience: Audience,
     words: Vec<Option<Told>>,
+    pub(super) common: Common,
+    pub(super) log: Log,
+    /// Those with marks of their own.
     pub(super) members: BTreeMap<PeerId, Member>,
     withheld: BTreeMap<Slot, (Source, Obstacle)>,
     /// The last path encoded: paths with the same attributes come one after the other.
@@ -139,6 +213,8 @@ impl Group {
         let mut group = Self {
             audience,
             words: Vec::with_capacity(table.size()),
+            common: Common::default(),
+            log: Log::default(),
             members: BTreeMap::new(),
             withheld: BTreeMap::new(),
             last: None,
@@ -165,7 +241,7 @@ impl Group {
     pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
         self.withheld.remove(&slot);
         let now = match entry.best() {
-            Some(best) => match self.word(best, &entry.prefix, exporter) {
+            Some(best) => match self.work_out(best, &entry.prefix, exporter) {
                 Ok(word) => word,
                 Err(obstacle) => {
                     self.withheld.insert(slot, (best.source, obstacle));
@@ -183,6 +259,19 @@ impl Group {
         }
         let was = std::mem::replace(&mut self.words[at], now);
         let now = self.words[at].as_ref();
+        let same = match (&was, now) {
+            (Some(was), Some(now)) => was.same(now),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        if self.log.followed() {
+            self.common.change(slot, was.as_ref(), now, entry);
+        } else {
+            self.common.settle(slot, was.as_ref(), now);
+        }
         for (id, member) in &mut self.members {
             let (was, now) = (heard(was.as_ref(), *id), heard(now, *id));
             if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
@@ -191,7 +280,7 @@ impl Group {
         }
     }
 
-    fn word(
+    fn work_out(
         &mut self,
         path: &Path,
         prefix: &Prefix,
@@ -212,6 +301,8 @@ impl Group {
                 .ok_or(Obstacle::NoNextHop)?;
         let block = encode_attributes(&attributes, &self.audience.codec);
         let roomy = block.len() + OVERHEAD <= self.audience.codec.max_message;
+        // Kept for long: without the room that encoding left.
+        let block = Bytes::copy_from_slice(&block);
         let encoded = exporter.encoded.intern(Encoded { block, next_hop });
         if !roomy {
             self.check_size(&encoded, prefix)?;
@@ -230,6 +321,93 @@ impl Group {
         let (family, codec) = (prefix.family(), &self.audience.codec);
         encode_reach(&encoded.block, encoded.next_hop, family, &mut prefixes, codec, &mut BytesMut::new())
             .map_err(|error| Obstacle::TooLarge { needed: error.needed, max: error.max })
+    }
+
+    /// What the group is to be told about a prefix.
+    pub(super) fn word(&self, slot: Slot) -> Option<&Told> {
+        self.words.get(slot as usize)?.as_ref()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty() && !self.log.followed()
+    }
+
+    /// Whether there is something to tell a member.
+    pub fn pending(&self, id: PeerId) -> bool {
+        if let Some(member) = self.members.get(&id) {
+            return member.pending();
+        }
+        let Some(follower) = self.log.follower(id) else { return false };
+        follower.end_of_rib || self.log.waits_for(id) || self.common_concerns(id)
+    }
+
+    /// Whether a mark of the group's is for a member. Of many marks only some are looked at: then there may turn out to
+    /// be nothing to tell.
+    fn common_concerns(&self, id: PeerId) -> bool {
+        let marks = &self.common.marks;
+        let concerns = |slot: Slot| {
+            let was = heard(self.common.before.get(&slot), id);
+            was.map(Arc::as_ptr) != self.hears(id, slot).map(Arc::as_ptr)
+        };
+        marks.iter().take(LOOKED_AT).any(concerns) || marks.count() > LOOKED_AT
+    }
+
+    /// How many prefixes a member was told, or will have been once it has got what is in the log.
+    pub fn advertised(&self, id: PeerId) -> usize {
+        match self.members.get(&id) {
+            Some(member) => member.advertised(),
+            None if self.log.follower(id).is_some() => self.common.advertised(id),
+            None => 0,
+        }
+    }
+
+    /// Asks for an End-of-RIB for a member.
+    pub fn end_of_rib(&mut self, id: PeerId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.end_of_rib = true;
+        } else if let Some(follower) = self.log.follower_mut(id) {
+            follower.end_of_rib = true;
+        }
+    }
+
+    /// Gives a follower marks of its own.
+    pub(super) fn step_out(&mut self, id: PeerId, table: &mut Table) {
+        let Some(follower) = self.log.follower(id) else { return };
+        let mut member = Member { end_of_rib: follower.end_of_rib, ..Member::default() };
+        // What it was told where that is not what the group says now.
+        let mut differs: BTreeMap<Slot, Option<Told>> =
+            self.common.marks.iter().map(|slot| (slot, self.common.before.get(&slot).cloned())).collect();
+        differs.extend(self.log.missed(id));
+        for slot in self.common.told.iter() {
+            if !differs.contains_key(&slot) && self.hears(id, slot).is_some() {
+                member.told.set(slot);
+            }
+        }
+        for (slot, was) in differs {
+            let (was, now) = (heard(was.as_ref(), id), self.hears(id, slot));
+            if was.is_some() {
+                member.told.set(slot);
+            }
+            if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
+                member.change(slot, was, now, table.entry_mut(slot));
+            }
+        }
+        self.unfollow(id, table);
+        self.members.insert(id, member);
+    }
+
+    fn unfollow(&mut self, id: PeerId, table: &mut Table) {
+        self.log.unfollow(id, table);
+        if self.log.followed() {
+            return;
+        }
+        // Nobody is left to be told in common: it counts as said.
+        let Common { marks, .. } = std::mem::take(&mut self.common);
+        let words = (0..).zip(&self.words);
+        for (slot, word) in words.filter_map(|(slot, word)| Some((slot, word.as_ref()?))) {
+            self.common.settle(slot, None, Some(word));
+        }
+        release(&marks, table);
     }
 
     /// What a member is to be told about a prefix.
@@ -267,10 +445,12 @@ impl Group {
         if let Some(member) = self.members.remove(&id) {
             release(&member.marks, table);
         }
+        self.unfollow(id, table);
     }
 
     /// Lets a member go to another group; returns what it was told. To be followed by [`Lag::release`].
-    pub fn leave(&mut self, id: PeerId) -> Lag {
+    pub fn leave(&mut self, id: PeerId, table: &mut Table) -> Lag {
+        self.step_out(id, table);
         let Some(mut member) = self.members.remove(&id) else { return Lag::default() };
         let mut told = HashMap::with_capacity(member.told.count());
         for slot in member.told.iter() {
@@ -285,6 +465,7 @@ impl Group {
 
     /// Marks everything that a member was told to be told again.
     pub fn refresh(&mut self, id: PeerId, table: &mut Table) {
+        self.step_out(id, table);
         let Some(member) = self.members.get_mut(&id) else { return };
         member.before.clear();
         for slot in member.told.iter() {
@@ -325,6 +506,6 @@ fn release(marks: &Bits, table: &mut Table) {
 }
 
 /// Split horizon: nobody is told what came from it.
-fn heard(word: Option<&Told>, id: PeerId) -> Option<&Arc<Encoded>> {
+pub fn heard(word: Option<&Told>, id: PeerId) -> Option<&Arc<Encoded>> {
     word.filter(|word| word.source != Source::from(id)).map(|word| &word.encoded)
 }

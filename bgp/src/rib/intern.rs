@@ -1,9 +1,12 @@
 //! Values that many paths have in common, kept once: equal values are one allocation, so that equality of what is
 //! interned is equality of pointers.
 
-use std::collections::HashSet;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use super::hash::Keyed;
 
 /// The fewest values worth looking through for unused ones.
 const SWEEP_FLOOR: usize = 1024;
@@ -12,31 +15,34 @@ const SWEEP_FLOOR: usize = 1024;
 /// last looked through: at most half of it is garbage, and the cost of a look is spread over as many insertions.
 #[derive(Debug)]
 pub struct Interner<T> {
-    values: HashSet<Arc<T>>,
+    /// Each with its hash: a table that grows would else have to visit every value.
+    values: HashTable<(u64, Arc<T>)>,
+    hasher: Keyed,
     sweep_at: usize,
 }
 
 impl<T: Eq + Hash> Interner<T> {
     pub fn new() -> Self {
-        Self { values: HashSet::new(), sweep_at: SWEEP_FLOOR }
+        Self { values: HashTable::new(), hasher: Keyed::default(), sweep_at: SWEEP_FLOOR }
     }
 
     /// The one shared copy of `value`.
     pub fn intern(&mut self, value: T) -> Arc<T> {
-        if let Some(known) = self.values.get(&value) {
+        let hash = self.hasher.hash_one(&value);
+        if let Some((_, known)) = self.values.find(hash, |(h, known)| *h == hash && **known == value) {
             return known.clone();
         }
         if self.values.len() >= self.sweep_at {
             self.sweep();
         }
         let shared = Arc::new(value);
-        self.values.insert(shared.clone());
+        self.values.insert_unique(hash, (hash, shared.clone()), |(hash, _)| *hash);
         shared
     }
 
     fn sweep(&mut self) {
-        self.values.retain(|value| Arc::strong_count(value) > 1);
-        self.values.shrink_to(2 * self.values.len());
+        self.values.retain(|(_, value)| Arc::strong_count(value) > 1);
+        self.values.shrink_to(2 * self.values.len(), |(hash, _)| *hash);
         self.sweep_at = (2 * self.values.len()).max(SWEEP_FLOOR);
     }
 }

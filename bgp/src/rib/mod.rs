@@ -2,8 +2,8 @@
 //!
 //! The way of a route: [`Rib::update`] interns its attributes, checks them for loops and against the import filter,
 //! and puts the path into its prefix's entry. If that changes the prefix's best path, each update group works out its
-//! new word on the prefix, and members for whom it differs get a mark. [`Rib::pack`] turns a peer's marks into
-//! messages when its socket can take them.
+//! new word on the prefix and marks it. [`Rib::pack`] turns a group's marks into messages when the socket of a first
+//! member can take them, and gives the same messages to all who keep up; one that does not has marks of its own.
 //!
 //! Two invariants carry all else. The best path depends on the set of paths only, never on the order in which they
 //! came. And what a peer was told, once it has no marks, is exactly what its group says.
@@ -13,8 +13,10 @@ mod bits;
 mod export;
 mod family;
 mod group;
+mod hash;
 mod import;
 mod intern;
+mod log;
 mod neighbors;
 mod pack;
 mod report;
@@ -217,8 +219,14 @@ impl Rib {
         let Some(mut attributes) = update.attributes else { return };
         import::strip(&mut attributes, kind);
         import::mark(&mut attributes, asn, role);
+        attributes.as_path.0.shrink_to_fit();
+        let mut attributes = Some(attributes);
+        let mut left = update.reach.len();
         for reach in update.reach {
-            let attributes = attributes.clone();
+            left -= 1;
+            // Almost always there is one reach, and nothing to copy.
+            let attributes = if left == 0 { attributes.take() } else { attributes.clone() };
+            let Some(attributes) = attributes else { return };
             let shared =
                 self.attributes.intern(PathAttributes { attributes, next_hop: Some(reach.next_hop) });
             let refusal = self
@@ -267,15 +275,14 @@ impl Rib {
     /// Asks for an End-of-RIB (RFC 4724 §2), to be packed after all that is pending for `family`.
     pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
-        let group = self.groups[family].get_mut(&group);
-        if let Some(member) = group.and_then(|group| group.members.get_mut(&id)) {
-            member.end_of_rib = true;
+        if let Some(group) = self.groups[family].get_mut(&group) {
+            group.end_of_rib(id);
         }
     }
 
     /// Whether [`Rib::pack`] has something for the peer.
     pub fn pending(&self, id: PeerId) -> bool {
-        FAMILIES.into_iter().any(|family| self.member(id, family).is_some_and(group::Member::pending))
+        FAMILIES.into_iter().any(|family| self.hearing(id, family).is_some_and(|group| group.pending(id)))
     }
 
     /// Appends whole messages for the peer to `out` until at least `limit` octets were added or nothing is
@@ -305,7 +312,7 @@ impl Rib {
             counts.received += inbound.received.count();
             counts.accepted += inbound.accepted;
             counts.stale += inbound.stale;
-            counts.advertised += self.member(id, family).map_or(0, group::Member::advertised);
+            counts.advertised += self.hearing(id, family).map_or(0, |group| group.advertised(id));
         }
         counts
     }
@@ -418,8 +425,8 @@ impl Rib {
         self.neighbors.0.get(&id)?.group[family]
     }
 
-    fn member(&self, id: PeerId, family: Family) -> Option<&group::Member> {
-        self.groups[family].get(&self.group_of(id, family)?)?.members.get(&id)
+    fn hearing(&self, id: PeerId, family: Family) -> Option<&Group> {
+        self.groups[family].get(&self.group_of(id, family)?)
     }
 
     /// Puts a peer into the group of those who are told the same, made now if there is none.
@@ -440,7 +447,8 @@ impl Rib {
     /// Moves a peer to the group that its filter now puts it in, with what it was told.
     fn regroup(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
-        let lag = self.groups[family].get_mut(&group).map(|group| group.leave(id)).unwrap_or_default();
+        let (table, groups, _) = self.outbound(family);
+        let lag = groups.get_mut(&group).map(|group| group.leave(id, table)).unwrap_or_default();
         self.join(id, family, lag);
         self.disband(group, family);
     }
@@ -459,7 +467,7 @@ impl Rib {
 
     /// Drops a group that nobody hears any more.
     fn disband(&mut self, group: GroupId, family: Family) {
-        if self.groups[family].get(&group).is_some_and(|group| group.members.is_empty()) {
+        if self.groups[family].get(&group).is_some_and(Group::is_empty) {
             self.groups[family].remove(&group);
         }
     }

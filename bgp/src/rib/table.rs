@@ -4,9 +4,12 @@
 //! prefix then costs them one bit. Nothing a speaker says depends on the order of the hash map; it is keyed at
 //! random so that no peer can choose prefixes that collide.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+
+use super::hash::Keyed;
 use super::import::Refusal;
 use super::{PeerId, PeerKind};
 use crate::policy::{Route, RouteSource};
@@ -144,13 +147,18 @@ impl Paths {
 #[derive(Debug)]
 pub struct Entry {
     pub prefix: Prefix,
-    /// How many peers have a mark for this prefix; while there is one its slot is not given away.
+    /// How many marks and logged messages refer to this prefix; while there is one its slot is not given away.
     pub unsent: u32,
     /// The best path comes first where one can be used at all.
     pub paths: Paths,
 }
 
 impl Entry {
+    /// Whether a path or a mark refers to it, so that its slot is not free.
+    fn used(&self) -> bool {
+        self.unsent > 0 || !matches!(self.paths, Paths::None)
+    }
+
     /// The loc-RIB's path.
     pub fn best(&self) -> Option<&Path> {
         self.paths.as_slice().first().filter(|path| path.refusal.is_none())
@@ -160,38 +168,54 @@ impl Entry {
 /// The table of one family.
 #[derive(Debug, Default)]
 pub struct Table {
-    slots: HashMap<Prefix, Slot>,
+    /// Slots by prefix. The prefixes themselves are in the entries: the index has 5 octets for each.
+    index: HashTable<Slot>,
+    hasher: Keyed,
     entries: Vec<Entry>,
     free: Vec<Slot>,
 }
 
 impl Table {
     pub fn find(&self, prefix: &Prefix) -> Option<Slot> {
-        self.slots.get(prefix).copied()
+        let hash = hash_of(&self.hasher, prefix);
+        self.index.find(hash, |slot| self.entries[*slot as usize].prefix == *prefix).copied()
     }
 
     /// The prefix's slot, taken now if it has none. To be followed by [`Table::reap`] if no path is put there.
     pub fn claim(&mut self, prefix: Prefix) -> Slot {
-        *self.slots.entry(prefix).or_insert_with(|| {
-            let entry = Entry { prefix, unsent: 0, paths: Paths::None };
-            match self.free.pop() {
-                Some(slot) => {
-                    self.entries[slot as usize] = entry;
-                    slot
-                }
-                None => {
-                    self.entries.push(entry);
-                    (self.entries.len() - 1) as Slot
-                }
+        let Self { index, hasher, entries, free } = self;
+        let hash = hash_of(hasher, &prefix);
+        if let Some(slot) = index.find(hash, |slot| entries[*slot as usize].prefix == prefix) {
+            return *slot;
+        }
+        if index.len() == index.capacity() {
+            *index = grown(entries, hasher, index.len());
+        }
+        let entry = Entry { prefix, unsent: 0, paths: Paths::None };
+        let slot = match free.pop() {
+            Some(slot) => {
+                entries[slot as usize] = entry;
+                slot
             }
-        })
+            None => {
+                entries.push(entry);
+                (entries.len() - 1) as Slot
+            }
+        };
+        index.insert_unique(hash, slot, |slot| hash_of(hasher, &entries[*slot as usize].prefix));
+        slot
     }
 
     /// Gives the slot away if no path and no mark needs it.
     pub fn reap(&mut self, slot: Slot) {
         let entry = &self.entries[slot as usize];
-        let unused = entry.unsent == 0 && matches!(entry.paths, Paths::None);
-        if unused && self.slots.remove(&entry.prefix).is_some() {
+        if entry.used() {
+            return;
+        }
+        let hash = hash_of(&self.hasher, &entry.prefix);
+        // A slot that was given away before is not in the index any more.
+        if let Ok(known) = self.index.find_entry(hash, |other| *other == slot) {
+            known.remove();
             self.free.push(slot);
         }
     }
@@ -211,12 +235,33 @@ impl Table {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.free.len() == self.entries.len()
+        self.index.is_empty() && self.free.len() == self.entries.len()
     }
 
     /// One more than the highest slot in use so far.
     pub fn size(&self) -> usize {
         self.entries.len()
+    }
+}
+
+/// An index with room for twice as many. Built in the order of the entries, which lie side by side: an index that grew by
+/// itself would visit them in its own order, and wait for memory each time.
+fn grown(entries: &[Entry], hasher: &Keyed, count: usize) -> HashTable<Slot> {
+    let mut index = HashTable::with_capacity((2 * count).max(16));
+    for (slot, entry) in (0..).zip(entries).filter(|(_, entry)| entry.used()) {
+        let hash = |slot: &Slot| hash_of(hasher, &entries[*slot as usize].prefix);
+        index.insert_unique(hash_of(hasher, &entry.prefix), slot, hash);
+    }
+    index
+}
+
+/// As few words as a prefix has.
+fn hash_of(hasher: &Keyed, prefix: &Prefix) -> u64 {
+    match *prefix {
+        Prefix::V4(address, length) => hasher.hash_one(u64::from(address.to_bits()) << 8 | u64::from(length)),
+        Prefix::V6(address, length) => {
+            hasher.hash_one((address.to_bits() as u64, (address.to_bits() >> 64) as u64, length))
+        }
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Speaker {
     sync: Sync,
     /// Connections that may have something to send.
     ready: BTreeSet<ConnId>,
+    /// Best routes changed: every established connection may have something to send.
+    all_ready: bool,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     next_peer: u32,
@@ -152,6 +154,7 @@ impl Speaker {
             deadlines: BTreeSet::new(),
             sync: Sync::new(restarting, now + deferral),
             ready: BTreeSet::new(),
+            all_ready: false,
             actions: VecDeque::new(),
             events: VecDeque::new(),
             next_peer: 0,
@@ -246,6 +249,9 @@ impl Speaker {
     /// [`Speaker::poll_action`]. One whose socket takes nothing now is to be remembered by the caller: it is named
     /// again only when there is more news for it.
     pub fn poll_transmit(&mut self) -> Option<ConnId> {
+        if std::mem::take(&mut self.all_ready) {
+            self.ready.extend(self.peers.values().filter_map(|peer| peer.session.established()));
+        }
         while let Some(conn) = self.ready.pop_first() {
             if self.wants_transmit(conn) {
                 return Some(conn);
@@ -267,7 +273,9 @@ impl Speaker {
     pub fn transmit(&mut self, now: Instant, conn: ConnId, limit: usize, out: &mut BytesMut) -> usize {
         let before = out.len();
         let Some(id) = self.by_connection.get(&conn).copied() else { return 0 };
-        self.with_session(now, id, |session, ctx| session.transmit(ctx, conn, out));
+        if self.peers.get(&id).is_some_and(|peer| peer.session.wants_transmit(conn)) {
+            self.with_session(now, id, |session, ctx| session.transmit(ctx, conn, out));
+        }
         let established = self.peers.get(&id).and_then(|peer| peer.session.established());
         let taken = out.len() - before;
         if established == Some(conn) && taken < limit {
@@ -487,8 +495,11 @@ impl Speaker {
             self.end_of_sync();
         }
         if self.rib.take_changed() {
-            self.events.push_back(Event::RoutesChanged);
-            self.ready.extend(self.peers.values().filter_map(|peer| peer.session.established()));
+            self.all_ready = true;
+            // News that nobody has asked for yet is not told twice.
+            if self.events.back() != Some(&Event::RoutesChanged) {
+                self.events.push_back(Event::RoutesChanged);
+            }
         }
     }
 }

@@ -220,3 +220,33 @@ fn strangers_have_nothing_pending() {
     assert_eq!(rib.pack(id(9), 100, &mut BytesMut::new()), 0);
     assert_eq!(rib.counts(id(9)), super::super::Counts::default());
 }
+
+/// Peer 2 hears everything at once, peer 3 nothing for a long time: it goes on alone, is told only what still holds, and
+/// then hears with the other again.
+#[test]
+fn who_falls_behind_catches_up_alone() {
+    let mut rib = rib_with(&[Client, Client, Client]);
+    rib.end_of_rib(id(2), V4);
+    rib.end_of_rib(id(3), V4);
+    let (mut second, mut third) = (told(&mut rib, 2), told(&mut rib, 3));
+    let change = |rib: &mut Rib, n: u32| {
+        let attributes = Attributes { med: Some(n), ..attributes(Client) };
+        rib.update(id(1), announce(attributes, "10.0.0.1", &[&format!("10.{}.0.0/16", n % 20)]));
+    };
+    for n in 0..200 {
+        change(&mut rib, n);
+        second.drain(&mut rib, 2);
+    }
+    rib.update(id(1), withdraw(&["10.7.0.0/16"]));
+    second.drain(&mut rib, 2);
+    third.drain(&mut rib, 3);
+    assert_eq!(second.routes, third.routes);
+    assert_eq!((second.announced, third.announced), (200, 19));
+    for n in 200..240 {
+        change(&mut rib, n);
+        second.drain(&mut rib, 2);
+        third.drain(&mut rib, 3);
+    }
+    assert_eq!(second.routes, third.routes);
+    assert_eq!((third.announced, second.redundant + third.redundant), (59, 0));
+}

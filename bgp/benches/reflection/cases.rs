@@ -1,0 +1,194 @@
+//! The cases: what is done to a daemon, and what is measured.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::clients::{Clients, next_hop};
+use crate::daemon::{Daemon, Usage};
+use crate::words::{Attributes, announce, withdraw};
+
+/// No wait in a case is longer.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// For all sessions to be established.
+const START: Duration = Duration::from_secs(30);
+/// Routes that have the same attributes, on average.
+const PER_SET: u32 = 8;
+
+/// One case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Each client announces one prefix; until all have all.
+    Mesh { clients: usize },
+    /// Two senders announce half of the routes each; until all receivers have all.
+    Table { routes: u32, receivers: usize },
+    /// Withdrawals and announcements under many clients, each until the last client has it.
+    Churn { clients: usize, events: u32 },
+    /// A client of a reflector with a table comes back.
+    Reconnect { routes: u32, times: u32 },
+}
+
+/// What one run gave.
+#[derive(Clone, Default)]
+pub struct Outcome {
+    /// Seconds by what was measured.
+    pub seconds: Vec<(&'static str, f64)>,
+    pub usage: Usage,
+}
+
+impl Case {
+    pub fn name(self) -> String {
+        match self {
+            Self::Mesh { clients } => format!("{clients} clients, one prefix each"),
+            Self::Table { routes, receivers } => format!("{routes} routes to {receivers}"),
+            Self::Churn { clients, .. } => format!("churn under {clients} clients"),
+            Self::Reconnect { routes, .. } => format!("reconnect with {routes} routes"),
+        }
+    }
+
+    pub fn clients(self) -> usize {
+        match self {
+            Self::Mesh { clients } | Self::Churn { clients, .. } => clients,
+            Self::Table { receivers, .. } => receivers + 2,
+            Self::Reconnect { .. } => 2,
+        }
+    }
+
+    /// Runs it against a daemon that has been started.
+    pub fn run(self, daemon: &Daemon) -> Result<Outcome> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut clients = Clients::establish(self.clients(), Instant::now() + START)?;
+        let before = daemon.usage();
+        let seconds = match self {
+            Self::Mesh { clients: count } => mesh(&mut clients, count, deadline)?,
+            Self::Table { routes, receivers } => table(&mut clients, routes, receivers, deadline)?,
+            Self::Churn { clients: count, events } => churn(&mut clients, count, events, deadline)?,
+            Self::Reconnect { routes, times } => reconnect(&mut clients, routes, times, deadline)?,
+        };
+        let after = daemon.usage();
+        let usage = Usage { cpu: after.cpu.saturating_sub(before.cpu), peak: after.peak };
+        Ok(Outcome { seconds, usage })
+    }
+}
+
+type Seconds = Vec<(&'static str, f64)>;
+
+/// The one route of a client.
+fn single(client: usize, med: u32) -> Vec<u8> {
+    let attributes = Attributes { next_hop: next_hop(client), as_path: &[], med, communities: &[] };
+    announce(&attributes, client as u32..client as u32 + 1)
+}
+
+fn mesh(clients: &mut Clients, count: usize, deadline: Instant) -> Result<Seconds> {
+    let updates: Vec<Vec<u8>> = (0..count).map(|n| single(n, 0)).collect();
+    let start = Instant::now();
+    for (n, update) in updates.iter().enumerate() {
+        clients.send(n, update)?;
+    }
+    let end = clients.until(deadline, 0..count, |told| told.count >= count - 1)?;
+    Ok(vec![("wall", (end - start).as_secs_f64())])
+}
+
+/// UPDATEs for routes of a sender, each with attributes of its own: 1 to 15 routes, so 8 on average.
+fn feed(sender: usize, routes: std::ops::Range<u32>) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(sender as u64 + 1);
+    let mut out = Vec::new();
+    let mut first = routes.start;
+    while first < routes.end {
+        let next = routes.end.min(first + rng.u32(1..2 * PER_SET));
+        let hops = rng.usize(2..6);
+        let as_path: Vec<u32> = (0..hops).map(|_| rng.u32(1..400_000)).filter(|asn| *asn != 64512).collect();
+        let communities: Vec<u32> = (0..rng.usize(0..4)).map(|_| rng.u32(1 << 16..1 << 31)).collect();
+        let attributes = Attributes {
+            next_hop: next_hop(sender),
+            as_path: &as_path,
+            med: first,
+            communities: &communities,
+        };
+        out.extend(announce(&attributes, first..next));
+        first = next;
+    }
+    out
+}
+
+fn table(clients: &mut Clients, routes: u32, receivers: usize, deadline: Instant) -> Result<Seconds> {
+    let feeds = [feed(0, 0..routes / 2), feed(1, routes / 2..routes)];
+    let start = Instant::now();
+    for (n, feed) in feeds.iter().enumerate() {
+        clients.send(n, feed)?;
+    }
+    let end = clients.until(deadline, 2..receivers + 2, |told| told.count >= routes as usize)?;
+    Ok(vec![("wall", (end - start).as_secs_f64())])
+}
+
+fn churn(clients: &mut Clients, count: usize, events: u32, deadline: Instant) -> Result<Seconds> {
+    mesh(clients, count, deadline)?;
+    let (mut gone, mut back, mut quick) = (Vec::new(), Vec::new(), Vec::new());
+    let last = events;
+    for event in 1..=last {
+        // Another client each time, so that none is always the first or the last to be served.
+        let n = event as usize * 7 % count;
+        let others = || (0..count).filter(move |other| *other != n);
+        let route = n as u32;
+        let start = Instant::now();
+        clients.send(n, &withdraw(route))?;
+        let end = clients.until(deadline, others(), |told| !told.has(route))?;
+        gone.push((end - start).as_secs_f64());
+        let start = Instant::now();
+        clients.send(n, &single(n, 2 * event))?;
+        let end = clients.until(deadline, others(), |told| told.med == 2 * event && told.has(route))?;
+        back.push((end - start).as_secs_f64());
+        clients.send(n, &withdraw(route))?;
+        let pause = Instant::now() + Duration::from_millis(5);
+        while let Some(left) = pause.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            clients.turn(left)?;
+        }
+        let start = Instant::now();
+        clients.send(n, &single(n, 2 * event + 1))?;
+        let end = clients.until(deadline, others(), |told| told.med == 2 * event + 1 && told.has(route))?;
+        quick.push((end - start).as_secs_f64());
+    }
+    let mut seconds = Vec::new();
+    let names = [
+        ("withdraw p50", "withdraw p99"),
+        ("announce p50", "announce p99"),
+        ("announce 5 ms later p50", "announce 5 ms later p99"),
+    ];
+    for ((p50, p99), mut samples) in names.into_iter().zip([gone, back, quick]) {
+        samples.sort_by(f64::total_cmp);
+        seconds.push((p50, samples[samples.len() / 2]));
+        seconds.push((p99, samples[(samples.len() * 99).div_ceil(100) - 1]));
+    }
+    Ok(seconds)
+}
+
+fn reconnect(clients: &mut Clients, routes: u32, times: u32, deadline: Instant) -> Result<Seconds> {
+    clients.send(0, &feed(0, 0..routes))?;
+    clients.until(deadline, 1..2, |told| told.count >= routes as usize)?;
+    let mut samples = Vec::new();
+    for _ in 0..times {
+        clients.close(1);
+        // Some daemons want a moment before they take a client back: the time of the attempt that succeeds counts.
+        let start = 'attempts: loop {
+            std::thread::sleep(Duration::from_millis(50));
+            let start = Instant::now();
+            clients.close(1);
+            clients.revive(1)?;
+            let patience = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < patience.min(deadline) {
+                clients.turn(Duration::from_millis(20))?;
+                if clients.established(1) {
+                    break 'attempts start;
+                }
+                if clients.lost(1) {
+                    break;
+                }
+            }
+            anyhow::ensure!(Instant::now() < deadline, "the client was not taken back in time");
+        };
+        let end = clients.until(deadline, 1..2, |told| told.count >= routes as usize)?;
+        samples.push((end - start).as_secs_f64());
+    }
+    samples.sort_by(f64::total_cmp);
+    Ok(vec![("wall", samples[samples.len() / 2])])
+}

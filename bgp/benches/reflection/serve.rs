@@ -1,0 +1,41 @@
+//! Our stand-alone reflector, as `heliograph reflector` drives the crate: one thread, the crate's own driver.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use heliograph_bgp::io::{Options, start};
+use heliograph_bgp::wire::Family;
+use heliograph_bgp::{Config, Filter, Neighbor, Timers};
+
+use crate::clients::{DAEMON, PORT};
+use crate::words::{ASN, HOLD_SECONDS};
+
+/// Serves the clients listed in a file, one address a line, until killed.
+pub fn serve(config: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(config).with_context(|| format!("cannot read {config:?}"))?;
+    let addresses: Vec<IpAddr> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let neighbors = addresses.into_iter().map(client).collect();
+        let config = Config { graceful_restart: None, neighbors, ..Config::new(ASN, DAEMON) };
+        let listen = vec![SocketAddr::from((DAEMON, PORT))];
+        let _speaker = start(config, Options { listen, restarting: false }).await?;
+        std::future::pending::<()>().await;
+        Ok(())
+    })
+}
+
+fn client(address: IpAddr) -> Neighbor {
+    Neighbor {
+        port: PORT,
+        reflector_client: true,
+        local_address: Some(DAEMON.into()),
+        passive: true,
+        families: vec![Family::Ipv4Unicast],
+        timers: Timers { hold: std::time::Duration::from_secs(HOLD_SECONDS.into()), ..Timers::default() },
+        import: Filter::All,
+        export: Filter::All,
+        ..Neighbor::new(address, ASN)
+    }
+}
