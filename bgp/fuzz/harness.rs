@@ -1,0 +1,315 @@
+//! What each fuzz target does with its bytes; also run over the corpora in `cargo test`.
+//!
+//! `RUSTC_BOOTSTRAP=1 cargo fuzz run TARGET` in `bgp/`; what it finds goes into `fuzz/corpus/TARGET` with its fix.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use heliograph_bgp::report::SessionState;
+use heliograph_bgp::speaker::{Action, ConnId};
+use heliograph_bgp::wire::{
+    self, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart, Message,
+    MessageType, NextHop, Notification, Open, Prefix, Reach, Refresh, Segment, Update,
+};
+use heliograph_bgp::{Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
+
+const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+
+/// However a stream is cut, the same comes out of it.
+pub fn framer(data: &[u8]) {
+    let Some((options, stream)) = data.split_first() else { return };
+    let new = || {
+        let mut framer = Framer::new();
+        if options & 1 != 0 {
+            framer.extend();
+        }
+        if options & 2 != 0 {
+            framer.enhance_refresh();
+        }
+        framer
+    };
+    let drain = |framer: &mut Framer, frames: &mut Vec<_>| loop {
+        match framer.next() {
+            Ok(Some(frame)) => frames.push(Ok(frame)),
+            Ok(None) => return true,
+            Err(error) => {
+                frames.push(Err(error));
+                return false;
+            }
+        }
+    };
+    let mut whole = Vec::new();
+    let mut framer = new();
+    framer.push(stream);
+    drain(&mut framer, &mut whole);
+    let mut pieces = Vec::new();
+    let mut framer = new();
+    let size = 1 + usize::from(options >> 2);
+    for piece in stream.chunks(size) {
+        framer.push(piece);
+        if !drain(&mut framer, &mut pieces) {
+            break;
+        }
+        assert!(framer.buffered() <= 65535);
+    }
+    assert_eq!(whole, pieces);
+}
+
+fn frame(kind: MessageType, body: &[u8]) -> Frame {
+    Frame { kind, body: bytes::Bytes::copy_from_slice(body) }
+}
+
+/// What was read reads the same once it was written.
+fn again(message: &Message, codec: &Codec) -> Vec<Message> {
+    let mut bytes = BytesMut::new();
+    wire::encode(message, codec, &mut bytes);
+    let mut framer = Framer::new();
+    framer.extend();
+    framer.push(&bytes);
+    let mut messages = Vec::new();
+    while let Some(frame) = framer.next().expect("a stream of ours") {
+        messages.push(wire::decode(&frame, codec, &FAMILIES).expect("a message of ours"));
+    }
+    messages
+}
+
+/// An OPEN's body.
+pub fn open(data: &[u8]) {
+    if let Ok(message) = wire::decode(&frame(MessageType::Open, data), &Codec::DEFAULT, &[]) {
+        // A claim of AS_TRANS with its real number is written with both again.
+        assert_eq!(again(&message, &Codec::DEFAULT), [message]);
+    }
+}
+
+/// An octet of options, then an UPDATE's body.
+pub fn update(data: &[u8]) {
+    let Some((options, body)) = data.split_first() else { return };
+    let codec = Codec {
+        four_octet_as: options & 1 != 0,
+        external: options & 2 != 0,
+        extended_next_hop: options & 4 != 0,
+        max_message: if options & 8 != 0 { 65535 } else { 4096 },
+    };
+    let families = if options & 16 != 0 { &FAMILIES[..] } else { &FAMILIES[..1] };
+    let Ok(Message::Update(update)) = wire::decode(&frame(MessageType::Update, body), &codec, families)
+    else {
+        return;
+    };
+    assert!(update.reach.iter().all(|reach| reach.prefixes.iter().all(|p| p.family() == reach.family)));
+    for message in again(&Message::Update(update.clone()), &codec) {
+        let Message::Update(written) = message else { panic!("not an UPDATE") };
+        assert!(written.faults.is_empty(), "we write nothing that is malformed: {:?}", written.faults);
+    }
+}
+
+const ASN: u32 = 64512;
+
+fn address(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, n).into()
+}
+
+/// Which AS neighbour `n` is in.
+fn asn(n: u8) -> u32 {
+    if n == 2 { 64600 } else { ASN }
+}
+
+/// 1 is never disturbed, 2 external with a role and a limit, 3 a client, all others come from a range.
+fn config(variant: u8) -> Config {
+    let neighbor = |n: u8| Neighbor {
+        passive: n != 3 || variant & 1 != 0,
+        reflector_client: asn(n) == ASN,
+        import: Filter::All,
+        export: Filter::All,
+        ..Neighbor::new(address(n), asn(n))
+    };
+    let limit = PrefixLimit { max: 20, warn_percent: 50, restart: Some(Duration::from_secs(30)) };
+    let external = Neighbor {
+        role: (variant & 2 != 0).then_some(Role::Peer),
+        prefix_limit: (variant & 4 != 0).then_some(limit),
+        export: if variant & 8 != 0 { Filter::nothing() } else { Filter::All },
+        ..neighbor(2)
+    };
+    let mut neighbors = vec![neighbor(1), external];
+    if variant & 16 == 0 {
+        neighbors.push(neighbor(3));
+    }
+    let range = Prefix::new(address(0), 24).expect("fits");
+    let network = Prefix::new(Ipv4Addr::new(10, 9, variant, 0).into(), 24).expect("fits");
+    Config {
+        networks: vec![Network { prefix: network, next_hop: None }],
+        neighbors,
+        graceful_shutdown: variant & 32 != 0,
+        ranges: vec![ListenRange { range, limit: 2, neighbor: neighbor(9) }],
+        ..Config::new(ASN, Ipv4Addr::new(10, 0, 0, 100))
+    }
+}
+
+struct Play {
+    speaker: Speaker,
+    now: Instant,
+    conns: Vec<ConnId>,
+}
+
+impl Play {
+    fn connect(&mut self, n: u8) -> Option<ConnId> {
+        let (local, remote) = (SocketAddr::new(address(100), 179), SocketAddr::new(address(n), 40000));
+        let conn = self.speaker.accept(self.now, local, remote)?;
+        self.conns.push(conn);
+        Some(conn)
+    }
+
+    fn hear(&mut self, conn: ConnId, message: &Message) {
+        let mut bytes = BytesMut::new();
+        wire::encode(message, &Codec { four_octet_as: true, ..Codec::DEFAULT }, &mut bytes);
+        self.speaker.received(self.now, conn, &bytes);
+    }
+
+    fn open(n: u8, options: u8) -> Message {
+        let mut capabilities: Vec<_> = FAMILIES.into_iter().map(Capability::Multiprotocol).collect();
+        capabilities.extend([Capability::FourOctetAs(asn(n)), Capability::RouteRefresh]);
+        if options & 1 != 0 {
+            capabilities.push(Capability::EnhancedRouteRefresh);
+        }
+        if options & 2 != 0 {
+            let families = FAMILIES.map(|family| (family, options & 4 != 0)).to_vec();
+            capabilities.push(Capability::GracefulRestart(GracefulRestart {
+                restarting: options & 8 != 0,
+                restart_time: 20,
+                families,
+                ..GracefulRestart::default()
+            }));
+        }
+        let router_id = Ipv4Addr::new(10, 0, 0, n);
+        Message::Open(Open { asn: asn(n), hold_time: 90, router_id, capabilities })
+    }
+
+    fn update(n: u8, what: u8) -> Message {
+        let prefixes: Vec<Prefix> =
+            (0..what % 32).filter_map(|i| Prefix::new(Ipv4Addr::new(10, 1, i, 0).into(), 24)).collect();
+        if what & 0x80 != 0 {
+            return Message::Update(Update { withdrawn: prefixes, ..Update::default() });
+        }
+        let path = if asn(n) == ASN { Vec::new() } else { vec![Segment::Sequence(vec![asn(n)])] };
+        let attributes =
+            Attributes { as_path: AsPath(path), med: Some(u32::from(what >> 5)), ..Attributes::local() };
+        let next_hop = NextHop { address: address(n), link_local: None };
+        let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes }];
+        Message::Update(Update { attributes: Some(attributes), reach, ..Update::default() })
+    }
+
+    /// Sends all that is to be sent, which must be sound, and does what is to be done.
+    fn settle(&mut self) {
+        while let Some(conn) = self.speaker.poll_transmit() {
+            let mut bytes = BytesMut::new();
+            self.speaker.transmit(self.now, conn, 4096, &mut bytes);
+            let mut framer = Framer::new();
+            framer.push(&bytes);
+            while framer.next().expect("a stream of ours").is_some() {}
+            assert_eq!(framer.buffered(), 0, "whole messages only");
+        }
+        while let Some(action) = self.speaker.poll_action() {
+            match action {
+                Action::Connect { conn, .. } => self.conns.push(conn),
+                Action::Close { conn } => self.conns.retain(|other| *other != conn),
+                Action::Protect { .. } => {}
+            }
+        }
+        while self.speaker.poll_event().is_some() {}
+    }
+
+    fn at(&self, index: u8) -> Option<ConnId> {
+        self.conns.get(usize::from(index) % self.conns.len().max(1)).copied()
+    }
+}
+
+/// A life of a speaker, three octets a step. Whatever the others do, neighbour 1 stays.
+#[allow(clippy::disallowed_methods, reason = "some beginning of time")]
+pub fn speaker(data: &[u8]) {
+    let now = Instant::now();
+    let speaker = Speaker::new(config(0), data.len() % 2 == 1, now, 7).expect("valid");
+    let mut play = Play { speaker, now, conns: Vec::new() };
+    let one = play.connect(1).expect("welcome");
+    play.hear(one, &Play::open(1, 0));
+    play.hear(one, &Message::Keepalive);
+    play.settle();
+    play.conns.retain(|conn| *conn != one);
+    for step in data.chunks_exact(3) {
+        let [what, which, how] = *step else { continue };
+        let n = 2 + which % 6;
+        match what % 12 {
+            0 => drop(play.connect(n)),
+            1 => {
+                // A whole session at once.
+                if let Some(conn) = play.connect(n) {
+                    play.hear(conn, &Play::open(n, how));
+                    play.hear(conn, &Message::Keepalive);
+                }
+            }
+            2 => play
+                .at(which)
+                .into_iter()
+                .for_each(|conn| play.hear(conn, &Play::open(2 + how % 6, how >> 3))),
+            3 => play.at(which).into_iter().for_each(|conn| play.hear(conn, &Message::Keepalive)),
+            4 => {
+                play.at(which).into_iter().for_each(|conn| play.hear(conn, &Play::update(2 + which % 6, how)))
+            }
+            5 => {
+                let refresh = [Refresh::Request, Refresh::Begin, Refresh::End, Refresh::Unknown(9)];
+                let refresh = Message::RouteRefresh(
+                    Some(FAMILIES[usize::from(how >> 7)]),
+                    refresh[usize::from(how % 4)],
+                );
+                play.at(which).into_iter().for_each(|conn| play.hear(conn, &refresh));
+            }
+            6 => {
+                let notification = Message::Notification(Notification::new(how % 10, how >> 4));
+                play.at(which).into_iter().for_each(|conn| play.hear(conn, &notification));
+            }
+            7 => {
+                if let Some(conn) = play.at(which) {
+                    play.speaker.closed(play.now, conn, "closed".into());
+                    play.conns.retain(|other| *other != conn);
+                }
+            }
+            8 => {
+                let local = SocketAddr::new(address(100), 40000);
+                if let Some(conn) = play.at(which) {
+                    match how % 2 {
+                        0 => play.speaker.connected(play.now, conn, local),
+                        _ => play.speaker.connect_failed(play.now, conn, "refused".into()),
+                    }
+                }
+            }
+            9 => {
+                for _ in 0..=how % 8 {
+                    play.now += Duration::from_secs(u64::from(which % 30));
+                    play.hear(one, &Message::Keepalive);
+                    play.speaker.handle_timeout(play.now);
+                    play.settle();
+                }
+            }
+            10 => play.speaker.set_config(play.now, config(which)).expect("valid"),
+            _ => {
+                let bytes = [which, how, what];
+                play.at(how).into_iter().for_each(|conn| play.speaker.received(play.now, conn, &bytes));
+            }
+        }
+        if what & 0x80 == 0 {
+            play.settle();
+        }
+        // Nothing is due in the past but for what has not been let expire yet.
+        assert!(play.speaker.sessions(play.now).len() <= 3 + 2);
+    }
+    play.settle();
+    let sessions = play.speaker.sessions(play.now);
+    let bystander = sessions.iter().find(|session| session.address == address(1)).expect("configured");
+    assert_eq!(bystander.state, SessionState::Established, "{}", bystander.reason);
+    assert_eq!(bystander.established_count, 1);
+    // When all others are gone and forgotten, so is what they told.
+    let alone =
+        Config { ranges: Vec::new(), neighbors: vec![config(0).neighbors.swap_remove(0)], ..config(0) };
+    play.speaker.set_config(play.now, alone).expect("valid");
+    play.settle();
+    assert!(play.speaker.best_routes().is_empty());
+}
