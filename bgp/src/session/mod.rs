@@ -660,7 +660,10 @@ impl Session {
 /// to where nobody takes it (RFC 8538 §3.1).
 fn ends_for_good(notification: &Notification) -> bool {
     notification.code == code::CEASE
-        && matches!(notification.subcode, cease::MAX_PREFIXES | cease::SHUTDOWN | cease::DECONFIGURED)
+        && matches!(
+            notification.subcode,
+            cease::MAX_PREFIXES | cease::SHUTDOWN | cease::DECONFIGURED | cease::BFD_DOWN
+        )
 }
 
 fn next_message(connection: &mut Connection) -> Result<Option<Message>, wire::Error> {
