@@ -40,6 +40,9 @@ impl Daemon {
         (peer.command)(&mut command, &setting, &config.display().to_string());
         command.current_dir(dir).stdin(Stdio::null());
         command.stdout(output.try_clone()?).stderr(output).process_group(0);
+        let end_with_us = || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?);
+        // SAFETY: between fork and exec this makes one system call and allocates nothing.
+        unsafe { command.pre_exec(end_with_us) };
         // What the one before has left behind may take a moment to go.
         let patience = Instant::now() + Duration::from_secs(10);
         while let Err(error) = TcpListener::bind((DAEMON, PORT)) {

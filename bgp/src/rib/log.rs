@@ -58,8 +58,12 @@ pub struct Follower {
 pub struct Log {
     bytes: BytesMut,
     records: VecDeque<Record>,
-    /// What the records changed, with what was said of the prefix before.
-    changes: VecDeque<(Slot, Option<Told>)>,
+    /// The prefixes that the records change.
+    changes: VecDeque<Slot>,
+    /// How many changes were dropped.
+    dropped: u64,
+    /// What was said of the prefix before, where anything was, by the change's number counted from the log's beginning.
+    before: BTreeMap<u64, Told>,
     /// The number and the beginning of the first record.
     first: Position,
     first_octet: u64,
@@ -137,9 +141,9 @@ impl Log {
         for (at, record) in (self.first..).zip(&self.records) {
             let next = change + record.changes as usize;
             if at >= follower.at && record.to.includes(id) {
-                for (slot, before) in self.changes.range(change..next) {
-                    let heard = before.clone().filter(|before| heard(Some(before), id).is_some());
-                    missed.entry(*slot).or_insert(heard);
+                for (number, slot) in (self.dropped + change as u64..).zip(self.changes.range(change..next)) {
+                    let before = self.before.get(&number).filter(|before| heard(Some(before), id).is_some());
+                    missed.entry(*slot).or_insert_with(|| before.cloned());
                 }
             }
             change = next;
@@ -150,10 +154,13 @@ impl Log {
     /// Appends a message that `write` writes, and what it changes; its prefixes are held on to until all have got it.
     pub fn append(&mut self, to: To, table: &mut Table, changes: &[(Slot, Option<Told>)], message: &[u8]) {
         self.bytes.extend_from_slice(message);
-        for (slot, _) in changes {
+        for (slot, before) in changes {
             table.entry_mut(*slot).unsent += 1;
+            if let Some(before) = before {
+                self.before.insert(self.dropped + self.changes.len() as u64, before.clone());
+            }
+            self.changes.push_back(*slot);
         }
-        self.changes.extend(changes.iter().cloned());
         self.records.push_back(Record { to, octets: message.len() as u32, changes: changes.len() as u32 });
     }
 
@@ -205,9 +212,13 @@ impl Log {
             self.first += 1;
             self.first_octet += u64::from(record.octets);
             self.bytes.advance(record.octets as usize);
-            for (slot, _) in self.changes.drain(..record.changes as usize) {
+            for slot in self.changes.drain(..record.changes as usize) {
                 table.entry_mut(slot).unsent -= 1;
                 table.reap(slot);
+            }
+            self.dropped += u64::from(record.changes);
+            while let Some(first) = self.before.first_entry().filter(|first| *first.key() < self.dropped) {
+                first.remove();
             }
         }
         if self.records.is_empty() && self.bytes.capacity() > RETAINED {

@@ -87,7 +87,7 @@ impl Packer<'_> {
         let mut messages = Common::default();
         for &slot in &slots {
             let was = group.common.before.remove(&slot);
-            let now = group.word(slot).cloned();
+            let now = group.word(slot);
             group.common.marks.clear(slot);
             group.common.settle(slot, was.as_ref(), now.as_ref());
             messages.sort_in(group, slot, was, now);
