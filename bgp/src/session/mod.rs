@@ -85,10 +85,12 @@ pub(crate) enum Output {
     Close(ConnId),
     /// Routes flow from now on.
     Up { negotiated: Negotiated, local: IpAddr },
-    /// No longer. Routes of the families in `keep` become stale, the others go.
+    /// No longer. Routes of the families in `keep` become stale or stay so, the others go.
     Down { keep: Vec<Family>, reason: String },
     /// The peer's routes that are still stale go.
     DropStale(Option<Family>),
+    /// They become the last resort (RFC 9494 §4.2).
+    LongLived(Family),
     /// The peer told us something.
     Update(Update),
     /// The peer wants to be told again (RFC 2918 §4); `enhanced`: and where that begins and ends (RFC 7313 §4).
@@ -111,7 +113,7 @@ pub(crate) struct Session {
     stopped: bool,
     /// At rest until the configuration changes.
     suspended: bool,
-    stale: Option<Stale>,
+    stale: Vec<Stale>,
     /// Families whose first feed has not ended yet.
     feeding: Vec<Family>,
     established_count: u64,
@@ -131,7 +133,7 @@ impl Session {
             idle_hold: FIRST_IDLE_HOLD,
             stopped: true,
             suspended: false,
-            stale: None,
+            stale: Vec::new(),
             feeding: Vec::new(),
             established_count: 0,
             last_error: None,
@@ -207,7 +209,7 @@ impl Session {
 
     /// Whether there is nothing to wait for: no connection, no route kept, no rest to be taken.
     pub(crate) fn is_dormant(&self) -> bool {
-        self.connections.is_empty() && self.stale.is_none() && self.idle_until.is_none() && !self.suspended
+        self.connections.is_empty() && self.stale.is_empty() && self.idle_until.is_none() && !self.suspended
     }
 
     /// The peer connected; `None` where it is not wanted now.
@@ -288,7 +290,6 @@ impl Session {
         let stuck: Vec<_> = self.connections.iter().filter(|c| due(c.send_hold_at)).map(|c| c.id).collect();
         let quiet: Vec<_> = self.connections.iter().filter(|c| due(c.keepalive_at)).map(|c| c.id).collect();
         let (retry, idle_over) = (due(self.retry_at), due(self.idle_until));
-        let stale_over = due(self.stale.as_ref().map(|stale| stale.until));
 
         for conn in expired {
             self.expire(ctx, conn);
@@ -305,16 +306,13 @@ impl Session {
             self.abandon(ctx, |c| c.stage == Stage::Connecting);
             self.try_connect(ctx);
         }
-        if stale_over {
-            self.forget_stale(ctx);
-        }
+        self.age_stale(ctx);
         self.note_state(ctx.now);
     }
 
     /// When [`Session::handle_timeout`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let stale = self.stale.as_ref().map(|stale| stale.until);
-        let own = self.retry_at.into_iter().chain(self.idle_until).chain(stale);
+        let own = self.retry_at.into_iter().chain(self.idle_until).chain(self.stale_deadline());
         own.chain(self.connections.iter().filter_map(Connection::next_deadline)).min()
     }
 
@@ -353,6 +351,12 @@ impl Session {
     /// Whether the first feed of every family is in.
     pub(crate) fn feed_ended(&self) -> bool {
         self.established().is_some() && self.feeding.is_empty()
+    }
+
+    /// Whether the End-of-RIB of a family is still to come, from a peer that sends one.
+    fn awaits_end_of_rib(&self, family: Family) -> bool {
+        let sends = self.negotiated().is_some_and(|negotiated| negotiated.graceful_restart.is_some());
+        sends && self.feeding.contains(&family)
     }
 
     /// State, and since when.
@@ -551,8 +555,7 @@ impl Session {
         let ended = update.end_of_rib;
         ctx.put(Output::Update(update));
         if let Some(family) = ended {
-            self.feeding.retain(|f| *f != family);
-            self.end_stale(ctx, family);
+            self.end_of_rib(ctx, family);
         }
     }
 

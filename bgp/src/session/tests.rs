@@ -3,6 +3,7 @@
 mod collision;
 mod fsm;
 mod graceful;
+mod long_lived;
 mod negotiation;
 mod timers;
 

@@ -412,6 +412,7 @@ impl Speaker {
                 }
             }
             Output::DropStale(family) => self.rib.drop_stale(id, family),
+            Output::LongLived(family) => self.rib.long_lived(id, family),
             Output::Update(update) => {
                 self.rib.update(id, update);
                 self.check_limit(now, id);
@@ -454,6 +455,7 @@ impl Speaker {
             role: neighbor.role,
             codec: negotiated.codec,
             families: negotiated.families,
+            long_lived: negotiated.knows_long_lived,
             import: neighbor.import.clone(),
             export: neighbor.export.clone(),
         };

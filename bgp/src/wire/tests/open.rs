@@ -35,7 +35,7 @@ fn open_of_bird_2() {
     let restart = GracefulRestart { restart_time: 120, families, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
     assert!(open.offers(&Capability::EnhancedRouteRefresh));
-    assert!(open.offers(&Capability::Other(71, Bytes::new())), "the unknown are kept");
+    assert!(open.offers(&Capability::LongLived(Vec::new())), "it knows what long-lived means");
     assert_eq!(write(&Message::Open(open), &INTERNAL), bytes);
 }
 
