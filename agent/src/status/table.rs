@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{NodeStatus, RouteStatus, SegmentStatus, SessionStatus};
+use super::{NodeStatus, PastErrorStatus, RouteStatus, SegmentStatus, SessionStatus, TransitionStatus};
 
 /// Rows under a head, each column as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -111,6 +111,41 @@ fn session(session: &SessionStatus) -> Vec<String> {
         session.advertised.to_string(),
         reason(session),
     ]
+}
+
+/// `heliograph status --session`: one session, and what it went through, the latest first.
+pub fn session_in_full(one: &SessionStatus) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "Session    {} ({}), AS {}, {:?}", one.peer, one.name, one.asn, one.role);
+    let _ = writeln!(out, "State      {} for {}: {}", one.state, age(one.uptime_seconds), reason(one));
+    let _ = writeln!(out, "Router id  {}", or_dash(one.router_id));
+    let hold = one.hold_seconds.map(|seconds| format!("{seconds}s"));
+    let _ = writeln!(out, "Hold time  {}, established {} times", or_dash(hold), one.established_count);
+    let _ = writeln!(
+        out,
+        "Routes     {} received, {} accepted, {} stale, {} advertised",
+        one.received, one.accepted, one.stale, one.advertised
+    );
+    let ago = |seconds, times| vec![age(seconds), times_of(times)];
+    if !one.history.is_empty() {
+        let row = |t: &TransitionStatus| {
+            [ago(t.seconds_ago, t.times), vec![t.from.clone(), t.to.clone(), t.why.clone()]].concat()
+        };
+        let rows: Vec<_> = one.history.iter().rev().map(row).collect();
+        out.push('\n');
+        out.push_str(&table(&["AGO", "TIMES", "FROM", "TO", "WHY"], &rows));
+    }
+    if !one.errors.is_empty() {
+        let row = |e: &PastErrorStatus| [ago(e.seconds_ago, e.times), vec![e.error.clone()]].concat();
+        let rows: Vec<_> = one.errors.iter().rev().map(row).collect();
+        out.push('\n');
+        out.push_str(&table(&["AGO", "TIMES", "ERROR"], &rows));
+    }
+    out
+}
+
+fn times_of(times: u32) -> String {
+    if times == 1 { String::new() } else { times.to_string() }
 }
 
 /// Why the session is in its state, with the last error where that says more.

@@ -7,6 +7,7 @@
 mod collision;
 mod connection;
 mod graceful;
+mod history;
 mod negotiation;
 mod refresh;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use bytes::BytesMut;
 
 use self::connection::{Connection, Stage};
 use self::graceful::Stale;
+pub(crate) use self::history::History;
 pub(crate) use self::negotiation::Negotiated;
 use crate::config::{GracefulRestart, Neighbor};
 use crate::report::SessionState;
@@ -118,14 +120,16 @@ pub(crate) struct Session {
     feeding: Vec<Family>,
     established_count: u64,
     last_error: Option<(String, Instant)>,
+    history: History,
     reason: String,
     shown: (SessionState, Instant),
 }
 
 impl Session {
-    /// A session that is not started yet.
-    pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+    /// A session that is not started yet; `history` is that of an earlier one with the same neighbour.
+    pub(crate) fn new(settings: Settings, now: Instant, history: History) -> Self {
         Self {
+            history,
             settings,
             connections: Vec::new(),
             retry_at: None,
@@ -372,6 +376,15 @@ impl Session {
         self.last_error.as_ref()
     }
 
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// For the session that comes after this one.
+    pub(crate) fn take_history(&mut self) -> History {
+        std::mem::take(&mut self.history)
+    }
+
     /// Why it is in its state.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
@@ -504,6 +517,7 @@ impl Session {
         if let Some(connection) = self.connection(conn) {
             connection.confirmed(ctx.now, negotiated, keepalive);
         }
+        self.note_state(ctx.now);
         // An attempt of ours that hasn't even connected can only end in another collision.
         self.abandon(ctx, |c| c.stage == Stage::Connecting);
     }
@@ -531,6 +545,7 @@ impl Session {
         self.reason = "established".into();
         ctx.put(Output::Up { negotiated: negotiated.clone(), local });
         self.settle_stale(ctx, &negotiated);
+        self.note_state(ctx.now);
     }
 
     fn kept_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
@@ -637,6 +652,7 @@ impl Session {
     }
 
     fn fail_in_words(&mut self, now: Instant, words: String) {
+        self.history.error(now, &words);
         self.reason = words.clone();
         self.last_error = Some((words, now));
     }
@@ -653,9 +669,21 @@ impl Session {
             }
             Some(Stage::Closing) | None => SessionState::Active,
         };
-        if state != self.shown.0 {
-            self.shown = (state, now);
+        let before = self.shown.0;
+        if state == before {
+            return;
         }
+        match state {
+            SessionState::OpenSent if state > before => {
+                self.reason = "connected, OPEN sent: waiting for the peer's".into();
+            }
+            SessionState::OpenConfirm if state > before => {
+                self.reason = "OPENs exchanged: waiting for the peer's KEEPALIVE".into();
+            }
+            _ => {}
+        }
+        self.history.transition(now, before, state, &self.reason);
+        self.shown = (state, now);
     }
 }
 

@@ -4,7 +4,9 @@ mod collision;
 mod fsm;
 mod graceful;
 mod long_lived;
+mod history;
 mod negotiation;
+mod refresh;
 mod timers;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -55,7 +57,7 @@ impl Bench {
     pub fn idle(settings: Settings, seed: u64) -> Self {
         let now = Instant::now();
         Self {
-            session: Session::new(settings, now),
+            session: Session::new(settings, now, History::default()),
             now,
             restarting: false,
             outputs: Vec::new(),
