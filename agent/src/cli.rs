@@ -162,7 +162,9 @@ pub fn status(query: &QueryArgs, check: bool, session: Option<IpAddr>) -> ExitCo
             return match status.sessions.first() {
                 Some(session) => (table::session_in_full(session), code),
                 None => {
-                    eprintln!("there is no session with {address}: `heliograph status` lists those there are");
+                    eprintln!(
+                        "there is no session with {address}: `heliograph status` lists those there are"
+                    );
                     (String::new(), FAILED)
                 }
             };

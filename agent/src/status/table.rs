@@ -203,6 +203,7 @@ pub fn routes(routes: &[RouteStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::NeighborRole;
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_ends() {
@@ -211,6 +212,54 @@ mod tests {
             vec!["bbb".into(), "é".into(), String::new()],
         ];
         assert_eq!(table(&["A", "B", "C"], &rows), "A     B           C\na     long cell   x\nbbb   é\n");
+    }
+
+    #[test]
+    fn a_session_in_full_tells_the_latest_first() {
+        let transition = |seconds_ago, from: &str, to: &str, why: &str, times| TransitionStatus {
+            seconds_ago,
+            from: from.into(),
+            to: to.into(),
+            why: why.into(),
+            times,
+        };
+        let one = SessionStatus {
+            peer: [192, 0, 2, 1].into(),
+            name: "rr1".into(),
+            asn: 64512,
+            role: NeighborRole::Mesh,
+            state: "Active".into(),
+            uptime_seconds: 3.0,
+            received: 2,
+            accepted: 1,
+            advertised: 0,
+            stale: 2,
+            router_id: None,
+            hold_seconds: None,
+            established_count: 1,
+            last_error: Some("refused".into()),
+            errors: vec![PastErrorStatus { seconds_ago: 3.0, error: "refused".into(), times: 7 }],
+            history: vec![
+                transition(60.0, "Established", "Active", "reset", 1),
+                transition(3.0, "Connect", "Active", "refused", 7),
+            ],
+            reason: "refused".into(),
+        };
+        assert_eq!(
+            session_in_full(&one),
+            "Session    192.0.2.1 (rr1), AS 64512, Mesh\n\
+             State      Active for 3s: refused\n\
+             Router id  -\n\
+             Hold time  -, established 1 times\n\
+             Routes     2 received, 1 accepted, 2 stale, 0 advertised\n\
+             \n\
+             AGO     TIMES   FROM          TO       WHY\n\
+             3s      7       Connect       Active   refused\n\
+             1m00s           Established   Active   reset\n\
+             \n\
+             AGO   TIMES   ERROR\n\
+             3s    7       refused\n"
+        );
     }
 
     #[test]

@@ -81,8 +81,7 @@ pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, 
     let confined = audience.kind == External
         && (communities.contains(&NO_EXPORT) || communities.contains(&NO_EXPORT_SUBCONFED));
     // RFC 9494 §4.3
-    let too_old =
-        audience.kind == External && !audience.long_lived && long_lived::is_stale(&path.attributes);
+    let too_old = audience.kind == External && !audience.long_lived && long_lived::is_stale(&path.attributes);
     let reflects = match (from.map(|peer| peer.kind), audience.kind) {
         // RFC 4456 §6: a non-client's path goes to clients only.
         (Some(Internal), Internal) => false,

@@ -105,7 +105,9 @@ fn our_long_lived(settings: &Settings, ctx: &Context<'_>, time: Duration) -> Cap
     let stale_time = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     let forwarding = ctx.forwarding;
     let families = settings.neighbor.families.iter();
-    Capability::LongLived(families.map(|family| LongLived { family: *family, forwarding, stale_time }).collect())
+    Capability::LongLived(
+        families.map(|family| LongLived { family: *family, forwarding, stale_time }).collect(),
+    )
 }
 
 /// Checks the peer's OPEN against what was configured, and works out what both agree on.

@@ -3,8 +3,8 @@
 mod collision;
 mod fsm;
 mod graceful;
-mod long_lived;
 mod history;
+mod long_lived;
 mod negotiation;
 mod refresh;
 mod timers;

@@ -236,7 +236,8 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             let mut families = Vec::new();
             while !reader.is_empty() {
                 let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
-                families.extend(Family::from_codes(afi, safi).map(|family| (family, flags & FORWARDING != 0)));
+                families
+                    .extend(Family::from_codes(afi, safi).map(|family| (family, flags & FORWARDING != 0)));
             }
             Capability::GracefulRestart(GracefulRestart {
                 restarting: head & RESTARTING != 0,
@@ -252,9 +253,11 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
                 let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
                 let stale_time = u32::from(reader.u8()?) << 16 | u32::from(reader.u16()?);
                 let forwarding = flags & FORWARDING != 0;
-                families.extend(
-                    Family::from_codes(afi, safi).map(|family| LongLived { family, forwarding, stale_time }),
-                );
+                families.extend(Family::from_codes(afi, safi).map(|family| LongLived {
+                    family,
+                    forwarding,
+                    stale_time,
+                }));
             }
             Capability::LongLived(families)
         }

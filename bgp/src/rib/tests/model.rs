@@ -53,9 +53,8 @@ impl Model {
 
     /// RFC 9494 §4.2.
     pub fn long_lived(&mut self, n: u8, family: Family) {
-        let concerned = |prefix: &Prefix, from: u8, path: &Received| {
-            from == n && prefix.family() == family && path.stale
-        };
+        let concerned =
+            |prefix: &Prefix, from: u8, path: &Received| from == n && prefix.family() == family && path.stale;
         self.received.retain(|(prefix, from), path| {
             let communities = &path.route.0.communities;
             let marked = communities.contains(&LLGR_STALE);

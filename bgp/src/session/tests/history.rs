@@ -25,12 +25,12 @@ fn each_change_of_state_has_its_reason() {
             (Connect, OpenSent, "connected, OPEN sent: waiting for the peer's", 5 * SECOND, 1),
             (OpenSent, OpenConfirm, "OPENs exchanged: waiting for the peer's KEEPALIVE", 5 * SECOND, 1),
             (OpenConfirm, Established, "established", 5 * SECOND, 1),
-            (Established, Active, "the peer sent: Cease, Administrative Reset", Duration::ZERO, 1),
+            (Established, Active, "the peer sent: Cease / Administrative Reset", Duration::ZERO, 1),
         ]
     );
     let errors = bench.session.history().errors(bench.now);
     assert_eq!(errors.len(), 1);
-    assert_eq!(errors[0].error, "the peer sent: Cease, Administrative Reset");
+    assert_eq!(errors[0].error, "the peer sent: Cease / Administrative Reset");
 }
 
 /// A peer that is away for days does not push out what came before.

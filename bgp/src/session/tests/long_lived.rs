@@ -221,7 +221,8 @@ fn one_that_goes_again_after_the_time_was_over_keeps_nothing() {
 #[test]
 fn a_hard_reset_leaves_nothing() {
     let mut settings = offering();
-    settings.graceful_restart = settings.graceful_restart.map(|r| GracefulRestart { notifications: true, ..r });
+    settings.graceful_restart =
+        settings.graceful_restart.map(|r| GracefulRestart { notifications: true, ..r });
     let mut open = open_long(10, &both(100));
     for capability in &mut open.capabilities {
         if let Capability::GracefulRestart(restart) = capability {

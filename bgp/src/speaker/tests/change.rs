@@ -3,6 +3,7 @@
 use super::*;
 use crate::Timers;
 use crate::config::{GracefulRestart, PrefixRange};
+use crate::wire::Notification;
 
 /// Three neighbours, all established; `change` is made; who still stands, and what 2 was told last.
 fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
@@ -173,7 +174,7 @@ fn a_new_session_remembers_the_one_before() {
     };
     let seen = whys(&play, 1);
     assert!(seen.contains(&"established".into()), "{seen:?}");
-    assert!(seen.contains(&"the peer sent: Cease, Administrative Reset".into()), "{seen:?}");
+    assert!(seen.contains(&"the peer sent: Cease / Administrative Reset".into()), "{seen:?}");
     assert_eq!(seen.last().map(String::as_str), Some("passive: waiting for the peer to connect"));
     assert_eq!(play.report(1).errors.len(), 1);
     config.router_id = Ipv4Addr::new(10, 0, 0, 101);
