@@ -13,7 +13,7 @@ const P6: &str = "2001:db8:1::/48";
 const NO_EXPORT: u32 = 0xFFFF_FF01;
 
 fn marked(kind: PeerKind, communities: &[u32]) -> Attributes {
-    Attributes { communities: communities.to_vec(), ..attributes(kind) }
+    Attributes { communities: communities.to_vec().into(), ..attributes(kind) }
 }
 
 fn aware(n: u8, kind: PeerKind) -> Peer {
