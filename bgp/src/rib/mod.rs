@@ -234,6 +234,7 @@ impl Rib {
                 .origin(id.into())
                 .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
             let of_family = |prefix: &Prefix| carried(prefix) && prefix.family() == reach.family;
+            self.tables[reach.family].look_ahead(&reach.prefixes);
             for prefix in reach.prefixes.into_iter().filter(of_family) {
                 let (shared, refusal) = match refusal {
                     None => self.judge(id, &shared, &prefix),
