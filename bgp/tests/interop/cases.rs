@@ -40,6 +40,8 @@ cases! {
     EnhancedRefresh: "Marks where a refresh begins and ends, both ways (RFC 7313)",
     WeRestart: "We are killed and come back: they keep our routes (RFC 4724)",
     TheyRestart: "They are killed and come back: we keep theirs (RFC 4724)",
+    WeStayAway: "We stay away: they keep our routes as a last resort (RFC 9494)",
+    TheyStayAway: "They stay away: we keep theirs as a last resort (RFC 9494)",
     Md5: "TCP MD5; no session with a wrong key, or none (RFC 2385)",
 }
 
@@ -87,7 +89,12 @@ impl Record {
     pub fn summary(&self) -> String {
         let mut seen = self.passed.clone();
         seen.dedup();
-        format!("{} passed, {} shown to be lacking, {} failed", seen.len(), self.shown.len(), self.failed.len())
+        format!(
+            "{} passed, {} shown to be lacking, {} failed",
+            seen.len(),
+            self.shown.len(),
+            self.failed.len()
+        )
     }
 }
 

@@ -46,8 +46,7 @@ pub fn tagged_only(local_pref: Option<u32>) -> Policy {
         verdict: Some(Verdict::Accept),
         ..Rule::default()
     };
-    let rules =
-        vec![accept(Condition::Communities(all().to_vec())), accept(Condition::Prefix(vec![ipv6]))];
+    let rules = vec![accept(Condition::Communities(all().to_vec())), accept(Condition::Prefix(vec![ipv6]))];
     Policy::new(rules, Verdict::Reject).expect("valid")
 }
 

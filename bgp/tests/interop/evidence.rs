@@ -4,17 +4,20 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
+use heliograph_bgp::Filter;
 
 use crate::cases::{Case, Record};
+use crate::communities::tagged_only;
 use crate::lab::{Lab, PATIENCE, THEIRS, ours, until};
 use crate::peers::{Daemon, Graceful, Lack, Neighbor, Setup};
-use crate::speakers::{ASN, PORT};
+use crate::speakers::{ASN, PORT, Speaker, config, neighbor};
 
+/// Whose part is played by hand.
 const HOST: u8 = 15;
+/// One with a speaker.
+const CLIENT: u8 = 16;
 /// Capability codes.
 const GRACEFUL_RESTART: u8 = 64;
-/// UDP (RFC 5881 §4).
-const BFD: u16 = 3784;
 
 pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let lacks = |case: &Case| record.peer.lacks(*case).map(|lack| (*case, lack));
@@ -30,8 +33,9 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         bfd: true,
         ..Neighbor::new(ours(HOST), ASN)
     };
+    let plain = Neighbor::new(ours(CLIENT), ASN);
     let graceful = Some(Graceful { time: 120, long_lived: Some(120) });
-    let setup = Setup { asn: ASN, neighbors: vec![everything], graceful, ..Setup::default() };
+    let setup = Setup { asn: ASN, neighbors: vec![everything, plain], graceful, ..Setup::default() };
     let daemon = Daemon::start(record.peer, lab, setup)?;
     let capabilities = until("it has sent its OPEN", capabilities)?;
     // Or nothing could be missed in them.
@@ -57,9 +61,40 @@ fn lacking(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Resul
             let families = restart.map_or(0, |(_, value)| value.len().saturating_sub(2));
             ensure!(families == 0, "it restarts gracefully now: try it");
         }
-        Lack::Bfd => ensure!(!daemon.hears_udp(BFD)?, "something listens on UDP {BFD}: try it"),
+        Lack::Refresh => {
+            let _speaker = session_with(daemon)?;
+            daemon.refresh(ours(CLIENT))?;
+            // The command has been carried out when it returns.
+            let session = daemon.session(ours(CLIENT))?;
+            ensure!(session.refreshes_sent == Some(0), "it asks now: try it: {session:?}");
+        }
+        Lack::RefusesRefresh => {
+            let speaker = session_with(daemon)?;
+            until("it has all", || {
+                let session = speaker.session(THEIRS)?;
+                ensure!(session.end_of_rib, "{session:?}");
+                Ok(())
+            })?;
+            let import = Filter::Rules(tagged_only(Some(300)));
+            let asking = heliograph_bgp::Neighbor { import, ..neighbor(ours(CLIENT), ASN) };
+            speaker.set(config(ASN, CLIENT, vec![asking]))?;
+            until("it refuses", || {
+                let said = daemon.last_words();
+                ensure!(said.contains("route refresh: AID IPv4 unicast not negotiated"), "{said}");
+                Ok(())
+            })?;
+        }
     }
     Ok(())
+}
+
+/// A speaker of ours with a plain session.
+fn session_with(daemon: &Daemon) -> Result<Speaker> {
+    let ours_is = config(ASN, CLIENT, vec![neighbor(ours(CLIENT), ASN)]);
+    let speaker = Speaker::start(ours(CLIENT).into(), ours_is)?;
+    speaker.up(THEIRS)?;
+    daemon.up(ours(CLIENT))?;
+    Ok(speaker)
 }
 
 /// The capabilities in the OPEN that it sends: codes and values. To have it, ours goes first.

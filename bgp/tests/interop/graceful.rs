@@ -59,7 +59,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
 }
 
 /// Both have each other's routes, and all was told.
-fn settled(daemon: &Daemon, speaker: &Speaker) -> Result<()> {
+pub fn settled(daemon: &Daemon, speaker: &Speaker) -> Result<()> {
     until("both have all", || {
         let (theirs, session) = (speaker.best(peers::prefix())?, speaker.session(THEIRS)?);
         ensure!(session.end_of_rib && !theirs.stale, "{session:?} {theirs:?}");

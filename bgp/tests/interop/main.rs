@@ -12,6 +12,7 @@ mod evidence;
 mod external;
 mod graceful;
 mod lab;
+mod long_lived;
 mod md5;
 mod peers;
 #[path = "../../benches/reflection/processes.rs"]
@@ -38,8 +39,9 @@ const WORKERS: usize = 2;
 type Scenario = fn(&Lab, &mut Record) -> anyhow::Result<()>;
 
 /// The longest first.
-const SCENARIOS: [(&str, Scenario); 5] = [
+const SCENARIOS: [(&str, Scenario); 6] = [
     ("graceful restart", graceful::scenario),
+    ("long-lived graceful restart", long_lived::scenario),
     ("reflecting us", reflection::they_reflect),
     ("reflected by us", reflection::we_reflect),
     ("external over IPv6", external::scenario),
@@ -92,9 +94,8 @@ fn missing() -> Option<String> {
     }
     let lacks = |peer: &&dyn Peer| peer.programs().iter().any(|program| !Path::new(program).exists());
     let packages: Vec<&str> = PEERS.iter().copied().filter(lacks).map(|peer| peer.package()).collect();
-    (!packages.is_empty()).then(|| {
-        format!("not installed: {}; `heliograph-lab setup --tests` does that", packages.join(", "))
-    })
+    (!packages.is_empty())
+        .then(|| format!("not installed: {}; `heliograph-lab setup --tests` does that", packages.join(", ")))
 }
 
 fn run(jobs: Vec<Job>) -> Results {

@@ -7,7 +7,8 @@ use crate::cases::{Case, Cell, Results};
 use crate::peers::PEERS;
 
 /// Between these lines of the page stands what a run has written.
-const BEGIN: &str = "<!-- written by the tests: HELIOGRAPH_UPDATE_DOCS=1 cargo test -p heliograph-bgp --test interop -->";
+const BEGIN: &str =
+    "<!-- written by the tests: HELIOGRAPH_UPDATE_DOCS=1 cargo test -p heliograph-bgp --test interop -->";
 const END: &str = "<!-- end of what the tests have written -->";
 
 /// Prints the table, and compares it with the page or writes it there; whether the page is right now.
@@ -63,7 +64,7 @@ fn render(results: &Results) -> String {
                         notes.push(note);
                         notes.len() - 1
                     });
-                    format!("not offered ({})", at + 1)
+                    format!("{} ({})", lack.word(), at + 1)
                 }
             };
             let _ = write!(text, " {cell} |");
@@ -71,7 +72,7 @@ fn render(results: &Results) -> String {
         text.push('\n');
     }
     if !notes.is_empty() {
-        text += "\nNot offered, as each run checks:\n";
+        text += "\nWhat is not offered or broken there, as each run checks:\n";
         for (number, note) in (1..).zip(&notes) {
             let _ = writeln!(text, "{number}. {note}");
         }

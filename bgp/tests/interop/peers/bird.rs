@@ -66,7 +66,8 @@ impl Peer for Bird {
             sent: told("Sending BEGIN-OF-RR").min(told("Sending END-OF-RR")),
         };
         let established = text.lines().any(|line| line.trim() == "BGP state:          Established");
-        Ok(SessionView { established, updates, marks: Some(marks) })
+        let refreshes_sent = Some(told("Sending ROUTE-REFRESH"));
+        Ok(SessionView { established, updates, refreshes_sent, marks: Some(marks) })
     }
 
     fn paths(&self, lab: &Lab, prefix: Prefix) -> Result<Vec<PathView>> {
@@ -95,12 +96,6 @@ impl Peer for Bird {
 
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()> {
         self.birdc(lab, &["reload", "in", &protocol(neighbor)]).map(drop)
-    }
-
-    fn bfd_up(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
-        let text = self.birdc(lab, &["show", "bfd", "sessions"])?;
-        let line = text.lines().find(|line| line.starts_with(&format!("{neighbor} ")));
-        Ok(line.is_some_and(|line| line.contains(" Up ")))
     }
 
     fn lacks(&self, _: Case) -> Option<Lack> {

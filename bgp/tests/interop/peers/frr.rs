@@ -9,7 +9,10 @@ use anyhow::{Context, Result};
 use heliograph_bgp::wire::Prefix;
 use serde_json::Value;
 
-use super::{Graceful, LLGR_STALE, Lack, Marks, Neighbor, PathView, Peer, SessionView, Setup, address, as_path, list, strings};
+use super::{
+    Graceful, LLGR_STALE, Lack, Marks, Neighbor, PathView, Peer, SessionView, Setup, address, as_path, list,
+    strings,
+};
 use crate::cases::Case;
 use crate::lab::{Lab, THEIRS, THEIRS6};
 use crate::speakers::HOLD;
@@ -82,13 +85,14 @@ impl Peer for Frr {
             log.lines().filter(about).count() as u64
         };
         let marks = Marks {
-            received: told("rcvd route refresh (BoRR)").min(told("rcvd route refresh (EoRR)")),
-            sent: told("sending route refresh (BoRR)").min(told("sending route refresh (EoRR)")),
+            received: told("rcvd route-refresh (BoRR)").min(told("rcvd route-refresh (EoRR)")),
+            sent: told("sending route-refresh (BoRR)").min(told("sending route-refresh (EoRR)")),
         };
         Ok(SessionView {
             established: shown["bgpState"] == "Established",
             updates: shown["messageStats"]["updatesRecv"].as_u64().with_context(|| shown.to_string())?,
             marks: Some(marks),
+            refreshes_sent: shown["messageStats"]["routeRefreshSent"].as_u64(),
         })
     }
 
@@ -100,12 +104,6 @@ impl Peer for Frr {
 
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()> {
         lab.ask(&mut self.vtysh(lab, "bgpd", &format!("clear bgp {neighbor} soft in"))).map(drop)
-    }
-
-    fn bfd_up(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
-        let shown = lab.json(&mut self.vtysh(lab, "bfdd", "show bfd peers json"))?;
-        let mut peers = list(&shown);
-        Ok(peers.any(|peer| address(&peer["peer"]) == Some(neighbor) && peer["status"] == "up"))
     }
 
     fn lacks(&self, _: Case) -> Option<Lack> {

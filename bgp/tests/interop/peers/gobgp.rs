@@ -60,7 +60,7 @@ impl Peer for GoBgp {
         let (prefix, hop) = (super::prefix().to_string(), THEIRS.to_string());
         let tags = ["community", "64512:100", "large-community", "64512:1:2", "rt", "64512:7"];
         // Over an IPv6 session the next hop must be one that the other side can use.
-        let over_ipv6 = setup.neighbors.iter().any(|neighbor| neighbor.extended_next_hop);
+        let over_ipv6 = setup.neighbors.iter().all(|neighbor| neighbor.address.is_ipv6());
         let hop = if over_ipv6 { THEIRS6.to_string() } else { hop };
         lab.ask(self.gobgp(&["global", "rib", "add", &prefix, "nexthop", &hop]).args(tags))?;
         if setup.any_ipv6() {
@@ -80,6 +80,7 @@ impl Peer for GoBgp {
         Ok(SessionView {
             established: state["session_state"] == ESTABLISHED,
             updates: state["messages"]["received"]["update"].as_u64().unwrap_or(0),
+            refreshes_sent: Some(state["messages"]["sent"]["refresh"].as_u64().unwrap_or(0)),
             marks: None,
         })
     }
@@ -103,6 +104,7 @@ impl Peer for GoBgp {
 
     fn lacks(&self, case: Case) -> Option<Lack> {
         match case {
+            Case::TheyRefresh => Some(Lack::Refresh),
             Case::EnhancedRefresh => Some(Lack::Capability(70, "enhanced route refresh")),
             _ => None,
         }
@@ -130,12 +132,14 @@ fn path(shown: &Value) -> PathView {
             }
             Some(9) => path.originator = address(value),
             Some(10) => path.cluster_list = list(value).filter_map(address).collect(),
-            Some(16) => path.communities.extend(list(value).filter(|c| c["subtype"] == 2).filter_map(|c| {
-                Some(format!("rt {}", c["value"].as_str()?))
-            })),
-            Some(32) => path.communities.extend(
-                list(value).map(|c| format!("{}:{}:{}", c["ASN"], c["LocalData1"], c["LocalData2"])),
+            Some(16) => path.communities.extend(
+                list(value)
+                    .filter(|c| c["subtype"] == 2)
+                    .filter_map(|c| Some(format!("rt {}", c["value"].as_str()?))),
             ),
+            Some(32) => path
+                .communities
+                .extend(list(value).map(|c| format!("{}:{}:{}", c["ASN"], c["LocalData1"], c["LocalData2"]))),
             _ => {}
         }
     }
@@ -178,7 +182,8 @@ fn neighbor_text(setup: &Setup, neighbor: &Neighbor) -> String {
         if !carried {
             continue;
         }
-        text += &format!("[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n");
+        text +=
+            &format!("[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n");
         if let Some(Graceful { long_lived, .. }) = setup.graceful {
             text += "[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n";
             if let Some(time) = long_lived {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use heliograph_bgp::wire::Prefix;
 use serde_json::Value;
 
@@ -111,6 +111,8 @@ pub struct SessionView {
     pub established: bool,
     /// UPDATEs, or routes, that it has had on it.
     pub updates: u64,
+    /// Requests to tell all again that it has sent; `None` where it doesn't tell.
+    pub refreshes_sent: Option<u64>,
     /// Beginnings and ends of refreshes that it has had of us, and has sent (RFC 7313); `None` where it doesn't tell.
     pub marks: Option<Marks>,
 }
@@ -144,11 +146,21 @@ pub enum Lack {
     Capability(u8, &'static str),
     /// Its OPEN offers graceful restart without any family.
     RestartFamilies,
-    /// It hears nothing on the UDP port of BFD.
-    Bfd,
+    /// It refuses every refresh that others ask for, and every mark of theirs, as of a family that was not negotiated.
+    RefusesRefresh,
+    /// Told to refresh, it looks again at what it has kept, and asks nobody.
+    Refresh,
 }
 
 impl Lack {
+    /// What the table says in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::RefusesRefresh => "broken there",
+            _ => "not offered",
+        }
+    }
+
     /// What the table says.
     pub fn words(self) -> String {
         match self {
@@ -158,7 +170,15 @@ impl Lack {
             Self::RestartFamilies => {
                 "its OPEN offers graceful restart for no family: others are not asked to keep anything".into()
             }
-            Self::Bfd => "it has no BFD: nothing listens on UDP 3784".into(),
+            Self::RefusesRefresh => {
+                "it answers no request for a refresh and heeds no mark, and logs `route refresh: AID IPv4 unicast not \
+                 negotiated` about families that were negotiated; BIRD as its neighbour gets no more"
+                    .into()
+            }
+            Self::Refresh => {
+                "told to refresh, it looks again at what it has kept of each neighbour, and asks nobody"
+                    .into()
+            }
         }
     }
 }
@@ -190,11 +210,6 @@ pub trait Peer: Sync {
 
     /// Asks a neighbour to tell all again.
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()>;
-
-    /// Whether BFD with a neighbour is up.
-    fn bfd_up(&self, _lab: &Lab, _neighbor: IpAddr) -> Result<bool> {
-        bail!("it has no BFD")
-    }
 
     /// Why it has no part in a case; `None`: it takes part.
     fn lacks(&self, case: Case) -> Option<Lack>;
@@ -264,24 +279,10 @@ impl<'a> Daemon<'a> {
         self.peer.refresh(self.lab, neighbor.into())
     }
 
-    /// What its network has counted, of /proc/net/netstat.
-    pub fn counted(&self, name: &str) -> Result<u64> {
+    /// What its network has counted of segments whose TCP MD5 signature was missing, wrong, or not wanted.
+    pub fn refused_segments(&self) -> Result<u64> {
         let child = self.children.first().context("it does not run")?;
-        let text = std::fs::read_to_string(format!("/proc/{}/net/netstat", child.id()))?;
-        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
-        let [names, values] = lines[..] else { bail!("{text:?}") };
-        let at = names.split(' ').position(|n| n == name).with_context(|| format!("no {name}"))?;
-        Ok(values.split(' ').nth(at).context("no value")?.parse()?)
-    }
-
-    /// Whether something in its network listens on a UDP port.
-    pub fn hears_udp(&self, port: u16) -> Result<bool> {
-        let child = self.children.first().context("it does not run")?;
-        let of = |file: &str| std::fs::read_to_string(format!("/proc/{}/net/{file}", child.id()));
-        let needle = format!(":{port:04X} ");
-        Ok([of("udp")?, of("udp6")?].iter().any(|table| {
-            table.lines().any(|line| line.split_whitespace().nth(1).is_some_and(|l| format!("{l} ").ends_with(&needle)))
-        }))
+        crate::md5::refused_segments(&format!("/proc/{}/net/netstat", child.id()))
     }
 
     /// The last lines that its processes wrote, for an error.
@@ -305,7 +306,8 @@ impl Drop for Daemon<'_> {
 
 /// The first line of what a program says about its version.
 fn version_of(program: &str, option: &str) -> Result<String> {
-    let output = Command::new(program).arg(option).output().with_context(|| format!("cannot run {program}"))?;
+    let output =
+        Command::new(program).arg(option).output().with_context(|| format!("cannot run {program}"))?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     Ok(text.lines().next().unwrap_or_default().split(['(', ',']).next().unwrap_or_default().trim().into())
@@ -330,4 +332,4 @@ fn as_path(text: &str) -> Vec<u32> {
 }
 
 /// The well-known community LLGR_STALE (RFC 9494 §4.2), as people and programs write it.
-const LLGR_STALE: [&str; 3] = ["65535:6", "llgr-stale", "LLGR_STALE"];
+const LLGR_STALE: [&str; 3] = ["65535:6", "llgr-stale", "llgrStale"];

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use heliograph_bgp::wire::Prefix;
 use serde_json::Value;
 
-use super::{LLGR_STALE, Lack, Marks, Neighbor, PathView, Peer, SessionView, Setup, address, as_path, list, strings};
+use super::{
+    LLGR_STALE, Lack, Marks, Neighbor, PathView, Peer, SessionView, Setup, address, as_path, list, strings,
+};
 use crate::cases::Case;
 use crate::lab::{Lab, THEIRS, THEIRS6};
 use crate::speakers::HOLD;
@@ -50,8 +52,12 @@ impl Peer for OpenBgpd {
         Ok(vec![("openbgpd.log", command)])
     }
 
-    fn prepare(&self, lab: &Lab, _: &Setup) -> Result<()> {
-        lab.ask(&mut self.bgpctl(lab, &["show", "summary"])).map(drop)
+    fn prepare(&self, lab: &Lab, setup: &Setup) -> Result<()> {
+        lab.ask(&mut self.bgpctl(lab, &["show", "summary"]))?;
+        if setup.neighbors.iter().any(|neighbor| neighbor.key.is_some()) {
+            lab.ask(&mut self.bgpctl(lab, &["reload"]))?;
+        }
+        Ok(())
     }
 
     fn session(&self, lab: &Lab, neighbor: IpAddr) -> Result<SessionView> {
@@ -65,6 +71,7 @@ impl Peer for OpenBgpd {
         Ok(SessionView {
             established: shown["state"] == "Established",
             updates: stats["message"]["received"]["updates"].as_u64().with_context(|| shown.to_string())?,
+            refreshes_sent: stats["route-refresh"]["sent"]["request"].as_u64(),
             marks: Some(Marks { received: marks("received"), sent: marks("sent") }),
         })
     }
@@ -81,6 +88,10 @@ impl Peer for OpenBgpd {
     fn lacks(&self, case: Case) -> Option<Lack> {
         match case {
             Case::ExtendedNextHop => Some(Lack::Capability(5, "extended next hop encoding")),
+            Case::WeRefresh | Case::EnhancedRefresh => Some(Lack::RefusesRefresh),
+            Case::WeStayAway | Case::TheyStayAway => {
+                Some(Lack::Capability(71, "long-lived graceful restart"))
+            }
             Case::TheyRestart => Some(Lack::RestartFamilies),
             _ => None,
         }
@@ -104,31 +115,30 @@ fn path(shown: &Value) -> PathView {
     }
 }
 
+/// Left to itself it gives the next hop ::1 to IPv6 routes on an IPv4 session.
 fn config(lab: &Lab, setup: &Setup) -> String {
     let head = format!(
         "AS {}\nrouter-id {THEIRS}\nfib-update no\nnexthop qualify via default\nholdtime {HOLD}\nconnect-retry 1\n\
          socket \"{}\"\nlisten on {THEIRS}\nlisten on {THEIRS6}\nallow from any\nallow to any\n\
-         network {} set {{ community 64512:100 large-community 64512:1:2 ext-community rt 64512:7 }}\nnetwork {}\n",
+         network {} set {{ community 64512:100 large-community 64512:1:2 ext-community rt 64512:7 }}\nnetwork {} set nexthop {THEIRS6}\n",
         setup.asn,
         lab.path("bgpd.ctl").display(),
         super::prefix(),
         super::prefix6()
     );
-    head + &setup.each(|neighbor| neighbor_text(setup, neighbor))
+    head + &setup.each(neighbor_text)
 }
 
-fn neighbor_text(setup: &Setup, neighbor: &Neighbor) -> String {
-    let yes = |flag: bool| if flag { "yes" } else { "no" };
+fn neighbor_text(neighbor: &Neighbor) -> String {
     let family = |flag: bool| if flag { "unicast" } else { "none" };
     let mut text = format!(
         "neighbor {} {{\n remote-as {}\n local-address {}\n announce IPv4 {}\n announce IPv6 {}\n \
-         announce enhanced refresh yes\n announce restart {}\n",
+         announce enhanced refresh yes\n announce restart yes\n",
         neighbor.address,
         neighbor.asn,
         neighbor.local(),
         family(neighbor.ipv4),
         family(neighbor.ipv6),
-        yes(setup.graceful.is_some()),
     );
     let mut add = |flag: bool, words: &str| {
         if flag {
