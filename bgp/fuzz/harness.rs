@@ -212,7 +212,7 @@ impl Play {
             match action {
                 Action::Connect { conn, .. } => self.conns.push(conn),
                 Action::Close { conn } => self.conns.retain(|other| *other != conn),
-                Action::Protect { .. } => {}
+                Action::Protect { .. } | Action::Watch { .. } => {}
             }
         }
         while self.speaker.poll_event().is_some() {}

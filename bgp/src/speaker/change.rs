@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::bfd::Watching;
 use super::refresh::Refreshing;
 use super::{Action, Peer, Speaker};
 use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
@@ -29,6 +30,7 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         name: String::new(),
         port: 0,
         passive: false,
+        bfd: None,
         prefix_limit: None,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
@@ -111,6 +113,7 @@ impl Speaker {
                     session.set_settings(ctx, settings.clone());
                     !told_again || session.established().is_none() || session.ask_refresh(&families)
                 });
+                self.watch(id);
                 if can != Some(false) {
                     return;
                 }
@@ -136,6 +139,7 @@ impl Speaker {
                 deadline: None,
                 refresh: Refreshing::default(),
                 range: None,
+                watching: Watching::default(),
                 warned: false,
             },
         );
@@ -154,6 +158,7 @@ impl Speaker {
         if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {
             self.protect(address, None);
         }
+        self.unwatch(id);
         self.with_session(now, id, |session, ctx| session.stop(ctx, notification, reason));
         self.rib.forget(id);
     }
@@ -174,6 +179,7 @@ impl Speaker {
         let address = peer.session.settings().neighbor.address;
         if left && self.by_address.get(&address) == Some(&id) {
             self.by_address.remove(&address);
+            self.unwatch(id);
             self.rib.forget(id);
         }
         if !gone {

@@ -321,8 +321,8 @@ impl Network {
                     None => self.push(at, Arrival::Refused { link }),
                 }
             }
-            // The simulated wire has no keys.
-            Action::Protect { .. } => {}
+            // The simulated wire has no keys, and nothing else runs over it.
+            Action::Protect { .. } | Action::Watch { .. } => {}
             Action::Close { conn } => {
                 if let Some((link, end)) = self.by_conn.remove(&(node, conn)) {
                     self.hang_up(link, end, "closed by peer");
