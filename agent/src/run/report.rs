@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
     state_name,
 };
 
@@ -62,6 +62,7 @@ impl<K: Kernel> Agent<K> {
             established_count: session.established_count,
             last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
             reason: session.reason.clone(),
+            bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
 

@@ -72,7 +72,7 @@ pub fn status(status: &NodeStatus) -> String {
     let up = status.sessions.iter().filter(|session| session.established()).count();
     let _ = writeln!(out, "Sessions   {up} of {} established", status.sessions.len());
     if !status.sessions.is_empty() {
-        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "REASON"];
+        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "REASON"];
         out.push('\n');
         out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
     }
@@ -109,12 +109,16 @@ fn session(session: &SessionStatus) -> Vec<String> {
         age(session.uptime_seconds),
         session.received.to_string(),
         session.advertised.to_string(),
+        or_dash(session.bfd.as_ref().map(|bfd| &bfd.state)),
         reason(session),
     ]
 }
 
-/// Why the session is in its state, with the last error where that says more.
+/// Why the session is in its state, with the last error where that says more, or why its BFD does not watch it.
 fn reason(session: &SessionStatus) -> String {
+    if let Some(bfd) = session.bfd.as_ref().filter(|bfd| session.established() && bfd.state != "Up") {
+        return format!("{}; BFD: {}", or_dash(Some(&session.reason)), bfd.reason);
+    }
     match &session.last_error {
         Some(error) if !session.established() && !session.reason.contains(error.as_str()) => {
             format!("{} (last error: {error})", session.reason)
