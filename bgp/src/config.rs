@@ -460,8 +460,10 @@ impl Neighbor {
     fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
         let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
         if further && bfd.path == bfd::Path::SingleHop {
-            return Some("the neighbour may be several hops away, and a single-hop session (RFC 5881) takes packets \
-                         from the same link only: make it multihop");
+            return Some(
+                "the neighbour may be several hops away, and a single-hop session (RFC 5881) takes packets \
+                         from the same link only: make it multihop",
+            );
         }
         bfd.problem(self.address)
     }

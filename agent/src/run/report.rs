@@ -10,8 +10,8 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
-    state_name,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus,
+    SessionStatus, state_name,
 };
 
 impl<K: Kernel> Agent<K> {

@@ -72,7 +72,8 @@ pub fn status(status: &NodeStatus) -> String {
     let up = status.sessions.iter().filter(|session| session.established()).count();
     let _ = writeln!(out, "Sessions   {up} of {} established", status.sessions.len());
     if !status.sessions.is_empty() {
-        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "REASON"];
+        let head =
+            ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "REASON"];
         out.push('\n');
         out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
     }

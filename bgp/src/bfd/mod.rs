@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | [5880](https://www.rfc-editor.org/rfc/rfc5880) | asynchronous mode in the active role: packets and each check of §6.8.6, state machine, Poll Sequences, timers, jitter, AdminDown; a neighbour's demand mode is honoured | demand mode and echoes are not offered; authenticated packets are refused, with the reason; a packet whose discriminator fits but whose addresses don't is refused, where §6.3 would let addresses change |
 //! | [5881](https://www.rfc-editor.org/rfc/rfc5881) | single hop over IPv4 and IPv6: ports, a source port a session, TTL 255 both ways, an interface to come in on | echo packets (port 3785) |
-//! | [5882](https://www.rfc-editor.org/rfc/rfc5882) | [`Event::Down`] only for a session that was up, and never for AdminDown; whether the neighbour's BFD is independent of its control plane is passed on | |
+//! | [5882](https://www.rfc-editor.org/rfc/rfc5882) | [`Event::Down`] only for a session that was up, and never for AdminDown; whether the neighbour's BFD is independent of its control plane is passed on; the [speaker](crate::Speaker) acts on it (§4.3) | holding a client back until a session is up |
 //! | [5883](https://www.rfc-editor.org/rfc/rfc5883) | multihop, with the least TTL to be taken | |
 //!
 //! ```

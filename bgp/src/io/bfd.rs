@@ -106,9 +106,7 @@ fn listen(address: SocketAddr) -> Result<Listener, StartError> {
     Listener::new(address).map_err(|source| StartError { address, source })
 }
 
-fn assemble(
-    listeners: Vec<Listener>,
-) -> (Driver, Handle, mpsc::Receiver<Command>, mpsc::Receiver<Event>) {
+fn assemble(listeners: Vec<Listener>) -> (Driver, Handle, mpsc::Receiver<Command>, mpsc::Receiver<Event>) {
     let (commands, received) = mpsc::channel(16);
     let (events, news) = mpsc::channel(NEWS);
     let driver = Driver {

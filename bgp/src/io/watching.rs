@@ -101,7 +101,9 @@ impl Watching {
     /// Adds to the sessions what is known of their BFD.
     pub(super) async fn report(&self, sessions: &mut [SessionReport]) {
         let reports = match &self.running {
-            Some((handle, _)) if sessions.iter().any(|session| session.bfd.is_some()) => handle.sessions().await,
+            Some((handle, _)) if sessions.iter().any(|session| session.bfd.is_some()) => {
+                handle.sessions().await
+            }
             _ => Vec::new(),
         };
         for session in sessions {
