@@ -4,6 +4,7 @@
 mod change;
 mod cluster;
 mod external;
+mod long_lived;
 mod network;
 mod restart;
 
