@@ -4,8 +4,11 @@
 mod change;
 mod cluster;
 mod external;
+mod life;
+mod model;
 mod network;
 mod restart;
+mod switch;
 
 use std::time::{Duration, Instant};
 
