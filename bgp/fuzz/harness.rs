@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::{Action, ConnId};
 use heliograph_bgp::wire::{
-    self, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart, Message,
+    self, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart, LongLived, Message,
     MessageType, NextHop, Notification, Open, Prefix, Reach, Refresh, Segment, Update,
 };
 use heliograph_bgp::{Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
@@ -179,6 +179,10 @@ impl Play {
                 families,
                 ..GracefulRestart::default()
             }));
+        }
+        if options & 16 != 0 {
+            let family = |family| LongLived { family, forwarding: options & 32 != 0, stale_time: 30 };
+            capabilities.push(Capability::LongLived(FAMILIES.map(family).to_vec()));
         }
         let router_id = Ipv4Addr::new(10, 0, 0, n);
         Message::Open(Open { asn: asn(n), hold_time: 90, router_id, capabilities })

@@ -84,7 +84,7 @@ fn five_thousand_speakers_behind_two_reflectors() {
 
 /// 25 million routes, 50 million paths.
 #[test]
-#[ignore = "takes some 10 GB of memory and minutes: make scale"]
+#[ignore = "takes many GB of memory and minutes: make scale"]
 fn five_thousand_speakers_that_all_announce() {
     converge(5000, 1);
 }

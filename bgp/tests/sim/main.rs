@@ -5,6 +5,7 @@ mod change;
 mod cluster;
 mod external;
 mod life;
+mod long_lived;
 mod model;
 mod network;
 mod restart;
