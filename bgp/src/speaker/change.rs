@@ -8,7 +8,7 @@ use super::bfd::Watching;
 use super::refresh::Refreshing;
 use super::{Action, Peer, Speaker};
 use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
-use crate::rib::{Identity, PeerId};
+use crate::rib::{Identity, PeerId, PeerKind};
 use crate::session::{Session, Settings};
 use crate::wire::{Notification, Prefix, cease, code};
 
@@ -31,6 +31,8 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         port: 0,
         passive: false,
         bfd: None,
+        // RFC 4456 §6: our own business, of which OPEN says nothing.
+        reflector_client: false,
         prefix_limit: None,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
@@ -89,6 +91,15 @@ impl Speaker {
         self.histories.clear();
     }
 
+    /// What a neighbour is to us.
+    pub(super) fn kind(&self, neighbor: &Neighbor) -> PeerKind {
+        match neighbor {
+            n if n.asn != self.config.asn => PeerKind::External,
+            n if n.reflector_client => PeerKind::Client,
+            _ => PeerKind::Internal,
+        }
+    }
+
     pub(super) fn settings(&self, neighbor: Neighbor) -> Settings {
         Settings {
             local_asn: neighbor.local_asn.unwrap_or(self.config.asn),
@@ -110,6 +121,7 @@ impl Speaker {
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
                 }
+                self.rib.set_kind(id, self.kind(new));
                 let families = new.families.clone();
                 let can = self.with_session(now, id, |session, ctx| {
                     session.set_settings(ctx, settings.clone());

@@ -21,7 +21,7 @@ use self::sync::Sync;
 use crate::bfd::{Key, Settings};
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
-use crate::rib::{self, PeerId, PeerKind, Rib};
+use crate::rib::{self, PeerId, Rib};
 pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
 use crate::wire::Prefix;
@@ -454,14 +454,12 @@ impl Speaker {
     }
 
     fn up(&mut self, id: PeerId, negotiated: Negotiated, local: IpAddr) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.watching.local = Some(local);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.watching.local = Some(local);
+        }
+        let Some(peer) = self.peers.get(&id) else { return };
         let neighbor = &peer.session.settings().neighbor;
-        let kind = match neighbor {
-            n if n.asn != self.config.asn => PeerKind::External,
-            n if n.reflector_client => PeerKind::Client,
-            _ => PeerKind::Internal,
-        };
+        let kind = self.kind(neighbor);
         let families = negotiated.families.clone();
         let up = rib::Peer {
             address: neighbor.address,
