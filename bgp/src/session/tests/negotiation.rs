@@ -26,7 +26,7 @@ fn extended_messages() {
     let (mut bench, conn) = Bench::up(settings(), open());
     let prefixes =
         (0..5000_u32).map(|n| wire::Prefix::new(Ipv4Addr::from_bits(n << 8).into(), 24).expect("fits"));
-    let update = Update { withdrawn: prefixes.collect(), ..Update::default() };
+    let update = Update { withdrawn: prefixes.map(wire::Nlri::from).collect(), ..Update::default() };
     let mut bytes = BytesMut::new();
     let large = Codec { max_message: 65535, ..Codec::DEFAULT };
     wire::encode(&Message::Update(update), &large, &mut bytes);
