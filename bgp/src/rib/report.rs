@@ -87,7 +87,7 @@ impl Rib {
             med: best::med(attributes),
             as_path: as_path(&attributes.as_path),
             originator: attributes.originator_id,
-            cluster_list: attributes.cluster_list.clone(),
+            cluster_list: attributes.cluster_list.to_vec(),
         }
     }
 

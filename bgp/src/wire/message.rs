@@ -8,10 +8,6 @@ use super::{Attributes, Family, Nlri};
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most messages are UPDATEs: a box would cost each an allocation"
-)]
 pub enum Message {
     /// RFC 4271 §4.2.
     Open(Open),

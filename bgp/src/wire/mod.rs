@@ -14,7 +14,7 @@ mod update;
 mod tests;
 
 pub use attributes::{
-    Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, Origin, Segment, Unknown,
+    Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, Origin, Segment, Unknown,
 };
 pub use codec::{Codec, PathIds, decode, encode};
 pub use framer::{Frame, Framer, MessageType};

@@ -84,7 +84,7 @@ impl Model {
             if self.peers[n].kind == PeerKind::External {
                 attributes.local_pref = None;
                 attributes.originator_id = None;
-                attributes.cluster_list = Vec::new();
+                attributes.cluster_list.clear();
             }
             Choice { from: Some(*n), path_id: *path_id, attributes, next_hop: Some(*next_hop) }
         });
@@ -200,7 +200,7 @@ impl Model {
             }
             attributes.local_pref = None;
             attributes.originator_id = None;
-            attributes.cluster_list = Vec::new();
+            attributes.cluster_list.clear();
             attributes.as_path = match attributes.as_path.0.as_slice() {
                 [Segment::Sequence(numbers), rest @ ..] => {
                     let first = Segment::Sequence([&[OURS], numbers.as_slice()].concat());
@@ -213,7 +213,7 @@ impl Model {
         }
         if let (false, true, Some(from)) = (outside, from_inside, from) {
             attributes.originator_id = attributes.originator_id.or(Some(from.router_id));
-            attributes.cluster_list = [vec![identity().cluster_id], attributes.cluster_list].concat();
+            attributes.cluster_list.insert(0, identity().cluster_id);
         }
         let next_hop = match from {
             None => best.next_hop.or(ours),

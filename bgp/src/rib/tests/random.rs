@@ -113,7 +113,7 @@ fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
             as_path: path_from(n, tail),
             med,
             local_pref,
-            communities,
+            communities: communities.into(),
             originator_id: originator.map(ip4),
             cluster_list: clusters.into_iter().map(ip4).collect(),
             ..Attributes::local()
