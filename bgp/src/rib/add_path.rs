@@ -144,7 +144,7 @@ impl Several {
         for (source, word) in told {
             let slot = self.slots.claim((prefix, source));
             self.slots.entries[slot as usize].told = true;
-            news |= group.replace(slot, Some(&word), self.slots.unsent(slot));
+            news |= group.replace(slot, Some(word), self.slots.unsent(slot));
         }
         news
     }

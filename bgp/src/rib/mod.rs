@@ -245,6 +245,7 @@ impl Rib {
                 .origin(id.into())
                 .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
             let of_family = |nlri: &Nlri| carried(nlri) && nlri.prefix.family() == reach.family;
+            self.tables[reach.family].look_ahead(&reach.prefixes);
             for Nlri { prefix, path_id } in reach.prefixes.into_iter().filter(of_family) {
                 let (shared, refusal) = match refusal {
                     None => self.judge(id, &shared, &prefix),
