@@ -10,8 +10,8 @@ use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::{Action, ConnId};
 use heliograph_bgp::wire::{
     self, AddPathMode, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart,
-    Message, MessageType, NextHop, Nlri, Notification, Open, PathIds, Prefix, Reach, Refresh, Segment,
-    Update,
+    LongLived, Message, MessageType, NextHop, Nlri, Notification, Open, PathIds, Prefix, Reach, Refresh,
+    Segment, Update,
 };
 use heliograph_bgp::{AddPath, Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
 
@@ -202,6 +202,10 @@ impl Play {
         if options & 16 != 0 {
             capabilities
                 .push(Capability::AddPath(FAMILIES.map(|family| (family, AddPathMode::Both)).to_vec()));
+        }
+        if options & 32 != 0 {
+            let family = |family| LongLived { family, forwarding: options & 64 != 0, stale_time: 30 };
+            capabilities.push(Capability::LongLived(FAMILIES.map(family).to_vec()));
         }
         let router_id = Ipv4Addr::new(10, 0, 0, n);
         Message::Open(Open { asn: asn(n), hold_time: 90, router_id, capabilities })

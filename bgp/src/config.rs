@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use crate::policy::Policy;
-use crate::wire::{Family, Prefix, Role};
+use crate::wire::{Family, MAX_STALE_TIME, Prefix, Role};
 
 /// Everything a speaker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,10 @@ pub struct GracefulRestart {
     /// Keep routes through NOTIFICATIONs and an expired hold timer too, with peers that offer the same (RFC 8538). Off
     /// unless asked for: routes of a node that is cut off then stay for its restart time, not just its hold time.
     pub notifications: bool,
+    /// Long-lived graceful restart (RFC 9494): how long peers may keep our routes as a last resort once the restart time
+    /// is over; whole seconds, less than 2^24. Who offers it also keeps the routes of peers that do, for as long as they
+    /// say; zero does that and no more. `None` does not offer it.
+    pub long_lived: Option<Duration>,
 }
 
 impl Default for GracefulRestart {
@@ -70,7 +74,23 @@ impl Default for GracefulRestart {
             restart_time: Duration::from_secs(120),
             selection_deferral: Duration::from_secs(60),
             notifications: false,
+            long_lived: None,
         }
+    }
+}
+
+impl GracefulRestart {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let fits = |time: Duration| time.subsec_nanos() == 0 && time.as_secs() <= MAX_STALE_TIME.into();
+        if self.long_lived.is_none_or(fits) {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid {
+            what: "graceful restart".into(),
+            problem: format!(
+                "the long-lived stale time must be 0 to {MAX_STALE_TIME} whole seconds (RFC 9494 §3.1)"
+            ),
+        })
     }
 }
 
@@ -351,6 +371,7 @@ impl Config {
         if self.router_id.is_unspecified() {
             return Err(ConfigError::RouterIdZero);
         }
+        self.graceful_restart.map_or(Ok(()), |restart| restart.validate())?;
         let mut seen = std::collections::HashMap::new();
         for neighbor in &self.neighbors {
             neighbor.validate(self.asn)?;

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::wire::{PathIds, Prefix};
 
-/// The states of RFC 4271 §8.2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+/// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum SessionState {
     /// Not trying.
     Idle,
@@ -45,7 +45,8 @@ pub struct SessionReport {
     pub accepted: usize,
     /// Prefixes in the adj-RIB-out.
     pub advertised: usize,
-    /// Prefixes kept from before the peer's restart (RFC 4724 §4.2).
+    /// Prefixes kept from before the peer's restart (RFC 4724 §4.2, RFC 9494 §4.2), or not repeated yet in a refresh
+    /// (RFC 7313 §4).
     pub stale: usize,
     /// Whether its End-of-RIB has come on this session, for each family carried.
     pub end_of_rib: bool,
@@ -57,8 +58,38 @@ pub struct SessionReport {
     pub established_count: u64,
     /// The last error, and how long ago.
     pub last_error: Option<(String, Duration)>,
+    /// The last errors, the oldest first, as far back as they are kept: across connections, and changes of configuration.
+    pub errors: Vec<PastError>,
+    /// The last changes of state, likewise.
+    pub history: Vec<Transition>,
     /// Why it is in that state, in words.
     pub reason: String,
+}
+
+/// A change of a session's state. One that comes again in a short circle, as when a peer cannot be reached, is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// How long ago, the last time.
+    pub ago: Duration,
+    /// The state before.
+    pub from: SessionState,
+    /// The state after.
+    pub to: SessionState,
+    /// Why, in words.
+    pub why: String,
+    /// How often.
+    pub times: u32,
+}
+
+/// Something that went wrong with a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastError {
+    /// How long ago, the last time.
+    pub ago: Duration,
+    /// What, in words.
+    pub error: String,
+    /// How often.
+    pub times: u32,
 }
 
 /// One path to a prefix.

@@ -93,8 +93,42 @@ pub struct SessionStatus {
     pub established_count: u64,
     /// The last error.
     pub last_error: Option<String>,
+    /// The last errors, the oldest first.
+    #[serde(default)]
+    pub errors: Vec<PastErrorStatus>,
+    /// The last changes of state, the oldest first.
+    #[serde(default)]
+    pub history: Vec<TransitionStatus>,
     /// Why it is in this state.
     pub reason: String,
+}
+
+/// A change of a session's state; one that comes again in a short circle is counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TransitionStatus {
+    /// How long ago, the last time, in seconds.
+    pub seconds_ago: f64,
+    /// The state before, as RFC 4271 names it.
+    pub from: String,
+    /// The state after.
+    pub to: String,
+    /// Why.
+    pub why: String,
+    /// How often.
+    pub times: u32,
+}
+
+/// Something that went wrong with a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PastErrorStatus {
+    /// How long ago, the last time, in seconds.
+    pub seconds_ago: f64,
+    /// What.
+    pub error: String,
+    /// How often.
+    pub times: u32,
 }
 
 impl SessionStatus {

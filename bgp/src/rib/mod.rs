@@ -18,6 +18,7 @@ mod hash;
 mod import;
 mod intern;
 mod log;
+mod long_lived;
 mod neighbors;
 mod pack;
 mod report;
@@ -142,8 +143,7 @@ impl Rib {
         }
     }
 
-    /// The session is gone. Paths of the families in `keep` become stale, all others go; so do those that were stale
-    /// already, so that a peer that keeps restarting keeps nothing alive for ever (RFC 4724 §4.2).
+    /// The session is gone. Paths of the families in `keep` become stale or stay so, all others go.
     pub fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
         let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
         if !std::mem::take(&mut neighbor.up) {
@@ -152,7 +152,7 @@ impl Rib {
         for family in FAMILIES {
             self.dismiss(id, family);
             for (prefix, path) in self.paths_of(id, family) {
-                if keep.contains(&family) && !path.stale {
+                if keep.contains(&family) {
                     self.put(prefix, Path { stale: true, ..path });
                 } else {
                     self.withdraw(prefix, path.source);

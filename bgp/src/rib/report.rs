@@ -158,6 +158,9 @@ fn explain_rank(path: &Path, candidates: &[Candidate]) -> String {
     if best.source == this.source {
         return match best::select(all().filter(|other| other.source != this.source)) {
             None if this.peer_address.is_none() => "best: we originate it".into(),
+            None if this.long_lived_stale => {
+                "best: the only usable path; long-lived stale, kept as a last resort".into()
+            }
             None => "best: the only usable path".into(),
             Some(second) => format!("best: {}", difference(&this, &second)),
         };
@@ -176,6 +179,8 @@ fn difference(this: &Candidate, other: &Candidate) -> String {
     match step {
         Step::Local if this.peer_address.is_none() => format!("we originate it, before the path {via}"),
         Step::Local => "we originate the prefix ourselves".into(),
+        Step::LongLived if this.long_lived_stale => format!("long-lived stale, unlike the path {via}"),
+        Step::LongLived => format!("not long-lived stale, unlike the path {via}"),
         Step::LocalPref => ranked("LOCAL_PREF", this.local_pref, other.local_pref, &via),
         Step::AsPathLength => ranked("AS path length", this.as_path_length, other.as_path_length, &via),
         Step::Origin if this.origin < other.origin => {

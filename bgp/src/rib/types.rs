@@ -45,6 +45,8 @@ pub struct Peer {
     /// How many paths to a prefix it is told in families that are sent with Path Identifiers (RFC 7911), at most; where
     /// `None`, one.
     pub paths: Option<NonZeroU8>,
+    /// It knows what LLGR_STALE means (RFC 9494 §4.3).
+    pub long_lived: bool,
     /// What is taken from it.
     pub import: Filter,
     /// What it is told.

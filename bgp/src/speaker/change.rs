@@ -74,6 +74,7 @@ impl Speaker {
             self.set_neighbor(now, neighbor);
         }
         self.set_ranges(now, &before.ranges);
+        self.histories.clear();
     }
 
     /// See [`Speaker::shutdown`].
@@ -83,6 +84,7 @@ impl Speaker {
             let notification = Notification::with_message(cease::SHUTDOWN, message);
             self.remove_with(now, address, &notification, "shut down");
         }
+        self.histories.clear();
     }
 
     pub(super) fn settings(&self, neighbor: Neighbor) -> Settings {
@@ -129,10 +131,11 @@ impl Speaker {
                 (settings.neighbor.address, settings.neighbor.authentication.clone());
             self.protect(address, authentication);
         }
+        let history = self.histories.remove(&settings.neighbor.address).unwrap_or_default();
         self.peers.insert(
             id,
             Peer {
-                session: Session::new(settings, now),
+                session: Session::new(settings, now, history),
                 deadline: None,
                 refresh: Refreshing::default(),
                 range: None,
@@ -154,7 +157,11 @@ impl Speaker {
         if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {
             self.protect(address, None);
         }
-        self.with_session(now, id, |session, ctx| session.stop(ctx, notification, reason));
+        let history = self.with_session(now, id, |session, ctx| {
+            session.stop(ctx, notification, reason);
+            session.take_history()
+        });
+        self.histories.extend(history.map(|history| (address, history)));
         self.rib.forget(id);
     }
 

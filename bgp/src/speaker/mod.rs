@@ -20,7 +20,7 @@ use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
 use crate::rib::{self, PeerId, PeerKind, Rib};
 pub use crate::session::ConnId;
-use crate::session::{Context, Negotiated, Output, Session};
+use crate::session::{Context, History, Negotiated, Output, Session};
 use crate::wire::{PathIds, Prefix};
 
 /// What whoever owns the sockets is to do.
@@ -107,6 +107,8 @@ pub struct Speaker {
     by_address: BTreeMap<IpAddr, PeerId>,
     by_connection: BTreeMap<ConnId, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
+    /// Of sessions that ended while the configuration changes, for those that take their place.
+    histories: BTreeMap<IpAddr, History>,
     sync: Sync,
     /// Connections that may have something to send.
     ready: BTreeSet<ConnId>,
@@ -152,6 +154,7 @@ impl Speaker {
             by_address: BTreeMap::new(),
             by_connection: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            histories: BTreeMap::new(),
             sync: Sync::new(restarting, now + deferral),
             ready: BTreeSet::new(),
             all_ready: false,
@@ -339,6 +342,8 @@ impl Speaker {
             last_error: session
                 .last_error()
                 .map(|(words, at)| (words.clone(), now.saturating_duration_since(*at))),
+            errors: session.history().errors(now),
+            history: session.history().transitions(now),
             reason: self.reason(id, session, state),
         })
     }
@@ -413,6 +418,7 @@ impl Speaker {
                 }
             }
             Output::DropStale(family) => self.rib.drop_stale(id, family),
+            Output::LongLived(family) => self.rib.long_lived(id, family),
             Output::Update(update) => {
                 self.rib.update(id, update);
                 self.check_limit(now, id);
@@ -456,6 +462,7 @@ impl Speaker {
             codec: negotiated.codec,
             families: negotiated.families,
             paths: neighbor.add_path.send,
+            long_lived: negotiated.knows_long_lived,
             import: neighbor.import.clone(),
             export: neighbor.export.clone(),
         };

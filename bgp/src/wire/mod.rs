@@ -19,10 +19,11 @@ pub use attributes::{
 pub use codec::{Codec, PathIds, decode, encode};
 pub use framer::{Frame, Framer, MessageType};
 pub use message::{
-    AddPathMode, Capability, Fault, FaultAction, GracefulRestart, Message, NextHop, Notification, Open,
-    Reach, Refresh, Role, Update,
+    AddPathMode, Capability, Fault, FaultAction, GracefulRestart, LongLived, Message, NextHop, Notification,
+    Open, Reach, Refresh, Role, Update,
 };
 pub use notification::{Error, cease, code, describe, open_error};
+pub(crate) use open::MAX_STALE_TIME;
 pub use prefix::{Family, FamilySet, Nlri, Prefix};
 pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 

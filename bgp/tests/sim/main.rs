@@ -5,6 +5,7 @@ mod add_path;
 mod change;
 mod cluster;
 mod external;
+mod long_lived;
 mod network;
 mod restart;
 

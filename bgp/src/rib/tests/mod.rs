@@ -5,6 +5,7 @@ mod decision;
 mod export;
 mod graceful;
 mod import;
+mod long_lived;
 mod model;
 mod outbound;
 mod random;
@@ -72,6 +73,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         codec: Codec { four_octet_as: true, ..Codec::default() },
         families: vec![V4, V6],
         paths: None,
+        long_lived: false,
         import: Filter::All,
         export: Filter::All,
     }

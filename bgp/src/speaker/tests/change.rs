@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::Timers;
-use crate::config::PrefixRange;
+use crate::config::{GracefulRestart, PrefixRange};
+use crate::wire::Notification;
 
 /// Three neighbours, all established; `change` is made; who still stands, and what 2 was told last.
 fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
@@ -139,4 +140,50 @@ fn networks_come_and_go() {
     config.networks.clear();
     play.set(config);
     assert_eq!(play.changes(conn), (vec![], vec![prefix(7)]));
+}
+
+/// RFC 9494 §3.1: 24 bits of whole seconds.
+#[test]
+fn a_long_lived_stale_time_has_to_fit() {
+    let with = |time| {
+        let restart = GracefulRestart { long_lived: Some(time), ..GracefulRestart::default() };
+        Config { graceful_restart: Some(restart), ..config(Vec::new()) }.validate()
+    };
+    assert_eq!(with(Duration::ZERO), Ok(()));
+    assert_eq!(with(Duration::from_secs((1 << 24) - 1)), Ok(()));
+    for bad in [Duration::from_secs(1 << 24), Duration::from_millis(1500)] {
+        let error = with(bad).expect_err("refused").to_string();
+        assert_eq!(
+            error,
+            "graceful restart: the long-lived stale time must be 0 to 16777215 whole seconds (RFC 9494 §3.1)"
+        );
+    }
+}
+
+/// What a session went through is not forgotten when another configuration makes a new one of it.
+#[test]
+fn a_new_session_remembers_the_one_before() {
+    let mut config = config(vec![neighbor(1), neighbor(2)]);
+    let mut play = Play::new(config.clone());
+    let conn = play.up(1);
+    play.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    config.neighbors[0].timers.hold = Duration::from_secs(30);
+    play.set(config.clone());
+    let whys = |play: &Play, n| -> Vec<String> {
+        play.report(n).history.into_iter().map(|transition| transition.why).collect()
+    };
+    let seen = whys(&play, 1);
+    assert!(seen.contains(&"established".into()), "{seen:?}");
+    assert!(seen.contains(&"the peer sent: Cease / Administrative Reset".into()), "{seen:?}");
+    assert_eq!(seen.last().map(String::as_str), Some("passive: waiting for the peer to connect"));
+    assert_eq!(play.report(1).errors.len(), 1);
+    config.router_id = Ipv4Addr::new(10, 0, 0, 101);
+    play.set(config.clone());
+    let seen = whys(&play, 1);
+    assert!(seen.contains(&"our AS number or identifier changed".into()), "{seen:?}");
+    assert!(seen.contains(&"established".into()), "{seen:?}");
+    // One that is taken out is forgotten.
+    play.set(Config { neighbors: vec![neighbor(2)], ..config.clone() });
+    play.set(config);
+    assert!(!whys(&play, 1).contains(&"established".into()));
 }
