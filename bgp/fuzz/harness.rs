@@ -10,10 +10,11 @@ use heliograph_bgp::bfd::{self, Bfd, ControlPacket, Diagnostic, Key, Meta, Path,
 use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::{Action, ConnId};
 use heliograph_bgp::wire::{
-    self, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart, LongLived, Message,
-    MessageType, NextHop, Notification, Open, Prefix, Reach, Refresh, Segment, Update,
+    self, AddPathMode, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart,
+    LongLived, Message, MessageType, NextHop, Nlri, Notification, Open, PathIds, Prefix, Reach, Refresh,
+    Segment, Update,
 };
-use heliograph_bgp::{Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
+use heliograph_bgp::{AddPath, Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
 
 const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
@@ -83,10 +84,17 @@ pub fn open(data: &[u8]) {
     }
 }
 
+/// With Path Identifiers in both families and directions.
+fn path_ids() -> PathIds {
+    PathIds { receive: FAMILIES.into_iter().collect(), send: FAMILIES.into_iter().collect() }
+}
+
 /// An octet of options, then an UPDATE's body.
 pub fn update(data: &[u8]) {
     let Some((options, body)) = data.split_first() else { return };
+    let path_ids = if options & 32 != 0 { path_ids() } else { PathIds::NONE };
     let codec = Codec {
+        path_ids,
         four_octet_as: options & 1 != 0,
         external: options & 2 != 0,
         extended_next_hop: options & 4 != 0,
@@ -97,7 +105,12 @@ pub fn update(data: &[u8]) {
     else {
         return;
     };
-    assert!(update.reach.iter().all(|reach| reach.prefixes.iter().all(|p| p.family() == reach.family)));
+    assert!(
+        update.reach.iter().all(|reach| reach.prefixes.iter().all(|p| p.prefix.family() == reach.family))
+    );
+    let reached = update.reach.iter().flat_map(|reach| &reach.prefixes);
+    let mut named = reached.chain(&update.withdrawn);
+    assert!(named.all(|nlri| nlri.path_id.is_some() == path_ids.receive.contains(nlri.prefix.family())));
     for message in again(&Message::Update(update.clone()), &codec) {
         let Message::Update(written) = message else { panic!("not an UPDATE") };
         assert!(written.faults.is_empty(), "we write nothing that is malformed: {:?}", written.faults);
@@ -120,6 +133,8 @@ fn config(variant: u8) -> Config {
     let neighbor = |n: u8| Neighbor {
         passive: n != 3 || variant & 1 != 0,
         reflector_client: asn(n) == ASN,
+        // A change of it resets the session: not that of 1.
+        add_path: AddPath { receive: n != 1 && variant & 64 == 0, send: std::num::NonZeroU8::new(n - 1) },
         import: Filter::All,
         export: Filter::All,
         ..Neighbor::new(address(n), asn(n))
@@ -161,8 +176,12 @@ impl Play {
     }
 
     fn hear(&mut self, conn: ConnId, message: &Message) {
+        self.hear_as(conn, message, PathIds::NONE);
+    }
+
+    fn hear_as(&mut self, conn: ConnId, message: &Message, path_ids: PathIds) {
         let mut bytes = BytesMut::new();
-        wire::encode(message, &Codec { four_octet_as: true, ..Codec::DEFAULT }, &mut bytes);
+        wire::encode(message, &Codec { four_octet_as: true, path_ids, ..Codec::DEFAULT }, &mut bytes);
         self.speaker.received(self.now, conn, &bytes);
     }
 
@@ -182,16 +201,20 @@ impl Play {
             }));
         }
         if options & 16 != 0 {
-            let family = |family| LongLived { family, forwarding: options & 32 != 0, stale_time: 30 };
+            capabilities
+                .push(Capability::AddPath(FAMILIES.map(|family| (family, AddPathMode::Both)).to_vec()));
+        }
+        if options & 32 != 0 {
+            let family = |family| LongLived { family, forwarding: options & 64 != 0, stale_time: 30 };
             capabilities.push(Capability::LongLived(FAMILIES.map(family).to_vec()));
         }
         let router_id = Ipv4Addr::new(10, 0, 0, n);
         Message::Open(Open { asn: asn(n), hold_time: 90, router_id, capabilities })
     }
 
-    fn update(n: u8, what: u8) -> Message {
-        let prefixes: Vec<Prefix> =
-            (0..what % 32).filter_map(|i| Prefix::new(Ipv4Addr::new(10, 1, i, 0).into(), 24)).collect();
+    fn update(n: u8, what: u8, path_id: Option<u32>) -> Message {
+        let prefixes = (0..what % 32).filter_map(|i| Prefix::new(Ipv4Addr::new(10, 1, i, 0).into(), 24));
+        let prefixes: Vec<Nlri> = prefixes.map(|prefix| Nlri { prefix, path_id }).collect();
         if what & 0x80 != 0 {
             return Message::Update(Update { withdrawn: prefixes, ..Update::default() });
         }
@@ -257,7 +280,11 @@ pub fn speaker(data: &[u8]) {
                 .for_each(|conn| play.hear(conn, &Play::open(2 + how % 6, how >> 3))),
             3 => play.at(which).into_iter().for_each(|conn| play.hear(conn, &Message::Keepalive)),
             4 => {
-                play.at(which).into_iter().for_each(|conn| play.hear(conn, &Play::update(2 + which % 6, how)))
+                // Those who do not speak them take identifiers for prefixes.
+                let path_id = (which & 0x80 != 0).then_some(u32::from(which >> 5 & 3));
+                let path_ids = path_id.map_or(PathIds::NONE, |_| path_ids());
+                let update = Play::update(2 + which % 6, how, path_id);
+                play.at(which).into_iter().for_each(|conn| play.hear_as(conn, &update, path_ids));
             }
             5 => {
                 let refresh = [Refresh::Request, Refresh::Begin, Refresh::End, Refresh::Unknown(9)];

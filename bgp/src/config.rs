@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use crate::bfd;
@@ -131,6 +132,8 @@ pub struct Neighbor {
     /// Offer to tell and be told IPv4 prefixes with IPv6 next hops (RFC 8950). Whoever installs the routes must be able
     /// to.
     pub extended_next_hop: bool,
+    /// Several paths to a prefix, where it is able to, too (RFC 7911).
+    pub add_path: AddPath,
     /// What we are to it; guards against leaks, on external sessions only (RFC 9234).
     pub role: Option<Role>,
     /// Refuse a peer that does not tell its role (RFC 9234 §4.2).
@@ -151,7 +154,18 @@ pub struct Neighbor {
     pub export: Filter,
 }
 
-/// A limit on the prefixes of a family that a neighbour may send, those refused by the import filter included
+/// Several paths to a prefix with one neighbour, in all of its families (RFC 7911). Nothing unless asked for. There is no
+/// value of it that would not do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddPath {
+    /// Take several of its.
+    pub receive: bool,
+    /// Tell it that many at most, the best ones. Those that we have from it are among the ones counted and are not told.
+    /// `None`: the best alone, without Path Identifiers.
+    pub send: Option<NonZeroU8>,
+}
+
+/// A limit on the prefixes of a family that a neighbour may send, each path counted where it sends several, those refused by the import filter included
 /// (RFC 4486 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixLimit {
@@ -401,6 +415,7 @@ impl Neighbor {
             families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
             timers: Timers::default(),
             extended_next_hop: false,
+            add_path: AddPath::default(),
             role: None,
             strict_role: false,
             prefix_limit: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::bfd;
-use crate::wire::Prefix;
+use crate::wire::{PathIds, Prefix};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -40,7 +40,7 @@ pub struct SessionReport {
     pub state: SessionState,
     /// How long it has been in that state.
     pub since: Duration,
-    /// Prefixes in the adj-RIB-in, those refused by the import filter included.
+    /// Prefixes in the adj-RIB-in, each path counted where there are several (RFC 7911), those refused by the import filter included.
     pub received: usize,
     /// Those that the import filter let pass.
     pub accepted: usize,
@@ -53,6 +53,8 @@ pub struct SessionReport {
     pub end_of_rib: bool,
     /// Negotiated hold time; `None` unless established.
     pub hold_time: Option<Duration>,
+    /// Families in which several paths to a prefix are taken and told (RFC 7911); none unless established.
+    pub path_ids: PathIds,
     /// How often it was established.
     pub established_count: u64,
     /// The last error, and how long ago.
@@ -161,6 +163,8 @@ pub struct PathReport {
     pub next_hop: Option<IpAddr>,
     /// Whom we have it from; `None`: we originate it.
     pub peer: Option<IpAddr>,
+    /// What tells it from other paths of that peer, if it came with that (RFC 7911 §3).
+    pub path_id: Option<u32>,
     /// It is the best path.
     pub best: bool,
     /// Kept from before the peer's restart.

@@ -133,6 +133,7 @@ impl<K: Kernel> Agent<K> {
             prefix,
             next_hop: path.next_hop,
             peer: path.peer,
+            path_id: path.path_id,
             best: path.best,
             stale: path.stale,
             reason,

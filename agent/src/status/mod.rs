@@ -236,6 +236,9 @@ pub struct RouteStatus {
     pub next_hop: Option<IpAddr>,
     /// Whom we have it from; `None`: it is ours.
     pub peer: Option<IpAddr>,
+    /// What tells it from other paths of that peer, where that sends several (RFC 7911).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// It is the best path.
     pub best: bool,
     /// It is kept from before the peer's restart.

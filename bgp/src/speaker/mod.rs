@@ -24,7 +24,7 @@ use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
 use crate::rib::{self, PeerId, Rib};
 pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
-use crate::wire::Prefix;
+use crate::wire::{PathIds, Prefix};
 
 /// What whoever owns the sockets is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -348,6 +348,7 @@ impl Speaker {
             stale: counts.stale,
             end_of_rib: session.feed_ended(),
             hold_time: session.negotiated().map(|negotiated| negotiated.hold),
+            path_ids: session.negotiated().map_or(PathIds::NONE, |negotiated| negotiated.codec.path_ids),
             established_count: session.established_count(),
             last_error: session
                 .last_error()
@@ -471,6 +472,7 @@ impl Speaker {
             role: neighbor.role,
             codec: negotiated.codec,
             families: negotiated.families,
+            paths: neighbor.add_path.send,
             long_lived: negotiated.knows_long_lived,
             import: neighbor.import.clone(),
             export: neighbor.export.clone(),
@@ -513,6 +515,8 @@ impl Speaker {
         if !self.sync.done() && (self.sync.due(now) || self.feeds_ended()) {
             self.end_of_sync();
         }
+        // What is not the best is news for those who are told of several paths.
+        self.all_ready |= self.rib.take_news();
         if self.rib.take_changed() {
             self.all_ready = true;
             // News that nobody has asked for yet is not told twice.

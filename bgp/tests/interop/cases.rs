@@ -42,6 +42,9 @@ cases! {
     TheyRestart: "They are killed and come back: we keep theirs (RFC 4724)",
     WeStayAway: "We stay away: they keep our routes as a last resort (RFC 9494)",
     TheyStayAway: "They stay away: we keep theirs as a last resort (RFC 9494)",
+    PathsFromThem: "Add-path: we hold two paths of theirs (RFC 7911)",
+    PathsFromUs: "Add-path: they hold two paths of ours (RFC 7911)",
+    Bfd: "BFD, single hop: both sessions fall with it, and come back (RFC 5881, 5882)",
     Md5: "TCP MD5; no session with a wrong key, or none (RFC 2385)",
 }
 

@@ -16,6 +16,8 @@ use crate::speakers::{ASN, PORT, Speaker, config, neighbor};
 const HOST: u8 = 15;
 /// One with a speaker.
 const CLIENT: u8 = 16;
+/// Its UDP port (RFC 5881 §4).
+const BFD: u16 = 3784;
 /// Capability codes.
 const GRACEFUL_RESTART: u8 = 64;
 
@@ -61,6 +63,7 @@ fn lacking(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Resul
             let families = restart.map_or(0, |(_, value)| value.len().saturating_sub(2));
             ensure!(families == 0, "it restarts gracefully now: try it");
         }
+        Lack::Bfd => ensure!(!daemon.hears_udp(BFD)?, "something listens on UDP {BFD}: try it"),
         Lack::Refresh => {
             let _speaker = session_with(daemon)?;
             daemon.refresh(ours(CLIENT))?;

@@ -6,6 +6,8 @@
 //! docs/interop.md and compares it with what stands there; with HELIOGRAPH_UPDATE_DOCS=1 it writes it.
 #![allow(clippy::disallowed_methods, reason = "this has processes, sockets and a clock")]
 
+mod add_path;
+mod bfd;
 mod cases;
 mod communities;
 mod evidence;
@@ -39,10 +41,12 @@ const WORKERS: usize = 2;
 type Scenario = fn(&Lab, &mut Record) -> anyhow::Result<()>;
 
 /// The longest first.
-const SCENARIOS: [(&str, Scenario); 6] = [
+const SCENARIOS: [(&str, Scenario); 8] = [
     ("graceful restart", graceful::scenario),
     ("long-lived graceful restart", long_lived::scenario),
     ("reflecting us", reflection::they_reflect),
+    ("add-path", add_path::scenario),
+    ("BFD", bfd::scenario),
     ("reflected by us", reflection::we_reflect),
     ("external over IPv6", external::scenario),
     ("what it lacks", evidence::scenario),

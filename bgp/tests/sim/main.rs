@@ -1,6 +1,7 @@
 //! Whole networks of speakers, without sockets or clocks.
 #![allow(clippy::disallowed_methods, reason = "a test needs an origin of time, and measures itself")]
 
+mod add_path;
 mod change;
 mod cluster;
 mod external;

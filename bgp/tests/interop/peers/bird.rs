@@ -98,6 +98,17 @@ impl Peer for Bird {
         self.birdc(lab, &["reload", "in", &protocol(neighbor)]).map(drop)
     }
 
+    fn bfd_up(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
+        let text = self.birdc(lab, &["show", "bfd", "sessions"])?;
+        let line = text.lines().find(|line| line.starts_with(&format!("{neighbor} ")));
+        Ok(line.is_some_and(|line| line.contains(" Up ")))
+    }
+
+    fn ended_by_bfd(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
+        let text = self.birdc(lab, &["show", "protocols", "all", &protocol(neighbor)])?;
+        Ok(text.lines().any(|line| line.contains("Last error:") && line.contains("BFD session down")))
+    }
+
     fn lacks(&self, _: Case) -> Option<Lack> {
         None
     }

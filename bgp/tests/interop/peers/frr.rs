@@ -106,6 +106,18 @@ impl Peer for Frr {
         lab.ask(&mut self.vtysh(lab, "bgpd", &format!("clear bgp {neighbor} soft in"))).map(drop)
     }
 
+    fn bfd_up(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
+        let shown = lab.json(&mut self.vtysh(lab, "bfdd", "show bfd peers json"))?;
+        let mut peers = list(&shown);
+        Ok(peers.any(|peer| address(&peer["peer"]) == Some(neighbor) && peer["status"] == "up"))
+    }
+
+    fn ended_by_bfd(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
+        let shown = self.json(lab, &format!("show bgp neighbors {neighbor} json"))?;
+        let why = &shown[neighbor.to_string()]["lastResetDueTo"];
+        Ok(why.as_str().with_context(|| shown.to_string())?.contains("BFD"))
+    }
+
     fn lacks(&self, _: Case) -> Option<Lack> {
         None
     }

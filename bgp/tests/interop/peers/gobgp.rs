@@ -104,6 +104,7 @@ impl Peer for GoBgp {
 
     fn lacks(&self, case: Case) -> Option<Lack> {
         match case {
+            Case::Bfd => Some(Lack::Bfd),
             Case::TheyRefresh => Some(Lack::Refresh),
             Case::EnhancedRefresh => Some(Lack::Capability(70, "enhanced route refresh")),
             _ => None,

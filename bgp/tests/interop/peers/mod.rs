@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use heliograph_bgp::wire::Prefix;
 use serde_json::Value;
 
@@ -146,6 +146,8 @@ pub enum Lack {
     Capability(u8, &'static str),
     /// Its OPEN offers graceful restart without any family.
     RestartFamilies,
+    /// It hears nothing on the UDP port of BFD.
+    Bfd,
     /// It refuses every refresh that others ask for, and every mark of theirs, as of a family that was not negotiated.
     RefusesRefresh,
     /// Told to refresh, it looks again at what it has kept, and asks nobody.
@@ -170,6 +172,7 @@ impl Lack {
             Self::RestartFamilies => {
                 "its OPEN offers graceful restart for no family: others are not asked to keep anything".into()
             }
+            Self::Bfd => "it has no BFD: nothing in its network listens on UDP 3784".into(),
             Self::RefusesRefresh => {
                 "it answers no request for a refresh and heeds no mark, and logs `route refresh: AID IPv4 unicast not \
                  negotiated` about families that were negotiated; BIRD as its neighbour gets no more"
@@ -210,6 +213,16 @@ pub trait Peer: Sync {
 
     /// Asks a neighbour to tell all again.
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()>;
+
+    /// Whether BFD with a neighbour is up.
+    fn bfd_up(&self, _lab: &Lab, _neighbor: IpAddr) -> Result<bool> {
+        bail!("it has no BFD")
+    }
+
+    /// Whether the last session with a neighbour ended by BFD.
+    fn ended_by_bfd(&self, _lab: &Lab, _neighbor: IpAddr) -> Result<bool> {
+        bail!("it has no BFD")
+    }
 
     /// Why it has no part in a case; `None`: it takes part.
     fn lacks(&self, case: Case) -> Option<Lack>;
@@ -283,6 +296,15 @@ impl<'a> Daemon<'a> {
     pub fn refused_segments(&self) -> Result<u64> {
         let child = self.children.first().context("it does not run")?;
         crate::md5::refused_segments(&format!("/proc/{}/net/netstat", child.id()))
+    }
+
+    /// Whether something in its network listens on a UDP port.
+    pub fn hears_udp(&self, port: u16) -> Result<bool> {
+        let child = self.children.first().context("it does not run")?;
+        let of = |file: &str| std::fs::read_to_string(format!("/proc/{}/net/{file}", child.id()));
+        let tables = of("udp")? + &of("udp6")?;
+        let locals = tables.lines().filter_map(|line| line.split_whitespace().nth(1));
+        Ok(locals.filter_map(|local| local.rsplit(':').next()).any(|p| p == format!("{port:04X}")))
     }
 
     /// The last lines that its processes wrote, for an error.

@@ -87,6 +87,7 @@ impl Peer for OpenBgpd {
 
     fn lacks(&self, case: Case) -> Option<Lack> {
         match case {
+            Case::Bfd => Some(Lack::Bfd),
             Case::ExtendedNextHop => Some(Lack::Capability(5, "extended next hop encoding")),
             Case::WeRefresh | Case::EnhancedRefresh => Some(Lack::RefusesRefresh),
             Case::WeStayAway | Case::TheyStayAway => {
