@@ -1,5 +1,6 @@
 //! Several paths to a prefix on one session (RFC 7911), both ways.
 
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 
 use anyhow::{Result, ensure};
@@ -54,7 +55,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
             let paths = reflector.paths(prefix(FROM_THEM))?;
             let mut next_hops: Vec<_> = paths.iter().filter_map(|path| path.next_hop).collect();
             next_hops.sort();
-            ensure!(next_hops == THEIR_CLIENTS.map(|host| ours(host).into()), "{paths:?}");
+            ensure!(next_hops == THEIR_CLIENTS.map(|host| IpAddr::from(ours(host))), "{paths:?}");
             ensure!(paths.iter().all(|path| path.peer == Some(THEIRS.into())), "{paths:?}");
             Ok(())
         })
@@ -64,7 +65,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
             let paths = daemon.paths(prefix(FROM_US))?;
             let mut next_hops: Vec<_> = paths.iter().filter_map(|path| path.next_hop).collect();
             next_hops.sort();
-            ensure!(next_hops == OUR_CLIENTS.map(|host| ours(host).into()), "{paths:?}");
+            ensure!(next_hops == OUR_CLIENTS.map(|host| IpAddr::from(ours(host))), "{paths:?}");
             ensure!(paths.iter().all(|path| path.from == Some(ours(REFLECTOR).into())), "{paths:?}");
             Ok(())
         })

@@ -45,7 +45,8 @@ cases! {
     PathsFromThem: "Add-path: we hold two paths of theirs (RFC 7911)",
     PathsFromUs: "Add-path: they hold two paths of ours (RFC 7911)",
     Bfd: "BFD, single hop: both sessions fall with it, and come back (RFC 5881, 5882)",
-    Md5: "TCP MD5; no session with a wrong key, or none (RFC 2385)",
+    Md5: "TCP MD5 (RFC 2385)",
+    Md5Wrong: "No session with a wrong TCP MD5 key, or none",
 }
 
 impl fmt::Display for Case {

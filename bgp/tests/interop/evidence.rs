@@ -9,6 +9,7 @@ use heliograph_bgp::Filter;
 use crate::cases::{Case, Record};
 use crate::communities::tagged_only;
 use crate::lab::{Lab, PATIENCE, THEIRS, ours, until};
+use crate::md5::KEY;
 use crate::peers::{Daemon, Graceful, Lack, Neighbor, Setup};
 use crate::speakers::{ASN, PORT, Speaker, config, neighbor};
 
@@ -16,6 +17,8 @@ use crate::speakers::{ASN, PORT, Speaker, config, neighbor};
 const HOST: u8 = 15;
 /// One with a speaker.
 const CLIENT: u8 = 16;
+/// One that should sign.
+const SIGNING: u8 = 17;
 /// Its UDP port (RFC 5881 §4).
 const BFD: u16 = 3784;
 /// Capability codes.
@@ -35,9 +38,10 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         bfd: true,
         ..Neighbor::new(ours(HOST), ASN)
     };
+    let signing = Neighbor { key: Some(KEY), ..Neighbor::new(ours(SIGNING), ASN) };
     let plain = Neighbor::new(ours(CLIENT), ASN);
     let graceful = Some(Graceful { time: 120, long_lived: Some(120) });
-    let setup = Setup { asn: ASN, neighbors: vec![everything, plain], graceful, ..Setup::default() };
+    let setup = Setup { asn: ASN, neighbors: vec![everything, plain, signing], graceful, ..Setup::default() };
     let daemon = Daemon::start(record.peer, lab, setup)?;
     let capabilities = until("it has sent its OPEN", capabilities)?;
     // Or nothing could be missed in them.
@@ -70,6 +74,10 @@ fn lacking(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Resul
             // The command has been carried out when it returns.
             let session = daemon.session(ours(CLIENT))?;
             ensure!(session.refreshes_sent == Some(0), "it asks now: try it: {session:?}");
+        }
+        Lack::UnsignedWelcome => {
+            let unsigned = config(ASN, SIGNING, vec![neighbor(ours(SIGNING), ASN)]);
+            Speaker::start(ours(SIGNING).into(), unsigned)?.up(THEIRS)?;
         }
         Lack::RefusesRefresh => {
             let speaker = session_with(daemon)?;

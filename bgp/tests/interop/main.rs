@@ -97,7 +97,10 @@ fn missing() -> Option<String> {
         return Some("network namespaces need root: run the tests as root".into());
     }
     let lacks = |peer: &&dyn Peer| peer.programs().iter().any(|program| !Path::new(program).exists());
-    let packages: Vec<&str> = PEERS.iter().copied().filter(lacks).map(|peer| peer.package()).collect();
+    let peers = PEERS.iter().copied().filter(lacks).map(|peer| peer.package());
+    let tools = [("/sbin/ip", "iproute2"), ("/sbin/nft", "nftables")];
+    let tools = tools.into_iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| package);
+    let packages: Vec<&str> = peers.chain(tools).collect();
     (!packages.is_empty())
         .then(|| format!("not installed: {}; `heliograph-lab setup --tests` does that", packages.join(", ")))
 }

@@ -21,9 +21,8 @@ pub fn neighbor(local: Ipv4Addr, key: &str) -> Neighbor {
     Neighbor { authentication, ..speakers::neighbor(local, ASN) }
 }
 
-/// `right` has a session by the right key. With another, and with none, there is none until the key is right.
-pub fn case(daemon: &Daemon, right: &Speaker) -> Result<()> {
-    right.up(THEIRS)?;
+/// With another key, and with none, there is no session until the key is right.
+pub fn wrong(daemon: &Daemon) -> Result<()> {
     let without = config(ASN, HOST, vec![speakers::neighbor(ours(HOST), ASN)]);
     let with = |key| config(ASN, HOST, vec![neighbor(ours(HOST), key)]);
     let speaker = Speaker::start(ours(HOST).into(), without.clone())?;

@@ -19,7 +19,7 @@ const REFLECTOR: u8 = 14;
 /// The daemon is a reflector and our speakers are its clients.
 pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     let client = |host| Neighbor { client: true, ipv6: true, ..Neighbor::new(ours(host), ASN) };
-    // OpenBGPD signs what it connects with, and lets nobody in who does.
+    // On Linux OpenBGPD signs what it connects with, and lets nobody in who does.
     let with_key = |host| Neighbor { key: Some(KEY), connects: true, ..client(host) };
     let neighbors = vec![with_key(A), client(B), with_key(md5::HOST)];
     let daemon = Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors, ..Setup::default() })?;
@@ -71,7 +71,8 @@ pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     record.case(Case::TheyRefresh, || refresh::they_ask(&daemon, &a));
     record.case(Case::WeRefresh, || refresh::we_ask(&b));
     record.case(Case::EnhancedRefresh, || refresh::marks(&daemon, &b));
-    record.case(Case::Md5, || md5::case(&daemon, &a));
+    record.case(Case::Md5, || a.up(THEIRS).map(drop));
+    record.case(Case::Md5Wrong, || md5::wrong(&daemon));
     Ok(())
 }
 

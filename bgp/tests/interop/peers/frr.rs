@@ -113,9 +113,10 @@ impl Peer for Frr {
     }
 
     fn ended_by_bfd(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
-        let shown = self.json(lab, &format!("show bgp neighbors {neighbor} json"))?;
-        let why = &shown[neighbor.to_string()]["lastResetDueTo"];
-        Ok(why.as_str().with_context(|| shown.to_string())?.contains("BFD"))
+        // Its `lastResetDueTo` is about the next attempt already.
+        let log = std::fs::read_to_string(lab.path("bgpd.log"))?;
+        let about = |line: &&str| line.contains("%ADJCHANGE") && line.contains(&neighbor.to_string());
+        Ok(log.lines().filter(about).any(|line| line.contains("Down BFD down received")))
     }
 
     fn lacks(&self, _: Case) -> Option<Lack> {
@@ -148,7 +149,7 @@ fn config(setup: &Setup) -> String {
         "debug bgp neighbor-events\nroute-map TAG permit 10\n set community 64512:100\n set large-community \
          64512:1:2\n set extcommunity rt 64512:7\nexit\n\
          route-map HOP6 permit 10\n set ipv6 next-hop global {THEIRS6}\nexit\nrouter bgp {}\n bgp router-id {THEIRS}\n \
-         no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n \
+         no bgp ebgp-requires-policy\n bgp log-neighbor-changes\n no bgp default ipv4-unicast\n no bgp network import-check\n \
          coalesce-time 0\n timers bgp 10 {HOLD}\n",
         setup.asn
     );
@@ -164,7 +165,7 @@ fn config(setup: &Setup) -> String {
             }
         }
     }
-    text += &setup.each(|neighbor| neighbor_text(neighbor));
+    text += &setup.each(neighbor_text);
     // Without zebra it does not know its own IPv6 address, and would tell an IPv4-mapped one on IPv4 sessions.
     for (name, prefix, map) in [("ipv4", super::prefix(), "TAG"), ("ipv6", super::prefix6(), "HOP6")] {
         text += &format!(" address-family {name} unicast\n  network {prefix} route-map {map}\n");

@@ -148,6 +148,8 @@ pub enum Lack {
     RestartFamilies,
     /// It hears nothing on the UDP port of BFD.
     Bfd,
+    /// It lets those in who do not sign though they should.
+    UnsignedWelcome,
     /// It refuses every refresh that others ask for, and every mark of theirs, as of a family that was not negotiated.
     RefusesRefresh,
     /// Told to refresh, it looks again at what it has kept, and asks nobody.
@@ -158,7 +160,7 @@ impl Lack {
     /// What the table says in a word.
     pub fn word(self) -> &'static str {
         match self {
-            Self::RefusesRefresh => "broken there",
+            Self::RefusesRefresh | Self::UnsignedWelcome => "broken there",
             _ => "not offered",
         }
     }
@@ -173,6 +175,11 @@ impl Lack {
                 "its OPEN offers graceful restart for no family: others are not asked to keep anything".into()
             }
             Self::Bfd => "it has no BFD: nothing in its network listens on UDP 3784".into(),
+            Self::UnsignedWelcome => {
+                "on Linux its listening socket has no keys: a neighbour that should sign gets in without, and one that \
+                 signs does not; with the session it opens itself all is well"
+                    .into()
+            }
             Self::RefusesRefresh => {
                 "it answers no request for a refresh and heeds no mark, and logs `route refresh: AID IPv4 unicast not \
                  negotiated` about families that were negotiated; BIRD as its neighbour gets no more"

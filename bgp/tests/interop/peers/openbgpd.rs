@@ -52,12 +52,8 @@ impl Peer for OpenBgpd {
         Ok(vec![("openbgpd.log", command)])
     }
 
-    fn prepare(&self, lab: &Lab, setup: &Setup) -> Result<()> {
-        lab.ask(&mut self.bgpctl(lab, &["show", "summary"]))?;
-        if setup.neighbors.iter().any(|neighbor| neighbor.key.is_some()) {
-            lab.ask(&mut self.bgpctl(lab, &["reload"]))?;
-        }
-        Ok(())
+    fn prepare(&self, lab: &Lab, _: &Setup) -> Result<()> {
+        lab.ask(&mut self.bgpctl(lab, &["show", "summary"])).map(drop)
     }
 
     fn session(&self, lab: &Lab, neighbor: IpAddr) -> Result<SessionView> {
@@ -87,6 +83,7 @@ impl Peer for OpenBgpd {
 
     fn lacks(&self, case: Case) -> Option<Lack> {
         match case {
+            Case::Md5Wrong => Some(Lack::UnsignedWelcome),
             Case::Bfd => Some(Lack::Bfd),
             Case::ExtendedNextHop => Some(Lack::Capability(5, "extended next hop encoding")),
             Case::WeRefresh | Case::EnhancedRefresh => Some(Lack::RefusesRefresh),
