@@ -6,7 +6,7 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-.PHONY: demo test check bench audit build
+.PHONY: demo test check bench scale audit build
 
 demo: build
 	$(LAB) setup
@@ -29,6 +29,10 @@ check:
 
 bench:
 	cargo bench --workspace
+
+# Five thousand simulated speakers that all announce: more memory than a test may take.
+scale:
+	cargo test -p heliograph-bgp --test scale -- --ignored --nocapture
 
 audit:
 	@cargo deny --version >/dev/null 2>&1 || { \

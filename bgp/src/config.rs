@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+use crate::bfd;
 use crate::policy::Policy;
 use crate::wire::{Family, MAX_STALE_TIME, Prefix, Role};
 
@@ -143,6 +144,10 @@ pub struct Neighbor {
     pub ttl: Ttl,
     /// How its segments are authenticated.
     pub authentication: Option<Authentication>,
+    /// Watch it with BFD from the first session on: when BFD fails, the session falls at once (RFC 5882). BFD that never
+    /// comes up holds nothing back. Changes live. Both sides must have the same [`bfd::Path`]: where there may be a
+    /// router between them, multihop.
+    pub bfd: Option<bfd::Settings>,
     /// What we take from it.
     pub import: Filter,
     /// What we tell it.
@@ -416,6 +421,7 @@ impl Neighbor {
             prefix_limit: None,
             ttl: Ttl::System,
             authentication: None,
+            bfd: None,
             import: Filter::nothing(),
             export: Filter::nothing(),
         }
@@ -464,6 +470,9 @@ impl Neighbor {
         if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
             return invalid("a key must have 1 to 80 octets: the kernel takes no other");
         }
+        if let Some(problem) = self.bfd.as_ref().and_then(|bfd| self.bfd_problem(bfd)) {
+            return invalid(&format!("BFD: {problem}"));
+        }
         if self.families.is_empty() {
             return invalid("no address family: list at least one");
         }
@@ -482,5 +491,16 @@ impl Neighbor {
             return invalid("the connect retry time must not be 0");
         }
         Ok(())
+    }
+
+    fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
+        let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
+        if further && bfd.path == bfd::Path::SingleHop {
+            return Some(
+                "the neighbour may be several hops away, and a single-hop session (RFC 5881) takes packets \
+                         from the same link only: make it multihop",
+            );
+        }
+        bfd.problem(self.address)
     }
 }

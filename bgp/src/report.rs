@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::bfd;
 use crate::wire::{PathIds, Prefix};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
@@ -64,6 +65,67 @@ pub struct SessionReport {
     pub history: Vec<Transition>,
     /// Why it is in that state, in words.
     pub reason: String,
+    /// Its BFD session; `None`: none is configured.
+    pub bfd: Option<BfdReport>,
+}
+
+/// A neighbour's BFD session as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BfdReport {
+    /// Our state.
+    pub state: bfd::State,
+    /// How long it has been so; `None`: there was no session yet.
+    pub since: Option<Duration>,
+    /// Why it is so, or what keeps it from working, in words.
+    pub reason: String,
+    /// What the neighbour tells of why; `None` while it isn't heard.
+    pub remote_diagnostic: Option<bfd::Diagnostic>,
+    /// How often we send, before jitter.
+    pub transmit_interval: Option<Duration>,
+    /// How often the neighbour sends at least.
+    pub receive_interval: Option<Duration>,
+    /// How long the neighbour may be silent.
+    pub detection_time: Option<Duration>,
+    /// How often it failed after it had come up.
+    pub failure_count: u64,
+}
+
+impl BfdReport {
+    /// Of a session that isn't there yet, and why.
+    pub(crate) fn absent(reason: String) -> Self {
+        Self {
+            state: bfd::State::Down,
+            since: None,
+            reason,
+            remote_diagnostic: None,
+            transmit_interval: None,
+            receive_interval: None,
+            detection_time: None,
+            failure_count: 0,
+        }
+    }
+}
+
+impl From<&bfd::SessionReport> for BfdReport {
+    fn from(session: &bfd::SessionReport) -> Self {
+        let reason = match (&session.send_error, &session.last_discard) {
+            (Some(error), _) => error.clone(),
+            (None, Some(discard)) if session.state != bfd::State::Up => {
+                format!("{}; the last packet refused: {discard}", session.reason)
+            }
+            _ => session.reason.clone(),
+        };
+        Self {
+            state: session.state,
+            since: Some(session.since),
+            reason,
+            remote_diagnostic: session.remote_diagnostic,
+            transmit_interval: session.transmit_interval,
+            receive_interval: session.receive_interval,
+            detection_time: session.detection_time,
+            failure_count: session.failure_count,
+        }
+    }
 }
 
 /// A change of a session's state. One that comes again in a short circle, as when a peer cannot be reached, is counted.

@@ -10,8 +10,8 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteStatus, SegmentStatus,
-    SessionStatus, TransitionStatus, state_name,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteStatus,
+    SegmentStatus, SessionStatus, TransitionStatus, state_name,
 };
 
 impl<K: Kernel> Agent<K> {
@@ -64,6 +64,7 @@ impl<K: Kernel> Agent<K> {
             errors: session.errors.iter().map(past_error).collect(),
             history: session.history.iter().map(transition).collect(),
             reason: session.reason.clone(),
+            bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
 

@@ -209,6 +209,18 @@ impl Rib {
         }
     }
 
+    /// Changes live whether an internal peer is our client: what it is told, and who is told of its paths (RFC 4456 §6).
+    pub fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
+        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        if std::mem::replace(&mut neighbor.peer.kind, kind) == kind {
+            return;
+        }
+        for family in FAMILIES {
+            self.regroup(id, family);
+        }
+        self.reconsider(id);
+    }
+
     /// Takes in an UPDATE. Its `end_of_rib` and `faults` are the caller's business; what is of a family that the
     /// session does not carry is ignored (RFC 4760 §6 leaves that to us).
     pub fn update(&mut self, id: PeerId, update: Update) {

@@ -5,9 +5,12 @@ mod add_path;
 mod change;
 mod cluster;
 mod external;
+mod life;
 mod long_lived;
+mod model;
 mod network;
 mod restart;
+mod switch;
 
 use std::time::{Duration, Instant};
 
