@@ -87,7 +87,7 @@ impl Record {
 
     /// Something went wrong.
     pub fn broken(&mut self, what: &str, error: &anyhow::Error) {
-        self.failed.push((what.into(), format!("{error:?}")));
+        self.failed.push((what.into(), format!("{error:#}")));
     }
 
     pub fn summary(&self) -> String {

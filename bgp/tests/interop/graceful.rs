@@ -1,6 +1,6 @@
 //! Graceful restart (RFC 4724), both roles.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use heliograph_bgp::report::SessionState;
 
 use crate::cases::{Case, Record};
@@ -46,7 +46,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
             Ok(())
         })?;
         daemon.restart()?;
-        let kept = || speaker.best(peers::prefix()).map(drop);
+        let kept = || still_there(&speaker);
         until_while("they are back", kept, || {
             let (path, session) = (speaker.best(peers::prefix())?, speaker.session(THEIRS)?);
             ensure!(session.state == SessionState::Established && session.end_of_rib, "{session:?}");
@@ -56,6 +56,12 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         settled(&daemon, &speaker)
     });
     Ok(())
+}
+
+/// We have their route; where not, the session's history says why.
+pub fn still_there(speaker: &Speaker) -> Result<()> {
+    let words = || format!("{:?}", speaker.session(THEIRS));
+    speaker.best(peers::prefix()).map(drop).with_context(words)
 }
 
 /// Both have each other's routes, and all was told.

@@ -51,7 +51,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     });
     record.case(Case::TheyStayAway, || {
         daemon.kill();
-        let kept = || speaker.best(peers::prefix()).map(drop);
+        let kept = || crate::graceful::still_there(&speaker);
         until_while("their route is our last resort", kept, || {
             let path = speaker.best(peers::prefix())?;
             ensure!(path.stale && path.reason.contains("long-lived stale"), "{path:?}");

@@ -69,7 +69,7 @@ impl Peer for Frr {
         let zebra = daemon("zebra", "")?;
         let mut bfdd = daemon("bfdd", "")?;
         bfdd.arg("--bfdctl").arg(lab.path("bfdd.ctl"));
-        Ok(vec![("zebra.log", zebra), ("bfdd.log", bfdd), ("bgpd.log", bgpd)])
+        Ok(vec![("zebra.log", bound(&zebra)), ("bfdd.log", bound(&bfdd)), ("bgpd.log", bgpd)])
     }
 
     fn prepare(&self, lab: &Lab, _: &Setup) -> Result<()> {
@@ -113,15 +113,23 @@ impl Peer for Frr {
     }
 
     fn ended_by_bfd(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
-        // Its `lastResetDueTo` is about the next attempt already.
-        let log = std::fs::read_to_string(lab.path("bgpd.log"))?;
-        let about = |line: &&str| line.contains("%ADJCHANGE") && line.contains(&neighbor.to_string());
-        Ok(log.lines().filter(about).any(|line| line.contains("Down BFD down received")))
+        let shown = self.json(lab, &format!("show bgp neighbors {neighbor} json"))?;
+        // RFC 9384 §3
+        Ok(shown[neighbor.to_string()]["lastNotificationReason"] == "Cease/BFD Down")
     }
 
     fn lacks(&self, _: Case) -> Option<Lack> {
         None
     }
+}
+
+/// The command in a process namespace, where all is killed when its first process is. A change of user loosens the bond to
+/// us, and the daemon would outlive us if we were killed.
+fn bound(command: &Command) -> Command {
+    let mut shell = Command::new("unshare");
+    shell.args(["--pid", "--fork", "--kill-child", "sh", "-c", "\"$0\" \"$@\" & wait"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
 }
 
 fn path(shown: &Value) -> PathView {
@@ -149,7 +157,7 @@ fn config(setup: &Setup) -> String {
         "debug bgp neighbor-events\nroute-map TAG permit 10\n set community 64512:100\n set large-community \
          64512:1:2\n set extcommunity rt 64512:7\nexit\n\
          route-map HOP6 permit 10\n set ipv6 next-hop global {THEIRS6}\nexit\nrouter bgp {}\n bgp router-id {THEIRS}\n \
-         no bgp ebgp-requires-policy\n bgp log-neighbor-changes\n no bgp default ipv4-unicast\n no bgp network import-check\n \
+         no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n \
          coalesce-time 0\n timers bgp 10 {HOLD}\n",
         setup.asn
     );
