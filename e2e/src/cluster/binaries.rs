@@ -80,7 +80,7 @@ impl Binaries {
     /// # Errors
     /// When there is no Go to be had, or a build fails.
     pub fn cluster(progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        Self::with(&CLUSTER, progress)
+        Self::with(&[&CLUSTER], progress)
     }
 
     /// The same, and what Services take.
@@ -88,8 +88,7 @@ impl Binaries {
     /// # Errors
     /// When there is no Go to be had, or a build fails.
     pub fn services(progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        Self::with(&CLUSTER, progress)?;
-        Self::with(&SERVICES, progress)
+        Self::with(&[&CLUSTER, &SERVICES], progress)
     }
 
     /// The same, and what the conformance tests take.
@@ -97,21 +96,18 @@ impl Binaries {
     /// # Errors
     /// When there is no Go to be had, or a build fails.
     pub fn conformance(progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        Self::services(progress)?;
-        Self::with(&CONFORMANCE, progress)
+        Self::with(&[&CLUSTER, &SERVICES, &CONFORMANCE], progress)
     }
 
-    fn with(programs: &[Program], progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        let missing = |folder: &Path| {
-            programs.iter().filter(|p| given(p.name).is_none() && !folder.join(p.name).is_file()).count()
-        };
-        if missing(Path::new("/nonexistent")) == 0 {
+    fn with(sets: &[&[Program]], progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let wanted: Vec<_> = sets.iter().copied().flatten().filter(|p| given(p.name).is_none()).collect();
+        if wanted.is_empty() {
             return Ok(Self { folder: PathBuf::new() });
         }
         let go = Go::find(progress)?;
         let folder = folder(&go.version)?;
         let _lock = cache::lock(&folder, "the programs of Kubernetes", progress)?;
-        let count = missing(&folder);
+        let count = wanted.iter().filter(|p| !folder.join(p.name).is_file()).count();
         if count > 0 {
             progress(&format!(
                 "building {count} programs of Kubernetes {} with {}: about 6 minutes on 2 idle cores, once \
@@ -120,7 +116,7 @@ impl Binaries {
                 go.version,
                 folder.join("build.log").display()
             ));
-            for program in programs.iter().filter(|p| given(p.name).is_none()) {
+            for program in wanted {
                 build(&go, program, &folder, progress)?;
             }
         }

@@ -1,16 +1,21 @@
 //! `heliograph-lab cluster …`: a cluster for people.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use super::network::Topology;
 use super::pod_network::{PodNetwork, can_apply};
 use super::state::State;
 use super::{Cluster, Spec, machine::Machine, take_down};
+use crate::uml;
 
 /// Brings a cluster up, gives it its network, waits until all is ready and leaves it running.
 ///
 /// # Errors
 /// When a step fails; nothing is left then.
 pub fn up(spec: Spec, network: Option<PodNetwork>) -> Result<()> {
+    if spec.topology == Topology::TwoRacks && !uml::runs_here()? {
+        bail!("two racks reach each other through IPIP, and this kernel has none: use `TOPOLOGY=flat`");
+    }
     let network = network.unwrap_or_else(|| {
         if can_apply() {
             return PodNetwork::Heliograph;

@@ -179,12 +179,19 @@ impl Machine {
         Ok(stdout)
     }
 
-    /// Many `ip` commands in one go.
+    /// Many `ip` commands in one go; those that begin with `-6` are about IPv6, and come last.
     ///
     /// # Errors
     /// At the first that fails.
     pub fn ip(&self, lines: &[String]) -> Result<()> {
-        let enter = || ip_batch(Command::new("ip"), lines);
+        let six: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("-6 ").map(String::from)).collect();
+        let four: Vec<_> = lines.iter().filter(|l| !l.starts_with("-6 ")).cloned().collect();
+        let enter = || {
+            ip_batch(Command::new("ip"), &four)?;
+            let mut ip = Command::new("ip");
+            ip.arg("-6");
+            ip_batch(ip, &six)
+        };
         self.net().enter(enter).with_context(|| format!("{}: cannot set up its network", self.name))
     }
 

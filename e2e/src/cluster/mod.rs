@@ -87,8 +87,8 @@ impl Spec {
         use std::sync::atomic::{AtomicUsize, Ordering};
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let name = format!("heliograph-test-{process}-{count}");
-        Self { folder: Path::new("/run").join(&name), name, host_interface: None, ..Self::for_people() }
+        let name = format!("{TEST}{process}-{count}");
+        Self { folder: Path::new(RUN).join(&name), name, host_interface: None, ..Self::for_people() }
     }
 
     fn logs(&self) -> PathBuf {
@@ -112,6 +112,10 @@ pub struct Cluster {
 
 /// The most nodes a cluster can have, joined ones included: each has its token from the start.
 const MOST: usize = 60;
+/// Where the folders of clusters are.
+const RUN: &str = "/run";
+/// How the names of the tests' clusters begin.
+const TEST: &str = "heliograph-test-";
 const SWITCH: &str = "switch";
 const ROUTER: &str = "router";
 const CONTROL: &str = "control";
@@ -142,6 +146,7 @@ impl Cluster {
         node::check_machine()?;
         let binaries = binaries_for(&spec)?;
         refuse_second(&spec)?;
+        remove_killed_tests();
         let on_interrupt = cleanup::register({
             let spec = spec.clone();
             move || drop(take_down(&spec))
@@ -149,7 +154,8 @@ impl Cluster {
         let mut undo = Undo(Some(&spec));
         std::fs::create_dir_all(spec.logs())
             .with_context(|| format!("cannot make {}", spec.logs().display()))?;
-        let mut state = State { spec: spec.clone(), machines: Vec::new(), complete: false };
+        let mut state =
+            State { spec: spec.clone(), maker: Identity::me()?, machines: Vec::new(), complete: false };
         state.write(&spec.folder)?;
         let mut remember = |machine: &Machine| {
             let name = machine.name().to_owned();
@@ -229,7 +235,8 @@ impl Cluster {
         let machines =
             [&self.switch, &self.router, &self.control].into_iter().chain(self.nodes.values().map(|n| &n.1));
         let machines = machines.map(|m| Remembered { name: m.name().to_owned(), init: m.init().clone() });
-        State { spec: self.spec.clone(), machines: machines.collect(), complete }.write(&self.spec.folder)
+        State { spec: self.spec.clone(), maker: Identity::me()?, machines: machines.collect(), complete }
+            .write(&self.spec.folder)
     }
 
     /// Finds the cluster that somebody left running in this folder. Dropping it leaves it running.
@@ -548,7 +555,7 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
 /// A cluster of this name that runs is somebody's; what is left of one that ended is removed.
 fn refuse_second(spec: &Spec) -> Result<()> {
     let Some(state) = State::read(&spec.folder)? else { return Ok(()) };
-    if state.machines.iter().any(|machine| machine.init.lives()) {
+    if state.lives() {
         bail!(
             "there is a cluster already, use it with `export KUBECONFIG={}`, or take it down first \
              (`make cluster-down`)",
@@ -556,6 +563,19 @@ fn refuse_second(spec: &Spec) -> Result<()> {
         );
     }
     take_down(&state.spec)
+}
+
+/// What tests left behind that were killed: files and control groups outlive everybody.
+fn remove_killed_tests() {
+    let folders = std::fs::read_dir(RUN).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_tests = folders.filter(|path| path.to_string_lossy().contains(TEST));
+    for state in
+        of_tests.filter_map(|folder| State::read(&folder).ok().flatten()).filter(|state| !state.lives())
+    {
+        if let Err(error) = take_down(&state.spec) {
+            eprintln!("{error:#}");
+        }
+    }
 }
 
 /// Removes every trace of a cluster, whatever state it is in.

@@ -71,7 +71,44 @@ pub(super) fn start(machine: &Machine, place: Place, cgroup: &str, binaries: &Bi
         import(machine, &image)?;
     }
     machine.write("/etc/kubernetes/kubelet.yaml", &kubelet(cgroup).to_string())?;
+    hide_settings(machine)?;
+    tell_clock(machine)?;
     start_kubelet(machine, place, binaries)
+}
+
+/// What a kubelet sets as it starts, and to what. These are the whole machine's.
+const SETTINGS: [(&str, &str); 6] = [
+    ("kernel/keys/root_maxbytes", "25000000"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+];
+
+/// Shows the node files of its own instead: it is not to change how the machine it runs on behaves.
+fn hide_settings(machine: &Machine) -> Result<()> {
+    for (setting, value) in SETTINGS {
+        machine.write(&format!("/run/settings/{setting}"), &format!("{value}\n"))?;
+    }
+    let script =
+        r#"for s; do [ ! -e "/proc/sys/$s" ] || mount --bind "/run/settings/$s" "/proc/sys/$s"; done"#;
+    let words = ["sh", "-ec", script, "settings"].into_iter().chain(SETTINGS.map(|(setting, _)| setting));
+    machine.run(words).context("cannot hide the machine's settings from the kubelet").map(drop)
+}
+
+/// The kubelet ends at once where it cannot tell the processor's clock, and User-mode Linux does not tell it.
+fn tell_clock(machine: &Machine) -> Result<()> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    if info.contains("cpu MHz") {
+        return Ok(());
+    }
+    let told = info.lines().map(|line| {
+        let clock = if line.starts_with("processor") { "cpu MHz\t\t: 2000.000\n" } else { "" };
+        format!("{line}\n{clock}")
+    });
+    machine.write("/run/cpuinfo", &told.collect::<String>())?;
+    machine.run(["mount", "--bind", "/run/cpuinfo", "/proc/cpuinfo"]).map(drop)
 }
 
 /// Starts the kubelet.

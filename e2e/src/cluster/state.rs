@@ -28,6 +28,14 @@ impl Identity {
         Ok(Self { pid, started })
     }
 
+    /// This process.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn me() -> Result<Self> {
+        Self::of(std::process::id() as i32)
+    }
+
     /// Whether it is still there. A zombie is not.
     #[must_use]
     pub fn lives(&self) -> bool {
@@ -65,6 +73,8 @@ pub struct Remembered {
 pub struct State {
     /// What was asked for.
     pub spec: Spec,
+    /// Who makes it, or made it.
+    pub maker: Identity,
     /// All that was made, in order.
     pub machines: Vec<Remembered>,
     /// Whether it came up to the end.
@@ -72,6 +82,12 @@ pub struct State {
 }
 
 impl State {
+    /// Whether anything of it lives: its machines, or while it is being made whoever makes it.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        self.machines.iter().any(|machine| machine.init.lives()) || (!self.complete && self.maker.lives())
+    }
+
     fn file(folder: &Path) -> PathBuf {
         folder.join("state.json")
     }
@@ -110,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_start() {
-        let me = Identity::of(std::process::id() as i32).expect("this process");
+        let me = Identity::me().expect("this process");
         assert!(me.lives());
         let other = Identity { started: me.started + 1, ..me };
         assert!(!other.lives());
