@@ -72,6 +72,8 @@ impl Machine {
     fn now() -> Result<Self> {
         let links = Command::new("ip").args(["-brief", "link"]).output().context("cannot run `ip`")?;
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let settings = ["kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory"];
+        let read = |setting| std::fs::read_to_string(format!("/proc/sys/{setting}"));
         let folders =
             ["/etc/cni/net.d", "/opt/cni", "/var/lib/kubelet", "/var/lib/etcd/data", "/var/log/pods"];
         Ok(Self {

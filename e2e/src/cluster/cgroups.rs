@@ -29,10 +29,13 @@ pub(super) fn make(cluster: &str, node: &str) -> Result<String> {
     for hierarchy in hierarchies() {
         let group = hierarchy.join(cluster).join(node);
         std::fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        let above = hierarchy.join(cluster);
         if is_unified() {
-            for above in [hierarchy.clone(), hierarchy.join(cluster)] {
-                pass_controllers_on(&above)?;
-            }
+            pass_controllers_on(&hierarchy)?;
+            pass_controllers_on(&above)?;
+        } else if hierarchy.join("cpuset.cpus").is_file() {
+            inherit_processors(&hierarchy, &above)?;
+            inherit_processors(&above, &group)?;
         }
     }
     Ok(format!("/{cluster}/{node}"))
@@ -47,6 +50,16 @@ fn pass_controllers_on(group: &Path) -> Result<()> {
             std::fs::write(&file, format!("+{controller}"))
                 .with_context(|| format!("cannot pass {controller} on in {}", file.display()))?;
         }
+    }
+    Ok(())
+}
+
+/// In version 1 a new group has no processors and no memory, and gives none to those below, until it is told.
+fn inherit_processors(from: &Path, to: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        std::fs::read(from.join(file))
+            .and_then(|value| std::fs::write(to.join(file), value))
+            .with_context(|| format!("cannot set {}", to.join(file).display()))?;
     }
     Ok(())
 }

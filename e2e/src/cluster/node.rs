@@ -158,7 +158,6 @@ fn kubelet(cgroup: &str) -> serde_json::Value {
         "authorization": { "mode": "AlwaysAllow" },
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": cgroup,
-        "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
         "oomScoreAdj": 0,
