@@ -13,7 +13,7 @@ ifeq ($(origin TOPOLOGY),file)
 cluster: TOPOLOGY := flat
 endif
 
-.PHONY: demo test check bench audit build cluster cluster-down
+.PHONY: demo test check bench scale audit build cluster cluster-down
 
 demo: build
 	$(LAB) setup
@@ -44,6 +44,10 @@ check:
 
 bench:
 	cargo bench --workspace
+
+# Five thousand simulated speakers that all announce: more memory than a test may take.
+scale:
+	cargo test -p heliograph-bgp --test scale -- --ignored --nocapture
 
 audit:
 	@cargo deny --version >/dev/null 2>&1 || { \

@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::bfd;
 use crate::policy::Policy;
-use crate::wire::{Family, Prefix, Role};
+use crate::wire::{Family, MAX_STALE_TIME, Prefix, Role};
 
 /// Everything a speaker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,10 @@ pub struct GracefulRestart {
     /// Keep routes through NOTIFICATIONs and an expired hold timer too, with peers that offer the same (RFC 8538). Off
     /// unless asked for: routes of a node that is cut off then stay for its restart time, not just its hold time.
     pub notifications: bool,
+    /// Long-lived graceful restart (RFC 9494): how long peers may keep our routes as a last resort once the restart time
+    /// is over; whole seconds, less than 2^24. Who offers it also keeps the routes of peers that do, for as long as they
+    /// say; zero does that and no more. `None` does not offer it.
+    pub long_lived: Option<Duration>,
 }
 
 impl Default for GracefulRestart {
@@ -69,7 +74,23 @@ impl Default for GracefulRestart {
             restart_time: Duration::from_secs(120),
             selection_deferral: Duration::from_secs(60),
             notifications: false,
+            long_lived: None,
         }
+    }
+}
+
+impl GracefulRestart {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let fits = |time: Duration| time.subsec_nanos() == 0 && time.as_secs() <= MAX_STALE_TIME.into();
+        if self.long_lived.is_none_or(fits) {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid {
+            what: "graceful restart".into(),
+            problem: format!(
+                "the long-lived stale time must be 0 to {MAX_STALE_TIME} whole seconds (RFC 9494 §3.1)"
+            ),
+        })
     }
 }
 
@@ -120,6 +141,10 @@ pub struct Neighbor {
     pub ttl: Ttl,
     /// How its segments are authenticated.
     pub authentication: Option<Authentication>,
+    /// Watch it with BFD from the first session on: when BFD fails, the session falls at once (RFC 5882). BFD that never
+    /// comes up holds nothing back. Changes live. Both sides must have the same [`bfd::Path`]: where there may be a
+    /// router between them, multihop.
+    pub bfd: Option<bfd::Settings>,
     /// What we take from it.
     pub import: Filter,
     /// What we tell it.
@@ -337,6 +362,7 @@ impl Config {
         if self.router_id.is_unspecified() {
             return Err(ConfigError::RouterIdZero);
         }
+        self.graceful_restart.map_or(Ok(()), |restart| restart.validate())?;
         let mut seen = std::collections::HashMap::new();
         for neighbor in &self.neighbors {
             neighbor.validate(self.asn)?;
@@ -380,6 +406,7 @@ impl Neighbor {
             prefix_limit: None,
             ttl: Ttl::System,
             authentication: None,
+            bfd: None,
             import: Filter::nothing(),
             export: Filter::nothing(),
         }
@@ -428,6 +455,9 @@ impl Neighbor {
         if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
             return invalid("a key must have 1 to 80 octets: the kernel takes no other");
         }
+        if let Some(problem) = self.bfd.as_ref().and_then(|bfd| self.bfd_problem(bfd)) {
+            return invalid(&format!("BFD: {problem}"));
+        }
         if self.families.is_empty() {
             return invalid("no address family: list at least one");
         }
@@ -446,5 +476,16 @@ impl Neighbor {
             return invalid("the connect retry time must not be 0");
         }
         Ok(())
+    }
+
+    fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
+        let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
+        if further && bfd.path == bfd::Path::SingleHop {
+            return Some(
+                "the neighbour may be several hops away, and a single-hop session (RFC 5881) takes packets \
+                         from the same link only: make it multihop",
+            );
+        }
+        bfd.problem(self.address)
     }
 }

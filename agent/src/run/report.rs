@@ -1,6 +1,6 @@
 //! The status, put together from what the last look found and what the speaker says now.
 
-use heliograph_bgp::report::{PathReport, SessionReport};
+use heliograph_bgp::report::{PastError, PathReport, SessionReport, Transition};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
-    state_name,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteStatus,
+    SegmentStatus, SessionStatus, TransitionStatus, state_name,
 };
 
 impl<K: Kernel> Agent<K> {
@@ -61,7 +61,10 @@ impl<K: Kernel> Agent<K> {
             hold_seconds: session.hold_time.map(|hold| hold.as_secs()),
             established_count: session.established_count,
             last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
+            errors: session.errors.iter().map(past_error).collect(),
+            history: session.history.iter().map(transition).collect(),
             reason: session.reason.clone(),
+            bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
 
@@ -157,6 +160,20 @@ impl<K: Kernel> Agent<K> {
         let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
         let unreachable = (verdict.verdict == Verdict::Unreachable).then(|| verdict.reason.clone());
         (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
+    }
+}
+
+fn past_error(error: &PastError) -> PastErrorStatus {
+    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), times: error.times }
+}
+
+fn transition(transition: &Transition) -> TransitionStatus {
+    TransitionStatus {
+        seconds_ago: transition.ago.as_secs_f64(),
+        from: state_name(transition.from),
+        to: state_name(transition.to),
+        why: transition.why.clone(),
+        times: transition.times,
     }
 }
 

@@ -4,10 +4,14 @@
 //! transitive, and a scan that keeps the better of two would depend on the order of arrival. As RFC 4271 §9.1.2.2 c
 //! removes by MED before it goes on, we first find the best path of each neighbouring AS, MED included, and then the
 //! best of those, MED left out. Both are total orders, so the result depends on nothing but the set of paths.
+//!
+//! Long-lived stale paths are out of it as long as there is another (RFC 9494 §4.4): as that is told before all that has to
+//! do with MED, it is the same whether they are left out of the whole or lose within their neighbouring AS and then again.
 
 use std::cmp::Ordering;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::long_lived;
 use super::table::{Path, Source};
 use super::{Peer, PeerKind};
 use crate::wire::{AsPath, Attributes, Origin, Segment};
@@ -20,6 +24,8 @@ pub const DEFAULT_LOCAL_PREF: u32 = 100;
 pub enum Step {
     /// What we originate ourselves comes first.
     Local,
+    /// What is long-lived stale comes last (RFC 9494 §4.4).
+    LongLived,
     /// Higher LOCAL_PREF (RFC 4271 §9.1.1).
     LocalPref,
     /// Shorter AS_PATH (§9.1.2.2 a).
@@ -42,6 +48,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub source: Source,
+    pub long_lived_stale: bool,
     pub local_pref: u32,
     pub as_path_length: usize,
     pub origin: Origin,
@@ -62,6 +69,7 @@ impl Candidate {
         let router_id = peer.map_or(Ipv4Addr::UNSPECIFIED, |peer| peer.router_id);
         Self {
             source: path.source,
+            long_lived_stale: long_lived::is_stale(attributes),
             local_pref: local_pref(attributes),
             as_path_length: attributes.as_path.hops(),
             origin: attributes.origin,
@@ -80,6 +88,7 @@ impl Candidate {
         let med = if same_neighbor { self.med.cmp(&other.med) } else { Ordering::Equal };
         let steps = [
             (self.peer_address.is_some().cmp(&other.peer_address.is_some()), Step::Local),
+            (self.long_lived_stale.cmp(&other.long_lived_stale), Step::LongLived),
             (other.local_pref.cmp(&self.local_pref), Step::LocalPref),
             (self.as_path_length.cmp(&other.as_path_length), Step::AsPathLength),
             (self.origin.cmp(&other.origin), Step::Origin),

@@ -210,16 +210,21 @@ impl Words {
         Some((self.encoded.get(at)?.as_ref()?, *self.sources.get(at)?))
     }
 
-    /// Puts a word in the place of the one before, which is returned.
-    fn replace(&mut self, slot: Slot, word: Option<&Told>) -> Option<Told> {
+    /// Takes a word out, to be followed by [`Words::put`].
+    fn take(&mut self, slot: Slot) -> Option<Told> {
         let at = slot as usize;
+        Some(Told { encoded: self.encoded.get_mut(at)?.take()?, source: *self.sources.get(at)? })
+    }
+
+    fn put(&mut self, slot: Slot, word: Option<Told>) {
+        let at = slot as usize;
+        let Some(Told { encoded, source }) = word else { return };
         if at >= self.encoded.len() {
-            self.encoded.resize(word.map_or(self.encoded.len(), |_| at + 1), None);
-            self.sources.resize(self.encoded.len(), Source::LOCAL);
+            self.encoded.resize(at + 1, None);
+            self.sources.resize(at + 1, Source::LOCAL);
         }
-        let encoded = std::mem::replace(self.encoded.get_mut(at)?, word.map(|word| word.encoded.clone()));
-        let source = std::mem::replace(self.sources.get_mut(at)?, word.map_or(Source::LOCAL, |w| w.source));
-        encoded.map(|encoded| Told { encoded, source })
+        self.encoded[at] = Some(encoded);
+        self.sources[at] = source;
     }
 }
 
@@ -280,23 +285,27 @@ impl Group {
             },
             None => None,
         };
-        let was = self.words.replace(slot, now.as_ref());
-        let now = now.as_ref();
-        let same = match (&was, now) {
+        let was = self.words.take(slot);
+        let same = match (&was, &now) {
             (Some(was), Some(now)) => was.same(now),
             (None, None) => true,
             _ => false,
         };
-        if same {
-            return;
+        if !same {
+            self.mark(slot, was.as_ref(), now.as_ref(), entry);
         }
+        self.words.put(slot, now);
+    }
+
+    /// Marks all for whom it makes a difference that the word goes from `was` to `now`.
+    fn mark(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, entry: &mut Entry) {
         if self.log.followed() {
-            self.common.change(slot, was.as_ref(), now, entry);
+            self.common.change(slot, was, now, entry);
         } else {
-            self.common.settle(slot, was.as_ref(), now);
+            self.common.settle(slot, was, now);
         }
         for (id, member) in &mut self.members {
-            let (was, now) = (heard(was.as_ref(), *id), heard(now, *id));
+            let (was, now) = (heard(was, *id), heard(now, *id));
             if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
                 member.change(slot, was, now, entry);
             }

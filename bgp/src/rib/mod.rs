@@ -17,6 +17,7 @@ mod hash;
 mod import;
 mod intern;
 mod log;
+mod long_lived;
 mod neighbors;
 mod pack;
 mod report;
@@ -138,8 +139,7 @@ impl Rib {
         }
     }
 
-    /// The session is gone. Paths of the families in `keep` become stale, all others go; so do those that were stale
-    /// already, so that a peer that keeps restarting keeps nothing alive for ever (RFC 4724 §4.2).
+    /// The session is gone. Paths of the families in `keep` become stale or stay so, all others go.
     pub fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
         let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
         if !std::mem::take(&mut neighbor.up) {
@@ -148,7 +148,7 @@ impl Rib {
         for family in FAMILIES {
             self.dismiss(id, family);
             for (prefix, path) in self.paths_of(id, family) {
-                if keep.contains(&family) && !path.stale {
+                if keep.contains(&family) {
                     self.put(prefix, Path { stale: true, ..path });
                 } else {
                     self.withdraw(prefix, path.source);
@@ -205,6 +205,18 @@ impl Rib {
         }
     }
 
+    /// Changes live whether an internal peer is our client: what it is told, and who is told of its paths (RFC 4456 §6).
+    pub fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
+        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        if std::mem::replace(&mut neighbor.peer.kind, kind) == kind {
+            return;
+        }
+        for family in FAMILIES {
+            self.regroup(id, family);
+        }
+        self.reconsider(id);
+    }
+
     /// Takes in an UPDATE. Its `end_of_rib` and `faults` are the caller's business; what is of a family that the
     /// session does not carry is ignored (RFC 4760 §6 leaves that to us).
     pub fn update(&mut self, id: PeerId, update: Update) {
@@ -234,6 +246,7 @@ impl Rib {
                 .origin(id.into())
                 .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
             let of_family = |prefix: &Prefix| carried(prefix) && prefix.family() == reach.family;
+            self.tables[reach.family].look_ahead(&reach.prefixes);
             for prefix in reach.prefixes.into_iter().filter(of_family) {
                 let (shared, refusal) = match refusal {
                     None => self.judge(id, &shared, &prefix),

@@ -85,7 +85,7 @@ impl Rib {
             med: best::med(attributes),
             as_path: as_path(&attributes.as_path),
             originator: attributes.originator_id,
-            cluster_list: attributes.cluster_list.clone(),
+            cluster_list: attributes.cluster_list.to_vec(),
         }
     }
 
@@ -156,6 +156,9 @@ fn explain_rank(path: &Path, candidates: &[Candidate]) -> String {
     if best.source == this.source {
         return match best::select(all().filter(|other| other.source != this.source)) {
             None if this.peer_address.is_none() => "best: we originate it".into(),
+            None if this.long_lived_stale => {
+                "best: the only usable path; long-lived stale, kept as a last resort".into()
+            }
             None => "best: the only usable path".into(),
             Some(second) => format!("best: {}", difference(&this, &second)),
         };
@@ -174,6 +177,8 @@ fn difference(this: &Candidate, other: &Candidate) -> String {
     match step {
         Step::Local if this.peer_address.is_none() => format!("we originate it, before the path {via}"),
         Step::Local => "we originate the prefix ourselves".into(),
+        Step::LongLived if this.long_lived_stale => format!("long-lived stale, unlike the path {via}"),
+        Step::LongLived => format!("not long-lived stale, unlike the path {via}"),
         Step::LocalPref => ranked("LOCAL_PREF", this.local_pref, other.local_pref, &via),
         Step::AsPathLength => ranked("AS path length", this.as_path_length, other.as_path_length, &via),
         Step::Origin if this.origin < other.origin => {

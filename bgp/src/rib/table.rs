@@ -181,6 +181,14 @@ impl Table {
         self.index.find(hash, |slot| self.entries[*slot as usize].prefix == *prefix).copied()
     }
 
+    /// Looks where prefixes are or will be in the index, so that the processor waits for its memory once for all of them and
+    /// not once for each.
+    pub fn look_ahead(&self, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            std::hint::black_box(self.index.find(hash_of(&self.hasher, prefix), |_| false));
+        }
+    }
+
     /// The prefix's slot, taken now if it has none. To be followed by [`Table::reap`] if no path is put there.
     pub fn claim(&mut self, prefix: Prefix) -> Slot {
         let Self { index, hasher, entries, free } = self;

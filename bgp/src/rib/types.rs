@@ -41,6 +41,8 @@ pub struct Peer {
     pub codec: Codec,
     /// The families negotiated.
     pub families: Vec<Family>,
+    /// It knows what LLGR_STALE means (RFC 9494 §4.3).
+    pub long_lived: bool,
     /// What is taken from it.
     pub import: Filter,
     /// What it is told.

@@ -8,10 +8,6 @@ use super::{Attributes, Family, Prefix};
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most messages are UPDATEs: a box would cost each an allocation"
-)]
 pub enum Message {
     /// RFC 4271 §4.2.
     Open(Open),
@@ -90,6 +86,8 @@ pub enum Capability {
     FourOctetAs(u32),
     /// Code 70 (RFC 7313 §3.1).
     EnhancedRouteRefresh,
+    /// Code 71 (RFC 9494 §3.1), a family each.
+    LongLived(Vec<LongLived>),
     /// Any other, and families we do not know: code and value as received.
     Other(u8, Bytes),
 }
@@ -149,6 +147,17 @@ pub struct GracefulRestart {
     pub restart_time: u16,
     /// The families kept, each with its F bit: forwarding state was preserved.
     pub families: Vec<(Family, bool)>,
+}
+
+/// How long the routes of a family may be kept once the restart time is over (RFC 9494 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongLived {
+    /// The family.
+    pub family: Family,
+    /// The F bit: forwarding state was preserved.
+    pub forwarding: bool,
+    /// Long-lived Stale Time in seconds, less than 2^24.
+    pub stale_time: u32,
 }
 
 /// The next hop of a reach.

@@ -14,15 +14,16 @@ mod update;
 mod tests;
 
 pub use attributes::{
-    Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, Origin, Segment, Unknown,
+    Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, Origin, Segment, Unknown,
 };
 pub use codec::{Codec, decode, encode};
 pub use framer::{Frame, Framer, MessageType};
 pub use message::{
-    Capability, Fault, FaultAction, GracefulRestart, Message, NextHop, Notification, Open, Reach, Refresh,
-    Role, Update,
+    Capability, Fault, FaultAction, GracefulRestart, LongLived, Message, NextHop, Notification, Open, Reach,
+    Refresh, Role, Update,
 };
 pub use notification::{Error, cease, code, describe, open_error};
+pub(crate) use open::MAX_STALE_TIME;
 pub use prefix::{Family, Prefix};
 pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::reader::Reader;
-use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, Open, Role, code, open_error};
+use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, LongLived, Open, Role, code, open_error};
 
 /// The only version there is.
 const VERSION: u8 = 4;
@@ -23,9 +23,14 @@ const ROLE: u8 = 9;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
 const ENHANCED_ROUTE_REFRESH: u8 = 70;
+const LONG_LIVED: u8 = 71;
 
 /// AFI and SAFI of what is announced, AFI of its next hop, as RFC 8950 §4 writes them.
 const IPV4_BY_IPV6: (u16, u16, u16) = (1, 1, 2);
+/// The F bit beside a family (RFC 4724 §3, RFC 9494 §3.1).
+const FORWARDING: u8 = 0x80;
+/// The longest time that 24 bits can carry.
+pub(crate) const MAX_STALE_TIME: u32 = (1 << 24) - 1;
 /// Flags beside the restart time (RFC 4724 §3, RFC 8538 §2).
 const RESTARTING: u16 = 0x8000;
 const NOTIFICATION: u16 = 0x4000;
@@ -81,6 +86,16 @@ impl Open {
     pub fn graceful_restart(&self) -> Option<&GracefulRestart> {
         self.capabilities.iter().rev().find_map(|c| match c {
             Capability::GracefulRestart(restart) => Some(restart),
+            _ => None,
+        })
+    }
+
+    /// The families of the long-lived graceful restart capability, which means nothing without the other one
+    /// (RFC 9494 §4.5).
+    pub fn long_lived(&self) -> Option<&[LongLived]> {
+        self.graceful_restart()?;
+        self.capabilities.iter().rev().find_map(|c| match c {
+            Capability::LongLived(families) => Some(families.as_slice()),
             _ => None,
         })
     }
@@ -221,7 +236,8 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             let mut families = Vec::new();
             while !reader.is_empty() {
                 let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
-                families.extend(Family::from_codes(afi, safi).map(|family| (family, flags & 0x80 != 0)));
+                families
+                    .extend(Family::from_codes(afi, safi).map(|family| (family, flags & FORWARDING != 0)));
             }
             Capability::GracefulRestart(GracefulRestart {
                 restarting: head & RESTARTING != 0,
@@ -231,6 +247,20 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             })
         }
         FOUR_OCTET_AS => Capability::FourOctetAs(reader.u32()?),
+        LONG_LIVED => {
+            let mut families = Vec::new();
+            while !reader.is_empty() {
+                let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
+                let stale_time = u32::from(reader.u8()?) << 16 | u32::from(reader.u16()?);
+                let forwarding = flags & FORWARDING != 0;
+                families.extend(Family::from_codes(afi, safi).map(|family| LongLived {
+                    family,
+                    forwarding,
+                    stale_time,
+                }));
+            }
+            Capability::LongLived(families)
+        }
         _ => return Some(other(code, value)),
     };
     (reader.is_empty() || matches!(capability, Capability::Other(..))).then_some(capability)
@@ -287,7 +317,17 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
             for (family, forwarding) in families {
                 let (afi, safi) = family.codes();
                 out.put_u16(afi);
-                out.put_slice(&[safi, if *forwarding { 0x80 } else { 0 }]);
+                out.put_slice(&[safi, if *forwarding { FORWARDING } else { 0 }]);
+            }
+        }
+        Capability::LongLived(families) => {
+            let families = families.get(..36).unwrap_or(families);
+            out.put_slice(&[LONG_LIVED, (7 * families.len()) as u8]);
+            for LongLived { family, forwarding, stale_time } in families {
+                let (afi, safi) = family.codes();
+                out.put_u16(afi);
+                out.put_slice(&[safi, if *forwarding { FORWARDING } else { 0 }]);
+                out.put_uint((*stale_time).min(MAX_STALE_TIME).into(), 3);
             }
         }
         Capability::ExtendedNextHop => {

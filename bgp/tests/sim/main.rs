@@ -4,8 +4,12 @@
 mod change;
 mod cluster;
 mod external;
+mod life;
+mod long_lived;
+mod model;
 mod network;
 mod restart;
+mod switch;
 
 use std::time::{Duration, Instant};
 

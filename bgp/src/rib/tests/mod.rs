@@ -4,6 +4,7 @@ mod decision;
 mod export;
 mod graceful;
 mod import;
+mod long_lived;
 mod model;
 mod outbound;
 mod random;
@@ -69,6 +70,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         role: None,
         codec: Codec { four_octet_as: true, ..Codec::default() },
         families: vec![V4, V6],
+        long_lived: false,
         import: Filter::All,
         export: Filter::All,
     }

@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
+/// RFC 9494 §3.2 and §3.3.
+pub const LLGR_STALE: u32 = 0xFFFF_0006;
+pub const NO_LLGR: u32 = 0xFFFF_0007;
+
 type Route = (Attributes, NextHop);
 
 /// What was received and not withdrawn.
@@ -35,10 +39,33 @@ impl Model {
         if !self.up.remove(&n) {
             return;
         }
-        self.received
-            .retain(|(prefix, from), path| *from != n || (keep.contains(&prefix.family()) && !path.stale));
-        for ((_, from), path) in &mut self.received {
-            path.stale |= *from == n;
+        self.received.retain(|(prefix, from), _| *from != n || keep.contains(&prefix.family()));
+        for family in [V4, V6] {
+            self.mark_stale(n, family);
+        }
+    }
+
+    pub fn mark_stale(&mut self, n: u8, family: Family) {
+        for ((prefix, from), path) in &mut self.received {
+            path.stale |= *from == n && prefix.family() == family;
+        }
+    }
+
+    /// RFC 9494 §4.2.
+    pub fn long_lived(&mut self, n: u8, family: Family) {
+        let concerned =
+            |prefix: &Prefix, from: u8, path: &Received| from == n && prefix.family() == family && path.stale;
+        self.received.retain(|(prefix, from), path| {
+            let communities = &path.route.0.communities;
+            let marked = communities.contains(&LLGR_STALE);
+            !concerned(prefix, *from, path) || marked || !communities.contains(&NO_LLGR)
+        });
+        for ((prefix, from), path) in &mut self.received {
+            let marked = path.route.0.communities.contains(&LLGR_STALE);
+            if !marked && concerned(prefix, *from, path) {
+                path.route.0.communities.push(LLGR_STALE);
+                path.route.0.communities.sort();
+            }
         }
     }
 
@@ -80,7 +107,7 @@ impl Model {
             if self.peers[n].kind == PeerKind::External {
                 attributes.local_pref = None;
                 attributes.originator_id = None;
-                attributes.cluster_list = Vec::new();
+                attributes.cluster_list.clear();
             }
             Choice { from: Some(*n), attributes, next_hop: Some(*next_hop) }
         });
@@ -91,6 +118,7 @@ impl Model {
     fn best(&self, prefix: &Prefix) -> Option<Choice> {
         let mut left = self.choices(prefix);
         keep_least(&mut left, |choice| choice.from.is_some());
+        keep_least(&mut left, |choice| choice.attributes.communities.contains(&LLGR_STALE));
         keep_least(&mut left, |choice| std::cmp::Reverse(choice.attributes.local_pref.unwrap_or(100)));
         keep_least(&mut left, |choice| {
             let lengths = choice.attributes.as_path.0.iter().map(|segment| match segment {
@@ -147,9 +175,11 @@ impl Model {
             || (from_non_client && to.kind == PeerKind::Internal)
             || has(0xFFFF_FF02)
             || (outside && (has(0xFFFF_FF01) || has(0xFFFF_FF03)))
+            || (outside && !to.long_lived && has(LLGR_STALE))
         {
             return None;
         }
+        let last_resort = has(LLGR_STALE) && !to.long_lived;
         let same_family = to.local_address.is_ipv4() == prefix.address().is_ipv4();
         let ours = same_family.then_some(NextHop { address: to.local_address, link_local: None });
         let mut attributes = best.attributes;
@@ -159,7 +189,7 @@ impl Model {
             }
             attributes.local_pref = None;
             attributes.originator_id = None;
-            attributes.cluster_list = Vec::new();
+            attributes.cluster_list.clear();
             attributes.as_path = match attributes.as_path.0.as_slice() {
                 [Segment::Sequence(numbers), rest @ ..] => {
                     let first = Segment::Sequence([&[OURS], numbers.as_slice()].concat());
@@ -172,7 +202,13 @@ impl Model {
         }
         if let (false, true, Some(from)) = (outside, from_inside, from) {
             attributes.originator_id = attributes.originator_id.or(Some(from.router_id));
-            attributes.cluster_list = [vec![identity().cluster_id], attributes.cluster_list].concat();
+            attributes.cluster_list.insert(0, identity().cluster_id);
+        }
+        if last_resort {
+            attributes.local_pref = Some(0);
+            attributes.communities.push(0xFFFF_FF01);
+            attributes.communities.sort();
+            attributes.communities.dedup();
         }
         let next_hop = match from {
             None => best.next_hop.or(ours),

@@ -7,10 +7,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::model::{Model, Received};
+use super::model::{LLGR_STALE, Model, NO_LLGR, Received};
 use super::*;
 use crate::config::PrefixRange;
-use crate::rib::best::Candidate;
+use crate::rib::best::{self, Candidate};
 use crate::rib::table::Source;
 use crate::wire::Origin;
 
@@ -40,18 +40,21 @@ enum Op {
     Up(u8),
     Down(u8, Vec<Family>),
     DropStale(u8, Option<Family>),
+    MarkStale(u8, Family),
+    LongLived(u8, Family),
     Filters(u8, Filter, Filter),
     Networks(Vec<(&'static str, bool)>),
     Refresh(u8, Family),
     Pull(u8, usize),
 }
 
-/// The peers: two of each kind, the external ones in two ASes; the last one over IPv6.
+/// The peers: two of each kind, the external ones in two ASes; the last one over IPv6. One of each kind knows what
+/// long-lived stale means.
 fn peers() -> BTreeMap<u8, Peer> {
     let peers = (1..).zip(KINDS).map(|(n, kind)| {
         let asn = if n == 6 { THEIRS + 1 } else { peer(n, kind).asn };
         let local_address = if n == 6 { ip("2001:db8::254") } else { ip(LOCAL) };
-        (n, Peer { asn, local_address, ..peer(n, kind) })
+        (n, Peer { asn, local_address, long_lived: n % 2 == 0, ..peer(n, kind) })
     });
     peers.collect()
 }
@@ -91,8 +94,11 @@ fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
     let origin = prop_oneof![4 => Just(Origin::Igp), 1 => Just(Origin::Incomplete)];
     let med = select(vec![None, Some(0), Some(1), Some(2)]);
     let local_pref = select(vec![None, Some(100), Some(100), Some(200)]);
-    let community =
-        prop_oneof![6 => Just(vec![]), 1 => (0xFFFF_FF00_u32..=0xFFFF_FF03).prop_map(|c| vec![c])];
+    let community = prop_oneof![
+        6 => Just(vec![]),
+        1 => (0xFFFF_FF00_u32..=0xFFFF_FF03).prop_map(|c| vec![c]),
+        1 => subsequence(vec![LLGR_STALE, NO_LLGR, 0xFFFF_FF01], 1..=3),
+    ];
     let originator = option::of(select(vec!["1.1.1.1", "10.0.0.3", "10.0.0.254"]));
     let clusters = vec(select(vec!["2.2.2.2", "3.3.3.3", "3.3.3.3", "10.0.0.253"]), 0..3);
     (tail, origin, med, local_pref, community, originator, clusters).prop_map(
@@ -101,7 +107,7 @@ fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
             as_path: path_from(n, tail),
             med,
             local_pref,
-            communities,
+            communities: communities.into(),
             originator_id: originator.map(ip4),
             cluster_list: clusters.into_iter().map(ip4).collect(),
             ..Attributes::local()
@@ -134,6 +140,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => number().prop_map(Op::Up),
         1 => (number(), subsequence(vec![V4, V6], 0..=2)).prop_map(|(n, keep)| Op::Down(n, keep)),
         1 => (number(), option::of(family())).prop_map(|(n, family)| Op::DropStale(n, family)),
+        1 => (number(), family()).prop_map(|(n, family)| Op::MarkStale(n, family)),
+        1 => (number(), family()).prop_map(|(n, family)| Op::LongLived(n, family)),
         1 => (number(), filter(), filter()).prop_map(|(n, i, e)| Op::Filters(n, i, e)),
         1 => (subsequence(PREFIXES.to_vec(), 0..4), any::<bool>()).prop_map(|(prefixes, given)| {
             Op::Networks(prefixes.into_iter().map(|prefix| (prefix, given)).collect())
@@ -215,6 +223,14 @@ impl World {
             Op::DropStale(n, family) => {
                 model.drop_stale(n, family);
                 rib.drop_stale(id(n), family);
+            }
+            Op::MarkStale(n, family) => {
+                model.mark_stale(n, family);
+                rib.mark_stale(id(n), family);
+            }
+            Op::LongLived(n, family) => {
+                model.long_lived(n, family);
+                rib.long_lived(id(n), family);
             }
             Op::Filters(n, import, export) => {
                 rib.set_filters(id(n), import.clone(), export.clone());
@@ -335,15 +351,60 @@ proptest! {
         prop_assert!(a.beats(&b) != b.beats(&a));
         prop_assert!(!(a.beats(&b) && b.beats(&c)) || a.beats(&c));
     }
+
+    /// Of paths from several neighbouring ASes the same one is best in whatever order they come, and it is the one that the
+    /// steps of RFC 4271 §9.1.2.2 leave when each removes what is worse than something that is still there.
+    #[test]
+    fn the_best_of_any_set_is_the_same_in_any_order(
+        (paths, shuffled) in vec((candidate(), option::of(1..4_u32)), 1..9).prop_flat_map(|paths| {
+            let paths: Vec<Candidate> = (0..).zip(paths).map(|(n, (candidate, neighbor_as))| {
+                Candidate { source: Source::from(PeerId(n)), neighbor_as, ..candidate }
+            }).collect();
+            (Just(paths.clone()), Just(paths).prop_shuffle())
+        }),
+    ) {
+        let best = best::select(paths.iter().copied());
+        prop_assert_eq!(best, best::select(shuffled.into_iter()));
+        prop_assert_eq!(best, by_elimination(paths.clone()));
+        // A path that is not long-lived stale is never beaten by one that is, unless it is our own.
+        let fresh = paths.iter().any(|path| !path.long_lived_stale);
+        let own = best.is_some_and(|best| best.peer_address.is_none());
+        prop_assert!(own || !fresh || best.is_some_and(|best| !best.long_lived_stale));
+    }
+}
+
+/// RFC 4271 §9.1.2.2 with RFC 4456 §9 and RFC 9494 §4.4, step by step.
+fn by_elimination(mut left: Vec<Candidate>) -> Option<Candidate> {
+    fn least<K: Ord>(left: &mut Vec<Candidate>, key: impl Fn(&Candidate) -> K) {
+        let least = left.iter().map(&key).min();
+        left.retain(|path| Some(key(path)) == least);
+    }
+    least(&mut left, |path| path.peer_address.is_some());
+    least(&mut left, |path| path.long_lived_stale);
+    least(&mut left, |path| std::cmp::Reverse(path.local_pref));
+    least(&mut left, |path| path.as_path_length);
+    least(&mut left, |path| path.origin);
+    let before = left.clone();
+    left.retain(|path| {
+        !before.iter().any(|other| other.neighbor_as == path.neighbor_as && other.med < path.med)
+    });
+    least(&mut left, |path| !path.external);
+    least(&mut left, |path| path.identifier);
+    least(&mut left, |path| path.cluster_list_length);
+    least(&mut left, |path| path.peer_address);
+    least(&mut left, |path| path.source);
+    left.pop()
 }
 
 fn candidate() -> impl Strategy<Value = Candidate> {
     let address = option::of((1..3_u8).prop_map(|n| IpAddr::from([10, 0, 0, n])));
-    let head = (1..3_u32, 0..2_usize, select(vec![Origin::Igp, Origin::Egp]), 0..3_u32);
+    let head = (any::<bool>(), 1..3_u32, 0..2_usize, select(vec![Origin::Igp, Origin::Egp]), 0..3_u32);
     (head, any::<bool>(), 0..2_u32, 0..2_usize, address).prop_map(
-        |((local_pref, as_path_length, origin, med), external, identifier, clusters, peer_address)| {
+        |(head, external, identifier, clusters, peer_address)| {
+            let (long_lived_stale, local_pref, as_path_length, origin, med) = head;
             Candidate {
                 source: Source::LOCAL,
+                long_lived_stale,
                 local_pref,
                 as_path_length,
                 origin,

@@ -19,7 +19,7 @@ fn a_million_routes_to_ten_clients() {
         let reach = Reach { family: V4, next_hop: next_hop("10.0.0.1"), prefixes: prefixes.collect() };
         let attributes = Attributes {
             as_path: sequence(&[64700, 64800 + n % 1000, 1_000_000 + n]),
-            communities: vec![n, n + 1],
+            communities: vec![n, n + 1].into(),
             ..attributes(PeerKind::Client)
         };
         rib.update(id(1), Update { attributes: Some(attributes), reach: vec![reach], ..Update::default() });

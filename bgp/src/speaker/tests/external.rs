@@ -73,7 +73,7 @@ fn non_transitive_communities_do_not_leave() {
     let (two, three) = (up(&mut play, 2), play.up(3));
     let (goes, stays) =
         (ExtendedCommunity([0, 2, 0, 0, 0, 0, 0, 1]), ExtendedCommunity([0x40, 2, 0, 0, 0, 0, 0, 1]));
-    let attributes = Attributes { extended_communities: vec![goes, stays], ..Attributes::local() };
+    let attributes = Attributes { extended_communities: vec![goes, stays].into(), ..Attributes::local() };
     play.announce_with(one, 1, vec![prefix(1)], attributes);
     let mut heard = |conn| {
         let updates = play.updates(conn).into_iter();
@@ -167,6 +167,11 @@ fn graceful_shutdown_is_heeded() {
     longer.as_path = AsPath(vec![Segment::Sequence(vec![THEIRS + 2, 7, 8])]);
     play.announce_with(two, 2, vec![prefix(1)], longer);
     assert_eq!(play.speaker.best_routes()[0].peer, address(1));
-    play.announce_with(one, 1, vec![prefix(1)], Attributes { communities: vec![0xffff_0000], ..from(1) });
+    play.announce_with(
+        one,
+        1,
+        vec![prefix(1)],
+        Attributes { communities: vec![0xffff_0000].into(), ..from(1) },
+    );
     assert_eq!(play.speaker.best_routes()[0].peer, address(2));
 }

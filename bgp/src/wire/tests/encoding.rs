@@ -52,16 +52,17 @@ fn full_attributes() -> Attributes {
         local_pref: Some(100),
         atomic_aggregate: true,
         aggregator: Some(Aggregator { asn: 70001, address: Ipv4Addr::new(192, 0, 2, 1) }),
-        communities: vec![0xfc00_0007, 0xffff_ff01],
+        communities: vec![0xfc00_0007, 0xffff_ff01].into(),
         originator_id: Some(Ipv4Addr::new(192, 0, 2, 2)),
-        cluster_list: vec![Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 4)],
-        extended_communities: vec![ExtendedCommunity([0, 2, 0xfc, 0, 0, 0, 0, 7])],
-        large_communities: vec![LargeCommunity { global: 64512, local1: 1, local2: 2 }],
+        cluster_list: vec![Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 4)].into(),
+        extended_communities: vec![ExtendedCommunity([0, 2, 0xfc, 0, 0, 0, 0, 7])].into(),
+        large_communities: vec![LargeCommunity { global: 64512, local1: 1, local2: 2 }].into(),
         only_to_customer: Some(64513),
         unknown: vec![
             Unknown { flags: 0xe0, code: 12, value: Bytes::from_static(&[1]) },
             Unknown { flags: 0xc0, code: 99, value: Bytes::from_static(&[7; 300]) },
-        ],
+        ]
+        .into(),
     }
 }
 
@@ -194,7 +195,8 @@ fn a_route_too_large_is_named_and_not_written() {
         for size in 3950..4096 {
             let value = Bytes::from(vec![0; size]);
             let unknown = vec![Unknown { flags: 0xe0, code: 99, value }];
-            let block = encode_attributes(&Attributes { unknown, ..Attributes::local() }, &INTERNAL);
+            let block =
+                encode_attributes(&Attributes { unknown: unknown.into(), ..Attributes::local() }, &INTERNAL);
             let mut out = BytesMut::from(&b"before"[..]);
             let mut iterator = prefixes.iter().copied().peekable();
             match encode_reach(&block, hop, family, &mut iterator, &INTERNAL, &mut out) {

@@ -7,8 +7,8 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::wire::{
-    Aggregator, AsPath, Attributes, Capability, ExtendedCommunity, GracefulRestart, LargeCommunity, NextHop,
-    Notification, Open, Origin, Reach, Refresh, Role, Segment, Unknown, Update,
+    Aggregator, AsPath, Attributes, Capability, ExtendedCommunity, GracefulRestart, LargeCommunity,
+    LongLived, NextHop, Notification, Open, Origin, Reach, Refresh, Role, Segment, Unknown, Update,
 };
 
 fn family() -> impl Strategy<Value = Family> {
@@ -30,7 +30,9 @@ fn capability() -> impl Strategy<Value = Capability> {
         let [restarting, notification] = flags;
         Capability::GracefulRestart(GracefulRestart { restarting, notification, restart_time, families })
     });
-    let code = any::<u8>().prop_filter("known", |code| ![1, 2, 5, 6, 9, 64, 65, 70].contains(code));
+    let long_lived = (family(), any::<bool>(), 0..1_u32 << 24)
+        .prop_map(|(family, forwarding, stale_time)| LongLived { family, forwarding, stale_time });
+    let code = any::<u8>().prop_filter("known", |code| ![1, 2, 5, 6, 9, 64, 65, 70, 71].contains(code));
     prop_oneof![
         family().prop_map(Capability::Multiprotocol),
         Just(Capability::RouteRefresh),
@@ -39,6 +41,7 @@ fn capability() -> impl Strategy<Value = Capability> {
         Just(Capability::EnhancedRouteRefresh),
         Just(Capability::Role(Role::Customer)),
         restart,
+        vec(long_lived, 0..4).prop_map(Capability::LongLived),
         (code, octets(256)).prop_map(|(code, value)| Capability::Other(code, value)),
     ]
 }

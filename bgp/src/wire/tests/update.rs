@@ -569,7 +569,7 @@ fn as4_attributes_between_new_speakers_are_discarded() {
     assert_eq!(faults(&update), [(17, AttributeDiscard), (18, AttributeDiscard)]);
     let attributes = update.attributes.unwrap();
     assert_eq!(attributes.as_path.0, [sequence(&[64513])]);
-    assert_eq!((attributes.aggregator, attributes.unknown), (None, vec![]));
+    assert_eq!((attributes.aggregator, attributes.unknown), (None, [].into()));
 }
 
 /// Recognised communities and OTC: sets in order, and RFC 7606's costs where they are malformed (RFC 8092 §6, RFC 9234 §5).

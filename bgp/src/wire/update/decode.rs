@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::super::reader::Reader;
 use super::super::{
     Aggregator, AsPath, Attributes, Codec, Error, ExtendedCommunity, Family, Fault, FaultAction,
-    LargeCommunity, NextHop, Origin, Prefix, Reach, Unknown, Update, code,
+    LargeCommunity, List, NextHop, Origin, Prefix, Reach, Unknown, Update, code,
 };
 use super::rules::{self, Cost, EXTENDED_LENGTH, OPTIONAL, PARTIAL, Rule, TRANSITIVE, subcode};
 use super::{as_path, mp, nlri};
@@ -419,7 +419,7 @@ fn name(code: u8, rule: Option<&Rule>) -> String {
 }
 
 /// Communities are sets: neither order nor repetition says anything (RFC 8092 §3 for one).
-fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
+fn sorted<T: Ord>(mut values: List<T>) -> List<T> {
     values.sort_unstable();
     values.dedup();
     values
