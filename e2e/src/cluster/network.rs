@@ -198,6 +198,6 @@ mod tests {
         assert_eq!(racks(3), [1, 1, 2]);
         assert_eq!(racks(4), [1, 1, 2, 2]);
         let place = Place { number: 3, rack: 2 };
-        assert_eq!(place.addresses().map(|a| a.to_string()), ["10.77.2.13", "fd77::2:0:0:0:d"]);
+        assert_eq!(place.addresses().map(|a| a.to_string()), ["10.77.2.13", "fd77:0:0:2::d"]);
     }
 }
