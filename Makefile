@@ -6,7 +6,14 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-.PHONY: demo test check bench scale audit build
+# For `make cluster` a topology is `flat` or `two-racks`; SERVICES=--services adds kube-proxy and CoreDNS.
+NODES    ?= 3
+SERVICES ?=
+ifeq ($(origin TOPOLOGY),file)
+cluster: TOPOLOGY := flat
+endif
+
+.PHONY: demo test check bench scale audit build cluster cluster-down
 
 demo: build
 	$(LAB) setup
@@ -18,6 +25,14 @@ test: build
 	$(MAKE) --no-print-directory check
 	cargo test --workspace
 	cargo test -p heliograph-agent --test tunnel $(RUNNER) -- --ignored
+
+# A whole Kubernetes on this machine, left running. Builds it once: about 6 minutes on 2 idle cores.
+cluster: build
+	$(LAB) setup --cluster
+	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
+
+cluster-down:
+	$(LAB) cluster down
 
 build:
 	cargo build --workspace --bins

@@ -216,6 +216,30 @@ async fn bad_bytes_from_one_neighbour_do_not_touch_another() {
     assert_eq!(session(&one, 21).await.state, SessionState::Idle);
 }
 
+/// The hold timer (RFC 4271 §6.5) is for neighbours that are silent, not for those that were not listened to.
+#[tokio::test]
+async fn what_lies_unread_counts_when_the_hold_timer_is_due() {
+    const HOLD: Duration = Duration::from_secs(3);
+    let (one, at_one) = speaker(53).await;
+    let timers = Timers { hold: HOLD, ..Timers::default() };
+    one.set_config(config(53, vec![Neighbor { timers, ..played(54) }])).await.expect("valid");
+    let mut played = in_a_thread(move || {
+        let mut played = Played::connect(54, at_one);
+        played.open(54);
+        played
+    })
+    .await;
+    established(&one, 54).await;
+    let due = Instant::now() + HOLD + Duration::from_millis(200);
+    played.say(&Message::Keepalive);
+    // This thread is the runtime's: as long as it is busy here nobody reads, and the timer becomes due.
+    while let Some(left) = due.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(left);
+    }
+    never(&one, async |h| session(h, 54).await.state != SessionState::Established).await;
+    assert_eq!(session(&one, 54).await.established_count, 1);
+}
+
 /// A neighbour that stops reading hears, in the end, the last word on each prefix, not all that was said meanwhile.
 #[tokio::test]
 async fn a_neighbour_that_does_not_read_costs_bounded_memory() {

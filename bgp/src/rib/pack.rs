@@ -15,6 +15,9 @@ use crate::wire::{Codec, Family, encode_end_of_rib, encode_reach, encode_unreach
 /// How many marks are looked at in one go. Those with the same attributes share messages.
 const BATCH: usize = 2048;
 
+/// Octets that a prefix takes on average where many share their attributes.
+const LEAST: usize = 8;
+
 /// How many octets may wait for the slowest follower before it gets marks of its own.
 const LOG_LIMIT: usize = if cfg!(test) { 256 } else { 4 << 20 };
 
@@ -83,7 +86,7 @@ impl<S: Slots> Packer<'_, S> {
                 group.step_out(slow, self.table);
             }
         }
-        let slots = next_marks(&group.common.marks, group.common.cursor);
+        let slots = next_marks(&group.common.marks, group.common.cursor, BATCH);
         let mut messages = Common::default();
         for &slot in &slots {
             let was = group.common.before.remove(&slot);
@@ -148,7 +151,9 @@ impl<S: Slots> Packer<'_, S> {
     fn gather(&mut self, group: &mut Group, id: PeerId) -> Batch {
         let mut batch = Batch::default();
         let Some(member) = group.members.get(&id) else { return batch };
-        let slots = next_marks(&member.marks, member.cursor);
+        // What there is no room for is gathered again next time: for little room, few are looked at.
+        let few = (self.until.saturating_sub(self.out.len()) / LEAST).clamp(1, BATCH);
+        let slots = next_marks(&member.marks, member.cursor, few);
         for &slot in &slots {
             match group.hears(id, slot) {
                 Some(encoded) => batch.announce(encoded, slot),
@@ -215,10 +220,10 @@ fn prefixes<'a, S: Slots>(table: &'a S, slots: &'a [Slot]) -> impl ExactSizeIter
 }
 
 /// Some marks in turn, from `start` on and round.
-fn next_marks(marks: &Bits, start: Slot) -> Vec<Slot> {
+fn next_marks(marks: &Bits, start: Slot, count: usize) -> Vec<Slot> {
     let ahead = std::iter::successors(marks.next_from(start), |slot| marks.next_from(slot.checked_add(1)?));
     let wrapped = marks.iter().take_while(|slot| *slot < start);
-    ahead.chain(wrapped).take(BATCH).collect()
+    ahead.chain(wrapped).take(count).collect()
 }
 
 /// A prefix with what was said of it before.
