@@ -69,7 +69,9 @@ impl Peer for Frr {
         let zebra = daemon("zebra", "")?;
         let mut bfdd = daemon("bfdd", "")?;
         bfdd.arg("--bfdctl").arg(lab.path("bfdd.ctl"));
-        Ok(vec![("zebra.log", bound(&zebra)), ("bfdd.log", bound(&bfdd)), ("bgpd.log", bgpd)])
+        // One that comes before those it talks to tries again after 10 s only, or never.
+        let (zebra, bfdd) = (after("/", &zebra), after("zebra.api", &bfdd));
+        Ok(vec![("zebra.log", zebra), ("bfdd.log", bfdd), ("bgpd.log", after("bfdd.vty", &bgpd))])
     }
 
     fn prepare(&self, lab: &Lab, _: &Setup) -> Result<()> {
@@ -123,11 +125,12 @@ impl Peer for Frr {
     }
 }
 
-/// The command in a process namespace, where all is killed when its first process is. A change of user loosens the bond to
-/// us, and the daemon would outlive us if we were killed.
-fn bound(command: &Command) -> Command {
+/// The command, once a file is there, in a process namespace, where all is killed when its first process is. A change of
+/// user loosens the bond to us, and the daemon would outlive us if we were killed.
+fn after(file: &str, command: &Command) -> Command {
+    let script = format!("until [ -e {file} ]; do sleep 0.05; done; \"$0\" \"$@\" & wait");
     let mut shell = Command::new("unshare");
-    shell.args(["--pid", "--fork", "--kill-child", "sh", "-c", "\"$0\" \"$@\" & wait"]);
+    shell.args(["--pid", "--fork", "--kill-child", "sh", "-c", &script]);
     shell.arg(command.get_program()).args(command.get_args());
     shell
 }
