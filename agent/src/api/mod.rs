@@ -7,7 +7,9 @@
 pub mod configuration;
 pub mod peer;
 
-pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, Reflectors};
+pub use configuration::{
+    BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, NatOutgoing, Reflectors,
+};
 pub use configuration::{Timers, Topology};
 pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule};
 
