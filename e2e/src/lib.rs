@@ -21,6 +21,7 @@
 pub mod cleanup;
 pub mod demo;
 pub mod guest;
+pub mod image;
 pub mod jail;
 pub mod lab;
 pub mod netns;
