@@ -34,7 +34,7 @@ image:
 
 # All that users apply in one file; a test sees that it is up to date.
 manifests:
-	for part in $(addprefix manifests/,crds.yaml base/namespace.yaml base/rbac.yaml base/daemonset.yaml); do \
+	for part in $(wildcard manifests/crds.yaml) $(addprefix manifests/base/,namespace.yaml rbac.yaml daemonset.yaml); do \
 		echo ---; cat $$part; done > manifests/install.yaml
 
 check:
