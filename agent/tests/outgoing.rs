@@ -25,11 +25,11 @@ impl Neighbours {
         for (number, name) in (1..).zip(NEIGHBOURS) {
             sh(&format!(
                 "ip netns add {ns} && ip -n {ns} link set lo up
-                 ip link add {name} type veth peer name up netns {ns} && ip link set {name} up
-                 ip -n {ns} link set up up
+                 ip link add {name} type veth peer name eth0 netns {ns} && ip link set {name} up
+                 ip -n {ns} link set eth0 up
                  ip address add 10.{number}.0.1/24 dev {name}; ip -6 address add fd0{number}::1/64 dev {name} nodad
-                 ip -n {ns} address add 10.{number}.0.2/24 dev up
-                 ip -n {ns} -6 address add fd0{number}::2/64 dev up nodad
+                 ip -n {ns} address add 10.{number}.0.2/24 dev eth0
+                 ip -n {ns} -6 address add fd0{number}::2/64 dev eth0 nodad
                  ip -n {ns} route add default via 10.{number}.0.1; ip -n {ns} -6 route add default via fd0{number}::1",
                 ns = all.name(name)
             ));
@@ -131,7 +131,7 @@ table ip kube-proxy {
     chain masquerading { mark and 0x4000 != 0 masquerade fully-random; }
     chain nat-postrouting { type nat hook postrouting priority srcnat; jump masquerading; }
 }
-table inet other { set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } } }
+table inet other { set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 }; }; }
 END");
         let others = || {
             sh(
