@@ -10,7 +10,7 @@ RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test check bench audit build image manifests
+.PHONY: demo test check bench scale audit build image manifests
 
 demo: build
 	$(LAB) setup
@@ -44,6 +44,10 @@ check:
 
 bench:
 	cargo bench --workspace
+
+# Five thousand simulated speakers that all announce: more memory than a test may take.
+scale:
+	cargo test -p heliograph-bgp --test scale -- --ignored --nocapture
 
 audit:
 	@cargo deny --version >/dev/null 2>&1 || { \

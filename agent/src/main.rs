@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Command::Reflector { daemon } => {
             concluded(serve(daemon.options(Role::Reflector, PathBuf::new(), None)))
         }
-        Command::Status { query, check } => cli::status(&query, check),
+        Command::Status { query, check, session } => cli::status(&query, check, session),
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),
         Command::Cleanup { run_dir, cni_conf_dir } => concluded(cleanup(&run_dir, &cni_conf_dir)),

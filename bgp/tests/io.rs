@@ -380,3 +380,31 @@ async fn ipv6_with_ttl_security_and_md5() {
     })
     .await;
 }
+
+/// Sockets and thread of its own: BFD begins with the session, and a speaker that stops says that this is no failure.
+#[tokio::test]
+async fn bfd_runs_beside_the_session() {
+    use heliograph_bgp::bfd::{Settings, State};
+    let interval = Duration::from_millis(200);
+    let bfd = Some(Settings { min_tx: interval, min_rx: interval, multiplier: 10, ..Settings::default() });
+    let ((one, at_one), (two, at_two)) = (speaker(61).await, speaker(62).await);
+    let watched = |us, there| Neighbor { bfd, ..neighbor(us, there) };
+    one.set_config(config(61, vec![watched(61, at_two)])).await.unwrap();
+    two.set_config(config(62, vec![watched(62, at_one)])).await.unwrap();
+    for (handle, n) in [(&one, 62), (&two, 61)] {
+        until(handle, "BFD is up", async |handle| {
+            session(handle, n).await.bfd.is_some_and(|bfd| bfd.state == State::Up)
+        })
+        .await;
+    }
+    two.stop(Stop::Silent).await;
+    until(&one, "the end is noticed", async |handle| {
+        let session = session(handle, 62).await;
+        session.state != SessionState::Established && session.bfd.is_some_and(|bfd| bfd.state == State::Down)
+    })
+    .await;
+    let session = session(&one, 62).await;
+    let bfd = session.bfd.expect("configured");
+    assert_eq!(bfd.failure_count, 0, "{}", bfd.reason);
+    assert_eq!(session.stale, 1, "its route stays, as for a restart");
+}

@@ -7,11 +7,9 @@
 pub mod configuration;
 pub mod peer;
 
-pub use configuration::{
-    BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, NatOutgoing, Reflectors,
-};
-pub use configuration::{Timers, Topology};
-pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule};
+pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulation, GracefulRestart};
+pub use configuration::{NatOutgoing, Reflectors, Timers, Topology};
+pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule};
 
 /// Group and version of our own kinds.
 pub const API_VERSION: &str = "heliograph.io/v1alpha1";

@@ -145,6 +145,7 @@ impl Speaking {
             reflector_client: role == NeighborRole::Client,
             local_address: Some(local),
             timers: snapshot.configuration.timers,
+            bfd: snapshot.configuration.bfd,
             import: Filter::All,
             export: Filter::All,
             ..Neighbor::new(address, snapshot.configuration.asn)
@@ -163,6 +164,7 @@ impl Speaking {
                 name: peer.name.clone(),
                 passive: peer.passive,
                 timers: peer.timers,
+                bfd: peer.bfd,
                 import: peer.import.clone(),
                 export: peer.export.clone(),
                 ..Neighbor::new(peer.address, peer.asn)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use heliograph_bgp::report::{PathReport, SessionReport};
+use heliograph_bgp::report::{PastError, PathReport, SessionReport, Transition};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteCount, RouteStatus, SegmentStatus,
-    SessionStatus, state_name,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus,
+    SegmentStatus, SessionStatus, TransitionStatus, state_name,
 };
 
 impl<K: Kernel> Agent<K> {
@@ -70,7 +70,10 @@ impl<K: Kernel> Agent<K> {
             hold_seconds: session.hold_time.map(|hold| hold.as_secs()),
             established_count: session.established_count,
             last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
+            errors: session.errors.iter().map(past_error).collect(),
+            history: session.history.iter().map(transition).collect(),
             reason: session.reason.clone(),
+            bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
 
@@ -202,6 +205,7 @@ impl<K: Kernel> Agent<K> {
             prefix,
             next_hop: path.next_hop,
             peer: path.peer,
+            path_id: path.path_id,
             best: path.best,
             stale: path.stale,
             reason,
@@ -229,6 +233,20 @@ impl<K: Kernel> Agent<K> {
         let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
         let unreachable = (verdict.verdict == Verdict::Unreachable).then(|| verdict.reason.clone());
         (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
+    }
+}
+
+fn past_error(error: &PastError) -> PastErrorStatus {
+    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), times: error.times }
+}
+
+fn transition(transition: &Transition) -> TransitionStatus {
+    TransitionStatus {
+        seconds_ago: transition.ago.as_secs_f64(),
+        from: state_name(transition.from),
+        to: state_name(transition.to),
+        why: transition.why.clone(),
+        times: transition.times,
     }
 }
 

@@ -21,7 +21,10 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
         hold_seconds: Some(90),
         established_count: 1,
         last_error: None,
+        errors: Vec::new(),
+        history: Vec::new(),
         reason: String::new(),
+        bfd: None,
     }
 }
 
@@ -29,6 +32,17 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
 pub fn status() -> NodeStatus {
     let mut down = session("b", 2, NeighborRole::Mesh);
     down.state = state_name(SessionState::Idle);
+    let mut outside = session("tor \"1\"", 9, NeighborRole::External);
+    outside.bfd = Some(BfdStatus {
+        state: "Up".into(),
+        uptime_seconds: Some(50.0),
+        remote_diagnostic: None,
+        transmit_interval: None,
+        receive_interval: None,
+        detection_time: None,
+        failure_count: 2,
+        reason: String::new(),
+    });
     NodeStatus {
         node: "a".into(),
         version: "1.2.3".into(),
@@ -41,11 +55,7 @@ pub fn status() -> NodeStatus {
             last_change_seconds: Some(9e8),
             ..Default::default()
         },
-        sessions: vec![
-            session("c", 3, NeighborRole::Mesh),
-            down,
-            session("tor \"1\"", 9, NeighborRole::External),
-        ],
+        sessions: vec![session("c", 3, NeighborRole::Mesh), down, outside],
         routes: vec![RouteCount { family: "ipv4".into(), verdict: "tunnel".into(), count: 3 }],
         kernel: Some(KernelStatus {
             in_sync: true,

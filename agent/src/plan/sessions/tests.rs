@@ -49,6 +49,7 @@ fn tor(address: &str, asn: u32, nodes: Selector) -> Peer {
         import: default.clone(),
         export: default,
         timers: Timers::default(),
+        bfd: None,
         passive: true,
     }
 }
