@@ -8,7 +8,7 @@ pub mod configuration;
 pub mod peer;
 
 pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulation, GracefulRestart};
-pub use configuration::{Reflectors, Timers, Topology};
+pub use configuration::{NatOutgoing, Reflectors, Timers, Topology};
 pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule};
 
 /// Group and version of our own kinds.
