@@ -49,7 +49,8 @@ fn schemas_are_structural_documented_and_without_unknown_formats() {
         assert!(crd["spec"]["names"]["shortNames"].is_array(), "{kind}");
         assert!(version["subresources"]["status"].is_object(), "{kind}");
         assert!(version["additionalPrinterColumns"].as_array().is_some_and(|list| list.len() > 1), "{kind}");
-        let conditions = &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"];
+        let conditions =
+            &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"];
         assert_eq!(conditions["x-kubernetes-list-type"], "map");
         assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]));
         assert!(conditions["items"]["properties"]["observedGeneration"].is_object());
