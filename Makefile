@@ -6,7 +6,14 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-.PHONY: demo test check bench audit build
+# For `make cluster` a topology is `flat` or `two-racks`; SERVICES=--services adds kube-proxy and CoreDNS.
+NODES    ?= 3
+SERVICES ?=
+ifeq ($(origin TOPOLOGY),file)
+cluster: TOPOLOGY := flat
+endif
+
+.PHONY: demo test check bench scale audit build cluster cluster-down
 
 demo: build
 	$(LAB) setup
@@ -19,6 +26,14 @@ test: build
 	cargo test --workspace
 	cargo test -p heliograph-agent --test tunnel $(RUNNER) -- --ignored
 
+# A whole Kubernetes on this machine, left running. Builds it once: about 6 minutes on 2 idle cores.
+cluster: build
+	$(LAB) setup --cluster
+	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
+
+cluster-down:
+	$(LAB) cluster down
+
 build:
 	cargo build --workspace --bins
 
@@ -29,6 +44,10 @@ check:
 
 bench:
 	cargo bench --workspace
+
+# Five thousand simulated speakers that all announce: more memory than a test may take.
+scale:
+	cargo test -p heliograph-bgp --test scale -- --ignored --nocapture
 
 audit:
 	@cargo deny --version >/dev/null 2>&1 || { \

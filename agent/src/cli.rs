@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and the commands that only look.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ Examples:
   heliograph crds | kubectl apply -f -         define Heliograph's kinds there
   heliograph reflector --node rr1              reflect routes, no kernel part
   heliograph status                            how this node stands
+  heliograph status --session 192.0.2.1        what one session went through
   heliograph routes -o json | jq '.[] | select(.best)'
   heliograph cleanup                           remove all of Heliograph from this node's kernel
 
@@ -81,6 +83,9 @@ intent refused, a session down, a next hop out of reach, the kernel out of sync,
         /// Exit with 3 if something is not as it should be.
         #[arg(long)]
         check: bool,
+        /// Show one session with its last changes of state and errors, by the neighbour's address.
+        #[arg(long, value_name = "ADDRESS")]
+        session: Option<IpAddr>,
     },
     /// Show the routes the running agent knows, which are best, which are installed, and why.
     #[command(after_help = "Exit: 0 shown; 1 no agent answers (stderr says what to do).")]
@@ -184,29 +189,42 @@ pub enum Output {
 }
 
 /// `heliograph status`.
-pub fn status(query: &QueryArgs, check: bool) -> ExitCode {
-    show(query, Subject::Status, |status: &NodeStatus| {
+pub fn status(query: &QueryArgs, check: bool, session: Option<IpAddr>) -> ExitCode {
+    show(query, Subject::Status, |status: &mut NodeStatus| {
         let complaints = status.complaints();
+        let code = if check && !complaints.is_empty() { DEGRADED } else { OK };
+        if let Some(address) = session {
+            status.sessions.retain(|session| session.peer == address);
+            return match status.sessions.first() {
+                Some(session) => (table::session_in_full(session), code),
+                None => {
+                    eprintln!(
+                        "there is no session with {address}: `heliograph status` lists those there are"
+                    );
+                    (String::new(), FAILED)
+                }
+            };
+        }
         if query.output == Output::Table && !complaints.is_empty() {
             eprintln!("not as it should be: {}", complaints.join("; "));
         }
-        (table::status(status), if check && !complaints.is_empty() { DEGRADED } else { OK })
+        (table::status(status), code)
     })
 }
 
 /// `heliograph routes`.
 pub fn routes(query: &QueryArgs) -> ExitCode {
-    show(query, Subject::Routes, |routes: &Vec<RouteStatus>| (table::routes(routes), OK))
+    show(query, Subject::Routes, |routes: &mut Vec<RouteStatus>| (table::routes(routes), OK))
 }
 
 fn show<T: DeserializeOwned + Serialize>(
     query: &QueryArgs,
     subject: Subject,
-    view: impl FnOnce(&T) -> (String, u8),
+    view: impl FnOnce(&mut T) -> (String, u8),
 ) -> ExitCode {
     match client::ask::<T>(&query.run_dir, subject) {
-        Ok(answer) => {
-            let (text, code) = view(&answer);
+        Ok(mut answer) => {
+            let (text, code) = view(&mut answer);
             print(query.output, &answer, &text);
             code.into()
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use heliograph_bgp::bfd;
 use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
 use ipnetwork::IpNetwork;
@@ -66,6 +67,8 @@ pub struct Configuration {
     pub encapsulation: Encapsulation,
     /// Timers of all sessions between nodes.
     pub timers: Timers,
+    /// BFD between nodes, where it is on.
+    pub bfd: Option<bfd::Settings>,
     /// Graceful restart, where it is on.
     pub graceful_restart: Option<GracefulRestart>,
     /// TCP port of the agents.
@@ -127,6 +130,8 @@ pub struct Peer {
     pub export: Filter,
     /// Timers of its sessions.
     pub timers: Timers,
+    /// BFD with it, where it is on.
+    pub bfd: Option<bfd::Settings>,
     /// Wait for it to connect.
     pub passive: bool,
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Agent { daemon, cni_conf_dir } => concluded(serve(daemon.options(Role::Node, cni_conf_dir))),
         Command::Reflector { daemon } => concluded(serve(daemon.options(Role::Reflector, PathBuf::new()))),
-        Command::Status { query, check } => cli::status(&query, check),
+        Command::Status { query, check, session } => cli::status(&query, check, session),
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),
         Command::Crds => cli::crds(),

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::wire::{AsPath, Attributes, ExtendedCommunity, LargeCommunity, NextHop, Prefix, Segment};
+use crate::wire::{AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, NextHop, Prefix, Segment};
 
 /// The most times that an AS number may be prepended by one rule: more only makes paths that others refuse.
 const MAX_PREPEND: u8 = 32;
@@ -366,7 +366,7 @@ impl Community {
 }
 
 /// Communities are kept in order.
-fn insert<T: Ord>(values: &mut Vec<T>, value: T) {
+fn insert<T: Ord>(values: &mut List<T>, value: T) {
     if let Err(at) = values.binary_search(&value) {
         values.insert(at, value);
     }
@@ -395,7 +395,7 @@ mod tests {
     fn attributes() -> Attributes {
         Attributes {
             as_path: AsPath(vec![Segment::Sequence(vec![64500, 64501]), Segment::Set(vec![64502, 64503])]),
-            communities: vec![7, 9],
+            communities: vec![7, 9].into(),
             ..Attributes::local()
         }
     }

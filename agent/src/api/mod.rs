@@ -12,11 +12,11 @@ pub mod peer;
 pub mod rules;
 pub mod status;
 
-pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, Reflectors};
-pub use configuration::{Timers, Topology};
+pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulation, GracefulRestart};
+pub use configuration::{Reflectors, Timers, Topology};
 pub use filter::{BGPFilter, BGPFilterSpec};
 pub use node::Node;
-pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule, SecretRef};
+pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule, SecretRef};
 
 /// Group of our own kinds.
 pub const GROUP: &str = "heliograph.io";

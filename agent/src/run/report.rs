@@ -1,6 +1,6 @@
 //! The status, put together from what the last look found and what the speaker says now.
 
-use heliograph_bgp::report::{PathReport, SessionReport};
+use heliograph_bgp::report::{PastError, PathReport, SessionReport, Transition};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, RouteStatus, SegmentStatus, SessionStatus,
-    StoreStatus, state_name,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteStatus,
+    SegmentStatus, SessionStatus, StoreStatus, TransitionStatus, state_name,
 };
 use crate::store::Connection;
 
@@ -63,7 +63,10 @@ impl<K: Kernel> Agent<K> {
             hold_seconds: session.hold_time.map(|hold| hold.as_secs()),
             established_count: session.established_count,
             last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
+            errors: session.errors.iter().map(past_error).collect(),
+            history: session.history.iter().map(transition).collect(),
             reason: session.reason.clone(),
+            bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
 
@@ -129,6 +132,7 @@ impl<K: Kernel> Agent<K> {
             prefix,
             next_hop: path.next_hop,
             peer: path.peer,
+            path_id: path.path_id,
             best: path.best,
             stale: path.stale,
             reason,
@@ -166,6 +170,20 @@ fn store(connection: &Connection) -> StoreStatus {
         connected: connection.connected,
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
+    }
+}
+
+fn past_error(error: &PastError) -> PastErrorStatus {
+    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), times: error.times }
+}
+
+fn transition(transition: &Transition) -> TransitionStatus {
+    TransitionStatus {
+        seconds_ago: transition.ago.as_secs_f64(),
+        from: state_name(transition.from),
+        to: state_name(transition.to),
+        why: transition.why.clone(),
+        times: transition.times,
     }
 }
 

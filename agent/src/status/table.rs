@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{NodeStatus, RouteStatus, SegmentStatus, SessionStatus};
+use super::{NodeStatus, PastErrorStatus, RouteStatus, SegmentStatus, SessionStatus, TransitionStatus};
 
 /// Rows under a head, each column as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -79,7 +79,8 @@ pub fn status(status: &NodeStatus) -> String {
     let up = status.sessions.iter().filter(|session| session.established()).count();
     let _ = writeln!(out, "Sessions   {up} of {} established", status.sessions.len());
     if !status.sessions.is_empty() {
-        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "REASON"];
+        let head =
+            ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "REASON"];
         out.push('\n');
         out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
     }
@@ -116,12 +117,60 @@ fn session(session: &SessionStatus) -> Vec<String> {
         age(session.uptime_seconds),
         session.received.to_string(),
         session.advertised.to_string(),
+        or_dash(session.bfd.as_ref().map(|bfd| &bfd.state)),
         reason(session),
     ]
 }
 
-/// Why the session is in its state, with the last error where that says more.
+/// `heliograph status --session`: one session, and what it went through, the latest first.
+pub fn session_in_full(one: &SessionStatus) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "Session    {} ({}), AS {}, {:?}", one.peer, one.name, one.asn, one.role);
+    let _ = writeln!(out, "State      {} for {}: {}", one.state, age(one.uptime_seconds), reason(one));
+    let _ = writeln!(out, "Router id  {}", or_dash(one.router_id));
+    let hold = one.hold_seconds.map(|seconds| format!("{seconds}s"));
+    let _ = writeln!(out, "Hold time  {}, established {} times", or_dash(hold), one.established_count);
+    let _ = writeln!(
+        out,
+        "Routes     {} received, {} accepted, {} stale, {} advertised",
+        one.received, one.accepted, one.stale, one.advertised
+    );
+    if let Some(bfd) = &one.bfd {
+        let silence = bfd.detection_time.map(|time| format!(", missed after {time} ms"));
+        let silence = silence.unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "BFD        {}{silence}, {} failures: {}",
+            bfd.state, bfd.failure_count, bfd.reason
+        );
+    }
+    let ago = |seconds, times| vec![age(seconds), times_of(times)];
+    if !one.history.is_empty() {
+        let row = |t: &TransitionStatus| {
+            [ago(t.seconds_ago, t.times), vec![t.from.clone(), t.to.clone(), t.why.clone()]].concat()
+        };
+        let rows: Vec<_> = one.history.iter().rev().map(row).collect();
+        out.push('\n');
+        out.push_str(&table(&["AGO", "TIMES", "FROM", "TO", "WHY"], &rows));
+    }
+    if !one.errors.is_empty() {
+        let row = |e: &PastErrorStatus| [ago(e.seconds_ago, e.times), vec![e.error.clone()]].concat();
+        let rows: Vec<_> = one.errors.iter().rev().map(row).collect();
+        out.push('\n');
+        out.push_str(&table(&["AGO", "TIMES", "ERROR"], &rows));
+    }
+    out
+}
+
+fn times_of(times: u32) -> String {
+    if times == 1 { String::new() } else { times.to_string() }
+}
+
+/// Why the session is in its state, with the last error where that says more, or why its BFD does not watch it.
 fn reason(session: &SessionStatus) -> String {
+    if let Some(bfd) = session.bfd.as_ref().filter(|bfd| session.established() && bfd.state != "Up") {
+        return format!("{}; BFD: {}", or_dash(Some(&session.reason)), bfd.reason);
+    }
     match &session.last_error {
         Some(error) if !session.established() && !session.reason.contains(error.as_str()) => {
             format!("{} (last error: {error})", session.reason)
@@ -175,6 +224,8 @@ pub fn routes(routes: &[RouteStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::NeighborRole;
+    use crate::status::BfdStatus;
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_ends() {
@@ -183,6 +234,65 @@ mod tests {
             vec!["bbb".into(), "é".into(), String::new()],
         ];
         assert_eq!(table(&["A", "B", "C"], &rows), "A     B           C\na     long cell   x\nbbb   é\n");
+    }
+
+    #[test]
+    fn a_session_in_full_tells_the_latest_first() {
+        let transition = |seconds_ago, from: &str, to: &str, why: &str, times| TransitionStatus {
+            seconds_ago,
+            from: from.into(),
+            to: to.into(),
+            why: why.into(),
+            times,
+        };
+        let one = SessionStatus {
+            peer: [192, 0, 2, 1].into(),
+            name: "rr1".into(),
+            asn: 64512,
+            role: NeighborRole::Mesh,
+            state: "Active".into(),
+            uptime_seconds: 3.0,
+            received: 2,
+            accepted: 1,
+            advertised: 0,
+            stale: 2,
+            router_id: None,
+            hold_seconds: None,
+            established_count: 1,
+            last_error: Some("refused".into()),
+            errors: vec![PastErrorStatus { seconds_ago: 3.0, error: "refused".into(), times: 7 }],
+            history: vec![
+                transition(60.0, "Established", "Active", "reset", 1),
+                transition(3.0, "Connect", "Active", "refused", 7),
+            ],
+            reason: "refused".into(),
+            bfd: Some(BfdStatus {
+                state: "Up".into(),
+                uptime_seconds: Some(1.0),
+                remote_diagnostic: None,
+                transmit_interval: Some(300.0),
+                receive_interval: Some(300.0),
+                detection_time: Some(900.0),
+                failure_count: 2,
+                reason: "both directions work".into(),
+            }),
+        };
+        assert_eq!(
+            session_in_full(&one),
+            "Session    192.0.2.1 (rr1), AS 64512, Mesh\n\
+             State      Active for 3s: refused\n\
+             Router id  -\n\
+             Hold time  -, established 1 times\n\
+             Routes     2 received, 1 accepted, 2 stale, 0 advertised\n\
+             BFD        Up, missed after 900 ms, 2 failures: both directions work\n\
+             \n\
+             AGO     TIMES   FROM          TO       WHY\n\
+             3s      7       Connect       Active   refused\n\
+             1m00s           Established   Active   reset\n\
+             \n\
+             AGO   TIMES   ERROR\n\
+             3s    7       refused\n"
+        );
     }
 
     #[test]

@@ -9,18 +9,22 @@
 //!
 //! Never to the one it came from. External peers get what their filter lists and nothing else (RFC 8212).
 //!
+//! What is long-lived stale is told to those who know what that means, and within the AS to all: to those who don't know,
+//! with the least LOCAL_PREF and NO_EXPORT (RFC 9494 §4.3 and §4.6).
+//!
 //! # Next hops
 //! Reflected paths keep theirs (RFC 4456 §10). Towards external peers it is our own address. Paths learned from
 //! external peers also get our own address when they are told inside the AS, where RFC 4271 §5.1.3 would leave them:
 //! nodes share no IGP that carries the top-of-rack's link, so only the node on that link can be sure to reach it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
 
 use super::best::local_pref;
 use super::table::PathAttributes;
-use super::{Identity, Peer, PeerKind};
+use super::{Identity, Peer, PeerKind, long_lived};
 use crate::config::Filter;
-use crate::wire::{Attributes, Codec, Family, NextHop, Prefix, Role};
+use crate::wire::{Attributes, Codec, Family, FamilySet, NextHop, PathIds, Prefix, Role};
 
 /// RFC 8326 §3: about to go away.
 pub const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
@@ -42,18 +46,27 @@ pub struct Audience {
     pub local_asn: u32,
     /// What we are to them (RFC 9234).
     pub role: Option<Role>,
+    /// As far as it matters to what they are told of that family.
     pub codec: Codec,
+    /// How many paths to a prefix they are told, where with Path Identifiers (RFC 7911).
+    pub paths: Option<NonZeroU8>,
+    /// They know what LLGR_STALE means.
+    pub long_lived: bool,
     pub filter: Filter,
 }
 
 impl Audience {
-    pub fn of(peer: &Peer) -> Self {
+    pub fn of(peer: &Peer, family: Family) -> Self {
+        let several = peer.codec.path_ids.send.contains(family);
+        let send = FamilySet::from_iter(several.then_some(family));
         Self {
             kind: peer.kind,
             local_address: peer.local_address,
             local_asn: peer.local_asn,
             role: peer.role,
-            codec: peer.codec,
+            codec: Codec { path_ids: PathIds { send, ..PathIds::NONE }, ..peer.codec },
+            paths: several.then(|| peer.paths.unwrap_or(NonZeroU8::MIN)),
+            long_lived: peer.long_lived,
             filter: peer.export.clone(),
         }
     }
@@ -74,6 +87,8 @@ pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, 
     let communities = &path.attributes.communities;
     let confined = audience.kind == External
         && (communities.contains(&NO_EXPORT) || communities.contains(&NO_EXPORT_SUBCONFED));
+    // RFC 9494 §4.3
+    let too_old = audience.kind == External && !audience.long_lived && long_lived::is_stale(&path.attributes);
     let reflects = match (from.map(|peer| peer.kind), audience.kind) {
         // RFC 4456 §6: a non-client's path goes to clients only.
         (Some(Internal), Internal) => false,
@@ -85,6 +100,7 @@ pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, 
     reflects
         && !confined
         && !leaks
+        && !too_old
         && !communities.contains(&NO_ADVERTISE)
         && passes(audience, from, path, prefix)
 }
@@ -128,9 +144,16 @@ pub fn outbound(
         let ours = audience.next_hop_self(family);
         let judgement = policy.judge(&path.route(from.map(|from| from.kind), prefix));
         judgement.apply(&mut attributes, &mut next_hop, Some(audience.local_asn), ours);
+        // RFC 9494 §4.3: not even a policy may take it away.
+        if long_lived::is_stale(&path.attributes) {
+            long_lived::attach(&mut attributes);
+        }
         if audience.kind == PeerKind::External {
             attributes.local_pref = None;
         }
+    }
+    if audience.kind != PeerKind::External && !audience.long_lived && long_lived::is_stale(&attributes) {
+        last_resort(&mut attributes);
     }
     // What we merely reflect does not go through us, and stays when we leave.
     let through_us =
@@ -164,11 +187,15 @@ fn next_hop(
     next_hop.filter(understood)
 }
 
+/// RFC 9494 §4.6: long-lived stale, for those inside the AS who don't know what that means.
+fn last_resort(attributes: &mut Attributes) {
+    long_lived::add(attributes, NO_EXPORT);
+    attributes.local_pref = Some(0);
+}
+
 /// RFC 8326 §4.1 and §4.3: inside the AS LOCAL_PREF says it even to those who do not look at communities.
 fn leaving(attributes: &mut Attributes, kind: PeerKind) {
-    if let Err(at) = attributes.communities.binary_search(&GRACEFUL_SHUTDOWN) {
-        attributes.communities.insert(at, GRACEFUL_SHUTDOWN);
-    }
+    long_lived::add(attributes, GRACEFUL_SHUTDOWN);
     if kind != PeerKind::External {
         attributes.local_pref = Some(0);
     }

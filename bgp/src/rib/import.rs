@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::table::PathAttributes;
-use super::{Identity, Peer, PeerKind};
+use super::{Identity, Peer, PeerKind, long_lived};
 use crate::policy::Policy;
 use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
 
@@ -120,6 +120,10 @@ pub fn judge(
         judgement.apply(&mut attributes, &mut next_hop, neighbor, None);
         next_hop
     });
+    // RFC 9494 §4.3: what is long-lived stale stays so.
+    if long_lived::is_stale(&path.attributes) {
+        long_lived::attach(&mut attributes);
+    }
     Ok(PathAttributes { attributes, next_hop })
 }
 

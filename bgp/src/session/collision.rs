@@ -39,6 +39,7 @@ impl Session {
             let reason = "the peer restarted: it opened a new connection";
             self.fail_in_words(ctx.now, reason.into());
             self.down(ctx, &connection, true, reason);
+            self.note_state(ctx.now);
         }
     }
 

@@ -7,6 +7,7 @@
 mod collision;
 mod connection;
 mod graceful;
+mod history;
 mod negotiation;
 mod refresh;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use bytes::BytesMut;
 
 use self::connection::{Connection, Stage};
 use self::graceful::Stale;
+pub(crate) use self::history::History;
 pub(crate) use self::negotiation::Negotiated;
 use crate::config::{GracefulRestart, Neighbor};
 use crate::report::SessionState;
@@ -85,10 +87,12 @@ pub(crate) enum Output {
     Close(ConnId),
     /// Routes flow from now on.
     Up { negotiated: Negotiated, local: IpAddr },
-    /// No longer. Routes of the families in `keep` become stale, the others go.
+    /// No longer. Routes of the families in `keep` become stale or stay so, the others go.
     Down { keep: Vec<Family>, reason: String },
     /// The peer's routes that are still stale go.
     DropStale(Option<Family>),
+    /// They become the last resort (RFC 9494 §4.2).
+    LongLived(Family),
     /// The peer told us something.
     Update(Update),
     /// The peer wants to be told again (RFC 2918 §4); `enhanced`: and where that begins and ends (RFC 7313 §4).
@@ -111,19 +115,21 @@ pub(crate) struct Session {
     stopped: bool,
     /// At rest until the configuration changes.
     suspended: bool,
-    stale: Option<Stale>,
+    stale: Vec<Stale>,
     /// Families whose first feed has not ended yet.
     feeding: Vec<Family>,
     established_count: u64,
     last_error: Option<(String, Instant)>,
+    history: History,
     reason: String,
     shown: (SessionState, Instant),
 }
 
 impl Session {
-    /// A session that is not started yet.
-    pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+    /// A session that is not started yet; `history` is that of an earlier one with the same neighbour.
+    pub(crate) fn new(settings: Settings, now: Instant, history: History) -> Self {
         Self {
+            history,
             settings,
             connections: Vec::new(),
             retry_at: None,
@@ -131,7 +137,7 @@ impl Session {
             idle_hold: FIRST_IDLE_HOLD,
             stopped: true,
             suspended: false,
-            stale: None,
+            stale: Vec::new(),
             feeding: Vec::new(),
             established_count: 0,
             last_error: None,
@@ -200,6 +206,38 @@ impl Session {
         self.note_state(ctx.now);
     }
 
+    /// The neighbour's BFD session failed, which last worked at `heard`. `independent`: a restart of the neighbour's
+    /// control plane leaves its BFD alone.
+    pub(crate) fn neighbor_down(
+        &mut self,
+        ctx: &mut Context<'_>,
+        why: &str,
+        heard: Instant,
+        independent: bool,
+    ) {
+        let reason = format!("BFD failed: {why}");
+        match self.established() {
+            // A neighbour may restart, and its session be back, before its BFD is missed: what failed then is the BFD of
+            // the run before (RFC 5882 §4.3.2).
+            Some(_) if heard < self.shown.1 => return,
+            Some(conn) => {
+                let Some(connection) = self.take(conn) else { return };
+                self.fail_in_words(ctx.now, reason.clone());
+                let notification = Notification::new(code::CEASE, cease::BFD_DOWN);
+                self.close_with(ctx, connection, notification, &reason);
+                self.retry_later(ctx);
+            }
+            // Its restart goes on where BFD falls silent with the control plane; where not, packets that follow the
+            // routes we keep are lost (RFC 5882 §4.3.1, §4.3.2).
+            None if independent && !self.stale.is_empty() => {
+                self.fail_in_words(ctx.now, reason);
+                self.forget_stale(ctx);
+            }
+            None => {}
+        }
+        self.note_state(ctx.now);
+    }
+
     /// Whether nothing is left to send or close.
     pub(crate) fn is_gone(&self) -> bool {
         self.stopped && self.connections.is_empty()
@@ -207,7 +245,7 @@ impl Session {
 
     /// Whether there is nothing to wait for: no connection, no route kept, no rest to be taken.
     pub(crate) fn is_dormant(&self) -> bool {
-        self.connections.is_empty() && self.stale.is_none() && self.idle_until.is_none() && !self.suspended
+        self.connections.is_empty() && self.stale.is_empty() && self.idle_until.is_none() && !self.suspended
     }
 
     /// The peer connected; `None` where it is not wanted now.
@@ -288,7 +326,6 @@ impl Session {
         let stuck: Vec<_> = self.connections.iter().filter(|c| due(c.send_hold_at)).map(|c| c.id).collect();
         let quiet: Vec<_> = self.connections.iter().filter(|c| due(c.keepalive_at)).map(|c| c.id).collect();
         let (retry, idle_over) = (due(self.retry_at), due(self.idle_until));
-        let stale_over = due(self.stale.as_ref().map(|stale| stale.until));
 
         for conn in expired {
             self.expire(ctx, conn);
@@ -305,16 +342,13 @@ impl Session {
             self.abandon(ctx, |c| c.stage == Stage::Connecting);
             self.try_connect(ctx);
         }
-        if stale_over {
-            self.forget_stale(ctx);
-        }
+        self.age_stale(ctx);
         self.note_state(ctx.now);
     }
 
     /// When [`Session::handle_timeout`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let stale = self.stale.as_ref().map(|stale| stale.until);
-        let own = self.retry_at.into_iter().chain(self.idle_until).chain(stale);
+        let own = self.retry_at.into_iter().chain(self.idle_until).chain(self.stale_deadline());
         own.chain(self.connections.iter().filter_map(Connection::next_deadline)).min()
     }
 
@@ -355,6 +389,12 @@ impl Session {
         self.established().is_some() && self.feeding.is_empty()
     }
 
+    /// Whether the End-of-RIB of a family is still to come, from a peer that sends one.
+    fn awaits_end_of_rib(&self, family: Family) -> bool {
+        let sends = self.negotiated().is_some_and(|negotiated| negotiated.graceful_restart.is_some());
+        sends && self.feeding.contains(&family)
+    }
+
     /// State, and since when.
     pub(crate) fn state(&self) -> (SessionState, Instant) {
         self.shown
@@ -366,6 +406,15 @@ impl Session {
 
     pub(crate) fn last_error(&self) -> Option<&(String, Instant)> {
         self.last_error.as_ref()
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// For the session that comes after this one.
+    pub(crate) fn take_history(&mut self) -> History {
+        std::mem::take(&mut self.history)
     }
 
     /// Why it is in its state.
@@ -500,6 +549,7 @@ impl Session {
         if let Some(connection) = self.connection(conn) {
             connection.confirmed(ctx.now, negotiated, keepalive);
         }
+        self.note_state(ctx.now);
         // An attempt of ours that hasn't even connected can only end in another collision.
         self.abandon(ctx, |c| c.stage == Stage::Connecting);
     }
@@ -527,6 +577,7 @@ impl Session {
         self.reason = "established".into();
         ctx.put(Output::Up { negotiated: negotiated.clone(), local });
         self.settle_stale(ctx, &negotiated);
+        self.note_state(ctx.now);
     }
 
     fn kept_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
@@ -551,8 +602,7 @@ impl Session {
         let ended = update.end_of_rib;
         ctx.put(Output::Update(update));
         if let Some(family) = ended {
-            self.feeding.retain(|f| *f != family);
-            self.end_stale(ctx, family);
+            self.end_of_rib(ctx, family);
         }
     }
 
@@ -634,6 +684,7 @@ impl Session {
     }
 
     fn fail_in_words(&mut self, now: Instant, words: String) {
+        self.history.error(now, &words);
         self.reason = words.clone();
         self.last_error = Some((words, now));
     }
@@ -650,9 +701,21 @@ impl Session {
             }
             Some(Stage::Closing) | None => SessionState::Active,
         };
-        if state != self.shown.0 {
-            self.shown = (state, now);
+        let before = self.shown.0;
+        if state == before {
+            return;
         }
+        match state {
+            SessionState::OpenSent if state > before => {
+                self.reason = "connected, OPEN sent: waiting for the peer's".into();
+            }
+            SessionState::OpenConfirm if state > before => {
+                self.reason = "OPENs exchanged: waiting for the peer's KEEPALIVE".into();
+            }
+            _ => {}
+        }
+        self.history.transition(now, before, state, &self.reason);
+        self.shown = (state, now);
     }
 }
 

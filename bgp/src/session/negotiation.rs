@@ -4,7 +4,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Context, Settings};
-use crate::wire::{self, Capability, Codec, Family, GracefulRestart, Notification, Open, Role};
+use crate::config::AddPath;
+use crate::wire::{
+    self, AddPathMode, Capability, Codec, Family, GracefulRestart, LongLived, Notification, Open, PathIds,
+    Role,
+};
 
 /// Below this a hold time is refused, unless it is 0 (RFC 4271 §4.2).
 const MIN_HOLD_SECONDS: u16 = 3;
@@ -28,19 +32,35 @@ pub(crate) struct Negotiated {
     pub(crate) enhanced_refresh: bool,
     /// What the peer said of graceful restart; `None` unless both offer it.
     pub(crate) graceful_restart: Option<GracefulRestart>,
+    /// What it said of long-lived graceful restart; nothing unless both offer it.
+    pub(crate) long_lived: Vec<LongLived>,
+    /// It knows what LLGR_STALE means (RFC 9494 §4.3), whether we offered that or not.
+    pub(crate) knows_long_lived: bool,
 }
 
 impl Negotiated {
-    /// Families whose routes stay when the connection breaks without a NOTIFICATION (RFC 4724 §4.2).
-    pub(crate) fn kept_families(&self) -> Vec<Family> {
-        let Some(restart) = &self.graceful_restart else { return Vec::new() };
-        let kept = |family: &Family| restart.families.iter().any(|(f, _)| f == family);
-        self.families.iter().copied().filter(kept).collect()
+    /// How long routes of the family stay when the connection breaks without a NOTIFICATION (RFC 4724 §4.2); `None`: not
+    /// at all.
+    pub(crate) fn restart_time(&self, family: Family) -> Option<Duration> {
+        let restart = self.graceful_restart.as_ref()?;
+        let listed = restart.families.iter().any(|(f, _)| *f == family);
+        listed.then(|| Duration::from_secs(restart.restart_time.into()))
+    }
+
+    /// For how long they may stay after that (RFC 9494 §4.2).
+    pub(crate) fn stale_time(&self, family: Family) -> Duration {
+        let listed = self.long_lived.iter().find(|listed| listed.family == family);
+        Duration::from_secs(listed.map_or(0, |listed| listed.stale_time.into()))
     }
 
     /// Whether the peer says it forwarded by this family's routes while it restarted (the F bit, RFC 4724 §3).
     pub(crate) fn forwarding_preserved(&self, family: Family) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)))
+    }
+
+    /// Whether it still says so where it was away for longer (the F bit, RFC 9494 §3.1).
+    pub(crate) fn forwarding_preserved_long(&self, family: Family) -> bool {
+        self.long_lived.iter().any(|listed| listed.family == family && listed.forwarding)
     }
 
     /// Whether routes stay through NOTIFICATIONs: both must have said so (RFC 8538 §2).
@@ -68,6 +88,10 @@ pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
     }
     capabilities.extend(neighbor.role.map(Capability::Role));
     capabilities.push(Capability::FourOctetAs(settings.local_asn));
+    if let Some(mode) = AddPathMode::new(neighbor.add_path.receive, neighbor.add_path.send.is_some()) {
+        let modes = neighbor.families.iter().map(|family| (*family, mode));
+        capabilities.push(Capability::AddPath(modes.collect()));
+    }
     if let Some(restart) = settings.graceful_restart {
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
             restarting: ctx.restarting,
@@ -75,6 +99,7 @@ pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
             restart_time: restart.restart_time.as_secs().min(MAX_RESTART_SECONDS) as u16,
             families: neighbor.families.iter().map(|family| (*family, ctx.forwarding)).collect(),
         }));
+        capabilities.extend(restart.long_lived.map(|time| our_long_lived(settings, ctx, time)));
     }
     Open {
         asn: settings.local_asn,
@@ -82,6 +107,15 @@ pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
         router_id: settings.router_id,
         capabilities,
     }
+}
+
+fn our_long_lived(settings: &Settings, ctx: &Context<'_>, time: Duration) -> Capability {
+    let stale_time = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    let forwarding = ctx.forwarding;
+    let families = settings.neighbor.families.iter();
+    Capability::LongLived(
+        families.map(|family| LongLived { family: *family, forwarding, stale_time }).collect(),
+    )
 }
 
 /// Checks the peer's OPEN against what was configured, and works out what both agree on.
@@ -125,6 +159,7 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
             // The N bit is kept only where both have set it.
             GracefulRestart { notification: theirs.notification && ours.notifications, ..theirs }
         });
+    let we_keep_long = settings.graceful_restart.is_some_and(|restart| restart.long_lived.is_some());
     Ok(Negotiated {
         router_id: open.router_id,
         codec: Codec {
@@ -137,13 +172,28 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
                 wire::MAX_MESSAGE
             },
             extended_next_hop: neighbor.extended_next_hop && open.offers(&Capability::ExtendedNextHop),
+            path_ids: path_ids(neighbor.add_path, &families, open),
         },
         families,
         hold: neighbor.timers.hold.min(Duration::from_secs(open.hold_time.into())),
         route_refresh: open.offers(&Capability::RouteRefresh),
         enhanced_refresh: open.offers(&Capability::EnhancedRouteRefresh),
         graceful_restart: both_restart,
+        long_lived: open.long_lived().filter(|_| we_keep_long).unwrap_or_default().to_vec(),
+        knows_long_lived: open.long_lived().is_some(),
     })
+}
+
+/// Where Path Identifiers are spoken: who sends them must have offered to, and the other to take them (RFC 7911 §4).
+fn path_ids(ours: AddPath, families: &[Family], open: &Open) -> PathIds {
+    let theirs = |family: &Family| open.add_path(*family);
+    let those = |which: &dyn Fn(AddPathMode) -> bool| {
+        families.iter().copied().filter(|family| theirs(family).is_some_and(which)).collect()
+    };
+    PathIds {
+        receive: those(&|theirs| ours.receive && theirs.sends()),
+        send: those(&|theirs| ours.send.is_some() && theirs.receives()),
+    }
 }
 
 /// Whether the peer's claim fits ours (RFC 9234 §4.2).

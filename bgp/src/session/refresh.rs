@@ -17,11 +17,14 @@ impl Session {
         let enhanced = connection.negotiated.as_ref().is_some_and(|negotiated| negotiated.enhanced_refresh);
         let Some(family) = family else { return };
         match refresh {
+            // RFC 7313 §4: before the End-of-RIB of a peer that sends one this means nothing. What waits for that must
+            // not go with the end of a refresh.
+            Refresh::Begin if enhanced && self.awaits_end_of_rib(family) => {}
             Refresh::Begin if enhanced => {
                 ctx.put(Output::MarkStale(family));
-                self.expect_end(ctx, family);
+                self.expect_refresh(ctx, family);
             }
-            Refresh::End if enhanced => self.end_stale(ctx, family),
+            Refresh::End if enhanced => self.end_of_refresh(ctx, family),
             Refresh::Unknown(_) if enhanced => {}
             // RFC 2918 §3: without RFC 7313 that octet says nothing.
             _ => ctx.put(Output::Refresh { family, enhanced }),

@@ -3,7 +3,10 @@
 mod collision;
 mod fsm;
 mod graceful;
+mod history;
+mod long_lived;
 mod negotiation;
+mod refresh;
 mod timers;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -54,7 +57,7 @@ impl Bench {
     pub fn idle(settings: Settings, seed: u64) -> Self {
         let now = Instant::now();
         Self {
-            session: Session::new(settings, now),
+            session: Session::new(settings, now, History::default()),
             now,
             restarting: false,
             outputs: Vec::new(),

@@ -107,6 +107,9 @@ pub struct Unknown {
     pub value: Bytes,
 }
 
+/// A list that takes one word where it is empty, as most of these are: a table holds attributes by the hundred thousand.
+pub type List<T> = thin_vec::ThinVec<T>;
+
 /// All attributes of a path but its next hop. Interned by the RIB, so paths share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attributes {
@@ -123,19 +126,19 @@ pub struct Attributes {
     /// AGGREGATOR.
     pub aggregator: Option<Aggregator>,
     /// COMMUNITIES (RFC 1997), sorted, without duplicates.
-    pub communities: Vec<u32>,
+    pub communities: List<u32>,
     /// ORIGINATOR_ID (RFC 4456 §8).
     pub originator_id: Option<Ipv4Addr>,
     /// CLUSTER_LIST (RFC 4456 §8), nearest cluster first.
-    pub cluster_list: Vec<Ipv4Addr>,
+    pub cluster_list: List<Ipv4Addr>,
     /// EXTENDED_COMMUNITIES (RFC 4360), sorted, without duplicates.
-    pub extended_communities: Vec<ExtendedCommunity>,
+    pub extended_communities: List<ExtendedCommunity>,
     /// LARGE_COMMUNITY (RFC 8092), sorted, without duplicates.
-    pub large_communities: Vec<LargeCommunity>,
+    pub large_communities: List<LargeCommunity>,
     /// Only to Customer (OTC): the AS that set it (RFC 9234 §5).
     pub only_to_customer: Option<u32>,
     /// Everything else, in order of type code: optional transitive ones only (RFC 4271 §5).
-    pub unknown: Vec<Unknown>,
+    pub unknown: List<Unknown>,
 }
 
 impl Attributes {
@@ -148,13 +151,13 @@ impl Attributes {
             local_pref: None,
             atomic_aggregate: false,
             aggregator: None,
-            communities: Vec::new(),
+            communities: List::new(),
             originator_id: None,
-            cluster_list: Vec::new(),
-            extended_communities: Vec::new(),
-            large_communities: Vec::new(),
+            cluster_list: List::new(),
+            extended_communities: List::new(),
+            large_communities: List::new(),
             only_to_customer: None,
-            unknown: Vec::new(),
+            unknown: List::new(),
         }
     }
 }

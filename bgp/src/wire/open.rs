@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::reader::Reader;
-use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, Open, Role, code, open_error};
+use super::{
+    AS_TRANS, AddPathMode, Capability, Error, Family, GracefulRestart, LongLived, Open, Role, code,
+    open_error,
+};
 
 /// The only version there is.
 const VERSION: u8 = 4;
@@ -22,10 +25,16 @@ const EXTENDED_MESSAGE: u8 = 6;
 const ROLE: u8 = 9;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
+const ADD_PATH: u8 = 69;
 const ENHANCED_ROUTE_REFRESH: u8 = 70;
+const LONG_LIVED: u8 = 71;
 
 /// AFI and SAFI of what is announced, AFI of its next hop, as RFC 8950 §4 writes them.
 const IPV4_BY_IPV6: (u16, u16, u16) = (1, 1, 2);
+/// The F bit beside a family (RFC 4724 §3, RFC 9494 §3.1).
+const FORWARDING: u8 = 0x80;
+/// The longest time that 24 bits can carry.
+pub(crate) const MAX_STALE_TIME: u32 = (1 << 24) - 1;
 /// Flags beside the restart time (RFC 4724 §3, RFC 8538 §2).
 const RESTARTING: u16 = 0x8000;
 const NOTIFICATION: u16 = 0x4000;
@@ -77,10 +86,30 @@ impl Open {
         roles
     }
 
+    /// What the sender can do with several paths to a prefix of the family; the last one said of it counts, as there must
+    /// be one only (RFC 7911 §4).
+    pub fn add_path(&self, family: Family) -> Option<AddPathMode> {
+        let said = self.capabilities.iter().filter_map(|c| match c {
+            Capability::AddPath(modes) => Some(modes),
+            _ => None,
+        });
+        said.flatten().filter(|(other, _)| *other == family).map(|(_, mode)| *mode).last()
+    }
+
     /// The graceful restart capability; the last one counts (RFC 4724 §3).
     pub fn graceful_restart(&self) -> Option<&GracefulRestart> {
         self.capabilities.iter().rev().find_map(|c| match c {
             Capability::GracefulRestart(restart) => Some(restart),
+            _ => None,
+        })
+    }
+
+    /// The families of the long-lived graceful restart capability, which means nothing without the other one
+    /// (RFC 9494 §4.5).
+    pub fn long_lived(&self) -> Option<&[LongLived]> {
+        self.graceful_restart()?;
+        self.capabilities.iter().rev().find_map(|c| match c {
+            Capability::LongLived(families) => Some(families.as_slice()),
             _ => None,
         })
     }
@@ -221,7 +250,8 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             let mut families = Vec::new();
             while !reader.is_empty() {
                 let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
-                families.extend(Family::from_codes(afi, safi).map(|family| (family, flags & 0x80 != 0)));
+                families
+                    .extend(Family::from_codes(afi, safi).map(|family| (family, flags & FORWARDING != 0)));
             }
             Capability::GracefulRestart(GracefulRestart {
                 restarting: head & RESTARTING != 0,
@@ -231,6 +261,33 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             })
         }
         FOUR_OCTET_AS => Capability::FourOctetAs(reader.u32()?),
+        ADD_PATH => {
+            let mut modes = Some(Vec::new());
+            while !reader.is_empty() {
+                let (afi, safi, mode) = (reader.u16()?, reader.u8()?, reader.u8()?);
+                let family = Family::from_codes(afi, safi);
+                modes = modes.zip(AddPathMode::from_octet(mode)).map(|(mut modes, mode)| {
+                    modes.extend(family.map(|family| (family, mode)));
+                    modes
+                });
+            }
+            // RFC 7911 §4: with any other value of Send/Receive all of it is as if not understood.
+            modes.map_or_else(|| other(code, value), Capability::AddPath)
+        }
+        LONG_LIVED => {
+            let mut families = Vec::new();
+            while !reader.is_empty() {
+                let (afi, safi, flags) = (reader.u16()?, reader.u8()?, reader.u8()?);
+                let stale_time = u32::from(reader.u8()?) << 16 | u32::from(reader.u16()?);
+                let forwarding = flags & FORWARDING != 0;
+                families.extend(Family::from_codes(afi, safi).map(|family| LongLived {
+                    family,
+                    forwarding,
+                    stale_time,
+                }));
+            }
+            Capability::LongLived(families)
+        }
         _ => return Some(other(code, value)),
     };
     (reader.is_empty() || matches!(capability, Capability::Other(..))).then_some(capability)
@@ -287,7 +344,17 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
             for (family, forwarding) in families {
                 let (afi, safi) = family.codes();
                 out.put_u16(afi);
-                out.put_slice(&[safi, if *forwarding { 0x80 } else { 0 }]);
+                out.put_slice(&[safi, if *forwarding { FORWARDING } else { 0 }]);
+            }
+        }
+        Capability::LongLived(families) => {
+            let families = families.get(..36).unwrap_or(families);
+            out.put_slice(&[LONG_LIVED, (7 * families.len()) as u8]);
+            for LongLived { family, forwarding, stale_time } in families {
+                let (afi, safi) = family.codes();
+                out.put_u16(afi);
+                out.put_slice(&[safi, if *forwarding { FORWARDING } else { 0 }]);
+                out.put_uint((*stale_time).min(MAX_STALE_TIME).into(), 3);
             }
         }
         Capability::ExtendedNextHop => {
@@ -298,6 +365,16 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
         Capability::ExtendedMessage => out.put_slice(&[EXTENDED_MESSAGE, 0]),
         Capability::EnhancedRouteRefresh => out.put_slice(&[ENHANCED_ROUTE_REFRESH, 0]),
         Capability::Role(role) => out.put_slice(&[ROLE, 1, role.octet()]),
+        Capability::AddPath(modes) => {
+            // As many as the length octet has room for: far more than there are.
+            let modes = modes.get(..63).unwrap_or(modes);
+            out.put_slice(&[ADD_PATH, 4 * modes.len() as u8]);
+            for (family, mode) in modes {
+                let (afi, safi) = family.codes();
+                out.put_u16(afi);
+                out.put_slice(&[safi, mode.octet()]);
+            }
+        }
         Capability::FourOctetAs(asn) => {
             out.put_slice(&[FOUR_OCTET_AS, 4]);
             out.put_u32(*asn);

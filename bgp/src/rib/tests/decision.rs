@@ -137,7 +137,7 @@ fn shorter_cluster_list_wins_then_the_lower_peer_address() {
     let reflected = |count| {
         internal(|a| {
             a.originator_id = Some(ip4("9.9.9.9"));
-            a.cluster_list = vec![ip4("8.8.8.8"); count];
+            a.cluster_list = vec![ip4("8.8.8.8"); count].into();
         })
     };
     let reason = first_wins(reflected(1), reflected(2));

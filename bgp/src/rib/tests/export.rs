@@ -44,14 +44,14 @@ fn reflection_adds_originator_and_cluster_and_nothing_else() {
         let (told, hop) = passed(from, to, sent.clone()).expect("reflected");
         let expected = Attributes {
             originator_id: Some(ip4("10.0.0.1")),
-            cluster_list: vec![identity().cluster_id],
+            cluster_list: vec![identity().cluster_id].into(),
             ..sent.clone()
         };
         assert_eq!((told, hop), (expected, next_hop("10.0.0.1")));
     }
     let again = Attributes {
         originator_id: Some(ip4("3.3.3.3")),
-        cluster_list: vec![ip4("2.2.2.2")],
+        cluster_list: vec![ip4("2.2.2.2")].into(),
         ..attributes(Internal)
     };
     let (told, _) = passed(Internal, Client, again).expect("reflected");
@@ -76,7 +76,7 @@ fn paths_leave_with_our_as_and_without_what_belongs_inside() {
     let sent = Attributes {
         local_pref: Some(300),
         originator_id: Some(ip4("3.3.3.3")),
-        cluster_list: vec![ip4("2.2.2.2")],
+        cluster_list: vec![ip4("2.2.2.2")].into(),
         ..attributes(Internal)
     };
     let (told, hop) = passed(Internal, External, sent).expect("told");
@@ -109,7 +109,7 @@ fn med_does_not_travel_from_one_neighbouring_as_to_another() {
 /// RFC 1997.
 #[test]
 fn well_known_communities_are_honoured() {
-    let with = |community| Attributes { communities: vec![community], ..attributes(Client) };
+    let with = |community| Attributes { communities: vec![community].into(), ..attributes(Client) };
     for (community, inside, outside) in [
         (0xFFFF_FF01, true, false),
         (0xFFFF_FF02, false, false),
@@ -125,7 +125,7 @@ fn well_known_communities_are_honoured() {
 #[test]
 fn unknown_transitive_attributes_are_passed_on() {
     let unknown = |flags| Unknown { flags, code: 99, value: vec![1, 2, 3].into() };
-    let sent = Attributes { unknown: vec![unknown(0xC0)], ..attributes(Client) };
+    let sent = Attributes { unknown: vec![unknown(0xC0)].into(), ..attributes(Client) };
     for to in [Client, Internal, External] {
         let (told, _) = passed(Client, to, sent.clone()).expect("told");
         assert_eq!(told.unknown, [unknown(0xE0)]);

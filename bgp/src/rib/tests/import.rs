@@ -37,7 +37,7 @@ fn our_router_id_or_cluster_id_is_a_loop() {
     let reason = refused(Client, looped, "10.0.0.1");
     assert_eq!(reason, "reflection loop: ORIGINATOR_ID 10.0.0.254 is our router id");
     let list = vec![ip4("1.1.1.1"), identity().cluster_id];
-    let looped = Attributes { cluster_list: list, ..attributes(Internal) };
+    let looped = Attributes { cluster_list: list.into(), ..attributes(Internal) };
     let reason = refused(Internal, looped, "10.0.0.1");
     assert_eq!(reason, "reflection loop: our cluster id 10.0.0.253 in CLUSTER_LIST");
 }
@@ -85,7 +85,7 @@ fn what_belongs_inside_an_as_is_dropped_from_external_paths() {
     let attributes = Attributes {
         local_pref: Some(500),
         originator_id: Some(identity().router_id),
-        cluster_list: vec![identity().cluster_id],
+        cluster_list: vec![identity().cluster_id].into(),
         ..attributes(External)
     };
     rib.update(id(1), announce(attributes, "10.0.0.1", &[P]));
@@ -118,7 +118,7 @@ fn filters_change_live() {
 fn an_announcement_wins_over_a_withdrawal_in_the_same_message() {
     let mut rib = rib_with(&[Internal]);
     let mut update = announce(attributes(Internal), "10.0.0.1", &[P]);
-    update.withdrawn = vec![prefix(P)];
+    update.withdrawn = vec![prefix(P).into()];
     rib.update(id(1), update);
     assert_eq!(rib.best_routes().len(), 1);
 }
@@ -142,7 +142,7 @@ fn a_new_identity_judges_and_exports_anew() {
     rib.set_identity(Identity { cluster_id: ip4("7.7.7.7"), ..identity() });
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes[&prefix(P)].0.cluster_list, [ip4("7.7.7.7")]);
-    let looped = Attributes { cluster_list: vec![ip4("6.6.6.6")], ..attributes(Client) };
+    let looped = Attributes { cluster_list: vec![ip4("6.6.6.6")].into(), ..attributes(Client) };
     rib.update(id(1), announce(looped, "10.0.0.1", &[P]));
     assert_eq!(rib.best_routes().len(), 1);
     rib.set_identity(Identity { cluster_id: ip4("6.6.6.6"), ..identity() });

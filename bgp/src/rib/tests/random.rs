@@ -1,16 +1,17 @@
 //! Random lives of a table, held against the naive model.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU8;
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::model::{Model, Received};
+use super::model::{LLGR_STALE, Model, NO_LLGR, Received};
 use super::*;
 use crate::config::PrefixRange;
-use crate::rib::best::Candidate;
+use crate::rib::best::{self, Candidate};
 use crate::rib::table::Source;
 use crate::wire::Origin;
 
@@ -35,23 +36,36 @@ const KINDS: [PeerKind; 6] = [
 
 #[derive(Clone, Debug)]
 enum Op {
-    Announce { n: u8, prefixes: Vec<&'static str>, attributes: Attributes, via: u8 },
-    Withdraw { n: u8, prefixes: Vec<&'static str> },
+    Announce { n: u8, prefixes: Vec<&'static str>, path_id: u32, attributes: Attributes, via: u8 },
+    Withdraw { n: u8, prefixes: Vec<&'static str>, path_id: u32 },
     Up(u8),
     Down(u8, Vec<Family>),
     DropStale(u8, Option<Family>),
+    MarkStale(u8, Family),
+    LongLived(u8, Family),
     Filters(u8, Filter, Filter),
     Networks(Vec<(&'static str, bool)>),
     Refresh(u8, Family),
     Pull(u8, usize),
 }
 
-/// The peers: two of each kind, the external ones in two ASes; the last one over IPv6.
+/// The peers: two of each kind, the external ones in two ASes; the last one over IPv6. One of each kind knows what
+/// long-lived stale means. Some tell several paths, or are told several (RFC 7911).
 fn peers() -> BTreeMap<u8, Peer> {
     let peers = (1..).zip(KINDS).map(|(n, kind)| {
         let asn = if n == 6 { THEIRS + 1 } else { peer(n, kind).asn };
         let local_address = if n == 6 { ip("2001:db8::254") } else { ip(LOCAL) };
-        (n, Peer { asn, local_address, ..peer(n, kind) })
+        let (receive, send): (&[Family], &[Family]) = match n {
+            1 => (&[], &[V4]),
+            3 => (&[V4, V6], &[]),
+            4 => (&[V4], &[V4, V6]),
+            5 => (&[V4, V6], &[V4, V6]),
+            _ => (&[], &[]),
+        };
+        let of = |families: &[Family]| families.iter().copied().collect();
+        let usual = peer(n, kind);
+        let codec = Codec { path_ids: PathIds { receive: of(receive), send: of(send) }, ..usual.codec };
+        (n, Peer { asn, local_address, long_lived: n % 2 == 0, codec, paths: NonZeroU8::new(n - 1), ..usual })
     });
     peers.collect()
 }
@@ -91,8 +105,11 @@ fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
     let origin = prop_oneof![4 => Just(Origin::Igp), 1 => Just(Origin::Incomplete)];
     let med = select(vec![None, Some(0), Some(1), Some(2)]);
     let local_pref = select(vec![None, Some(100), Some(100), Some(200)]);
-    let community =
-        prop_oneof![6 => Just(vec![]), 1 => (0xFFFF_FF00_u32..=0xFFFF_FF03).prop_map(|c| vec![c])];
+    let community = prop_oneof![
+        6 => Just(vec![]),
+        1 => (0xFFFF_FF00_u32..=0xFFFF_FF03).prop_map(|c| vec![c]),
+        1 => subsequence(vec![LLGR_STALE, NO_LLGR, 0xFFFF_FF01], 1..=3),
+    ];
     let originator = option::of(select(vec!["1.1.1.1", "10.0.0.3", "10.0.0.254"]));
     let clusters = vec(select(vec!["2.2.2.2", "3.3.3.3", "3.3.3.3", "10.0.0.253"]), 0..3);
     (tail, origin, med, local_pref, community, originator, clusters).prop_map(
@@ -101,7 +118,7 @@ fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
             as_path: path_from(n, tail),
             med,
             local_pref,
-            communities,
+            communities: communities.into(),
             originator_id: originator.map(ip4),
             cluster_list: clusters.into_iter().map(ip4).collect(),
             ..Attributes::local()
@@ -123,17 +140,26 @@ fn path_from(n: u8, mut tail: Vec<Segment>) -> AsPath {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let announce =
-        number().prop_flat_map(|n| {
-            (prefixes(), sent_attributes(n), 0..4_u8)
-                .prop_map(move |(prefixes, attributes, via)| Op::Announce { n, prefixes, attributes, via })
-        });
+    let announce = number().prop_flat_map(|n| {
+        (prefixes(), 0..3_u32, sent_attributes(n), 0..4_u8).prop_map(
+            move |(prefixes, path_id, attributes, via)| Op::Announce {
+                n,
+                prefixes,
+                path_id,
+                attributes,
+                via,
+            },
+        )
+    });
     prop_oneof![
         12 => announce,
-        4 => (number(), prefixes()).prop_map(|(n, prefixes)| Op::Withdraw { n, prefixes }),
+        4 => (number(), prefixes(), 0..3_u32)
+            .prop_map(|(n, prefixes, path_id)| Op::Withdraw { n, prefixes, path_id }),
         2 => number().prop_map(Op::Up),
         1 => (number(), subsequence(vec![V4, V6], 0..=2)).prop_map(|(n, keep)| Op::Down(n, keep)),
         1 => (number(), option::of(family())).prop_map(|(n, family)| Op::DropStale(n, family)),
+        1 => (number(), family()).prop_map(|(n, family)| Op::MarkStale(n, family)),
+        1 => (number(), family()).prop_map(|(n, family)| Op::LongLived(n, family)),
         1 => (number(), filter(), filter()).prop_map(|(n, i, e)| Op::Filters(n, i, e)),
         1 => (subsequence(PREFIXES.to_vec(), 0..4), any::<bool>()).prop_map(|(prefixes, given)| {
             Op::Networks(prefixes.into_iter().map(|prefix| (prefix, given)).collect())
@@ -141,6 +167,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (number(), family()).prop_map(|(n, family)| Op::Refresh(n, family)),
         6 => (number(), 1..300_usize).prop_map(|(n, limit)| Op::Pull(n, limit)),
     ]
+}
+
+/// What peer `n` calls a path.
+fn nlri(n: u8, prefix: Prefix, path_id: u32) -> Nlri {
+    let carries = peers()[&n].codec.path_ids.receive.contains(prefix.family());
+    Nlri { prefix, path_id: carries.then_some(path_id) }
 }
 
 /// The next hops that peer `n` gives: its own, a third party's, and now and then ours.
@@ -168,7 +200,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let model = Model { peers: peers(), ..Model::default() };
-        let receivers = model.peers.keys().map(|n| (*n, Receiver::default())).collect();
+        let receivers = model.peers.iter().map(|(n, peer)| (*n, receiver(peer))).collect();
         let mut world = Self { rib: rib(), model, receivers, refreshed: false };
         for n in peers().into_keys().filter(|n| n % 2 == 1) {
             world.apply(Op::Up(n));
@@ -179,28 +211,32 @@ impl World {
     fn apply(&mut self, op: Op) {
         let Self { rib, model, receivers, refreshed } = self;
         match op {
-            Op::Announce { n, prefixes, attributes, via: which } => {
+            Op::Announce { n, prefixes, path_id, attributes, via: which } => {
                 let mut update = Update { attributes: Some(attributes.clone()), ..Update::default() };
                 for family in [V4, V6] {
                     let prefixes = prefixes.iter().map(|text| prefix(text));
-                    let prefixes: Vec<Prefix> = prefixes.filter(|prefix| prefix.family() == family).collect();
+                    let prefixes = prefixes.filter(|prefix| prefix.family() == family);
+                    let prefixes: Vec<Nlri> = prefixes.map(|prefix| nlri(n, prefix, path_id)).collect();
                     let next_hop = via(n, which, family);
                     if model.up.contains(&n) {
                         let received = Received { route: (attributes.clone(), next_hop), stale: false };
-                        let keyed = prefixes.iter().map(|prefix| ((*prefix, n), received.clone()));
+                        let keyed =
+                            prefixes.iter().map(|nlri| ((nlri.prefix, n, nlri.path_id), received.clone()));
                         model.received.extend(keyed);
                     }
                     update.reach.push(Reach { family, next_hop, prefixes });
                 }
                 rib.update(id(n), update);
             }
-            Op::Withdraw { n, prefixes } => {
+            Op::Withdraw { n, prefixes, path_id } => {
+                let withdrawn: Vec<Nlri> =
+                    prefixes.iter().map(|text| nlri(n, prefix(text), path_id)).collect();
                 if model.up.contains(&n) {
-                    model
-                        .received
-                        .retain(|(p, from), _| *from != n || !prefixes.iter().any(|text| prefix(text) == *p));
+                    model.received.retain(|(prefix, from, path_id), _| {
+                        *from != n || !withdrawn.contains(&Nlri { prefix: *prefix, path_id: *path_id })
+                    });
                 }
-                rib.update(id(n), withdraw(&prefixes));
+                rib.update(id(n), Update { withdrawn, ..Update::default() });
             }
             Op::Up(n) => {
                 if model.up.insert(n) {
@@ -210,11 +246,19 @@ impl World {
             Op::Down(n, keep) => {
                 model.down(n, &keep);
                 rib.peer_down(id(n), &keep);
-                receivers.insert(n, Receiver::default());
+                receivers.insert(n, receiver(&model.peers[&n]));
             }
             Op::DropStale(n, family) => {
                 model.drop_stale(n, family);
                 rib.drop_stale(id(n), family);
+            }
+            Op::MarkStale(n, family) => {
+                model.mark_stale(n, family);
+                rib.mark_stale(id(n), family);
+            }
+            Op::LongLived(n, family) => {
+                model.long_lived(n, family);
+                rib.long_lived(id(n), family);
             }
             Op::Filters(n, import, export) => {
                 rib.set_filters(id(n), import.clone(), export.clone());
@@ -252,11 +296,11 @@ impl World {
         let best: Vec<_> = best.map(|route| (route.prefix, route.next_hop, route.peer)).collect();
         assert_eq!(best, self.model.best_routes());
         for n in self.model.peers.keys() {
-            let of_peer = self.model.received.iter().filter(|((_, from), _)| from == n);
+            let of_peer = self.model.received.iter().filter(|((_, from, _), _)| from == n);
             let counts = self.rib.counts(id(*n));
             assert_eq!(counts.received, of_peer.clone().count());
             assert_eq!(counts.stale, of_peer.clone().filter(|(_, path)| path.stale).count());
-            let usable = of_peer.filter(|((prefix, _), _)| self.model.usable(prefix, *n));
+            let usable = of_peer.filter(|((prefix, ..), path)| self.model.usable(prefix, *n, path));
             assert_eq!(counts.accepted, usable.count());
         }
         let bests = self.rib.paths().into_iter().filter(|path| path.best && path.peer.is_some()).count();
@@ -268,6 +312,8 @@ impl World {
         for (n, receiver) in &mut self.receivers {
             receiver.drain(&mut self.rib, *n);
             assert_eq!(receiver.routes, self.model.export(*n), "peer {n}");
+            let paths = receiver.paths.iter().map(|((prefix, _), route)| (*prefix, route.clone()));
+            assert_eq!(in_words(paths.collect()), in_words(self.model.export_several(*n)), "peer {n}");
             assert!(self.refreshed || receiver.redundant == 0, "peer {n}: {receiver:?}");
         }
     }
@@ -280,8 +326,9 @@ impl World {
         }
         let mut received: Vec<_> = self.model.received.iter().collect();
         received.sort_by_key(|(key, _)| order.get(usize::from(key.1) % order.len()));
-        for ((prefix, n), Received { route: (attributes, next_hop), .. }) in received {
-            let reach = Reach { family: prefix.family(), next_hop: *next_hop, prefixes: vec![*prefix] };
+        for ((prefix, n, path_id), Received { route: (attributes, next_hop), .. }) in received {
+            let nlri = Nlri { prefix: *prefix, path_id: *path_id };
+            let reach = Reach { family: prefix.family(), next_hop: *next_hop, prefixes: vec![nlri] };
             let attributes = Some(attributes.clone());
             rib.update(id(*n), Update { attributes, reach: vec![reach], ..Update::default() });
         }
@@ -291,6 +338,18 @@ impl World {
         rib.set_networks(&networks);
         rib
     }
+}
+
+fn receiver(peer: &Peer) -> Receiver {
+    let path_ids = PathIds { receive: peer.codec.path_ids.send, ..PathIds::NONE };
+    Receiver { path_ids, ..Receiver::default() }
+}
+
+/// Sorted, so that sets can be compared.
+fn in_words(paths: Vec<(Prefix, (Attributes, NextHop))>) -> Vec<String> {
+    let mut words: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
+    words.sort();
+    words
 }
 
 fn without_staleness(rib: &Rib) -> Vec<PathReport> {
@@ -335,15 +394,60 @@ proptest! {
         prop_assert!(a.beats(&b) != b.beats(&a));
         prop_assert!(!(a.beats(&b) && b.beats(&c)) || a.beats(&c));
     }
+
+    /// Of paths from several neighbouring ASes the same one is best in whatever order they come, and it is the one that the
+    /// steps of RFC 4271 §9.1.2.2 leave when each removes what is worse than something that is still there.
+    #[test]
+    fn the_best_of_any_set_is_the_same_in_any_order(
+        (paths, shuffled) in vec((candidate(), option::of(1..4_u32)), 1..9).prop_flat_map(|paths| {
+            let paths: Vec<Candidate> = (0..).zip(paths).map(|(n, (candidate, neighbor_as))| {
+                Candidate { source: Source::from(PeerId(n)), neighbor_as, ..candidate }
+            }).collect();
+            (Just(paths.clone()), Just(paths).prop_shuffle())
+        }),
+    ) {
+        let best = best::select(paths.iter().copied());
+        prop_assert_eq!(best, best::select(shuffled.into_iter()));
+        prop_assert_eq!(best, by_elimination(paths.clone()));
+        // A path that is not long-lived stale is never beaten by one that is, unless it is our own.
+        let fresh = paths.iter().any(|path| !path.long_lived_stale);
+        let own = best.is_some_and(|best| best.peer_address.is_none());
+        prop_assert!(own || !fresh || best.is_some_and(|best| !best.long_lived_stale));
+    }
+}
+
+/// RFC 4271 §9.1.2.2 with RFC 4456 §9 and RFC 9494 §4.4, step by step.
+fn by_elimination(mut left: Vec<Candidate>) -> Option<Candidate> {
+    fn least<K: Ord>(left: &mut Vec<Candidate>, key: impl Fn(&Candidate) -> K) {
+        let least = left.iter().map(&key).min();
+        left.retain(|path| Some(key(path)) == least);
+    }
+    least(&mut left, |path| path.peer_address.is_some());
+    least(&mut left, |path| path.long_lived_stale);
+    least(&mut left, |path| std::cmp::Reverse(path.local_pref));
+    least(&mut left, |path| path.as_path_length);
+    least(&mut left, |path| path.origin);
+    let before = left.clone();
+    left.retain(|path| {
+        !before.iter().any(|other| other.neighbor_as == path.neighbor_as && other.med < path.med)
+    });
+    least(&mut left, |path| !path.external);
+    least(&mut left, |path| path.identifier);
+    least(&mut left, |path| path.cluster_list_length);
+    least(&mut left, |path| path.peer_address);
+    least(&mut left, |path| path.source);
+    left.pop()
 }
 
 fn candidate() -> impl Strategy<Value = Candidate> {
     let address = option::of((1..3_u8).prop_map(|n| IpAddr::from([10, 0, 0, n])));
-    let head = (1..3_u32, 0..2_usize, select(vec![Origin::Igp, Origin::Egp]), 0..3_u32);
+    let head = (any::<bool>(), 1..3_u32, 0..2_usize, select(vec![Origin::Igp, Origin::Egp]), 0..3_u32);
     (head, any::<bool>(), 0..2_u32, 0..2_usize, address).prop_map(
-        |((local_pref, as_path_length, origin, med), external, identifier, clusters, peer_address)| {
+        |(head, external, identifier, clusters, peer_address)| {
+            let (long_lived_stale, local_pref, as_path_length, origin, med) = head;
             Candidate {
                 source: Source::LOCAL,
+                long_lived_stale,
                 local_pref,
                 as_path_length,
                 origin,
@@ -353,6 +457,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
                 identifier: identifier.into(),
                 cluster_list_length: clusters,
                 peer_address,
+                path_id: None,
             }
         },
     )

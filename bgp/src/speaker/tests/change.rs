@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::Timers;
-use crate::config::PrefixRange;
+use crate::config::{GracefulRestart, PrefixRange};
+use crate::wire::Notification;
 
 /// Three neighbours, all established; `change` is made; who still stands, and what 2 was told last.
 fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
@@ -28,8 +29,9 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
 
 #[test]
 fn what_can_change_live_does() {
-    let changes: [fn(&mut Config); 7] = [
+    let changes: [fn(&mut Config); 8] = [
         |_| (),
+        |config| config.neighbors[1].reflector_client = true,
         |config| config.neighbors[1].name = "other".into(),
         |config| config.neighbors[1].import = Filter::nothing(),
         |config| config.neighbors[1].export = Filter::nothing(),
@@ -48,10 +50,9 @@ fn what_can_change_live_does() {
 
 #[test]
 fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
-    let changes: [fn(&mut Neighbor); 5] = [
+    let changes: [fn(&mut Neighbor); 4] = [
         |neighbor| neighbor.timers.hold = Duration::from_secs(30),
         |neighbor| neighbor.families = vec![Family::Ipv4Unicast],
-        |neighbor| neighbor.reflector_client = true,
         |neighbor| neighbor.asn = 64600,
         |neighbor| neighbor.local_address = Some(address(100)),
     ];
@@ -61,6 +62,26 @@ fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
         assert_eq!(word, Some((code::CEASE, cease::CONFIG_CHANGE)));
         assert!(play.connect(2).is_some(), "and it may come back at once");
     }
+}
+
+/// On the way from a mesh to reflectors and back nobody may lose a session.
+#[test]
+fn a_neighbour_becomes_a_client_and_no_client_while_its_session_stands() {
+    let mut config = config(vec![neighbor(1), neighbor(2)]);
+    let mut play = Play::new(config.clone());
+    let (one, two) = (play.up(1), play.up(2));
+    play.announce(one, 1, vec![prefix(1)]);
+    play.announce(two, 2, vec![prefix(2)]);
+    assert_eq!(play.changes(one), (vec![], vec![]), "RFC 4456 §6: nothing from one to another");
+    assert_eq!(play.changes(two), (vec![], vec![]));
+    config.neighbors[0].reflector_client = true;
+    play.set(config.clone());
+    assert_eq!(play.changes(one), (vec![prefix(2)], vec![]), "a client hears of all");
+    assert_eq!(play.changes(two), (vec![prefix(1)], vec![]), "and all hear of a client");
+    config.neighbors[0].reflector_client = false;
+    play.set(config);
+    assert_eq!(play.changes(one), (vec![], vec![prefix(2)]));
+    assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
 }
 
 #[test]
@@ -139,4 +160,50 @@ fn networks_come_and_go() {
     config.networks.clear();
     play.set(config);
     assert_eq!(play.changes(conn), (vec![], vec![prefix(7)]));
+}
+
+/// RFC 9494 §3.1: 24 bits of whole seconds.
+#[test]
+fn a_long_lived_stale_time_has_to_fit() {
+    let with = |time| {
+        let restart = GracefulRestart { long_lived: Some(time), ..GracefulRestart::default() };
+        Config { graceful_restart: Some(restart), ..config(Vec::new()) }.validate()
+    };
+    assert_eq!(with(Duration::ZERO), Ok(()));
+    assert_eq!(with(Duration::from_secs((1 << 24) - 1)), Ok(()));
+    for bad in [Duration::from_secs(1 << 24), Duration::from_millis(1500)] {
+        let error = with(bad).expect_err("refused").to_string();
+        assert_eq!(
+            error,
+            "graceful restart: the long-lived stale time must be 0 to 16777215 whole seconds (RFC 9494 §3.1)"
+        );
+    }
+}
+
+/// What a session went through is not forgotten when another configuration makes a new one of it.
+#[test]
+fn a_new_session_remembers_the_one_before() {
+    let mut config = config(vec![neighbor(1), neighbor(2)]);
+    let mut play = Play::new(config.clone());
+    let conn = play.up(1);
+    play.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    config.neighbors[0].timers.hold = Duration::from_secs(30);
+    play.set(config.clone());
+    let whys = |play: &Play, n| -> Vec<String> {
+        play.report(n).history.into_iter().map(|transition| transition.why).collect()
+    };
+    let seen = whys(&play, 1);
+    assert!(seen.contains(&"established".into()), "{seen:?}");
+    assert!(seen.contains(&"the peer sent: Cease / Administrative Reset".into()), "{seen:?}");
+    assert_eq!(seen.last().map(String::as_str), Some("passive: waiting for the peer to connect"));
+    assert_eq!(play.report(1).errors.len(), 1);
+    config.router_id = Ipv4Addr::new(10, 0, 0, 101);
+    play.set(config.clone());
+    let seen = whys(&play, 1);
+    assert!(seen.contains(&"our AS number or identifier changed".into()), "{seen:?}");
+    assert!(seen.contains(&"established".into()), "{seen:?}");
+    // One that is taken out is forgotten.
+    play.set(Config { neighbors: vec![neighbor(2)], ..config.clone() });
+    play.set(config);
+    assert!(!whys(&play, 1).contains(&"established".into()));
 }

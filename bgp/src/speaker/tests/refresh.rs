@@ -73,3 +73,63 @@ fn what_a_peer_does_not_repeat_goes() {
     assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
     assert_eq!((play.report(1).stale, play.report(1).received), (0, 2));
 }
+
+fn restarting(n: u8) -> Open {
+    let restart = wire::GracefulRestart {
+        restart_time: 120,
+        families: vec![(V4, true)],
+        ..wire::GracefulRestart::default()
+    };
+    let mut open = enhanced(n);
+    open.capabilities.push(Capability::GracefulRestart(restart));
+    open
+}
+
+/// What a refresh had not repeated yet is as good as the rest: it waits for the restarted peer's End-of-RIB.
+#[test]
+fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up_with(1, restarting(1)), play.up(2));
+    let end_of_rib = Message::Update(Update { end_of_rib: Some(V4), ..Update::default() });
+    let mark = |refresh| Message::RouteRefresh(Some(V4), refresh);
+    play.announce(one, 1, (0..3).map(prefix).collect());
+    play.hear(one, &end_of_rib);
+    play.told(two);
+    play.hear(one, &mark(Refresh::Begin));
+    play.announce(one, 1, vec![prefix(0)]);
+    play.speaker.closed(play.now, one, "connection reset".into());
+    assert_eq!(play.changes(two), (vec![], vec![]));
+    assert_eq!(play.report(1).stale, 3);
+    let one = play.up_with(1, restarting(1));
+    play.announce(one, 1, vec![prefix(1)]);
+    play.hear(one, &mark(Refresh::Begin));
+    play.hear(one, &mark(Refresh::End));
+    assert_eq!(play.changes(two), (vec![], vec![]), "before End-of-RIB they say nothing");
+    play.hear(one, &end_of_rib);
+    assert_eq!(play.changes(two), (vec![], vec![prefix(0), prefix(2)]));
+    assert_eq!((play.report(1).stale, play.report(1).received), (0, 1));
+}
+
+/// The other way round: a peer that goes while it is told all again is told all when it is back, and nothing of the refresh
+/// is left over.
+#[test]
+fn a_refresh_that_was_cut_off_leaves_nothing_behind() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+    play.announce(one, 1, (0..2000).map(prefix).collect());
+    play.told(two);
+    ask(&mut play, two);
+    let mut bytes = BytesMut::new();
+    play.speaker.transmit(play.now, two, 64, &mut bytes);
+    play.speaker.transmit(play.now, two, 64, &mut bytes);
+    assert!(bytes.len() < 10_000, "in the middle");
+    play.speaker.closed(play.now, two, "connection reset".into());
+    let two = play.connect(2).expect("welcome");
+    play.hear(two, &Message::Open(enhanced(2)));
+    play.hear(two, &Message::Keepalive);
+    let told = short(play.told(two));
+    let prefixes: usize = told.iter().filter_map(|word| word.parse::<usize>().ok()).sum();
+    assert_eq!(prefixes, 2000);
+    assert_eq!(told.last().map(String::as_str), Some("End-of-RIB"));
+    assert!(!told.iter().any(|word| word == "Begin" || word == "End"), "{told:?}");
+}

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::wire::{Capability, GracefulRestart, Open};
+use crate::wire::{AddPathMode, Capability, GracefulRestart, LongLived, Open};
 
 /// The OPEN of AS 64512, hold time 9, 192.0.2.1, up to the optional parameters.
 const HEAD: &str = "04 fc00 0009 c0000201";
@@ -35,7 +35,7 @@ fn open_of_bird_2() {
     let restart = GracefulRestart { restart_time: 120, families, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
     assert!(open.offers(&Capability::EnhancedRouteRefresh));
-    assert!(open.offers(&Capability::Other(71, Bytes::new())), "the unknown are kept");
+    assert!(open.offers(&Capability::LongLived(Vec::new())), "it knows what long-lived means");
     assert_eq!(write(&Message::Open(open), &INTERNAL), bytes);
 }
 
@@ -50,10 +50,26 @@ fn open_of_frr_10() {
     let Message::Open(open) = read_one(&bytes, &Codec::default()) else { panic!() };
     assert_eq!((open.asn, open.hold_time), (64512, 180));
     assert_eq!(open.capabilities.len(), 11);
+    assert_eq!(BOTH.map(|family| open.add_path(family)), [Some(AddPathMode::Receive); 2]);
+    let family = |family| LongLived { family, forwarding: true, stale_time: 0 };
+    assert_eq!(open.long_lived(), Some(&BOTH.map(family)[..]));
     // The R bit is set, and one that RFC 8538 defines.
     let restart =
         GracefulRestart { restarting: true, notification: true, restart_time: 120, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
+}
+
+/// RFC 9494 §3.1: 24 bits of seconds; §4.5: nothing without the capability of RFC 4724.
+#[test]
+fn long_lived_stale_time() {
+    let open = read_open(&open_body("11 02 0f 40 02 0078 47 09 0001 01 00 012345 4004")).unwrap_err();
+    assert_eq!((open.notification.code, open.notification.subcode), (2, 0), "half a family");
+    let open =
+        read_open(&open_body("16 02 14 40 02 0078 47 0e 4004 47 80 000001 0001 01 00 ffffff")).unwrap();
+    let family = LongLived { family: Family::Ipv4Unicast, forwarding: false, stale_time: 16_777_215 };
+    assert_eq!(open.long_lived(), Some(&[family][..]), "other families are left out");
+    let alone = read_open(&open_body("0b 02 09 47 07 0001 01 80 000e10")).unwrap();
+    assert_eq!(alone.long_lived(), None);
 }
 
 #[test]
@@ -71,6 +87,28 @@ fn other_families_are_kept_and_do_not_mean_ipv4() {
     let open = read_open(&open_body("08 02 06 01 04 4004 00 47")).unwrap();
     assert_eq!(open.capabilities, [Capability::Other(1, Bytes::from(hex("40040047")))]);
     assert_eq!(open.families(), []);
+}
+
+/// RFC 7911 §4.
+#[test]
+fn add_path_is_told_for_each_family() {
+    let [v4, v6] = BOTH;
+    let read = |value: &str| {
+        let length = hex(value).len();
+        let body = open_body(&format!("{:02x} 02 {:02x} 45 {length:02x} {value}", length + 4, length + 2));
+        read_open(&body).unwrap()
+    };
+    let open = read("0001 01 03  0002 01 02  4004 47 01");
+    assert_eq!((open.add_path(v4), open.add_path(v6)), (Some(AddPathMode::Both), Some(AddPathMode::Send)));
+    assert_eq!(read("0002 01 01").add_path(v4), None);
+    assert_eq!(read("0001 01 01 0001 01 02").add_path(v4), Some(AddPathMode::Send), "the last one counts");
+    // Another value anywhere: the capability is as if not understood.
+    for value in ["0001 01 00", "0001 01 03 0002 01 04", "4004 47 ff 0001 01 03"] {
+        let open = read(value);
+        assert_eq!(open.add_path(v4), None);
+        assert_eq!(open.capabilities, [Capability::Other(69, Bytes::from(hex(value)))]);
+    }
+    assert_eq!(refused(&open_body("07 02 05 45 03 0001 01")), (2, 0), "cut off");
 }
 
 #[test]
@@ -128,17 +166,18 @@ fn unknown_parameter_is_refused() {
 #[test]
 fn malformed_parameters_are_refused() {
     for bad in [
-        "01",                         // said to be there, and is not
-        "00 02",                      // said not to be there, and is
-        "02 02 01",                   // the parameter goes beyond the end
-        "01 02",                      // no room for its length
-        "04 02 02 02 01",             // the capability goes beyond the parameter
-        "03 02 01 02",                // no room for its length
-        "05 02 03 41 01 00",          // 4-octet AS of 1 octet
-        "09 02 07 41 05 0000fc00 00", // and of 5
-        "05 02 03 02 01 00",          // route refresh of 1 octet
-        "07 02 05 01 03 000100",      // multiprotocol of 3
-        "09 02 07 40 05 0078 000101", // graceful restart cut off
+        "01",                             // said to be there, and is not
+        "00 02",                          // said not to be there, and is
+        "02 02 01",                       // the parameter goes beyond the end
+        "01 02",                          // no room for its length
+        "04 02 02 02 01",                 // the capability goes beyond the parameter
+        "03 02 01 02",                    // no room for its length
+        "05 02 03 41 01 00",              // 4-octet AS of 1 octet
+        "09 02 07 41 05 0000fc00 00",     // and of 5
+        "05 02 03 02 01 00",              // route refresh of 1 octet
+        "07 02 05 01 03 000100",          // multiprotocol of 3
+        "09 02 07 40 05 0078 000101",     // graceful restart cut off
+        "0a 02 08 47 06 0001 01 80 0000", // long-lived graceful restart cut off
     ] {
         assert_eq!(refused(&open_body(bad)), (2, 0), "{bad}");
     }
