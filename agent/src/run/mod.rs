@@ -43,8 +43,8 @@ pub struct Options {
     pub node: String,
     /// What this process is.
     pub role: Role,
-    /// The folder of intent.
-    pub intent: PathBuf,
+    /// Where intent comes from.
+    pub store: Store,
     /// Where socket, node.json and the last good intent are.
     pub run_dir: PathBuf,
     /// Where the container runtime looks for network configurations.
@@ -53,6 +53,61 @@ pub struct Options {
     pub cni_bin_dir: Option<PathBuf>,
     /// Where to tell of health and metrics.
     pub http: Vec<SocketAddr>,
+}
+
+/// Where intent comes from.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A folder of YAML documents.
+    Files(PathBuf),
+    /// A Kubernetes API server.
+    Kubernetes {
+        /// Where it is and who we are to it; `None`: as KUBECONFIG says, or as a pod is given.
+        kubeconfig: Option<PathBuf>,
+        /// Heliograph's namespace; `None`: the one that the pod, or the kubeconfig, is in.
+        namespace: Option<String>,
+        /// The folder for what outlives the machine's next start.
+        state_dir: PathBuf,
+    },
+}
+
+impl Options {
+    /// Where the last good intent is kept. What a folder held is of use as long as the machine is up; an API server may
+    /// be away when it starts.
+    fn last_good(&self) -> PathBuf {
+        match &self.store {
+            Store::Files(_) => self.run_dir.join(LAST_GOOD_NAME),
+            Store::Kubernetes { state_dir, .. } => state_dir.join("last-good.yaml"),
+        }
+    }
+
+    /// What to do where there is no intent.
+    fn where_intent_belongs(&self) -> String {
+        match &self.store {
+            Store::Files(folder) => {
+                format!("put Node and BGPConfiguration documents into {}", folder.display())
+            }
+            Store::Kubernetes { .. } => {
+                "see how it stands with the API server (heliograph status), and that a \
+                                         BGPConfiguration is there (kubectl get bgpconfigurations)"
+                    .into()
+            }
+        }
+    }
+
+    async fn watch(&self) -> watch::Receiver<Arc<View>> {
+        match &self.store {
+            Store::Files(folder) => store::files::watch(folder.clone(), self.last_good()).await,
+            Store::Kubernetes { kubeconfig, namespace, .. } => {
+                store::kubernetes::watch(store::kubernetes::Options {
+                    node: self.node.clone(),
+                    kubeconfig: kubeconfig.clone(),
+                    namespace: namespace.clone(),
+                    last_good: self.last_good(),
+                })
+            }
+        }
+    }
 }
 
 /// Why an agent does not run.
@@ -144,9 +199,9 @@ async fn attend<K: Kernel>(
     let restarting = match &forwarding {
         Some(forwarding) => forwarding.holds_routes().await?,
         // Nothing is forwarded here, so nothing was lost; that there was an earlier run shows by what it left.
-        None => options.run_dir.join(LAST_GOOD_NAME).exists(),
+        None => options.last_good().exists(),
     };
-    let views = store::files::watch(options.intent.clone(), options.run_dir.join(LAST_GOOD_NAME)).await;
+    let views = options.watch().await;
     let mut agent = Agent {
         options,
         started: Instant::now(),
@@ -282,13 +337,13 @@ impl<K: Kernel> Agent<K> {
         }
         match known {
             None if self.was_known.is_none() => {
-                tracing::warn!("no intent yet: {} holds none that is good", self.options.intent.display());
+                tracing::warn!("no intent yet: {}", self.options.where_intent_belongs());
             }
             None => {}
             Some(true) => tracing::info!(node = self.options.node, "this node is in the intent"),
             Some(false) => tracing::warn!(
                 node = self.options.node,
-                "this node is not in the intent: no sessions, no routes; add a Node document of this name"
+                "this node is not in the intent: no sessions, no routes; add a Node of this name"
             ),
         }
         self.was_known = known.or(self.was_known);

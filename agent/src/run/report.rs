@@ -15,8 +15,9 @@ use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
     BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus,
-    SegmentStatus, SessionStatus, TransitionStatus, state_name,
+    SegmentStatus, SessionStatus, StoreStatus, TransitionStatus, state_name,
 };
+use crate::store::Connection;
 
 impl<K: Kernel> Agent<K> {
     pub(super) async fn answer(&self, question: Question) {
@@ -45,6 +46,7 @@ impl<K: Kernel> Agent<K> {
                 origin: self.view.origin.clone(),
                 refusals: self.view.refusals.clone(),
             },
+            store: self.view.connection.as_ref().map(store),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
             routes: self.route_counts(),
             kernel: self.kernel(),
@@ -132,7 +134,7 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn missing(&self) -> Vec<String> {
         let node = &self.options.node;
         let Some(snapshot) = &self.view.snapshot else {
-            return vec![format!("intent to go by, from {}", self.options.intent.display())];
+            return vec![format!("intent to go by: {}", self.options.where_intent_belongs())];
         };
         let Some(known) = snapshot.nodes.get(node) else {
             return vec![format!("a Node named {node}")];
@@ -169,10 +171,7 @@ impl<K: Kernel> Agent<K> {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.view.snapshot.is_none() {
-            problems.push(format!(
-                "there is no intent to go by: put Node and BGPConfiguration documents into {}",
-                self.options.intent.display()
-            ));
+            problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.speech.problem().map(str::to_string));
@@ -233,6 +232,16 @@ impl<K: Kernel> Agent<K> {
         let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
         let unreachable = (verdict.verdict == Verdict::Unreachable).then(|| verdict.reason.clone());
         (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
+    }
+}
+
+fn store(connection: &Connection) -> StoreStatus {
+    let since = connection.since.elapsed().unwrap_or_default();
+    StoreStatus {
+        server: connection.server.clone(),
+        connected: connection.connected,
+        since_seconds: since.as_secs_f64(),
+        last_error: connection.last_error.clone(),
     }
 }
 

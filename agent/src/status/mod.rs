@@ -46,6 +46,9 @@ pub struct NodeStatus {
     pub waiting_for: Vec<String>,
     /// What is wanted.
     pub intent: IntentStatus,
+    /// The API server that it comes from; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
     /// Its BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
     /// Best routes that were learned, by what becomes of them.
@@ -87,6 +90,20 @@ pub struct RouteCount {
     pub verdict: String,
     /// How many.
     pub count: usize,
+}
+
+/// How it stands with the API server that intent comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// Its address.
+    pub server: String,
+    /// It tells everything that is needed. Where it doesn't, what was last good is in force.
+    pub connected: bool,
+    /// How long that has been so, in seconds.
+    pub since_seconds: f64,
+    /// What was last the matter.
+    pub last_error: Option<String>,
 }
 
 /// One BGP session.
@@ -306,6 +323,9 @@ impl NodeStatus {
         let mut complaints = Vec::new();
         if !self.intent.in_sync {
             complaints.push("the intent is refused or not there".to_string());
+        }
+        if self.store.as_ref().is_some_and(|store| !store.connected) {
+            complaints.push("the API server does not tell everything".to_string());
         }
         let down = self.sessions.iter().filter(|session| !session.established()).count();
         if down > 0 {

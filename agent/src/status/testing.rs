@@ -55,6 +55,7 @@ pub fn status() -> NodeStatus {
             last_change_seconds: Some(9e8),
             ..Default::default()
         },
+        store: None,
         sessions: vec![session("c", 3, NeighborRole::Mesh), down, outside],
         routes: vec![RouteCount { family: "ipv4".into(), verdict: "tunnel".into(), count: 3 }],
         kernel: Some(KernelStatus {
