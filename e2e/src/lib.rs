@@ -27,6 +27,7 @@ pub mod image;
 pub mod jail;
 pub mod lab;
 pub mod netns;
+pub mod ours;
 pub mod pods;
 pub mod probe;
 pub mod setup;

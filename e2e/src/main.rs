@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use heliograph_e2e::cluster::Spec;
-use heliograph_e2e::{cleanup, cluster, demo, guest, jail, setup, uml};
+use heliograph_e2e::{cleanup, cluster, demo, guest, jail, ours, setup, uml};
 
 /// The Heliograph lab.
 #[derive(Parser)]
@@ -36,6 +36,13 @@ enum Verb {
     /// A whole Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// Puts our programs into a container image, as a tar, without a builder.
+    Image {
+        /// Folder of the static programs.
+        programs: PathBuf,
+        /// The tar.
+        out: PathBuf,
+    },
     /// Runs a command where ipip is to be had: here, or in User-mode Linux.
     Run {
         /// Program and arguments.
@@ -125,6 +132,7 @@ fn run(command: Verb) -> Result<i32> {
             }
             .map(|()| 0)
         }
+        Verb::Image { programs, out } => ours::image(&programs, &out).map(|()| 0),
         Verb::Run { words } => {
             cleanup::on_interrupt()?;
             uml::run_with_ipip(&words, &mut |step| eprintln!("{step}"))

@@ -16,11 +16,12 @@ type Package = (&'static str, &'static str);
 
 const LAB: [Package; 2] =
     [("iproute2", "builds and looks at the lab's networks"), ("nftables", "shows the agents' filter rules")];
-const INTEROP: [Package; 4] = [
+const INTEROP: [Package; 5] = [
     ("bird2", "a BGP peer of the interoperability tests"),
     ("frr", "a BGP peer of the interoperability tests"),
     ("gobgpd", "a BGP peer of the interoperability tests"),
     ("openbgpd", "a BGP peer of the interoperability tests"),
+    ("prometheus", "its promtool judges the agents' metrics"),
 ];
 const CLUSTER: [Package; 6] = [
     ("busybox-static", "what the cluster's test pods run"),

@@ -13,7 +13,7 @@ pub mod rules;
 pub mod status;
 
 pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulation, GracefulRestart};
-pub use configuration::{Reflectors, Timers, Topology};
+pub use configuration::{NatOutgoing, Reflectors, Timers, Topology};
 pub use filter::{BGPFilter, BGPFilterSpec};
 pub use node::Node;
 pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule, SecretRef};

@@ -30,6 +30,7 @@ pub fn stand_in() -> Configuration {
         topology: Topology::FullMesh,
         cluster_cidrs: Vec::new(),
         encapsulation: Encapsulation::CrossSubnet,
+        nat_outgoing: true,
         timers: Timers::default(),
         bfd: None,
         graceful_restart: Some(GracefulRestart::default()),
@@ -101,6 +102,7 @@ pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) 
         api::Encapsulation::CrossSubnet => Encapsulation::CrossSubnet,
         api::Encapsulation::Always => Encapsulation::Always,
     };
+    configuration.nat_outgoing = spec.nat_outgoing == api::NatOutgoing::Enabled;
     configuration.timers = timers(spec.timers.as_ref(), Timers::default(), problems);
     configuration.bfd = spec.bfd.as_ref().and_then(|given| bfd(given, between_nodes(), problems));
     configuration.graceful_restart = graceful_restart(spec.graceful_restart.as_ref(), problems);
