@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::run::Options;
+use crate::run::{Options, Store};
 use crate::status::server::Subject;
 use crate::status::{NodeStatus, Role, RouteStatus, client, table};
 use crate::store;
@@ -25,14 +25,18 @@ const EXAMPLES: &str = "\
 Examples:
   heliograph validate /etc/heliograph          check the intent before anything uses it
   heliograph agent --node $(hostname)          run this node (root)
+  heliograph agent --node n1 --store kubernetes
+                                               the same, with the intent in Kubernetes' API
+  heliograph crds | kubectl apply -f -         define Heliograph's kinds there
   heliograph reflector --node rr1              reflect routes, no kernel part
   heliograph status                            how this node stands
   heliograph status --session 192.0.2.1        what one session went through
   heliograph routes -o json | jq '.[] | select(.best)'
   heliograph cleanup                           remove all of Heliograph from this node's kernel
 
-Intent is a folder of YAML documents: one BGPConfiguration named default, the cluster's Nodes as
-`kubectl get nodes -o yaml` prints them, and a BGPPeer for each neighbour outside the cluster.";
+Intent is a folder of YAML documents, or the same objects in Kubernetes' API: one BGPConfiguration named default, the cluster's Nodes as
+`kubectl get nodes -o yaml` prints them, a BGPPeer for each neighbour outside the cluster, and the
+BGPFilters and Secrets that these name.";
 
 /// A pod network over BGP: the node agent, the route reflector, and what looks at them.
 #[derive(Debug, Parser)]
@@ -96,6 +100,8 @@ intent refused, a session down, a next hop out of reach, the kernel out of sync,
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Print the CustomResourceDefinitions of Heliograph's kinds, for kubectl apply -f -.
+    Crds,
     /// Remove everything of Heliograph from this node's kernel: routes, tunnels, filters. Pods lose their network.
     #[command(after_help = "\
 The agent has to be stopped first; it would put everything back. The CNI configuration and node.json go too, so that
@@ -114,20 +120,45 @@ no new pods are put on this network. Exit: 0 nothing of Heliograph is left; 1 so
 #[derive(Debug, Args)]
 pub struct DaemonArgs {
     /// Name of this node: the metadata.name of its Node.
-    #[arg(long, env = "HELIOGRAPH_NODE")]
+    #[arg(long, visible_alias = "node-name", env = "HELIOGRAPH_NODE")]
     pub node: String,
-    /// Folder with the intent: *.yaml and *.yml, watched.
+    /// Where the intent comes from.
+    #[arg(long, env = "HELIOGRAPH_STORE", value_enum, default_value_t)]
+    pub store: StoreKind,
+    /// With store files: folder with the intent, *.yaml and *.yml, watched.
     #[arg(long, env = "HELIOGRAPH_INTENT", default_value = "/etc/heliograph")]
     pub intent: PathBuf,
     /// Folder for what lives as long as the machine is up: socket, node.json, the last good intent.
     #[arg(long, env = "HELIOGRAPH_RUN_DIR", default_value = "/run/heliograph")]
     pub run_dir: PathBuf,
+    /// With store kubernetes: Heliograph's namespace, where its Secrets are. [default: the pod's own]
+    #[arg(long, env = "HELIOGRAPH_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// With store kubernetes: folder for what outlives a reboot, the last good intent (last-good.yaml, mode 0600).
+    #[arg(long, env = "HELIOGRAPH_STATE_DIR", default_value = "/var/lib/heliograph")]
+    pub state_dir: PathBuf,
+}
+
+/// Where intent comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// A folder of YAML documents.
+    #[default]
+    Files,
+    /// A Kubernetes API server: the one that a pod is given, or KUBECONFIG's.
+    Kubernetes,
 }
 
 impl DaemonArgs {
     /// For the agent to run by.
     pub fn options(self, role: Role, cni_conf_dir: PathBuf) -> Options {
-        Options { node: self.node, role, intent: self.intent, run_dir: self.run_dir, cni_conf_dir }
+        let store = match self.store {
+            StoreKind::Files => Store::Files(self.intent),
+            StoreKind::Kubernetes => {
+                Store::Kubernetes { namespace: self.namespace, state_dir: self.state_dir }
+            }
+        };
+        Options { node: self.node, role, store, run_dir: self.run_dir, cni_conf_dir }
     }
 }
 
@@ -206,6 +237,12 @@ fn print(output: Output, value: &impl Serialize, text: &str) {
         (Output::Json, Ok(json)) => writeln!(out, "{json}"),
         _ => write!(out, "{text}"),
     };
+}
+
+/// `heliograph crds`.
+pub fn crds() -> ExitCode {
+    let _ = std::io::stdout().lock().write_all(crate::api::crds::yaml().as_bytes());
+    OK.into()
 }
 
 /// `heliograph validate`.

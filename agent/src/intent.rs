@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use heliograph_bgp::{Filter, GracefulRestart, Timers};
+use heliograph_bgp::wire::Family;
+use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
 use ipnetwork::IpNetwork;
 
 pub use selector::{Operator, Requirement, Selector};
@@ -22,6 +23,9 @@ pub struct Snapshot {
     pub configuration: Configuration,
     /// Neighbours that are no nodes, by object name.
     pub peers: BTreeMap<String, Peer>,
+    /// All of the cluster's nodes are among `nodes`; else only this node and the reflectors, and BGP tells of the
+    /// others.
+    pub all_nodes: bool,
 }
 
 /// One node.
@@ -101,6 +105,22 @@ pub struct Peer {
     pub port: u16,
     /// Its AS number, never 0.
     pub asn: u32,
+    /// Our AS number towards it, where that isn't the cluster's.
+    pub local_asn: Option<u32>,
+    /// Where its sessions come from.
+    pub source: SourceAddress,
+    /// The families to carry, at least one.
+    pub families: Vec<Family>,
+    /// How its segments are authenticated. Known only to the nodes that peer with it.
+    pub authentication: Option<Authentication>,
+    /// How far away it may be.
+    pub ttl: Ttl,
+    /// What we are to it.
+    pub role: Option<Role>,
+    /// Refuse it where it doesn't say its role.
+    pub strict_role: bool,
+    /// How many prefixes it may send.
+    pub prefix_limit: Option<PrefixLimit>,
     /// What is taken from it.
     pub import: Filter,
     /// What it is told.
@@ -109,6 +129,17 @@ pub struct Peer {
     pub timers: Timers,
     /// Wait for it to connect.
     pub passive: bool,
+}
+
+/// The address that a session comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// The kernel's choice.
+    Kernel,
+    /// The node's own address of the neighbour's family.
+    Node,
+    /// This one.
+    Address(IpAddr),
 }
 
 impl Snapshot {

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Status { query, check, session } => cli::status(&query, check, session),
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),
+        Command::Crds => cli::crds(),
         Command::Cleanup { run_dir, cni_conf_dir } => concluded(cleanup(&run_dir, &cni_conf_dir)),
     }
 }

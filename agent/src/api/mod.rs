@@ -5,11 +5,20 @@
 //! the store that reads them: all at once, with their place, and an older agent survives a newer field.
 
 pub mod configuration;
+pub mod crds;
+pub mod filter;
+pub mod node;
 pub mod peer;
+pub mod rules;
+pub mod status;
 
 pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, Reflectors};
 pub use configuration::{Timers, Topology};
-pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule};
+pub use filter::{BGPFilter, BGPFilterSpec};
+pub use node::Node;
+pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule, SecretRef};
 
+/// Group of our own kinds.
+pub const GROUP: &str = "heliograph.io";
 /// Group and version of our own kinds.
 pub const API_VERSION: &str = "heliograph.io/v1alpha1";

@@ -104,7 +104,11 @@ pub fn desired(
         planned.desired.allowed_tunnel_sources =
             snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     }
-    let judge = Judge::new(snapshot, this, segments, planned.desired.tunnels);
+    let presumed = presumed_nodes(snapshot, best);
+    if snapshot.configuration.encapsulation != Encapsulation::Never {
+        planned.desired.allowed_tunnel_sources.extend(&presumed);
+    }
+    let judge = Judge::new(snapshot, this, segments, planned.desired.tunnels, presumed);
     let mut hops = BTreeMap::new();
     for next_hop in next_hops(best) {
         let (verdict, hop) = judge.next_hop(next_hop);
@@ -124,6 +128,24 @@ pub fn desired(
         }
     }
     planned
+}
+
+/// Next hops that are nodes of the cluster although no Node says so, where not all nodes are known: what a reflector
+/// tells about the cluster's networks comes from nodes, unless it comes from a BGPPeer.
+fn presumed_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
+    if snapshot.all_nodes {
+        return BTreeSet::new();
+    }
+    let nodes: BTreeSet<IpAddr> =
+        snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
+    let others: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
+    let cluster = &snapshot.configuration.cluster_cidrs;
+    let ours = |prefix: IpNetwork| cluster.is_empty() || cluster.iter().any(|outer| within(outer, &prefix));
+    let by_nodes = best.iter().filter(|route| nodes.contains(&route.peer) && ours(route.prefix.into()));
+    by_nodes
+        .map(|route| route.next_hop)
+        .filter(|next_hop| !nodes.contains(next_hop) && !others.contains(next_hop))
+        .collect()
 }
 
 /// Tunnel devices, one for each family that pods have anywhere. They stand whether or not this node sends through
@@ -156,6 +178,8 @@ struct Judge<'a> {
     segments: &'a BTreeMap<IpAddr, Segment>,
     tunnels: Tunnels,
     owners: BTreeMap<IpAddr, &'a Node>,
+    /// Next hops that are nodes we know nothing else of.
+    presumed: BTreeSet<IpAddr>,
 }
 
 impl<'a> Judge<'a> {
@@ -164,10 +188,11 @@ impl<'a> Judge<'a> {
         this: &'a Node,
         segments: &'a BTreeMap<IpAddr, Segment>,
         tunnels: Tunnels,
+        presumed: BTreeSet<IpAddr>,
     ) -> Self {
         let owned = |node: &'a Node| node.addresses.iter().map(move |address| (*address, node));
         let owners = snapshot.nodes.values().flat_map(owned).collect();
-        Self { this, encapsulation: snapshot.configuration.encapsulation, segments, tunnels, owners }
+        Self { this, encapsulation: snapshot.configuration.encapsulation, segments, tunnels, owners, presumed }
     }
 
     fn next_hop(&self, next_hop: IpAddr) -> (SegmentVerdict, Option<Hop>) {
@@ -188,7 +213,7 @@ impl<'a> Judge<'a> {
             Some(segment) => segment,
         };
         let direct = |oif, reason| (Verdict::Direct, reason, Some(Hop::Direct { via: next_hop, oif }));
-        let Some(owner) = owner else {
+        if owner.is_none() && !self.presumed.contains(&next_hop) {
             return match segment {
                 Segment::Routed { gateway, oif, name, .. } => {
                     routed(*gateway, *oif, name, "no node of the cluster")
@@ -198,8 +223,8 @@ impl<'a> Judge<'a> {
                 }
                 _ => unreachable("no way".into()),
             };
-        };
-        let labels = match (self.this.segment(), owner.segment()) {
+        }
+        let labels = match (self.this.segment(), owner.and_then(Node::segment)) {
             (Some(ours), Some(its)) => Some((ours == its, ours, its)),
             _ => None,
         };

@@ -7,7 +7,7 @@ use heliograph_bgp::{Config, Filter, Neighbor, Network};
 use serde::Serialize;
 
 use super::hashed_router_id;
-use crate::intent::{Node, Snapshot, Topology};
+use crate::intent::{Node, Snapshot, SourceAddress, Topology};
 
 /// What a neighbour is to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -158,11 +158,34 @@ impl Speaking {
                 true => NeighborRole::Internal,
                 false => NeighborRole::External,
             };
+            let local_address = match peer.source {
+                SourceAddress::Kernel => None,
+                SourceAddress::Address(address) => Some(address),
+                SourceAddress::Node => match this.address(peer.address.is_ipv4()) {
+                    Some(address) => Some(address),
+                    None => {
+                        self.problems.push(format!(
+                            "no session with BGPPeer {}: its sourceAddress is InternalIP, but Node {} has none of \
+                             {}'s family; add one to status.addresses, or change sourceAddress",
+                            peer.name, this.name, peer.address
+                        ));
+                        continue;
+                    }
+                },
+            };
             let neighbor = Neighbor {
                 port: peer.port,
                 name: peer.name.clone(),
+                local_asn: peer.local_asn,
+                local_address,
                 passive: peer.passive,
+                families: peer.families.clone(),
                 timers: peer.timers,
+                role: peer.role,
+                strict_role: peer.strict_role,
+                prefix_limit: peer.prefix_limit,
+                ttl: peer.ttl,
+                authentication: peer.authentication.clone(),
                 import: peer.import.clone(),
                 export: peer.export.clone(),
                 ..Neighbor::new(peer.address, peer.asn)

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::intent::{Node, Snapshot};
+use heliograph_bgp::wire::Family;
+use heliograph_bgp::{Filter, Timers, Ttl};
+
+use crate::intent::{Node, Peer, Selector, Snapshot, SourceAddress};
 use crate::store::convert;
 
 /// A node, its addresses and pod CIDRs separated by blanks.
@@ -28,6 +31,30 @@ pub fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
         nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
         configuration: convert::stand_in(),
         peers: BTreeMap::new(),
+        all_nodes: true,
+    }
+}
+
+/// A neighbour outside the cluster for all nodes, with nothing but what it must have.
+pub fn peer(name: &str, address: &str, asn: u32) -> Peer {
+    Peer {
+        name: name.into(),
+        nodes: Selector::default(),
+        address: ip(address),
+        port: convert::BGP_PORT,
+        asn,
+        local_asn: None,
+        source: SourceAddress::Kernel,
+        families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
+        authentication: None,
+        ttl: Ttl::System,
+        role: None,
+        strict_role: false,
+        prefix_limit: None,
+        import: Filter::nothing(),
+        export: Filter::nothing(),
+        timers: Timers::default(),
+        passive: false,
     }
 }
 

@@ -42,12 +42,60 @@ pub struct Options {
     pub node: String,
     /// What this process is.
     pub role: Role,
-    /// The folder of intent.
-    pub intent: PathBuf,
+    /// Where intent comes from.
+    pub store: Store,
     /// Where socket, node.json and the last good intent are.
     pub run_dir: PathBuf,
     /// Where the container runtime looks for network configurations.
     pub cni_conf_dir: PathBuf,
+}
+
+/// Where intent comes from.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A folder of YAML documents.
+    Files(PathBuf),
+    /// A Kubernetes API server.
+    Kubernetes {
+        /// Heliograph's namespace; `None`: the one that the pod, or the kubeconfig, is in.
+        namespace: Option<String>,
+        /// The folder for what outlives the machine's next start.
+        state_dir: PathBuf,
+    },
+}
+
+impl Options {
+    /// Where the last good intent is kept. What a folder held is of use as long as the machine is up; an API server may
+    /// be away when it starts.
+    fn last_good(&self) -> PathBuf {
+        match &self.store {
+            Store::Files(_) => self.run_dir.join(LAST_GOOD_NAME),
+            Store::Kubernetes { state_dir, .. } => state_dir.join("last-good.yaml"),
+        }
+    }
+
+    /// What to do where there is no intent.
+    fn where_intent_belongs(&self) -> String {
+        match &self.store {
+            Store::Files(folder) => {
+                format!("put Node and BGPConfiguration documents into {}", folder.display())
+            }
+            Store::Kubernetes { .. } => "see how it stands with the API server (heliograph status), and that a \
+                                         BGPConfiguration is there (kubectl get bgpconfigurations)"
+                .into(),
+        }
+    }
+
+    async fn watch(&self) -> watch::Receiver<Arc<View>> {
+        match &self.store {
+            Store::Files(folder) => store::files::watch(folder.clone(), self.last_good()).await,
+            Store::Kubernetes { namespace, .. } => store::kubernetes::watch(store::kubernetes::Options {
+                node: self.node.clone(),
+                namespace: namespace.clone(),
+                last_good: self.last_good(),
+            }),
+        }
+    }
 }
 
 /// Why an agent does not run.
@@ -134,9 +182,9 @@ async fn attend<K: Kernel>(
     let restarting = match &forwarding {
         Some(forwarding) => forwarding.holds_routes().await?,
         // Nothing is forwarded here, so nothing was lost; that there was an earlier run shows by what it left.
-        None => options.run_dir.join(LAST_GOOD_NAME).exists(),
+        None => options.last_good().exists(),
     };
-    let views = store::files::watch(options.intent.clone(), options.run_dir.join(LAST_GOOD_NAME)).await;
+    let views = options.watch().await;
     let mut agent = Agent {
         options,
         started: Instant::now(),
@@ -247,13 +295,13 @@ impl<K: Kernel> Agent<K> {
         }
         match known {
             None if self.was_known.is_none() => {
-                tracing::warn!("no intent yet: {} holds none that is good", self.options.intent.display());
+                tracing::warn!("no intent yet: {}", self.options.where_intent_belongs());
             }
             None => {}
             Some(true) => tracing::info!(node = self.options.node, "this node is in the intent"),
             Some(false) => tracing::warn!(
                 node = self.options.node,
-                "this node is not in the intent: no sessions, no routes; add a Node document of this name"
+                "this node is not in the intent: no sessions, no routes; add a Node of this name"
             ),
         }
         self.was_known = known.or(self.was_known);

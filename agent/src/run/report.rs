@@ -11,8 +11,9 @@ use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
     IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteStatus, SegmentStatus,
-    SessionStatus, TransitionStatus, state_name,
+    SessionStatus, StoreStatus, TransitionStatus, state_name,
 };
+use crate::store::Connection;
 
 impl<K: Kernel> Agent<K> {
     pub(super) async fn answer(&self, question: Question) {
@@ -37,6 +38,7 @@ impl<K: Kernel> Agent<K> {
                 origin: self.view.origin.clone(),
                 refusals: self.view.refusals.clone(),
             },
+            store: self.view.connection.as_ref().map(store),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
             kernel: self.kernel(),
             segments: self.segments(),
@@ -98,8 +100,8 @@ impl<K: Kernel> Agent<K> {
         let mut problems = Vec::new();
         if self.view.snapshot.is_none() {
             problems.push(format!(
-                "there is no intent to go by: put Node and BGPConfiguration documents into {}",
-                self.options.intent.display()
+                "there is no intent to go by: {}",
+                self.options.where_intent_belongs()
             ));
         }
         problems.extend(self.speech.problem().map(str::to_string));
@@ -173,6 +175,16 @@ fn transition(transition: &Transition) -> TransitionStatus {
         to: state_name(transition.to),
         why: transition.why.clone(),
         times: transition.times,
+    }
+}
+
+fn store(connection: &Connection) -> StoreStatus {
+    let since = connection.since.elapsed().unwrap_or_default();
+    StoreStatus {
+        server: connection.server.clone(),
+        connected: connection.connected,
+        since_seconds: since.as_secs_f64(),
+        last_error: connection.last_error.clone(),
     }
 }
 

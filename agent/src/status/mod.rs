@@ -37,6 +37,9 @@ pub struct NodeStatus {
     pub uptime_seconds: f64,
     /// What is wanted.
     pub intent: IntentStatus,
+    /// The API server that it comes from; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
     /// Its BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
     /// Its kernel; `None` for a reflector.
@@ -59,6 +62,20 @@ pub struct IntentStatus {
     pub origin: String,
     /// Why what the store holds now isn't in force.
     pub refusals: Vec<Refusal>,
+}
+
+/// How it stands with the API server that intent comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// Its address.
+    pub server: String,
+    /// It tells everything that is needed. Where it doesn't, what was last good is in force.
+    pub connected: bool,
+    /// How long that has been so, in seconds.
+    pub since_seconds: f64,
+    /// What was last the matter.
+    pub last_error: Option<String>,
 }
 
 /// One BGP session.
@@ -223,6 +240,9 @@ impl NodeStatus {
         let mut complaints = Vec::new();
         if !self.intent.in_sync {
             complaints.push("the intent is refused or not there".to_string());
+        }
+        if self.store.as_ref().is_some_and(|store| !store.connected) {
+            complaints.push("the API server does not tell everything".to_string());
         }
         let down = self.sessions.iter().filter(|session| !session.established()).count();
         if down > 0 {

@@ -62,9 +62,16 @@ pub fn status(status: &NodeStatus) -> String {
         }
         (false, true) => writeln!(out, "Intent     none yet"),
         (false, false) => {
-            writeln!(out, "Intent     REFUSED; in force: {}, generation {}", intent.origin, intent.generation)
+            let word = if intent.refusals.is_empty() { "NOT in sync" } else { "REFUSED" };
+            writeln!(out, "Intent     {word}; in force: {}, generation {}", intent.origin, intent.generation)
         }
     };
+    if let Some(store) = &status.store {
+        let word = if store.connected { "connected" } else { "NOT connected" };
+        let error = store.last_error.as_ref().filter(|_| !store.connected);
+        let error = error.map(|error| format!(": {error}")).unwrap_or_default();
+        let _ = writeln!(out, "Store      {}, {word} for {}{error}", store.server, age(store.since_seconds));
+    }
     if let Some(kernel) = &status.kernel {
         let state = if kernel.in_sync { "in sync" } else { "NOT in sync" };
         let _ = writeln!(out, "Kernel     {state}, {} of {} routes", kernel.routes, kernel.desired);

@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use heliograph_bgp::Key;
 use ipnetwork::IpNetwork;
-use k8s_openapi::api::core::v1 as core;
 
-use super::convert;
-use super::problem::{Problem, Problems};
+use super::convert::{self, Surroundings};
+use super::problem::{Culprit, Problem, Problems};
 use crate::api;
 use crate::intent::{Configuration, Node, Peer, Snapshot};
 
 /// The name of the only BGPConfiguration.
 pub const CONFIGURATION_NAME: &str = "default";
 
-/// An object as it was read.
-#[derive(Clone, Debug)]
+/// An object as it was read. Cheap to clone.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     /// Its `metadata.name`.
     pub name: String,
@@ -24,48 +25,86 @@ pub struct Object {
 }
 
 /// The kinds of objects there are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// `v1` Node.
-    Node(Box<core::Node>),
+    Node(Arc<api::Node>),
+    /// `v1` Secret: its values by key.
+    Secret(Arc<BTreeMap<String, Key>>),
     /// Our BGPConfiguration.
-    Configuration(Box<api::BGPConfigurationSpec>),
+    Configuration(Arc<api::BGPConfigurationSpec>),
     /// Our BGPPeer.
-    Peer(Box<api::BGPPeerSpec>),
+    Peer(Arc<api::BGPPeerSpec>),
+    /// Our BGPFilter.
+    Filter(Arc<api::BGPFilterSpec>),
 }
 
 impl Object {
-    fn kind_name(&self) -> &'static str {
+    /// The name of its kind.
+    pub fn kind_name(&self) -> &'static str {
         match self.kind {
             Kind::Node(_) => "Node",
+            Kind::Secret(_) => "Secret",
             Kind::Configuration(_) => "BGPConfiguration",
             Kind::Peer(_) => "BGPPeer",
+            Kind::Filter(_) => "BGPFilter",
         }
     }
 }
 
-/// Makes the whole of the objects. `complete` is false where some could not even be read: what then seems missing
-/// may be among them.
-pub fn assemble(objects: &[Object], complete: bool) -> Result<Snapshot, Vec<Problem>> {
+/// How much of the cluster the objects are.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent<'a> {
+    /// All of it; `complete` is false where some objects could not even be read: what then seems missing may be among
+    /// them.
+    Whole {
+        /// Every object could be read.
+        complete: bool,
+    },
+    /// What this node needs: Secrets of its own peers only, and perhaps not all nodes, nor all of their labels.
+    Around(&'a str),
+}
+
+/// Makes the whole of the objects, or says everything that is wrong. Of two that clash the later one gets the blame.
+pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Problem>> {
     let mut found = Vec::new();
     names(objects, &mut found);
+    let complete = !matches!(extent, Extent::Whole { complete: false });
     let configuration = configuration(objects, complete, &mut found);
-    let mut nodes = Vec::new();
+    let nodes = nodes(objects, &mut found);
+    let mut surroundings = Surroundings {
+        cluster: &configuration,
+        filters: HashMap::new(),
+        secrets: HashMap::new(),
+        reader: match extent {
+            Extent::Whole { .. } => None,
+            Extent::Around(name) => Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name)),
+        },
+        complete,
+    };
+    for (index, object) in objects.iter().enumerate() {
+        match &object.kind {
+            Kind::Filter(spec) => {
+                let policy = convert::policy(spec, &mut Problems::of(index, &mut found));
+                surroundings.filters.insert(&object.name, policy);
+            }
+            Kind::Secret(values) => {
+                surroundings.secrets.insert(&object.name, values);
+            }
+            _ => {}
+        }
+    }
     let mut peers = Vec::new();
     for (index, object) in objects.iter().enumerate() {
-        let mut problems = Problems::of(index, &mut found);
-        match &object.kind {
-            Kind::Node(node) => nodes.push((index, convert::node(&object.name, node, &mut problems))),
-            Kind::Peer(spec) => {
-                let peer = convert::peer(&object.name, spec, &configuration, &mut problems);
-                peers.extend(peer.map(|peer| (index, peer)));
-            }
-            Kind::Configuration(_) => {}
+        if let Kind::Peer(spec) = &object.kind {
+            let mut problems = Problems::of(index, &mut found);
+            let peer = convert::peer(&object.name, spec, &surroundings, &mut problems);
+            peers.extend(peer.map(|peer| (index, peer)));
         }
     }
     addresses(&nodes, &mut found);
     pod_cidrs(&nodes, &configuration, &mut found);
-    duplicate_peers(&peers, &nodes, &mut found);
+    duplicate_peers(&peers, &nodes, extent, &mut found);
     if !found.is_empty() {
         return Err(found);
     }
@@ -73,7 +112,18 @@ pub fn assemble(objects: &[Object], complete: bool) -> Result<Snapshot, Vec<Prob
         nodes: nodes.into_iter().map(|(_, node)| (node.name.clone(), node)).collect(),
         configuration,
         peers: peers.into_iter().map(|(_, peer)| (peer.name.clone(), peer)).collect(),
+        all_nodes: true,
     })
+}
+
+fn nodes(objects: &[Object], found: &mut Vec<Problem>) -> Vec<(usize, Node)> {
+    let mut nodes = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        if let Kind::Node(node) = &object.kind {
+            nodes.push((index, convert::node(&object.name, node, &mut Problems::of(index, found))));
+        }
+    }
+    nodes
 }
 
 fn names(objects: &[Object], found: &mut Vec<Problem>) {
@@ -141,6 +191,7 @@ fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Problem>) -
                 api::API_VERSION
             ),
             clash: None,
+            culprit: Some(Culprit::new("BGPConfiguration", CONFIGURATION_NAME)),
         });
     }
     chosen.unwrap_or_else(convert::stand_in)
@@ -180,7 +231,8 @@ fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut
             let field = format!("spec.podCIDRs[{position}]");
             let within = |outer: &IpNetwork| contains(outer, network);
             if !configuration.cluster_cidrs.is_empty() && !configuration.cluster_cidrs.iter().any(within) {
-                Problems::of(*index, found).note(
+                let mut problems = Problems::of(*index, found);
+                problems.note(
                     &field,
                     format!(
                         "{network} is outside the cluster's networks ({})",
@@ -188,6 +240,7 @@ fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut
                     ),
                     "give a network within them, or add one to clusterCIDRs of the BGPConfiguration",
                 );
+                problems.blame(Culprit::new("BGPConfiguration", CONFIGURATION_NAME));
             }
             claims.push(Claim { network: *network, object: *index, field, node: &node.name });
         }
@@ -226,17 +279,26 @@ fn overlaps_with_addresses(claims: &[Claim], nodes: &[(usize, Node)], found: &mu
     for claim in claims {
         let inside = addresses.range(claim.network.network()..=claim.network.broadcast());
         for (address, (owner, name)) in inside {
-            Problems::of(claim.object, found).note_clash(
-                &claim.field,
+            let claimed = (claim.object, claim.field.clone());
+            let owned = (*owner, "status.addresses".to_string());
+            let (first, second) =
+                if *owner <= claim.object { (owned, claimed) } else { (claimed, owned) };
+            Problems::of(second.0, found).note_clash(
+                second.1,
                 format!("pod CIDR {} holds {address}, the address of Node {name}", claim.network),
                 "pods and nodes need networks of their own",
-                (*owner, "status.addresses".into()),
+                first,
             );
         }
     }
 }
 
-fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
+fn duplicate_peers(
+    peers: &[(usize, Peer)],
+    nodes: &[(usize, Node)],
+    extent: Extent,
+    found: &mut Vec<Problem>,
+) {
     let mut of_nodes: HashMap<IpAddr, (usize, &Node)> = HashMap::new();
     for (index, node) in nodes {
         of_nodes.extend(node.addresses.iter().map(|address| (*address, (*index, node))));
@@ -258,7 +320,11 @@ fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[(usize, Node)], found: &mut
             if other.address != peer.address {
                 continue;
             }
-            let both = |node: &Node| peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels);
+            // Labels of other nodes may not all be known; what clashes there is said there.
+            let seen = |node: &Node| matches!(extent, Extent::Whole { .. }) || is_reader(extent, node);
+            let both = |node: &Node| {
+                seen(node) && peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels)
+            };
             let Some((_, node)) = nodes.iter().find(|(_, node)| both(node)) else { continue };
             Problems::of(*index, found).note_clash(
                 field,
@@ -271,6 +337,10 @@ fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[(usize, Node)], found: &mut
             );
         }
     }
+}
+
+fn is_reader(extent: Extent, node: &Node) -> bool {
+    matches!(extent, Extent::Around(name) if node.name == name)
 }
 
 fn contains(outer: &IpNetwork, inner: &IpNetwork) -> bool {

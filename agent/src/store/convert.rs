@@ -3,14 +3,19 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use heliograph_bgp::{Filter, GracefulRestart, PrefixRange, Timers};
+use heliograph_bgp::{GracefulRestart, Timers};
 use ipnetwork::IpNetwork;
-use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::problem::Problems;
 use crate::api;
-use crate::intent::{Configuration, Encapsulation, Node, Operator, Peer, Requirement, Selector, Topology};
+use crate::intent::{Configuration, Encapsulation, Node, Operator, Requirement, Selector, Topology};
+
+mod peer;
+mod policy;
+
+pub use peer::{Surroundings, peer};
+pub use policy::policy;
 
 /// The registered port of BGP.
 pub const BGP_PORT: u16 = 179;
@@ -31,7 +36,7 @@ pub fn stand_in() -> Configuration {
 }
 
 /// A node. Only what we use is looked at: the rest is Kubernetes' business.
-pub fn node(name: &str, object: &core::Node, problems: &mut Problems) -> Node {
+pub fn node(name: &str, object: &api::Node, problems: &mut Problems) -> Node {
     let mut node = Node { name: name.to_string(), ..Node::default() };
     node.labels = object.metadata.labels.clone().unwrap_or_default();
     if let Some(spec) = &object.spec {
@@ -49,7 +54,7 @@ pub fn node(name: &str, object: &core::Node, problems: &mut Problems) -> Node {
     }
     let addresses = object.status.as_ref().and_then(|status| status.addresses.as_ref());
     for (index, entry) in addresses.into_iter().flatten().enumerate() {
-        if entry.type_ == "InternalIP" {
+        if entry.kind == "InternalIP" {
             let field = format!("status.addresses[{index}].address");
             node.addresses.extend(unicast(&entry.address, &field, problems));
         }
@@ -115,66 +120,6 @@ fn reflecting(reflectors: &api::Reflectors, problems: &mut Problems) -> Selector
 
 const PRIVATE_AS: &str = "give 1 to 4294967295; 64512 to 65534 are for private use (RFC 6996)";
 
-/// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
-pub fn peer(
-    name: &str,
-    spec: &api::BGPPeerSpec,
-    cluster: &Configuration,
-    problems: &mut Problems,
-) -> Option<Peer> {
-    let nodes = spec.node_selector.as_ref();
-    let nodes = nodes.map(|s| selector(s, "spec.nodeSelector", problems)).unwrap_or_default();
-    if spec.peer_asn == 0 {
-        problems.note(
-            "spec.peerASN",
-            "AS number 0 is reserved (RFC 7607)",
-            "give the AS number that the peer uses",
-        );
-    }
-    // RFC 8212: without a policy nothing goes over an external session.
-    let default = if spec.peer_asn == cluster.asn { Filter::All } else { Filter::nothing() };
-    let import = filter(spec.import.as_deref(), &default, "spec.import", problems);
-    let export = filter(spec.export.as_deref(), &default, "spec.export", problems);
-    let timers = timers(spec.timers.as_ref(), cluster.timers, problems);
-    let port = port(spec.peer_port, "spec.peerPort", problems);
-    let address = unicast(&spec.peer_address, "spec.peerAddress", problems)?;
-    Some(Peer {
-        name: name.into(),
-        nodes,
-        address,
-        port,
-        asn: spec.peer_asn,
-        import,
-        export,
-        timers,
-        passive: spec.passive,
-    })
-}
-
-fn filter(
-    rules: Option<&[api::PrefixRule]>,
-    default: &Filter,
-    field: &str,
-    problems: &mut Problems,
-) -> Filter {
-    let Some(rules) = rules else { return default.clone() };
-    let mut ranges = Vec::new();
-    for (index, rule) in rules.iter().enumerate() {
-        let Some(within) = network(&rule.cidr, &format!("{field}[{index}].cidr"), problems) else { continue };
-        let (least, most) = (within.prefix(), if within.is_ipv4() { 32 } else { 128 });
-        let max_length = rule.max_length.unwrap_or(least);
-        if !(least..=most).contains(&max_length) {
-            problems.note(
-                format!("{field}[{index}].maxLength"),
-                format!("{max_length} is not a prefix length within {within}"),
-                format!("give {least} to {most}"),
-            );
-        }
-        ranges.push(PrefixRange { within: within.into(), max_length });
-    }
-    Filter::Only(ranges)
-}
-
 fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems) -> Timers {
     let Some(given) = given else { return default };
     let mut timers = default;
@@ -214,6 +159,16 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
         }
         timers.connect_retry = seconds(retry.max(1));
     }
+    if let Some(send_hold) = given.send_hold_seconds {
+        timers.send_hold = Some(Duration::from_secs(send_hold.into()));
+    }
+    if timers.send_hold.is_some_and(|send_hold| send_hold <= timers.hold) {
+        problems.note(
+            "spec.timers.sendHoldSeconds",
+            format!("it is not more than the hold time of {} s (RFC 9687 §3.2)", timers.hold.as_secs()),
+            "give more, or leave it out for 8 minutes or twice the hold time",
+        );
+    }
     timers
 }
 
@@ -223,6 +178,7 @@ fn graceful_restart(
 ) -> Option<GracefulRestart> {
     let mut restart = GracefulRestart::default();
     let Some(given) = given else { return Some(restart) };
+    restart.notifications = given.notifications;
     if let Some(seconds) = given.restart_seconds {
         if !(1..=MAX_RESTART_SECONDS).contains(&seconds) {
             problems.note(
@@ -245,7 +201,7 @@ fn port(given: Option<u16>, field: &str, problems: &mut Problems) -> u16 {
 }
 
 /// A label selector; all of its requirements must hold.
-fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> Selector {
+pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> Selector {
     let mut requirements = Vec::new();
     for (key, value) in given.match_labels.iter().flatten() {
         let operator = Operator::In([value.clone()].into());

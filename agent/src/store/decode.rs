@@ -1,7 +1,12 @@
 //! From a document to the object it holds: which kind, which fields are unknown, which have the wrong type.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use heliograph_bgp::Key;
 use k8s_openapi::api::core::v1 as core;
 use schemars::JsonSchema;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -11,19 +16,41 @@ use super::schema;
 use super::yaml::join;
 use crate::api;
 
+/// What becomes of fields that we don't know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are slips, and refused.
+    Refused,
+    /// They are for a newer version of us: the API server let them through.
+    Ignored,
+}
+
 /// Reads the object in a document. `None`: it could not be read; the problems say why.
-pub fn object(value: &Value, problems: &mut Problems) -> Option<Object> {
+pub fn object(value: &Value, unknown: Unknown, problems: &mut Problems) -> Option<Object> {
     let Some(fields) = value.as_object() else {
         problems.note("", "not an object", "a document holds apiVersion, kind, metadata and spec");
         return None;
     };
     let text = |field: &str| fields.get(field).and_then(Value::as_str).unwrap_or_default();
     let kind = match (text("apiVersion"), text("kind")) {
-        ("v1", "Node") => Kind::Node(Box::new(typed::<core::Node>(value, problems)?)),
-        (api::API_VERSION, "BGPConfiguration") => {
-            Kind::Configuration(Box::new(typed::<api::BGPConfiguration>(value, problems)?.spec))
+        ("v1", "Node") => {
+            // Kubernetes' own type knows all fields, and so every slip; ours holds only what we use.
+            typed::<core::Node>(value, unknown, problems)?;
+            let node = api::Node::deserialize(value).ok()?;
+            Kind::Node(Arc::new(node.trimmed(|_| true)))
         }
-        (api::API_VERSION, "BGPPeer") => Kind::Peer(Box::new(typed::<api::BGPPeer>(value, problems)?.spec)),
+        ("v1", "Secret") => {
+            Kind::Secret(Arc::new(secret_values(typed::<core::Secret>(value, unknown, problems)?)))
+        }
+        (api::API_VERSION, "BGPConfiguration") => {
+            Kind::Configuration(Arc::new(typed::<api::BGPConfiguration>(value, unknown, problems)?.spec))
+        }
+        (api::API_VERSION, "BGPPeer") => {
+            Kind::Peer(Arc::new(typed::<api::BGPPeer>(value, unknown, problems)?.spec))
+        }
+        (api::API_VERSION, "BGPFilter") => {
+            Kind::Filter(Arc::new(typed::<api::BGPFilter>(value, unknown, problems)?.spec))
+        }
         (version, kind) => {
             unknown_kind(version, kind, problems);
             return None;
@@ -37,10 +64,17 @@ pub fn object(value: &Value, problems: &mut Problems) -> Option<Object> {
     Some(Object { name: name.to_string(), kind })
 }
 
+/// The values of a Secret by key; `stringData` counts before `data`, as when it is written to an API server.
+pub fn secret_values(secret: core::Secret) -> BTreeMap<String, Key> {
+    let data = secret.data.into_iter().flatten().map(|(key, value)| (key, Key::new(value.0)));
+    let text = secret.string_data.into_iter().flatten().map(|(key, value)| (key, Key::new(value)));
+    data.chain(text).collect()
+}
+
 fn unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
     let right = match kind {
-        "Node" => Some("v1"),
-        "BGPConfiguration" | "BGPPeer" => Some(api::API_VERSION),
+        "Node" | "Secret" => Some("v1"),
+        "BGPConfiguration" | "BGPPeer" | "BGPFilter" => Some(api::API_VERSION),
         _ => None,
     };
     match right {
@@ -53,20 +87,25 @@ fn unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
             "kind",
             format!("unknown kind {kind:?} (apiVersion {version:?})"),
             format!(
-                "use Node (v1), BGPConfiguration or BGPPeer ({}); move anything else away",
+                "use Node or Secret (v1), BGPConfiguration, BGPPeer or BGPFilter ({}); move anything else away",
                 api::API_VERSION
             ),
         ),
     }
 }
 
-fn typed<T: DeserializeOwned + JsonSchema>(value: &Value, problems: &mut Problems) -> Option<T> {
+fn typed<T: DeserializeOwned + JsonSchema>(
+    value: &Value,
+    policy: Unknown,
+    problems: &mut Problems,
+) -> Option<T> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let result =
         serde_ignored::deserialize(serde_path_to_error::Deserializer::new(value, &mut track), |path| {
             unknown.push(path_of(&path));
         });
+    unknown.retain(|_| policy == Unknown::Refused);
     for path in unknown {
         note_unknown::<T>(&path, value, problems);
     }
@@ -143,7 +182,7 @@ mod tests {
 
     fn read(value: Value) -> (Option<Object>, Vec<(String, String, String)>) {
         let mut found = Vec::new();
-        let object = object(&value, &mut Problems::of(0, &mut found));
+        let object = object(&value, Unknown::Refused, &mut Problems::of(0, &mut found));
         (object, found.into_iter().map(|p| (p.field, p.problem, p.remedy)).collect())
     }
 

@@ -2,7 +2,7 @@
 //! and also every few seconds without an event, so that nothing is missed for long.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::folder::{self, Content, Good};
-use super::{Refusal, View};
+use super::{Refusal, View, last_good};
 use crate::intent::Snapshot;
 
 /// How often the folder is read without an event.
@@ -129,7 +129,7 @@ impl Keeper {
                 if same && self.view.in_sync {
                     return false;
                 }
-                if let Err(error) = keep(&self.last_good, &self.folder, &good) {
+                if let Err(error) = last_good::write(&self.last_good, &self.folder.display().to_string(), &good.objects) {
                     tracing::warn!(
                         "can't write {}: {error}; a restart while the intent folder is wrong would have nothing to go by",
                         self.last_good.display()
@@ -147,6 +147,7 @@ impl Keeper {
                     in_sync: true,
                     origin: self.folder.display().to_string(),
                     refusals: Vec::new(),
+                    connection: None,
                 };
                 true
             }
@@ -190,23 +191,6 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Keeps good intent for the next start: written beside, then renamed, so that it is never half there.
-fn keep(path: &Path, folder: &Path, good: &Good) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
-    let mut file = tempfile::Builder::new().prefix(".intent.").tempfile_in(parent)?;
-    writeln!(
-        file,
-        "# The last good intent from {}, for a start while that is wrong. Not to be edited.",
-        folder.display()
-    )?;
-    for object in &good.objects {
-        writeln!(file, "---\n{}", serde_json::to_string_pretty(object)?)?;
-    }
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// Says when to look at a folder.

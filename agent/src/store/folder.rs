@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::check::{self, Object};
+use super::check::{self, Extent, Object};
 use super::problem::{Problem, Problems};
 use super::yaml::{self, Lines};
 use super::{Refusal, decode};
@@ -169,7 +169,7 @@ impl Reading {
         let place = self.places.len();
         self.places.push(Place { file: file.into(), title, lines });
         let mut found = Vec::new();
-        match decode::object(&value, &mut Problems::of(place, &mut found)) {
+        match decode::object(&value, decode::Unknown::Refused, &mut Problems::of(place, &mut found)) {
             Some(object) => {
                 self.objects.push(object);
                 self.origins.push(place);
@@ -202,7 +202,7 @@ impl Reading {
     }
 
     fn conclude(mut self, whole: &dyn Fn(&str, &str) -> Refusal) -> Result<Good, Vec<Refusal>> {
-        match check::assemble(&self.objects, !self.incomplete) {
+        match check::assemble(&self.objects, Extent::Whole { complete: !self.incomplete }) {
             Ok(snapshot) if self.refusals.is_empty() => return Ok(Good { snapshot, objects: self.values }),
             Ok(_) => {}
             Err(problems) => {

@@ -1,8 +1,9 @@
 //! Where intent comes from. Every store gives the same whole, checked [`crate::intent::Snapshot`], again at each
-//! change. `check` and `convert` serve them all; `files` is a folder of YAML documents.
+//! change. `check` and `convert` serve them all; `files` is a folder of YAML documents, `kubernetes` an API server.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +14,15 @@ pub mod convert;
 pub mod decode;
 pub mod files;
 mod folder;
+pub mod kubernetes;
+pub mod last_good;
 pub mod problem;
 mod schema;
+pub mod settle;
 pub mod yaml;
 
 /// What a store has to say at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The newest intent that was good; `None`: there was none yet.
     pub snapshot: Option<Arc<Snapshot>>,
@@ -30,13 +34,28 @@ pub struct View {
     pub origin: String,
     /// Why what the store holds now isn't in force; empty where it is.
     pub refusals: Vec<Refusal>,
+    /// How it stands with the API server; `None`: there is none.
+    pub connection: Option<Connection>,
+}
+
+/// How it stands with an API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Its address.
+    pub server: String,
+    /// It tells everything that is needed.
+    pub connected: bool,
+    /// Since when it does, or doesn't.
+    pub since: SystemTime,
+    /// What was last the matter.
+    pub last_error: Option<String>,
 }
 
 /// One reason why intent is refused, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refusal {
-    /// The file, or what stands for it.
+    /// The file; empty where it comes from no file.
     pub file: String,
     /// The line, from 1.
     pub line: Option<u32>,
@@ -52,11 +71,11 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        match (self.file.as_str(), self.line) {
+            ("", _) => {}
+            (file, Some(line)) => write!(f, "{file}:{line}: ")?,
+            (file, None) => write!(f, "{file}: ")?,
         }
-        write!(f, ": ")?;
         let separator = if self.object.is_empty() || self.field.is_empty() { "" } else { " " };
         let place = format!("{}{separator}{}", self.object, self.field);
         if !place.is_empty() {

@@ -13,6 +13,24 @@ pub struct Problem {
     pub remedy: String,
     /// Another field that it clashes with.
     pub clash: Option<(usize, String)>,
+    /// An object of which another version would make it good, present or not: rather that one is to blame.
+    pub culprit: Option<Culprit>,
+}
+
+/// An object by kind and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Culprit {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+impl Culprit {
+    /// The object of this kind and name.
+    pub fn new(kind: &'static str, name: impl Into<String>) -> Self {
+        Self { kind, name: name.into() }
+    }
 }
 
 /// Problems as they are found in one object.
@@ -36,7 +54,15 @@ impl<'a> Problems<'a> {
             problem: problem.into(),
             remedy: remedy.into(),
             clash: None,
+            culprit: None,
         });
+    }
+
+    /// Puts the blame for what was noted last on another object.
+    pub fn blame(&mut self, culprit: Culprit) {
+        if let Some(last) = self.found.last_mut() {
+            last.culprit = Some(culprit);
+        }
     }
 
     /// Notes one that clashes with a field of another object.

@@ -1,8 +1,8 @@
-use super::super::testing::{cluster, ip, labelled, node};
+use super::super::testing::{cluster, ip, labelled, node, peer};
 use super::*;
 use crate::intent::{Operator, Peer, Requirement, Selector};
-use heliograph_bgp::Timers;
 use heliograph_bgp::wire::Family;
+use heliograph_bgp::{Authentication, Key, PrefixLimit, Role, Ttl};
 
 fn two_racks() -> Snapshot {
     cluster([
@@ -41,15 +41,12 @@ fn client(speaking: &Speaking, name: &str) -> bool {
 fn tor(address: &str, asn: u32, nodes: Selector) -> Peer {
     let default = if asn == 64512 { Filter::All } else { Filter::nothing() };
     Peer {
-        name: format!("tor-{asn}"),
         nodes,
-        address: ip(address),
         port: 1179,
-        asn,
         import: default.clone(),
         export: default,
-        timers: Timers::default(),
         passive: true,
+        ..peer(&format!("tor-{asn}"), address, asn)
     }
 }
 
@@ -144,6 +141,70 @@ fn peers_are_for_the_nodes_they_select() {
     assert_eq!((external.port, external.passive, external.local_address), (1179, true, None));
     assert_eq!(external.export, Filter::nothing());
     assert!(!bgp_config(&snapshot, "b", true).roles.contains_key(&ip("172.20.1.1")));
+}
+
+#[test]
+fn everything_that_a_peer_says_reaches_its_neighbour() {
+    type Case = (&'static str, fn(&mut Peer), fn(&Neighbor) -> bool);
+    let cases: Vec<Case> = vec![
+        ("localASN", |p| p.local_asn = Some(64700), |n| n.local_asn == Some(64700)),
+        ("source, the kernel's", |_| (), |n| n.local_address.is_none()),
+        (
+            "source, the node's",
+            |p| p.source = SourceAddress::Node,
+            |n| n.local_address == Some(ip("172.20.1.11")),
+        ),
+        (
+            "source",
+            |p| p.source = SourceAddress::Address(ip("172.20.1.99")),
+            |n| n.local_address == Some(ip("172.20.1.99")),
+        ),
+        (
+            "families",
+            |p| p.families = vec![Family::Ipv6Unicast],
+            |n| n.families == [Family::Ipv6Unicast],
+        ),
+        (
+            "password",
+            |p| p.authentication = Some(Authentication::Md5(Key::new("sesame"))),
+            |n| n.authentication == Some(Authentication::Md5(Key::new("sesame"))),
+        ),
+        ("ttlSecurity", |p| p.ttl = Ttl::Security(1), |n| n.ttl == Ttl::Security(1)),
+        ("multihop", |p| p.ttl = Ttl::Hops(3), |n| n.ttl == Ttl::Hops(3)),
+        (
+            "role",
+            |p| (p.role, p.strict_role) = (Some(Role::Customer), true),
+            |n| (n.role, n.strict_role) == (Some(Role::Customer), true),
+        ),
+        (
+            "prefixLimit",
+            |p| p.prefix_limit = Some(PrefixLimit { max: 9, warn_percent: 80, restart: None }),
+            |n| n.prefix_limit.is_some_and(|limit| limit.max == 9),
+        ),
+        ("import", |p| p.import = Filter::All, |n| n.import == Filter::All && n.export == Filter::nothing()),
+        ("export", |p| p.export = Filter::All, |n| n.export == Filter::All && n.import == Filter::nothing()),
+        ("passive", |p| p.passive = true, |n| n.passive),
+    ];
+    for (what, set, is_so) in cases {
+        let mut tor = peer("tor", "172.20.1.1", 64600);
+        set(&mut tor);
+        let mut snapshot = two_racks();
+        snapshot.peers.insert("tor".into(), tor);
+        let speaking = bgp_config(&snapshot, "a", true);
+        speaking.config.validate().unwrap();
+        let neighbor = speaking.config.neighbors.iter().find(|n| n.name == "tor").unwrap();
+        assert!(is_so(neighbor), "{what}: {neighbor:?}");
+    }
+}
+
+#[test]
+fn a_peer_whose_source_the_node_lacks_is_left_out_and_said() {
+    let mut snapshot = two_racks();
+    let tor = Peer { source: SourceAddress::Node, ..peer("tor", "2001:db8::1", 64600) };
+    snapshot.peers.insert("tor".into(), tor);
+    let speaking = bgp_config(&snapshot, "a", true);
+    assert!(!speaking.roles.contains_key(&ip("2001:db8::1")));
+    assert!(speaking.problems[0].contains("BGPPeer tor"), "{:?}", speaking.problems);
 }
 
 #[test]

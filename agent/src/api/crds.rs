@@ -1,0 +1,51 @@
+//! The CustomResourceDefinitions, as `heliograph crds` prints them and manifests/crds.yaml holds them.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use super::{BGPConfiguration, BGPFilter, BGPPeer};
+
+/// All of them, ready to be applied. BGPConfiguration comes first: whoever deletes them in this order takes away first
+/// what agents need to believe anything else, so that they keep what they have.
+pub fn crds() -> Vec<Value> {
+    [BGPConfiguration::crd(), BGPPeer::crd(), BGPFilter::crd()].iter().map(finished).collect()
+}
+
+/// The same as one YAML file.
+pub fn yaml() -> String {
+    let mut text = String::from("# Made by `heliograph crds`; not to be edited.\n");
+    for crd in crds() {
+        text.push_str("---\n");
+        // A value of our own making can always be written.
+        text.push_str(&serde_yaml::to_string(&crd).unwrap_or_default());
+    }
+    text
+}
+
+fn finished(crd: &CustomResourceDefinition) -> Value {
+    let mut value = serde_json::to_value(crd).unwrap_or_default();
+    strip(&mut value, false);
+    value
+}
+
+/// Takes away what API servers warn of: formats that they don't know, such as `uint32`. `properties`: the keys of this
+/// object are names of fields.
+fn strip(value: &mut Value, properties: bool) {
+    match value {
+        Value::Object(fields) => {
+            let unknown = |format: &Value| format.as_str().is_some_and(|format| format.starts_with("uint"));
+            if !properties && fields.get("format").is_some_and(unknown) {
+                fields.remove("format");
+            }
+            for (name, field) in fields {
+                strip(field, !properties && name == "properties");
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| strip(item, false)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! What the schemas of several kinds have in common: rules in CEL (Kubernetes 1.31 and later) and label selectors.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// A network without bits beyond its length.
+pub const CIDR: &str = "isCIDR(self) && cidr(self).masked() == cidr(self)";
+/// What a person is told who breaks [`CIDR`].
+pub const CIDR_MESSAGE: &str =
+    "must be a network in CIDR notation without bits beyond its length, such as 10.244.0.0/16 or fd00:10:244::/48";
+/// [`CIDR`] for each of a list.
+pub const CIDRS: &str = "self.all(c, isCIDR(c) && cidr(c).masked() == cidr(c))";
+/// An address that one machine can have.
+pub const UNICAST: &str = "isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast())";
+/// What a person is told who breaks [`UNICAST`].
+pub const UNICAST_MESSAGE: &str =
+    "must be the IPv4 or IPv6 address of one machine, without a prefix length, such as 172.20.1.1";
+
+/// A label selector as Kubernetes has it, with its operators listed and its lists bounded, so that rules over it have
+/// a bounded cost.
+pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels with the values they must have.",
+                "type": "object",
+                "maxProperties": 32,
+                "additionalProperties": {"type": "string", "maxLength": 63},
+            },
+            "matchExpressions": {
+                "description": "Conditions on labels; all must hold.",
+                "type": "array",
+                "maxItems": 32,
+                "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": {"description": "The label.", "type": "string", "maxLength": 317},
+                        "operator": {
+                            "description": "What must hold of it.",
+                            "type": "string",
+                            "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "Values to compare with, for In and NotIn; none for the others.",
+                            "type": "array",
+                            "maxItems": 64,
+                            "x-kubernetes-list-type": "atomic",
+                            "items": {"type": "string", "maxLength": 63},
+                        },
+                    },
+                },
+            },
+        },
+    })
+}

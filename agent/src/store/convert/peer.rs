@@ -1,0 +1,288 @@
+//! A neighbour that is no node.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use heliograph_bgp::policy::{Change, Policy};
+use heliograph_bgp::wire::Family;
+use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
+
+use super::{network, port, selector, timers, unicast};
+use crate::api;
+use crate::api::peer::{Family as ApiFamily, Role as ApiRole};
+use crate::intent::{Configuration, Node, Peer, SourceAddress};
+use crate::store::problem::{Culprit, Problems};
+
+/// How full a prefix limit is when that is worth a warning, in percent.
+const WARN_PERCENT: u8 = 80;
+/// What the kernel takes as a key (RFC 2385 §4.5 wants at least these).
+const MAX_KEY: usize = 80;
+
+/// What a peer's fields refer to.
+pub struct Surroundings<'a> {
+    /// What holds for the whole cluster.
+    pub cluster: &'a Configuration,
+    /// The filters by name; `None`: it is there but can't be meant.
+    pub filters: HashMap<&'a str, Option<Policy>>,
+    /// The Secrets by name.
+    pub secrets: HashMap<&'a str, &'a BTreeMap<String, Key>>,
+    /// The node for which this is, if it is for one: only for that one's peers Secrets are there. `Some(None)`: it is
+    /// not known.
+    pub reader: Option<Option<&'a Node>>,
+    /// What isn't there is missing, not just unreadable.
+    pub complete: bool,
+}
+
+/// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
+pub fn peer(
+    name: &str,
+    spec: &api::BGPPeerSpec,
+    around: &Surroundings,
+    problems: &mut Problems,
+) -> Option<Peer> {
+    let nodes = spec.node_selector.as_ref();
+    let nodes = nodes.map(|s| selector(s, "spec.nodeSelector", problems)).unwrap_or_default();
+    if spec.peer_asn == 0 {
+        problems.note(
+            "spec.peerASN",
+            "AS number 0 is reserved (RFC 7607)",
+            "give the AS number that the peer uses",
+        );
+    }
+    let internal = spec.peer_asn == around.cluster.asn;
+    external_only(spec, internal, problems);
+    // RFC 8212: without a policy nothing goes over an external session.
+    let default = if internal { Filter::All } else { Filter::nothing() };
+    let inward = Direction { field: "spec.import", import: true };
+    let outward = Direction { field: "spec.export", import: false };
+    let import =
+        filter(spec.import.as_deref(), spec.import_filter.as_deref(), &default, inward, around, problems);
+    let export =
+        filter(spec.export.as_deref(), spec.export_filter.as_deref(), &default, outward, around, problems);
+    let read = around.reader.is_none_or(|node| node.is_some_and(|node| nodes.matches(&node.labels)));
+    let secret = spec.password_secret_ref.as_ref().filter(|_| read);
+    let authentication = secret.and_then(|secret| password(secret, around, problems)).map(Authentication::Md5);
+    let timers = timers(spec.timers.as_ref(), around.cluster.timers, problems);
+    let port = port(spec.peer_port, "spec.peerPort", problems);
+    let address = unicast(&spec.peer_address, "spec.peerAddress", problems)?;
+    Some(Peer {
+        name: name.into(),
+        nodes,
+        address,
+        port,
+        asn: spec.peer_asn,
+        local_asn: spec.local_asn,
+        source: source(spec.source_address.as_deref(), address, problems),
+        families: families(spec.families.as_deref(), problems),
+        authentication,
+        ttl: ttl(spec, problems),
+        role: spec.role.map(role),
+        strict_role: spec.strict_role,
+        prefix_limit: spec.prefix_limit.as_ref().map(|limit| prefix_limit(limit, problems)),
+        import,
+        export,
+        timers,
+        passive: spec.passive,
+    })
+}
+
+/// What only means something towards another AS.
+fn external_only(spec: &api::BGPPeerSpec, internal: bool, problems: &mut Problems) {
+    let inside = "the peer is in the cluster's own AS";
+    if let Some(local) = spec.local_asn {
+        if local == 0 || local == spec.peer_asn {
+            let problem = format!("AS number {local} can't be ours towards this peer (RFC 7607, RFC 7705 §3)");
+            problems.note("spec.localASN", problem, "give the AS number that the peer has us configured with");
+        } else if internal {
+            let remedy = "remove localASN: it is for external peers (RFC 7705 §3)";
+            problems.note("spec.localASN", inside, remedy);
+        }
+    }
+    if spec.role.is_some() && internal {
+        problems.note("spec.role", inside, "remove role: it is for external peers (RFC 9234 §4)");
+    }
+    if spec.strict_role && spec.role.is_none() {
+        problems.note("spec.strictRole", "a strict role needs a role", "say in role what we are to the peer");
+    }
+}
+
+/// One way that routes go.
+#[derive(Clone, Copy)]
+struct Direction {
+    field: &'static str,
+    import: bool,
+}
+
+fn filter(
+    prefixes: Option<&[api::PrefixRule]>,
+    named: Option<&str>,
+    default: &Filter,
+    direction: Direction,
+    around: &Surroundings,
+    problems: &mut Problems,
+) -> Filter {
+    let field = direction.field;
+    match (prefixes, named) {
+        (None, None) => default.clone(),
+        (Some(rules), None) => prefix_filter(rules, field, problems),
+        (None, Some(name)) => named_filter(name, default, direction, around, problems),
+        (Some(_), Some(_)) => {
+            problems.note(field, format!("both {field} and {field}Filter are given"), "remove one of them");
+            default.clone()
+        }
+    }
+}
+
+fn named_filter(
+    name: &str,
+    default: &Filter,
+    direction: Direction,
+    around: &Surroundings,
+    problems: &mut Problems,
+) -> Filter {
+    let field = format!("{}Filter", direction.field);
+    match around.filters.get(name) {
+        Some(Some(policy)) => {
+            let sets = |policy: &Policy| {
+                policy.rules().iter().any(|rule| rule.changes.contains(&Change::NextHopSelf))
+            };
+            if direction.import && sets(policy) {
+                problems.note(
+                    field,
+                    format!("BGPFilter {name} makes our own address the next hop, which can't be on import"),
+                    "remove nextHopSelf from it, or name another filter",
+                );
+            }
+            Filter::Rules(policy.clone())
+        }
+        // What is wrong with it is said where it stands.
+        Some(None) => default.clone(),
+        None if !around.complete => default.clone(),
+        None => {
+            problems.note(field, format!("there is no BGPFilter {name}"), "add it, or name one that is there");
+            problems.blame(Culprit::new("BGPFilter", name));
+            default.clone()
+        }
+    }
+}
+
+fn prefix_filter(rules: &[api::PrefixRule], field: &str, problems: &mut Problems) -> Filter {
+    let mut ranges = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let Some(within) = network(&rule.cidr, &format!("{field}[{index}].cidr"), problems) else { continue };
+        let (least, most) = (within.prefix(), if within.is_ipv4() { 32 } else { 128 });
+        let max_length = rule.max_length.unwrap_or(least);
+        if !(least..=most).contains(&max_length) {
+            problems.note(
+                format!("{field}[{index}].maxLength"),
+                format!("{max_length} is not a prefix length within {within}"),
+                format!("give {least} to {most}"),
+            );
+        }
+        ranges.push(PrefixRange { within: within.into(), max_length });
+    }
+    Filter::Only(ranges)
+}
+
+fn password(secret: &api::SecretRef, around: &Surroundings, problems: &mut Problems) -> Option<Key> {
+    let field = "spec.passwordSecretRef";
+    let api::SecretRef { name, key } = secret;
+    let (problem, remedy) = match around.secrets.get(name.as_str()).map(|values| values.get(key)) {
+        None if !around.complete => return None,
+        None => (format!("there is no Secret {name}"), "add it to Heliograph's own namespace".to_string()),
+        Some(None) => (format!("Secret {name} has no key {key}"), format!("add {key} to its data")),
+        Some(Some(value)) if !(1..=MAX_KEY).contains(&value.octets().len()) => (
+            format!("{key} of Secret {name} has {} octets", value.octets().len()),
+            format!("give 1 to {MAX_KEY} octets: the kernel takes no other password"),
+        ),
+        Some(Some(value)) => return Some(value.clone()),
+    };
+    problems.note(field, problem, remedy);
+    problems.blame(Culprit::new("Secret", name));
+    None
+}
+
+fn source(given: Option<&str>, peer: IpAddr, problems: &mut Problems) -> SourceAddress {
+    let field = "spec.sourceAddress";
+    match given {
+        None => SourceAddress::Kernel,
+        Some("InternalIP") => SourceAddress::Node,
+        Some(text) => match unicast(text, field, problems) {
+            Some(address) if address.is_ipv4() != peer.is_ipv4() => {
+                problems.note(
+                    field,
+                    format!("{address} can't reach {peer}: it is of another family"),
+                    "give an address of the peer's family, or InternalIP",
+                );
+                SourceAddress::Kernel
+            }
+            Some(address) => SourceAddress::Address(address),
+            None => SourceAddress::Kernel,
+        },
+    }
+}
+
+fn families(given: Option<&[ApiFamily]>, problems: &mut Problems) -> Vec<Family> {
+    let Some(given) = given else { return vec![Family::Ipv4Unicast, Family::Ipv6Unicast] };
+    if given.is_empty() {
+        problems.note("spec.families", "no family is listed", "list IPv4, IPv6 or both, or leave it out for both");
+    }
+    let has = |family| given.contains(&family);
+    let both = [(ApiFamily::IPv4, Family::Ipv4Unicast), (ApiFamily::IPv6, Family::Ipv6Unicast)];
+    both.into_iter().filter(|(asked, _)| has(*asked)).map(|(_, family)| family).collect()
+}
+
+fn ttl(spec: &api::BGPPeerSpec, problems: &mut Problems) -> Ttl {
+    let ttl = match (spec.multihop, spec.ttl_security) {
+        (None, None) => Ttl::System,
+        (Some(hops), None) => Ttl::Hops(hops),
+        (None, Some(hops)) => Ttl::Security(hops),
+        (Some(_), Some(_)) => {
+            problems.note(
+                "spec.multihop",
+                "multihop and ttlSecurity exclude each other",
+                "remove multihop: ttlSecurity says how far away the peer may be, and keeps others out",
+            );
+            return Ttl::System;
+        }
+    };
+    match ttl {
+        Ttl::Hops(0) => problems.note("spec.multihop", "0 hops reach nobody", "give 1 for the same link, or more"),
+        Ttl::Security(0 | 255) => {
+            problems.note("spec.ttlSecurity", "it must be 1 to 254 hops", "give 1 for the same link, or more");
+        }
+        _ => {}
+    }
+    ttl
+}
+
+fn role(role: ApiRole) -> Role {
+    match role {
+        ApiRole::Provider => Role::Provider,
+        ApiRole::Customer => Role::Customer,
+        ApiRole::Peer => Role::Peer,
+        ApiRole::RouteServer => Role::RouteServer,
+        ApiRole::RouteServerClient => Role::RouteServerClient,
+    }
+}
+
+fn prefix_limit(given: &api::peer::PrefixLimit, problems: &mut Problems) -> PrefixLimit {
+    let warn_percent = given.warn_percent.unwrap_or(WARN_PERCENT);
+    if given.max == 0 {
+        problems.note("spec.prefixLimit.max", "a limit of 0 lets nothing in", "give at least 1, or use import: []");
+    }
+    if !(1..=100).contains(&warn_percent) {
+        let problem = format!("{warn_percent} is no percentage of the limit");
+        problems.note("spec.prefixLimit.warnPercent", problem, "give 1 to 100");
+    }
+    if given.restart_seconds == Some(0) {
+        let remedy = "give at least 1, or leave it out to wait for a change of this object";
+        problems.note("spec.prefixLimit.restartSeconds", "0 would try again at once, for ever", remedy);
+    }
+    PrefixLimit {
+        max: given.max,
+        warn_percent,
+        restart: given.restart_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+    }
+}

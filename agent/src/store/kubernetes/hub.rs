@@ -1,0 +1,413 @@
+//! Where the sources come together: which are needed, what they have told, and what of it is in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1 as core;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::keeper::Keeper;
+use super::scope::Scope;
+use super::shelf::Shelf;
+use super::source::{self, Entry, Event, Selection};
+use super::{Options, failure};
+use crate::api;
+use crate::intent::Selector;
+use crate::store::check::{Kind, Object};
+use crate::store::convert;
+use crate::store::decode::{self, Unknown};
+use crate::store::problem::{Culprit, Problems};
+use crate::store::{Connection, View};
+
+/// What comes within this time is one change.
+const SETTLE: Duration = Duration::from_millis(30);
+/// So much may be waiting to be taken.
+const BACKLOG: usize = 256;
+/// A start goes by the last good intent if the API server hasn't told everything by then.
+const GRACE: Duration = Duration::from_secs(3);
+/// Time between attempts to find out where the API server is.
+const CONNECT_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a shelf is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Configurations,
+    Peers,
+    Filters,
+    /// Our own Node.
+    Own,
+    /// Other Nodes.
+    Others,
+    /// Other Nodes, once the list is complete.
+    OthersToBe,
+    Secret(String),
+}
+
+/// Follows the API server until nobody listens.
+pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
+    let mut keeper = Keeper::new(options.last_good.clone(), options.node.clone());
+    let recall_at = Instant::now() + GRACE;
+    let mut connection = Connection::new("the API server".into());
+    let client = loop {
+        match connect().await {
+            Ok((client, server)) => {
+                connection.server = server;
+                break client;
+            }
+            Err(words) => {
+                connection.failed(&words);
+                keeper.recall();
+                views.send_replace(Arc::new(keeper.view(&connection)));
+                tokio::select! {
+                    () = views.closed() => return,
+                    () = tokio::time::sleep(CONNECT_AGAIN) => {}
+                }
+            }
+        }
+    };
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let namespace = options.namespace.clone().unwrap_or_else(|| client.default_namespace().to_string());
+    let mut hub = Hub {
+        node: options.node,
+        namespace,
+        client,
+        keeper,
+        connection,
+        shelves: BTreeMap::new(),
+        scopes: BTreeMap::new(),
+        sender,
+        numbers: 0,
+    };
+    hub.begin();
+    hub.follow(receiver, recall_at, views).await;
+}
+
+/// Finds the API server: KUBECONFIG or what a pod is given.
+async fn connect() -> Result<(Client, String), String> {
+    let mut config = kube::Config::infer().await.map_err(|error| {
+        format!(
+            "there is no way to an API server: {}; set KUBECONFIG, or run as a pod with a ServiceAccount",
+            failure::chain(&error)
+        )
+    })?;
+    // What fails is tried again where it can be told of.
+    config.default_retry = false;
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_string();
+    let client = Client::try_from(config)
+        .map_err(|error| format!("can't speak with {server}: {}", failure::chain(&error)))?;
+    Ok((client, server))
+}
+
+struct Hub {
+    node: String,
+    namespace: String,
+    client: Client,
+    keeper: Keeper,
+    connection: Connection,
+    shelves: BTreeMap<Slot, Shelf>,
+    /// Of the shelves with other nodes.
+    scopes: BTreeMap<Slot, Scope>,
+    sender: mpsc::Sender<(u64, Event)>,
+    numbers: u64,
+}
+
+impl Hub {
+    fn begin(&mut self) {
+        for (slot, kind, plural) in [
+            (Slot::Configurations, "BGPConfiguration", "bgpconfigurations"),
+            (Slot::Peers, "BGPPeer", "bgppeers"),
+            (Slot::Filters, "BGPFilter", "bgpfilters"),
+        ] {
+            let resource =
+                ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(api::GROUP, "v1alpha1", kind), plural);
+            let selection = Selection {
+                api: Api::<DynamicObject>::all_with(self.client.clone(), &resource),
+                what: format!("{plural}.{}", api::GROUP),
+                labels: None,
+                fields: None,
+            };
+            self.put(slot, |number, sender| source::follow(selection, ours(kind), sender, number));
+        }
+        let selection = Selection {
+            api: Api::all(self.client.clone()),
+            what: format!("node {}", self.node),
+            labels: None,
+            fields: Some(format!("metadata.name={}", self.node)),
+        };
+        self.put(Slot::Own, |number, sender| source::follow(selection, |node| known(node, |_| true), sender, number));
+    }
+
+    fn put<T: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        slot: Slot,
+        source: impl FnOnce(u64, mpsc::Sender<(u64, Event)>) -> T,
+    ) {
+        self.numbers += 1;
+        let task = tokio::spawn(source(self.numbers, self.sender.clone()));
+        self.shelves.insert(slot, Shelf::new(self.numbers, task));
+    }
+
+    async fn follow(
+        &mut self,
+        mut receiver: mpsc::Receiver<(u64, Event)>,
+        recall_at: Instant,
+        views: watch::Sender<Arc<View>>,
+    ) {
+        loop {
+            tokio::select! {
+                () = views.closed() => return,
+                Some(told) = receiver.recv() => {
+                    let mut news = self.take(told);
+                    // What is being told in this moment belongs together.
+                    let until = Instant::now() + SETTLE;
+                    while let Ok(Some(told)) = timeout_at(until, receiver.recv()).await {
+                        news |= self.take(told);
+                    }
+                    if news {
+                        self.steer();
+                        self.settle();
+                    }
+                }
+                () = sleep_until(recall_at), if self.keeper.waits() => self.keeper.recall(),
+            }
+            self.look_at_troubles();
+            let view = self.keeper.view(&self.connection);
+            views.send_if_modified(|shown| {
+                let changed = **shown != view;
+                if changed {
+                    *shown = Arc::new(view);
+                }
+                changed
+            });
+        }
+    }
+
+    /// Takes what a source tells; whether anything may be different now.
+    fn take(&mut self, (number, event): (u64, Event)) -> bool {
+        // A source that isn't needed any more may have told something before it ended.
+        let shelf = self.shelves.iter_mut().find(|(_, shelf)| shelf.number == number);
+        shelf.is_some_and(|(slot, shelf)| {
+            let refused = shelf.trouble.is_some();
+            let news = shelf.take(event);
+            // A Secret that can't be read is waited for no longer.
+            news || (matches!(slot, Slot::Secret(_)) && refused != shelf.trouble.is_some())
+        })
+    }
+
+    /// Sees that there is a source for all that is needed now, and none for anything else.
+    fn steer(&mut self) {
+        let listed = |slot| self.shelves.get(&slot).is_some_and(|shelf| shelf.listed);
+        if !(listed(Slot::Configurations) && listed(Slot::Own)) {
+            return;
+        }
+        let (objects, _) = self.objects();
+        // While the configuration can't be meant the one in force counts.
+        let scope = Scope::of_objects(&objects, &self.node).or_else(|| self.keeper.scope());
+        if let Some(scope) = scope {
+            self.steer_nodes(scope);
+        }
+        if listed_all(&self.shelves, &[Slot::Peers, Slot::Own]) {
+            self.steer_secrets(&objects);
+        }
+    }
+
+    /// The nodes that were watched stay until the list of those to be watched is complete.
+    fn steer_nodes(&mut self, scope: Scope) {
+        let to_be = self.shelves.get(&Slot::OthersToBe).is_some_and(|shelf| shelf.listed);
+        if to_be && self.scopes.get(&Slot::OthersToBe) == Some(&scope) {
+            if let Some(shelf) = self.shelves.remove(&Slot::OthersToBe) {
+                self.shelves.insert(Slot::Others, shelf);
+            }
+            self.scopes.remove(&Slot::OthersToBe);
+            self.scopes.insert(Slot::Others, scope);
+        } else if self.scopes.get(&Slot::Others) == Some(&scope) {
+            self.shelves.remove(&Slot::OthersToBe);
+            self.scopes.remove(&Slot::OthersToBe);
+        } else if self.scopes.get(&Slot::OthersToBe) != Some(&scope) {
+            let selection = Selection {
+                api: Api::<api::Node>::all(self.client.clone()),
+                what: match &scope.labels {
+                    Some(labels) => format!("nodes with {labels}"),
+                    None => "nodes".into(),
+                },
+                labels: scope.labels.clone(),
+                fields: None,
+            };
+            let keys = scope.keys.clone();
+            let read = move |node| known(node, |key| keys.contains(key));
+            self.put(Slot::OthersToBe, |number, sender| source::follow(selection, read, sender, number));
+            self.scopes.insert(Slot::OthersToBe, scope);
+        }
+    }
+
+    fn steer_secrets(&mut self, objects: &[Object]) {
+        let needed = needed_secrets(objects, &self.node);
+        self.shelves.retain(|slot, _| match slot {
+            Slot::Secret(name) => needed.contains(name),
+            _ => true,
+        });
+        for name in needed {
+            let slot = Slot::Secret(name.clone());
+            if self.shelves.contains_key(&slot) {
+                continue;
+            }
+            // Of this name only, which a Role can grant by resourceNames.
+            let selection = Selection {
+                api: Api::<core::Secret>::namespaced(self.client.clone(), &self.namespace),
+                what: format!("secret {name} in namespace {}", self.namespace),
+                labels: None,
+                fields: Some(format!("metadata.name={name}")),
+            };
+            self.put(slot, |number, sender| source::follow(selection, secret, sender, number));
+        }
+    }
+
+    /// Puts what there is into force, if it is complete.
+    fn settle(&mut self) {
+        let mut needed = vec![Slot::Configurations, Slot::Peers, Slot::Filters, Slot::Own];
+        // Without any configuration nobody can say which nodes are needed; that is then what there is to say.
+        needed.extend(self.scopes.get(&Slot::Others).map(|_| Slot::Others));
+        let secrets = self.shelves.iter().filter(|(slot, _)| matches!(slot, Slot::Secret(_)));
+        let waiting = secrets.into_iter().any(|(_, shelf)| !shelf.listed && shelf.trouble.is_none());
+        if waiting || self.shelves.contains_key(&Slot::OthersToBe) || !listed_all(&self.shelves, &needed) {
+            return;
+        }
+        let (objects, unreadable) = self.objects();
+        let all_nodes = self.scopes.get(&Slot::Others).is_none_or(|scope| scope.labels.is_none());
+        self.keeper.take(objects, unreadable, all_nodes, &self.connection.server);
+    }
+
+    /// Everything that was told, and what of it couldn't be read.
+    fn objects(&self) -> (Vec<Object>, Vec<super::keeper::Unreadable>) {
+        let mut objects = BTreeMap::new();
+        let mut unreadable = Vec::new();
+        for (slot, shelf) in &self.shelves {
+            if *slot == Slot::OthersToBe {
+                continue;
+            }
+            for (name, read) in &shelf.entries {
+                // Our own node is known best by its own source.
+                if *slot == Slot::Others && *name == self.node {
+                    continue;
+                }
+                match read {
+                    Ok(object) => {
+                        objects.insert(object.key(), object.clone());
+                    }
+                    Err(problems) => {
+                        let key = Culprit::new(kind_of(slot), name);
+                        unreadable.push(super::keeper::Unreadable { key, problems: problems.clone() });
+                    }
+                }
+            }
+        }
+        (objects.into_values().collect(), unreadable)
+    }
+
+    /// How it stands with the API server: it is well where every source is.
+    fn look_at_troubles(&mut self) {
+        let trouble = self.shelves.values().find_map(|shelf| shelf.trouble.as_ref());
+        match trouble {
+            Some(failure) => self.connection.failed(&failure.words),
+            None if self.shelves.values().all(|shelf| shelf.listed) => self.connection.works(),
+            None => {}
+        }
+    }
+}
+
+fn listed_all(shelves: &BTreeMap<Slot, Shelf>, slots: &[Slot]) -> bool {
+    slots.iter().all(|slot| shelves.get(slot).is_some_and(|shelf| shelf.listed))
+}
+
+fn kind_of(slot: &Slot) -> &'static str {
+    match slot {
+        Slot::Configurations => "BGPConfiguration",
+        Slot::Peers => "BGPPeer",
+        Slot::Filters => "BGPFilter",
+        Slot::Own | Slot::Others | Slot::OthersToBe => "Node",
+        Slot::Secret(_) => "Secret",
+    }
+}
+
+/// Reads an object of ours. It comes as it is, so that one that makes no sense doesn't hide the others of its list.
+fn ours(kind: &'static str) -> impl Fn(DynamicObject) -> Entry {
+    move |object| {
+        let name = object.name_any();
+        let mut found = Vec::new();
+        // Items of a list come without these; and of the metadata only the name is of use.
+        let mut value = object.data;
+        if let Value::Object(fields) = &mut value {
+            fields.remove("status");
+        }
+        value["apiVersion"] = api::API_VERSION.into();
+        value["kind"] = kind.into();
+        value["metadata"] = serde_json::json!({"name": name});
+        match decode::object(&value, Unknown::Ignored, &mut Problems::of(0, &mut found)) {
+            Some(object) => (name, Ok(object)),
+            None => (name, Err(found)),
+        }
+    }
+}
+
+fn known(node: api::Node, wanted: impl Fn(&str) -> bool) -> Entry {
+    let name = node.name_any();
+    let object = Object { name: name.clone(), kind: Kind::Node(Arc::new(node.trimmed(wanted))) };
+    (name, Ok(object))
+}
+
+fn secret(secret: core::Secret) -> Entry {
+    let name = secret.name_any();
+    let values = decode::secret_values(secret);
+    (name.clone(), Ok(Object { name, kind: Kind::Secret(Arc::new(values)) }))
+}
+
+/// The Secrets that the peers of a node refer to.
+fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
+    let own = objects.iter().find_map(|object| match &object.kind {
+        Kind::Node(own) if object.name == node => own.metadata.labels.clone(),
+        _ => None,
+    });
+    let labels = own.unwrap_or_default();
+    let mut found = Vec::new();
+    let peers = objects.iter().filter_map(|object| match &object.kind {
+        Kind::Peer(spec) => Some(spec),
+        _ => None,
+    });
+    peers
+        .filter(|spec| {
+            let selector = spec.node_selector.as_ref();
+            let selector =
+                selector.map(|given| convert::selector(given, "spec.nodeSelector", &mut Problems::of(0, &mut found)));
+            selector.unwrap_or_else(Selector::default).matches(&labels)
+        })
+        .filter_map(|spec| spec.password_secret_ref.as_ref().map(|secret| secret.name.clone()))
+        .collect()
+}
+
+impl Connection {
+    fn new(server: String) -> Self {
+        Self { server, connected: false, since: SystemTime::now(), last_error: None }
+    }
+
+    fn works(&mut self) {
+        if !self.connected {
+            tracing::info!("{} tells everything", self.server);
+            (self.connected, self.since) = (true, SystemTime::now());
+        }
+    }
+
+    fn failed(&mut self, words: &str) {
+        if self.last_error.as_deref() != Some(words) || self.connected {
+            tracing::warn!("{words}");
+            self.last_error = Some(words.into());
+        }
+        if self.connected {
+            (self.connected, self.since) = (false, SystemTime::now());
+        }
+    }
+}

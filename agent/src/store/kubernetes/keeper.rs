@@ -1,0 +1,186 @@
+//! What is in force, and the last good of it on disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::scope::Scope;
+use crate::intent::Snapshot;
+use crate::store::check::{self, Extent, Object};
+use crate::store::problem::{Culprit, Problem};
+use crate::store::settle::{self, Refused};
+use crate::store::{Connection, Refusal, View, last_good};
+
+/// The last good intent is written at most once in this time.
+const WRITE_EVERY: Duration = Duration::from_secs(2);
+
+/// An object that couldn't be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Which.
+    pub key: Culprit,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// Holds what is in force.
+#[derive(Debug)]
+pub struct Keeper {
+    node: String,
+    last_good: PathBuf,
+    /// What the intent in force is made of.
+    good: Vec<Object>,
+    view: View,
+    /// It was looked for on disk.
+    recalled: bool,
+    /// The API server has told everything once.
+    synced: bool,
+    writer: watch::Sender<Option<(String, Vec<Object>)>>,
+}
+
+impl Keeper {
+    /// Nothing is in force yet.
+    pub fn new(last_good: PathBuf, node: String) -> Self {
+        let (writer, wanted) = watch::channel(None);
+        tokio::spawn(write(last_good.clone(), wanted));
+        Self {
+            node,
+            last_good,
+            good: Vec::new(),
+            view: View::default(),
+            recalled: false,
+            synced: false,
+            writer,
+        }
+    }
+
+    /// Whether nothing was told yet, and nothing recalled.
+    pub fn waits(&self) -> bool {
+        !self.synced && !self.recalled
+    }
+
+    /// Goes by what was last good before this process, unless something better is there.
+    pub fn recall(&mut self) {
+        if !self.waits() {
+            return;
+        }
+        let Some((snapshot, good)) = self.read() else { return };
+        tracing::info!("the last good intent, kept in {}, is in force", self.last_good.display());
+        self.view.snapshot = Some(Arc::new(snapshot));
+        self.view.generation = 1;
+        self.view.origin = self.last_good.display().to_string();
+        self.good = good;
+    }
+
+    fn read(&mut self) -> Option<(Snapshot, Vec<Object>)> {
+        self.recalled = true;
+        let objects = match last_good::read(&self.last_good) {
+            Ok(objects) => objects?,
+            Err(problem) => {
+                tracing::warn!("the last good intent in {} can't be used: {problem}", self.last_good.display());
+                return None;
+            }
+        };
+        match check::assemble(&objects, Extent::Around(&self.node)) {
+            Ok(mut snapshot) => {
+                let scope = Scope::of_objects(&objects, &self.node);
+                snapshot.all_nodes = scope.is_none_or(|scope| scope.labels.is_none());
+                Some((snapshot, objects))
+            }
+            Err(problems) => {
+                for problem in problems {
+                    tracing::warn!("the last good intent can't be used: {}: {}", problem.field, problem.problem);
+                }
+                None
+            }
+        }
+    }
+
+    /// What the intent in force needs to know of nodes.
+    pub fn scope(&self) -> Option<Scope> {
+        Scope::of_objects(&self.good, &self.node)
+    }
+
+    /// Takes what the API server holds now.
+    pub fn take(&mut self, objects: Vec<Object>, unreadable: Vec<Unreadable>, all_nodes: bool, server: &str) {
+        if !self.synced && !self.recalled {
+            // What was good before this process has precedence over newcomers, too.
+            self.good = self.read().map(|(_, good)| good).unwrap_or_default();
+        }
+        self.synced = true;
+        let keys: Vec<_> = unreadable.iter().map(|object| object.key.clone()).collect();
+        let settled = settle::settle(objects, &keys, &self.good, &self.node);
+        let mut refusals: Vec<_> = unreadable.iter().flat_map(unread).collect();
+        refusals.extend(settled.refused.iter().map(refusal));
+        refusals.sort();
+        refusals.dedup();
+        for refusal in refusals.iter().filter(|refusal| !self.view.refusals.contains(refusal)) {
+            tracing::warn!("intent refused: {refusal}");
+        }
+        let Some((mut snapshot, good)) = settled.good else {
+            self.view.in_sync = false;
+            self.view.refusals = refusals;
+            return;
+        };
+        snapshot.all_nodes = all_nodes;
+        if self.view.snapshot.as_deref() != Some(&snapshot) {
+            tracing::info!(nodes = snapshot.nodes.len(), peers = snapshot.peers.len(), "intent from {server} is in force");
+            self.view.snapshot = Some(Arc::new(snapshot));
+            self.view.generation += 1;
+        }
+        if self.good != good || self.writer.borrow().is_none() {
+            self.writer.send_replace(Some((server.to_string(), good.clone())));
+            self.good = good;
+        }
+        self.view.in_sync = refusals.is_empty();
+        self.view.origin = server.into();
+        self.view.refusals = refusals;
+    }
+
+    /// How it stands.
+    pub fn view(&self, connection: &Connection) -> View {
+        View { connection: Some(connection.clone()), ..self.view.clone() }
+    }
+}
+
+fn unread(object: &Unreadable) -> impl Iterator<Item = Refusal> {
+    object.problems.iter().map(|problem| {
+        refusal(&Refused { object: Some(object.key.clone()), problem: problem.clone() })
+    })
+}
+
+fn refusal(refused: &Refused) -> Refusal {
+    let title = |key: &Culprit| format!("{} {}", key.kind, key.name);
+    Refusal {
+        file: String::new(),
+        line: None,
+        object: refused.object.as_ref().map(title).unwrap_or_default(),
+        field: refused.problem.field.clone(),
+        problem: refused.problem.problem.clone(),
+        remedy: refused.problem.remedy.clone(),
+    }
+}
+
+/// Writes what is good to disk, the newest only, and not too often.
+async fn write(path: PathBuf, mut wanted: watch::Receiver<Option<(String, Vec<Object>)>>) {
+    while wanted.changed().await.is_ok() {
+        let Some((server, objects)) = wanted.borrow_and_update().clone() else { continue };
+        let target = path.clone();
+        let result = tokio::task::spawn_blocking(move || keep(&target, &server, &objects)).await;
+        if let Ok(Err(error)) = result {
+            tracing::warn!(
+                "can't write {}: {error}; a start without the API server would have nothing to go by",
+                path.display()
+            );
+        }
+        sleep(WRITE_EVERY).await;
+    }
+}
+
+fn keep(path: &Path, server: &str, objects: &[Object]) -> std::io::Result<()> {
+    let documents: Vec<_> = objects.iter().map(last_good::document).collect();
+    last_good::write(path, server, &documents)
+}

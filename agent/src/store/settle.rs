@@ -1,0 +1,168 @@
+//! Objects that come one by one, each by its own hand: what of them is taken, and what stays as it was last good.
+//!
+//! Where a folder is edited as a whole and refused as a whole, in an API server a mistake in one object must not keep
+//! another from being followed: nodes come and go whatever somebody did to a BGPPeer. So what is wrong gives way, object
+//! by object, to what it was when it was last good, or is left out. What was good before has precedence: a newcomer that
+//! clashes with it waits. Where that is not enough, everything stays as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::check::{self, CONFIGURATION_NAME, Extent, Kind, Object};
+use super::problem::{Culprit, Problem};
+use crate::intent::Snapshot;
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Settled {
+    /// What is in force now, with the objects it is made of; `None`: there is nothing that could be.
+    pub good: Option<(Snapshot, Vec<Object>)>,
+    /// Why not all is in force that there is.
+    pub refused: Vec<Refused>,
+}
+
+/// One thing that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Of which object; `None`: of the whole.
+    pub object: Option<Culprit>,
+    /// What.
+    pub problem: Problem,
+}
+
+impl Object {
+    /// Its kind and name.
+    pub fn key(&self) -> Culprit {
+        Culprit::new(self.kind_name(), &self.name)
+    }
+}
+
+/// Settles what `current` objects mean to `node`, given those of which the intent in force is made. `unreadable` are
+/// there, too, but couldn't be read.
+pub fn settle(current: Vec<Object>, unreadable: &[Culprit], good: &[Object], node: &str) -> Settled {
+    let before: BTreeMap<Culprit, &Object> = good.iter().map(|object| (object.key(), object)).collect();
+    let mut settling = Settling { before, taken: BTreeMap::new(), refused: Vec::new() };
+    settling.begin(current, unreadable);
+    loop {
+        let objects = settling.in_order();
+        match check::assemble(&objects, Extent::Around(node)) {
+            Ok(snapshot) => {
+                return Settled { good: Some((snapshot, objects)), refused: settling.refused };
+            }
+            Err(problems) => {
+                if !settling.give_way(&objects, problems) {
+                    // What was good before fits together.
+                    let snapshot = check::assemble(good, Extent::Around(node)).ok();
+                    let good = snapshot.map(|snapshot| (snapshot, good.to_vec()));
+                    return Settled { good, refused: settling.refused };
+                }
+            }
+        }
+    }
+}
+
+struct Settling<'a> {
+    before: BTreeMap<Culprit, &'a Object>,
+    taken: BTreeMap<Culprit, Object>,
+    refused: Vec<Refused>,
+}
+
+impl Settling<'_> {
+    fn begin(&mut self, current: Vec<Object>, unreadable: &[Culprit]) {
+        self.taken = current.into_iter().map(|object| (object.key(), object)).collect();
+        for key in unreadable {
+            self.restore(key);
+        }
+        // Without a BGPConfiguration nothing is meant at all: somebody took the definitions away, or hasn't begun.
+        if !self.taken.contains_key(&Culprit::new("BGPConfiguration", CONFIGURATION_NAME)) {
+            let ours: Vec<_> = self.before.keys().filter(|key| key.kind.starts_with("BGP")).cloned().collect();
+            for key in ours {
+                if !self.taken.contains_key(&key) {
+                    self.restore(&key);
+                }
+            }
+            if !self.before.is_empty() {
+                self.refused.push(Refused { object: None, problem: no_configuration() });
+            }
+        }
+    }
+
+    /// What is as it was comes first: the blame goes to what comes later.
+    fn in_order(&self) -> Vec<Object> {
+        let (old, new): (Vec<_>, Vec<_>) = self.taken.iter().partition(|(key, _)| self.is_as_before(key));
+        old.into_iter().chain(new).map(|(_, object)| object.clone()).collect()
+    }
+
+    fn is_as_before(&self, key: &Culprit) -> bool {
+        self.before.get(key).is_some_and(|object| self.taken.get(key) == Some(object))
+    }
+
+    /// Makes what is to blame give way; whether anything did.
+    fn give_way(&mut self, objects: &[Object], problems: Vec<Problem>) -> bool {
+        let mut guilty = BTreeSet::new();
+        for problem in problems {
+            let own = problem.object.and_then(|index| objects.get(index)).map(Object::key);
+            let culprit = problem.culprit.clone().filter(|key| self.can_be_restored(key));
+            guilty.extend(culprit.or_else(|| own.clone().filter(|key| !self.is_as_before(key))));
+            let refused = Refused { object: own, problem: with_clash_in_words(problem, objects) };
+            if !self.refused.contains(&refused) {
+                self.refused.push(refused);
+            }
+        }
+        for key in &guilty {
+            if !self.restore(key) {
+                self.taken.remove(key);
+            }
+        }
+        !guilty.is_empty()
+    }
+
+    fn can_be_restored(&self, key: &Culprit) -> bool {
+        self.before.contains_key(key) && !self.is_as_before(key)
+    }
+
+    fn restore(&mut self, key: &Culprit) -> bool {
+        match self.before.get(key) {
+            Some(object) => {
+                self.taken.insert(key.clone(), (*object).clone());
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// The other object by name: numbers mean nothing outside.
+fn with_clash_in_words(mut problem: Problem, objects: &[Object]) -> Problem {
+    if let Some((index, _)) = problem.clash.take()
+        && let Some(other) = objects.get(index)
+        && !problem.problem.contains(other.name.as_str())
+    {
+        problem.problem = format!("{} ({} {})", problem.problem, other.kind_name(), other.name);
+    }
+    problem.object = None;
+    problem
+}
+
+fn no_configuration() -> Problem {
+    Problem {
+        object: None,
+        field: String::new(),
+        problem: "there is no BGPConfiguration any more".into(),
+        remedy: format!(
+            "add one named {CONFIGURATION_NAME}; until then what was last good stays, BGPPeers and BGPFilters too"
+        ),
+        clash: None,
+        culprit: None,
+    }
+}
+
+/// The configuration among objects.
+pub fn configuration(objects: &[Object]) -> Option<&crate::api::BGPConfigurationSpec> {
+    objects.iter().find_map(|object| match &object.kind {
+        Kind::Configuration(spec) if object.name == CONFIGURATION_NAME => Some(spec.as_ref()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+use super::*;
+use crate::store::decode::{self, Unknown};
+use crate::store::problem::Problems;
+use crate::store::yaml;
+
+/// Objects from short YAML documents.
+fn objects(text: &str) -> Vec<Object> {
+    let documents = yaml::parse(text).unwrap();
+    let mut found = Vec::new();
+    let read = |value| decode::object(value, Unknown::Refused, &mut Problems::of(0, &mut found));
+    let objects: Option<Vec<_>> = documents.iter().map(|document| &document.value).map(read).collect();
+    objects.unwrap_or_else(|| panic!("{found:?} in {text}"))
+}
+
+fn configuration(spec: &str) -> String {
+    format!(
+        "---\napiVersion: heliograph.io/v1alpha1\nkind: BGPConfiguration\nmetadata: {{name: default}}\nspec: {{{spec}}}\n"
+    )
+}
+
+fn node(name: &str, address: &str, pods: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDRs: [{pods}]}}\n\
+         status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+    )
+}
+
+fn peer(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: heliograph.io/v1alpha1\nkind: BGPPeer\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+    )
+}
+
+fn filter(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: heliograph.io/v1alpha1\nkind: BGPFilter\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+    )
+}
+
+fn secret(name: &str, data: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{{data}}}\n")
+}
+
+const A: &str = "a";
+
+fn usual() -> String {
+    configuration("asNumber: 64512, clusterCIDRs: [10.244.0.0/16]") + &node(A, "192.0.2.1", "10.244.1.0/24")
+}
+
+fn first(text: &str) -> Vec<Object> {
+    let settled = settle(objects(text), &[], &[], A);
+    assert_eq!(settled.refused, []);
+    settled.good.unwrap().1
+}
+
+/// What of `now` is taken after `before`, and the fields that are refused.
+fn after(before: &str, now: &str) -> (Snapshot, Vec<String>) {
+    let settled = settle(objects(now), &[], &first(before), A);
+    let refused = settled.refused.iter().map(|refused| {
+        let object = refused.object.as_ref().map(|key| format!("{} {} ", key.kind, key.name));
+        format!("{}{}", object.unwrap_or_default(), refused.problem.field)
+    });
+    (settled.good.unwrap().0, refused.collect())
+}
+
+#[test]
+fn what_is_good_is_taken_whole() {
+    let (snapshot, refused) = after(&usual(), &(usual() + &node("b", "192.0.2.2", "10.244.2.0/24")));
+    assert_eq!((snapshot.nodes.len(), refused.len()), (2, 0));
+}
+
+#[test]
+fn a_mistake_in_one_object_keeps_none_of_the_others_from_being_followed() {
+    let good = peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
+    let bad = peer("tor", "peerAddress: 192.0.2.9, peerASN: 0");
+    let (snapshot, refused) =
+        after(&(usual() + &good), &(usual() + &bad + &node("b", "192.0.2.2", "10.244.2.0/24")));
+    assert_eq!(snapshot.peers["tor"].asn, 64600, "as it was last good");
+    assert_eq!(snapshot.nodes.len(), 2, "the node is followed");
+    assert_eq!(refused, ["BGPPeer tor spec.peerASN"]);
+    // Without a good one before, it is left out.
+    let (snapshot, _) = after(&usual(), &(usual() + &bad));
+    assert!(snapshot.peers.is_empty());
+}
+
+#[test]
+fn a_newcomer_that_clashes_waits() {
+    let cases = [
+        // Sorted before the incumbents, so that order alone would blame these.
+        (node("0", "192.0.2.1", "10.244.9.0/24"), "Node 0 status.addresses"),
+        (node("0", "192.0.2.3", "10.244.1.0/25"), "Node 0 spec.podCIDRs[0]"),
+        (node("0", "10.244.1.7", "10.244.9.0/24"), "Node 0 status.addresses"),
+        (node("0", "192.0.2.3", "10.245.1.0/24"), "Node 0 spec.podCIDRs[0]"),
+        (peer("0", "peerAddress: 192.0.2.1, peerASN: 64600"), "BGPPeer 0 spec.peerAddress"),
+        (peer("0", "peerAddress: 192.0.2.9, peerASN: 64600"), "BGPPeer 0 spec.peerAddress"),
+    ];
+    let before = usual() + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
+    for (newcomer, expected) in cases {
+        let (snapshot, refused) = after(&before, &(before.clone() + &newcomer));
+        assert_eq!(refused, [expected]);
+        assert_eq!((snapshot.nodes.keys().collect::<Vec<_>>(), snapshot.peers.len()), (vec!["a"], 1));
+    }
+}
+
+#[test]
+fn a_configuration_that_would_throw_nodes_out_gives_way() {
+    let moved = usual().replace("10.244.0.0/16", "10.99.0.0/16");
+    let (snapshot, refused) = after(&usual(), &moved);
+    assert_eq!(snapshot.nodes.len(), 1);
+    assert_eq!(snapshot.configuration.cluster_cidrs[0].to_string(), "10.244.0.0/16");
+    assert_eq!(refused, ["Node a spec.podCIDRs[0]"]);
+}
+
+#[test]
+fn what_a_peer_needs_stays_with_it() {
+    let password = "peerAddress: 192.0.2.9, peerASN: 64600, passwordSecretRef: {name: s}, importFilter: f";
+    let needed = peer("tor", password);
+    let f = filter("f", "otherwise: Accept");
+    let s = secret("s", "password: sesame");
+    let before = usual() + &needed + &f + &s;
+    let old = first(&before);
+    let old = settle(old.clone(), &[], &old, A).good.unwrap().0.peers["tor"].clone();
+    let cases = [
+        (usual() + &needed + &f, vec!["BGPPeer tor spec.passwordSecretRef"]),
+        (usual() + &needed + &f + &secret("s", "other: x"), vec!["BGPPeer tor spec.passwordSecretRef"]),
+        (usual() + &needed + &f + &secret("s", "password: ''"), vec!["BGPPeer tor spec.passwordSecretRef"]),
+        (usual() + &needed + &s, vec!["BGPPeer tor spec.importFilter"]),
+        (
+            usual() + &needed + &s + &filter("f", "rules: [{action: Accept, set: {prepend: 99}}]"),
+            vec!["BGPFilter f spec.rules[0]"],
+        ),
+        (
+            usual() + &needed + &s + &filter("f", "rules: [{action: Accept, set: {nextHopSelf: true}}]"),
+            vec!["BGPPeer tor spec.importFilter"],
+        ),
+    ];
+    for (now, expected) in cases {
+        let (snapshot, refused) = after(&before, &now);
+        assert_eq!(refused, expected);
+        if !now.contains("nextHopSelf") {
+            assert_eq!(snapshot.peers["tor"], old);
+        }
+    }
+    let rotated = usual() + &needed + &f + &secret("s", "password: other");
+    let (snapshot, refused) = after(&before, &rotated);
+    assert!(refused.is_empty() && snapshot.peers["tor"] != old, "a new password is taken");
+    // Never without the password that it wants.
+    let (snapshot, _) = after(&usual(), &(usual() + &needed + &f));
+    assert!(snapshot.peers.is_empty());
+}
+
+#[test]
+fn secrets_of_peers_of_other_nodes_are_not_asked_for() {
+    let elsewhere = "peerAddress: 192.0.2.9, peerASN: 64600, passwordSecretRef: {name: s}, \
+                     nodeSelector: {matchLabels: {rack: '9'}}";
+    let (snapshot, refused) = after(&usual(), &(usual() + &peer("tor", elsewhere)));
+    assert_eq!((snapshot.peers["tor"].authentication.clone(), refused.len()), (None, 0));
+}
+
+#[test]
+fn without_a_configuration_everything_of_ours_stays_and_nodes_are_followed() {
+    let before = usual() + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
+    let now = node(A, "192.0.2.1", "10.244.1.0/24") + &node("b", "192.0.2.2", "10.244.2.0/24");
+    let (snapshot, refused) = after(&before, &now);
+    assert_eq!((snapshot.nodes.len(), snapshot.peers.len(), snapshot.configuration.asn), (2, 1, 64512));
+    assert_eq!(refused, [""]);
+    let settled = settle(objects(&now), &[], &[], A);
+    assert!(settled.good.is_none() && settled.refused[0].problem.problem.contains("no BGPConfiguration"));
+}
+
+#[test]
+fn what_cannot_be_read_stays_as_it_was() {
+    let before = usual() + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
+    let good = first(&before);
+    let settled = settle(objects(&usual()), &[Culprit::new("BGPPeer", "tor")], &good, A);
+    assert_eq!(settled.good.unwrap().0.peers.len(), 1);
+}
+
+#[test]
+fn a_deleted_object_is_gone() {
+    let before = usual()
+        + &node("b", "192.0.2.2", "10.244.2.0/24")
+        + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
+    let (snapshot, refused) = after(&before, &usual());
+    assert_eq!((snapshot.nodes.len(), snapshot.peers.len(), refused.len()), (1, 0, 0));
+}
