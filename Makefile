@@ -6,7 +6,11 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-.PHONY: demo test check bench audit build
+# What of Rust's C library there is without a shared object: the image holds nothing but our programs.
+STATIC   := $(shell uname -m)-unknown-linux-musl
+IMAGE    := target/heliograph-image.tar
+
+.PHONY: demo test check bench audit build image manifests
 
 demo: build
 	$(LAB) setup
@@ -21,6 +25,17 @@ test: build
 
 build:
 	cargo build --workspace --bins
+
+# The container image as a tar, made without a builder: `ctr -n k8s.io image import`, `docker load`, `podman load`.
+image:
+	@rustup target list --installed | grep -q $(STATIC) || rustup target add $(STATIC)
+	cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
+	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
+
+# All that users apply in one file; a test sees that it is up to date.
+manifests:
+	for part in $(wildcard manifests/crds.yaml) $(addprefix manifests/base/,namespace.yaml rbac.yaml daemonset.yaml); do \
+		echo ---; cat $$part; done > manifests/install.yaml
 
 check:
 	cargo fmt --all --check

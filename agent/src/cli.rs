@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and the commands that only look.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,6 +57,9 @@ Needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE. Log: stderr, RUST_LOG cho
 SIGTERM and SIGINT end it as for a restart: routes stay in the kernel, and peers keep theirs to this node for the
 graceful restart time. `heliograph cleanup` removes everything.
 
+HTTP: /healthz is the process; /readyz says 503, and what is missing, until the first sync is done; /metrics is for
+Prometheus.
+
 Exit: 0 after a signal, 1 if it could not run (stderr says what to do), 2 for a wrong command line.")]
     Agent {
         /// What the agent is told.
@@ -65,6 +68,10 @@ Exit: 0 after a signal, 1 if it could not run (stderr says what to do), 2 for a 
         /// Folder where the container runtime looks for CNI configurations.
         #[arg(long, env = "HELIOGRAPH_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
         cni_conf_dir: PathBuf,
+        /// Folder where the container runtime looks for CNI plugins: the agent puts heliograph-cni there, from beside
+        /// its own program. Not given: whoever installs the agent does that.
+        #[arg(long, env = "HELIOGRAPH_CNI_BIN_DIR")]
+        cni_bin_dir: Option<PathBuf>,
     },
     /// Run a route reflector: the same speaker, without a kernel part and without root if the port allows.
     Reflector {
@@ -137,6 +144,10 @@ pub struct DaemonArgs {
     /// With store kubernetes: folder for what outlives a reboot, the last good intent (last-good.yaml, mode 0600).
     #[arg(long, env = "HELIOGRAPH_STATE_DIR", default_value = "/var/lib/heliograph")]
     pub state_dir: PathBuf,
+    /// Where to serve /healthz, /readyz and /metrics, ADDRESS:PORT; several may be given, and `off` is none.
+    #[arg(long, env = "HELIOGRAPH_HTTP_ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:9179",
+          value_parser = http_address)]
+    pub http_address: Vec<HttpAddress>,
 }
 
 /// Where intent comes from.
@@ -149,16 +160,36 @@ pub enum StoreKind {
     Kubernetes,
 }
 
+/// An address to serve HTTP on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpAddress(Option<SocketAddr>);
+
+/// Reads an address. IPv6 may go without brackets, as a pod's `$(HOST_IP):9179` does: a port is always given.
+fn http_address(text: &str) -> Result<HttpAddress, String> {
+    if text == "off" {
+        return Ok(HttpAddress(None));
+    }
+    let bare = || {
+        let (address, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
+    };
+    let address = text.parse().ok().or_else(bare);
+    address.map(|address| HttpAddress(Some(address))).ok_or_else(|| {
+        "that is no ADDRESS:PORT; for example 127.0.0.1:9179, [::]:9179 for everybody, or off".into()
+    })
+}
+
 impl DaemonArgs {
     /// For the agent to run by.
-    pub fn options(self, role: Role, cni_conf_dir: PathBuf) -> Options {
+    pub fn options(self, role: Role, cni_conf_dir: PathBuf, cni_bin_dir: Option<PathBuf>) -> Options {
         let store = match self.store {
             StoreKind::Files => Store::Files(self.intent),
             StoreKind::Kubernetes => {
                 Store::Kubernetes { namespace: self.namespace, state_dir: self.state_dir }
             }
         };
-        Options { node: self.node, role, store, run_dir: self.run_dir, cni_conf_dir }
+        let http = self.http_address.iter().filter_map(|address| address.0).collect();
+        Options { node: self.node, role, store, run_dir: self.run_dir, cni_conf_dir, cni_bin_dir, http }
     }
 }
 
@@ -267,5 +298,34 @@ pub fn validate(folder: &std::path::Path, output: Output) -> ExitCode {
             }
             FAILED.into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_http_address_is_an_address_with_a_port_or_off() {
+        let read = |text: &str| http_address(text).map(|address| address.0.map(|at| at.to_string()));
+        for (text, wanted) in [
+            ("127.0.0.1:9179", "127.0.0.1:9179"),
+            ("[::]:80", "[::]:80"),
+            ("fd00::1:9179", "[fd00::1]:9179"),
+            ("[fd00::1:9179]:9179", "[fd00::1:9179]:9179"),
+        ] {
+            assert_eq!(read(text), Ok(Some(wanted.to_string())));
+        }
+        assert_eq!(read("off"), Ok(None));
+        for text in ["", "9179", "127.0.0.1", "localhost:9179", "127.0.0.1:99999"] {
+            assert!(read(text).unwrap_err().contains("ADDRESS:PORT"), "{text}");
+        }
+    }
+
+    #[test]
+    fn several_http_addresses_can_be_given() {
+        let line = "heliograph reflector --node a --http-address off --http-address=127.0.0.1:1,[::1]:2";
+        let Command::Reflector { daemon } = Cli::parse_from(line.split(' ')).command else { panic!() };
+        assert_eq!(daemon.options(Role::Reflector, PathBuf::new(), None).http.len(), 2);
     }
 }

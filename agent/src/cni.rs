@@ -5,6 +5,7 @@ use serde::Serialize;
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use thiserror::Error;
 
 /// The shim's picture of this node, in the run directory.
@@ -31,12 +32,30 @@ pub struct CniError {
 pub struct Installer {
     run_dir: PathBuf,
     conf_dir: PathBuf,
+    /// Our plugin, and the folder where the runtime looks for plugins.
+    plugin: Option<(PathBuf, PathBuf)>,
+}
+
+/// Name of the plugin's program.
+pub const PLUGIN: &str = "heliograph-cni";
+
+/// The plugin that lies beside the program that runs.
+pub fn plugin_beside_us() -> PathBuf {
+    let ours = std::env::current_exe().unwrap_or_default();
+    ours.with_file_name(PLUGIN)
 }
 
 impl Installer {
     /// An installer for these directories (`/run/heliograph` and `/etc/cni/net.d` on a real node).
     pub fn new(run_dir: impl Into<PathBuf>, conf_dir: impl Into<PathBuf>) -> Self {
-        Self { run_dir: run_dir.into(), conf_dir: conf_dir.into() }
+        Self { run_dir: run_dir.into(), conf_dir: conf_dir.into(), plugin: None }
+    }
+
+    /// Has the plugin `program` put into the runtime's folder `bin_dir` before the conflist names it. It stays there when
+    /// the conflist goes: pods that are still there have to be taken down with it.
+    #[must_use]
+    pub fn with_plugin(self, program: impl Into<PathBuf>, bin_dir: impl Into<PathBuf>) -> Self {
+        Self { plugin: Some((program.into(), bin_dir.into())), ..self }
     }
 
     /// Path of the node file.
@@ -54,6 +73,9 @@ impl Installer {
     /// node isn't ready for a moment. Whether anything was written.
     pub fn install<N: Serialize>(&self, node: &N, ready: bool) -> Result<bool, CniError> {
         let mut written = put(&self.node_file(), &encoded(node, &self.node_file())?)?;
+        if let Some((program, folder)) = &self.plugin {
+            written |= put_program(program, &folder.join(PLUGIN))?;
+        }
         if ready {
             written |= put(&self.conflist(), &self.conflist_content()?)?;
         }
@@ -87,27 +109,55 @@ fn encoded<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, CniError> {
     Ok(content)
 }
 
+/// Copies a program in one step, unless the same is there, by size and time of change. One that runs goes on running.
+fn put_program(program: &Path, path: &Path) -> Result<bool, CniError> {
+    let failed = |what, path: &Path| {
+        let path = path.to_owned();
+        move |error| CniError { what, path, error }
+    };
+    let source = std::fs::metadata(program).map_err(failed("read the CNI plugin", program))?;
+    let modified = |metadata: &std::fs::Metadata| metadata.modified().ok();
+    let same =
+        |there: &std::fs::Metadata| there.len() == source.len() && modified(there) == modified(&source);
+    if std::fs::metadata(path).is_ok_and(|there| same(&there)) {
+        return Ok(false);
+    }
+    let content = std::fs::read(program).map_err(failed("read the CNI plugin", program))?;
+    write(path, &content, 0o755, modified(&source)).map_err(failed("write", path))?;
+    tracing::info!(path = %path.display(), "plugin written");
+    Ok(true)
+}
+
 /// Writes the file in one step, unless it already says the same; whether it was written.
 fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
     if std::fs::read(path).is_ok_and(|present| present == content) {
         return Ok(false);
     }
-    let write = || {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        // Runtimes read every file with a known ending, so the unfinished one has none.
-        let mut unfinished =
-            tempfile::Builder::new().prefix(".heliograph-").suffix(".tmp").tempfile_in(folder)?;
-        unfinished.write_all(content)?;
-        unfinished.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        unfinished.as_file().sync_all()?;
-        unfinished.persist(path).map_err(|error| error.error)?;
-        // The name is part of the folder: without this a power cut could bring the old file back.
-        std::fs::File::open(folder)?.sync_all()
-    };
-    write().map_err(|error| CniError { what: "write", path: path.to_owned(), error })?;
+    write(path, content, 0o644, None).map_err(|error| CniError {
+        what: "write",
+        path: path.to_owned(),
+        error,
+    })?;
     tracing::info!(path = %path.display(), "written");
     Ok(true)
+}
+
+/// Puts a file in place in one step, whole or not at all.
+fn write(path: &Path, content: &[u8], mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    // Runtimes read every file with a known ending, so the unfinished one has none.
+    let mut unfinished =
+        tempfile::Builder::new().prefix(".heliograph-").suffix(".tmp").tempfile_in(folder)?;
+    unfinished.write_all(content)?;
+    unfinished.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+    if let Some(modified) = modified {
+        unfinished.as_file().set_modified(modified)?;
+    }
+    unfinished.as_file().sync_all()?;
+    unfinished.persist(path).map_err(|error| error.error)?;
+    // The name is part of the folder: without this a power cut could bring the old file back.
+    std::fs::File::open(folder)?.sync_all()
 }
 
 fn remove(path: &Path) -> Result<bool, CniError> {
@@ -182,6 +232,27 @@ mod tests {
         };
         assert_eq!(left(&installer.conf_dir), ["10-other.conflist"]);
         assert!(left(&installer.run_dir).is_empty(), "no unfinished file stays either");
+    }
+
+    #[test]
+    fn the_plugin_comes_before_the_conflist_and_follows_upgrades() {
+        let (folder, installer) = folder();
+        let program = folder.path().join("new");
+        let bin_dir = folder.path().join("bin");
+        let installer = installer.with_plugin(&program, &bin_dir);
+        let error = installer.install(&node(1480), true).unwrap_err();
+        assert!(error.to_string().contains("CNI plugin"), "{error}");
+        assert!(!installer.conflist().exists(), "a conflist must not name a plugin that isn't there");
+        for content in ["one", "two"] {
+            std::fs::write(&program, content).unwrap();
+            assert!(installer.install(&node(1480), true).unwrap());
+            let there = bin_dir.join(PLUGIN);
+            assert_eq!(std::fs::read_to_string(&there).unwrap(), content);
+            assert_eq!(std::fs::metadata(&there).unwrap().permissions().mode() & 0o777, 0o755);
+            assert!(!installer.install(&node(1480), true).unwrap(), "not written again");
+        }
+        installer.withdraw().unwrap();
+        assert!(bin_dir.join(PLUGIN).exists(), "pods that are still there need it");
     }
 
     #[test]

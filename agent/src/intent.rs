@@ -64,6 +64,8 @@ pub struct Configuration {
     pub cluster_cidrs: Vec<IpNetwork>,
     /// When packets between nodes are encapsulated.
     pub encapsulation: Encapsulation,
+    /// Whether what pods send to the outside leaves under their node's address.
+    pub nat_outgoing: bool,
     /// Timers of all sessions between nodes.
     pub timers: Timers,
     /// Graceful restart, where it is on.

@@ -13,8 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     log_to_stderr();
     match Cli::parse().command {
-        Command::Agent { daemon, cni_conf_dir } => concluded(serve(daemon.options(Role::Node, cni_conf_dir))),
-        Command::Reflector { daemon } => concluded(serve(daemon.options(Role::Reflector, PathBuf::new()))),
+        Command::Agent { daemon, cni_conf_dir, cni_bin_dir } => {
+            concluded(serve(daemon.options(Role::Node, cni_conf_dir, cni_bin_dir)))
+        }
+        Command::Reflector { daemon } => {
+            concluded(serve(daemon.options(Role::Reflector, PathBuf::new(), None)))
+        }
         Command::Status { query, check, session } => cli::status(&query, check, session),
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),

@@ -9,13 +9,12 @@
 
 use crate::kernel::error::Cause;
 use crate::kernel::{
-    Actual, Change, Desired, Device, DeviceForm, Family, Foreign, GuardState, Held, Kernel, KernelError, Key,
-    METRIC,
+    Actual, Change, Desired, Device, DeviceForm, Family, Foreign, Held, Kernel, KernelError, Key, METRIC,
+    Rules, TableState,
 };
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Wait before the first repetition of what failed; doubled with each failure up to [`LONGEST_WAIT`].
@@ -41,14 +40,14 @@ pub fn diff(desired: &Desired, actual: &Actual, may_delete: bool) -> Difference 
     let mut difference = Difference::default();
     let mut removals = Vec::new();
     diff_forwarding(desired, actual, &mut difference);
-    diff_guard(desired, actual, may_delete, &mut difference, &mut removals);
+    diff_table(desired, actual, may_delete, &mut difference, &mut removals);
     // Removed last in reverse order: routes, then the devices, then their guard.
-    let guard_removals = std::mem::take(&mut removals);
+    let table_removals = std::mem::take(&mut removals);
     diff_tunnels(desired, actual, &mut difference, &mut removals);
     let tunnel_removals = std::mem::take(&mut removals);
     diff_routes(desired, actual, &mut difference, &mut removals);
     removals.extend(tunnel_removals);
-    removals.extend(guard_removals);
+    removals.extend(table_removals);
     if may_delete {
         difference.changes.extend(removals);
     } else {
@@ -69,37 +68,46 @@ fn diff_forwarding(desired: &Desired, actual: &Actual, difference: &mut Differen
         .extend(wanted.filter(|family| !actual.forwarding.contains(family)).map(Change::Forward));
 }
 
-fn diff_guard(
+fn diff_table(
     desired: &Desired,
     actual: &Actual,
     may_delete: bool,
     difference: &mut Difference,
     removals: &mut Vec<Change>,
 ) {
-    let wanted = desired.tunnels.v4.is_some()
-        || desired.tunnels.v6.is_some()
-        || !desired.allowed_tunnel_sources.is_empty();
-    let (held, intact) = match &actual.guard {
-        GuardState::Absent => (None, false),
-        GuardState::Intact(sources) => (Some(sources), true),
-        GuardState::Altered(sources) => (Some(sources), false),
-    };
-    if !wanted {
+    let mut rules = desired.rules();
+    let held = actual.table.rules();
+    if let (None, Some(held), true) = (&rules.tunnel_sources, held, any_tunnel(actual)) {
+        // As long as there is a tunnel it is guarded.
+        rules.tunnel_sources = held.tunnel_sources.clone();
+    }
+    if desired.rules() == Rules::default() {
         if held.is_some() {
-            removals.push(Change::DeleteGuard);
+            removals.push(Change::DeleteTable);
         }
         return;
     }
-    let mut sources = desired.allowed_tunnel_sources.clone();
     if let (Some(held), false) = (held, may_delete) {
-        // A node that isn't known yet may still be one.
-        let known: BTreeSet<IpAddr> = held.difference(&sources).copied().collect();
-        difference.kept += known.len();
-        sources.extend(known);
+        difference.kept += keep_known(&mut rules, held);
     }
-    if !intact || held != Some(&sources) {
-        difference.changes.push(Change::PutGuard(sources));
+    if !matches!(&actual.table, TableState::Intact(held) if *held == rules) {
+        difference.changes.push(Change::PutTable(rules));
     }
+}
+
+/// A node that isn't known yet may still be one, and so may a network of pods; how many addresses of nodes are kept.
+fn keep_known(rules: &mut Rules, held: &Rules) -> usize {
+    if let (Some(nat), Some(held)) = (&mut rules.nat, &held.nat) {
+        nat.inside.extend(&held.inside);
+    }
+    let (Some(sources), Some(held)) = (&mut rules.tunnel_sources, &held.tunnel_sources) else { return 0 };
+    let wanted = sources.len();
+    sources.extend(held);
+    sources.len() - wanted
+}
+
+fn any_tunnel(actual: &Actual) -> bool {
+    actual.tunnels.values().any(|device| device.form == DeviceForm::External)
 }
 
 fn diff_tunnels(desired: &Desired, actual: &Actual, difference: &mut Difference, removals: &mut Vec<Change>) {
@@ -190,6 +198,10 @@ pub struct Summary {
     pub desired: usize,
     /// Things of ours that aren't wanted but kept until the picture is complete.
     pub kept: usize,
+    /// Changes that the kernel has confirmed so far.
+    pub changes: u64,
+    /// Requests that it has refused or not answered so far.
+    pub failures: u64,
     /// What is wrong; failures of the same sort are one entry.
     pub errors: Vec<Problem>,
 }
@@ -223,6 +235,9 @@ pub struct Reconciler<K> {
     /// Whether the kernel has to be read before the next change.
     stale: bool,
     failures: BTreeMap<Key, Failure>,
+    /// Of changes, confirmed and failed, since the start.
+    confirmed: u64,
+    failed: u64,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -235,6 +250,8 @@ impl<K: Kernel> Reconciler<K> {
             actual: Actual::default(),
             stale: true,
             failures: BTreeMap::new(),
+            confirmed: 0,
+            failed: 0,
         }
     }
 
@@ -344,6 +361,7 @@ impl<K: Kernel> Reconciler<K> {
             match result {
                 Ok(()) => {
                     tracing::debug!(%change, "done");
+                    self.confirmed += 1;
                     self.failures.remove(&change.key());
                     self.actual.note(change);
                 }
@@ -353,6 +371,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn fail(&mut self, key: Key, error: KernelError, now: Instant) {
+        self.failed += 1;
         let before = self.failures.get(&key);
         if before.is_none_or(|before| before.error != error) {
             tracing::warn!(%error, "the kernel is not as wanted");
@@ -374,7 +393,7 @@ impl<K: Kernel> Reconciler<K> {
         let exists = |family| {
             self.actual.tunnels.get(&family).is_some_and(|device| device.form == DeviceForm::External)
         };
-        let guarded = matches!(self.actual.guard, GuardState::Intact(_));
+        let guarded = self.actual.table.guards();
         let families = [Family::V4, Family::V6];
         let waits_for = match change {
             Change::PutTunnel { family, .. } if !guarded && !exists(*family) => {
@@ -384,7 +403,7 @@ impl<K: Kernel> Reconciler<K> {
                 let missing = |family: &Family| route.needs_tunnel(*family) && !exists(*family);
                 format!("there is the tunnel device {}", families.into_iter().find(missing)?.device())
             }
-            Change::DeleteGuard => {
+            Change::DeleteTable => {
                 format!(
                     "the tunnel device {} is gone",
                     families.into_iter().find(|family| exists(*family))?.device()
@@ -410,6 +429,8 @@ impl<K: Kernel> Reconciler<K> {
             routes: self.actual.routes.len() + self.actual.strays.len(),
             desired: self.desired.routes.len(),
             kept: difference.kept,
+            changes: self.confirmed,
+            failures: self.failed,
             errors,
         }
     }

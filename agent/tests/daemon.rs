@@ -1,6 +1,8 @@
 //! The real binary, without root: `validate`, and a reflector with its status, its refusals and its restarts.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -50,9 +52,7 @@ impl Site {
     fn new() -> Self {
         let site = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(site.intent()).unwrap();
-        // The kernel chooses a free port; that nobody takes it in between is likely enough.
-        let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        site.put("config.yaml", &CONFIGURATION.replace("PORT", &port.to_string()));
+        site.put("config.yaml", &CONFIGURATION.replace("PORT", &free_port().to_string()));
         site.put("nodes.yaml", NODES);
         site
     }
@@ -79,6 +79,8 @@ impl Site {
         let mut command = heliograph();
         command.args(["reflector", "--node", node, "--intent"]).arg(self.intent());
         command.arg("--run-dir").arg(self.run_dir()).stdin(Stdio::null());
+        // Many run at the same time.
+        command.args(["--http-address", "off"]);
         command
     }
 
@@ -128,6 +130,11 @@ impl Drop for Daemon {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A port that the kernel says is free; that nobody takes it in between is likely enough.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
 
 fn heliograph() -> Command {
@@ -275,4 +282,91 @@ fn what_keeps_it_from_running_is_said() {
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.contains(&port.to_string()) && said.contains("spec.listenPort"), "{said}");
+}
+
+/// What a daemon answers to these octets; empty while nobody listens.
+fn exchange(address: SocketAddr, request: &[u8]) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answer = Vec::new();
+    // A server that has heard enough hangs up.
+    let _ = stream.write_all(request);
+    let _ = stream.read_to_end(&mut answer);
+    text(&answer)
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    exchange(address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn health_readiness_and_metrics_over_http() {
+    let site = Site::new();
+    let nodes = fs::read_to_string(site.intent().join("nodes.yaml")).unwrap();
+    fs::remove_file(site.intent().join("nodes.yaml")).unwrap();
+    site.edit("config.yaml", "spec:\n", "spec:\n  gracefulRestart: {restartSeconds: 1}\n");
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let log = fs::File::create(site.folder.path().join("log")).unwrap();
+    let mut command = site.daemon("rr1");
+    command.arg(format!("--http-address={address}"));
+    let _reflector = Daemon(command.stderr(log).spawn().unwrap());
+
+    wait_until("it is alive", || get(address, "/healthz").starts_with("HTTP/1.1 200"));
+    let waiting = get(address, "/readyz");
+    assert!(waiting.starts_with("HTTP/1.1 503") && waiting.contains("waiting for: "), "{waiting}");
+    site.put("nodes.yaml", &nodes);
+    wait_until("it is ready", || get(address, "/readyz").starts_with("HTTP/1.1 200"));
+    site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.0/99");
+    site.until("a bad CIDR is refused", |s| !in_sync(s));
+    assert!(get(address, "/readyz").starts_with("HTTP/1.1 200"), "ready once is ready");
+
+    let answer = get(address, "/metrics");
+    let (head, metrics) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    for line in [
+        "heliograph_store_in_sync 0",
+        "heliograph_ready 1",
+        "heliograph_bgp_sessions{role=\"client\",state=\"established\"} 0",
+        "heliograph_bgp_session_up{peer=\"192.0.2.2\",name=\"a\",role=\"client\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    }
+    judge(metrics);
+
+    // Clients that say too much or nothing keep nobody else waiting for long.
+    let long = [b"GET / HTTP/1.1\r\nx: ".as_slice(), &[b'x'; 20_000], b"\r\n\r\n"].concat();
+    assert!(!exchange(address, &long).contains("200 OK"));
+    let _silent: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    wait_until("the silent are sent away", || get(address, "/healthz").starts_with("HTTP/1.1 200"));
+}
+
+/// Has Prometheus' own tool say what it thinks of metrics.
+fn judge(metrics: &str) {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match promtool {
+        Ok(promtool) => promtool,
+        Err(error) => {
+            let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+            assert!(!ci, "promtool (Debian: prometheus) has to judge the metrics: {error}");
+            eprintln!("promtool isn't there, so nobody judges the metrics: {error}");
+            return;
+        }
+    };
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }

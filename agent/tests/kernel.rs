@@ -315,12 +315,21 @@ fn the_guard_is_written_when_different_and_leaves_other_tables_alone() {
         for meddling in [
             "nft delete element inet heliograph nodes4 '{ 192.0.2.2 }'",
             "nft flush chain inet heliograph tunnels",
+            "nft add element inet heliograph nodes4 '{ 203.0.113.7 }'",
+            "nft chain inet heliograph tunnels '{ policy drop; }'",
+            "nft add chain inet heliograph more",
+            "nft add set inet heliograph more '{ type ipv4_addr; }'",
+            "nft add table inet heliograph '{ flags dormant; }'",
+            "nft insert rule inet heliograph tunnels ip saddr @nodes4 accept",
+            "nft replace rule inet heliograph tunnels handle \
+             $(nft -a list chain inet heliograph tunnels | sed -n 's/.*stranger.*handle //p') counter accept",
             "nft add rule inet heliograph tunnels accept",
             "nft delete table inet heliograph",
         ] {
             sh(meddling);
             bring_in_sync(&mut reconciler, &desired).await;
-            assert!(sh("nft list table inet heliograph").contains("drop comment"), "after {meddling}");
+            // All but the handle, which counts on.
+            assert_eq!(sh("nft list table inet heliograph"), listed, "after {meddling}");
         }
         desired.allowed_tunnel_sources.remove(&ip("192.0.2.1"));
         bring_in_sync(&mut reconciler, &desired).await;

@@ -21,9 +21,11 @@
 pub mod cleanup;
 pub mod demo;
 pub mod guest;
+pub mod image;
 pub mod jail;
 pub mod lab;
 pub mod netns;
+pub mod ours;
 pub mod pods;
 pub mod probe;
 pub mod setup;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heliograph_e2e::{cleanup, demo, guest, jail, setup, uml};
+use heliograph_e2e::{cleanup, demo, guest, jail, ours, setup, uml};
 
 /// The Heliograph lab.
 #[derive(Parser)]
@@ -28,6 +28,13 @@ enum Verb {
         /// Also what only the end-to-end tests need.
         #[arg(long)]
         tests: bool,
+    },
+    /// Puts our programs into a container image, as a tar, without a builder.
+    Image {
+        /// Folder of the static programs.
+        programs: PathBuf,
+        /// The tar.
+        out: PathBuf,
     },
     /// Runs a command where ipip is to be had: here, or in User-mode Linux.
     Run {
@@ -83,6 +90,7 @@ fn run(command: Verb) -> Result<i32> {
             cleanup::on_interrupt()?;
             setup::setup(tests).map(|()| 0)
         }
+        Verb::Image { programs, out } => ours::image(&programs, &out).map(|()| 0),
         Verb::Run { words } => {
             cleanup::on_interrupt()?;
             uml::run_with_ipip(&words, &mut |step| eprintln!("{step}"))

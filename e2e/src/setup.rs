@@ -15,9 +15,10 @@ type Package = (&'static str, &'static str);
 
 const LAB: [Package; 2] =
     [("iproute2", "builds and looks at the lab's networks"), ("nftables", "shows the agents' filter rules")];
-const INTEROP: [Package; 2] = [
+const INTEROP: [Package; 3] = [
     ("bird2", "a BGP peer of the interoperability tests"),
     ("frr", "a BGP peer of the interoperability tests"),
+    ("prometheus", "its promtool judges the agents' metrics"),
 ];
 const KERNEL: [Package; 8] = [
     (uml::SOURCE_PACKAGE, "the source of the User-mode Linux kernel"),

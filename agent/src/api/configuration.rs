@@ -49,6 +49,9 @@ pub struct BGPConfigurationSpec {
     /// When packets between pods of two nodes are carried in IPIP (IPv6: IPv6 in IPv6).
     #[serde(default)]
     pub encapsulation: Encapsulation,
+    /// Whether what pods send to the outside of the cluster leaves a node under the node's own address.
+    #[serde(default)]
+    pub nat_outgoing: NatOutgoing,
     /// BGP timers for all sessions; a BGPPeer may have its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<Timers>,
@@ -104,6 +107,20 @@ pub enum Encapsulation {
     // Between any two nodes.
     #[allow(missing_docs)]
     Always,
+}
+
+/// Whether pods' traffic to the outside is translated. Pods reach pods and nodes under their own addresses either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(description = "Disabled: the networks outside know the way back to the pods. Enabled: where the destination \
+                          is neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address.")]
+pub enum NatOutgoing {
+    // Never: the networks outside know the way back to the pods.
+    #[allow(missing_docs)]
+    Disabled,
+    // Where the destination is neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address.
+    #[default]
+    #[allow(missing_docs)]
+    Enabled,
 }
 
 /// BGP timers, in whole seconds.

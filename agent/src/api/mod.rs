@@ -8,15 +8,21 @@ pub mod configuration;
 pub mod crds;
 pub mod filter;
 pub mod node;
+pub mod node_status;
 pub mod peer;
 pub mod rules;
+pub mod session;
 pub mod status;
 
-pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, Reflectors};
+pub use configuration::{
+    BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, NatOutgoing, Reflectors,
+};
 pub use configuration::{Timers, Topology};
 pub use filter::{BGPFilter, BGPFilterSpec};
 pub use node::Node;
+pub use node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPNodeStatusStatus};
 pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule, SecretRef};
+pub use session::{BGPSession, BGPSessionSpec, BGPSessionStatus};
 
 /// Group of our own kinds.
 pub const GROUP: &str = "heliograph.io";

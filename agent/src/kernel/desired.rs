@@ -1,5 +1,6 @@
 //! What this node's kernel should hold of ours: the whole truth that `plan` makes and `reconcile` puts in place.
 
+use super::ranges::Ranges;
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +20,8 @@ pub struct Desired {
     pub tunnels: Tunnels,
     /// Addresses of known nodes: the only ones from which tunnelled packets are taken.
     pub allowed_tunnel_sources: BTreeSet<IpAddr>,
+    /// What leaves the cluster under this node's address; `None`: nothing does.
+    pub nat_outgoing: Option<NatOutgoing>,
     /// Whether this node forwards packets (sets the sysctls; they are never reverted).
     pub forwarding: bool,
 }
@@ -26,8 +29,35 @@ pub struct Desired {
 impl Desired {
     /// Whether nothing of ours is wanted.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.tunnels == Tunnels::default() && self.allowed_tunnel_sources.is_empty()
+        self.routes.is_empty() && self.tunnels == Tunnels::default() && self.rules() == Rules::default()
     }
+
+    /// What our nftables table should do.
+    pub fn rules(&self) -> Rules {
+        let guarded = self.tunnels != Tunnels::default() || !self.allowed_tunnel_sources.is_empty();
+        Rules {
+            tunnel_sources: guarded.then(|| self.allowed_tunnel_sources.clone()),
+            nat: self.nat_outgoing.clone(),
+        }
+    }
+}
+
+/// What our nftables table does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The only addresses from which tunnelled packets are taken; `None`: tunnelled packets are let be.
+    pub tunnel_sources: Option<BTreeSet<IpAddr>>,
+    /// What leaves the cluster under this node's address.
+    pub nat: Option<NatOutgoing>,
+}
+
+/// Traffic that leaves the cluster under the node's address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatOutgoing {
+    /// What this node's pods send,
+    pub pods: Ranges,
+    /// except to these: the cluster's networks and its nodes.
+    pub inside: Ranges,
 }
 
 /// The tunnel devices wanted, at most one a family of the outer header.

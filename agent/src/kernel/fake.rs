@@ -3,8 +3,8 @@
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::{
-    Actual, Change, Device, DeviceForm, Family, Foreign, GuardState, Hop, Kernel, Key, METRIC, Route,
-    Segment, Underlay,
+    Actual, Change, Device, DeviceForm, Family, Foreign, Hop, Kernel, Key, METRIC, Route, Rules, Segment,
+    Underlay,
 };
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -18,10 +18,10 @@ pub enum Op {
     Dump,
     /// Turning forwarding on.
     Forward,
-    /// Writing the guard.
-    PutGuard,
-    /// Removing the guard.
-    DeleteGuard,
+    /// Writing the nftables table.
+    PutTable,
+    /// Removing the nftables table.
+    DeleteTable,
     /// Making a tunnel device.
     PutTunnel,
     /// Removing a tunnel device.
@@ -39,8 +39,8 @@ impl Op {
     pub const ALL: [Op; 9] = [
         Op::Dump,
         Op::Forward,
-        Op::PutGuard,
-        Op::DeleteGuard,
+        Op::PutTable,
+        Op::DeleteTable,
         Op::PutTunnel,
         Op::DeleteTunnel,
         Op::AddRoute,
@@ -51,8 +51,8 @@ impl Op {
     fn of(change: &Change) -> Self {
         match change {
             Change::Forward(_) => Op::Forward,
-            Change::PutGuard(_) => Op::PutGuard,
-            Change::DeleteGuard => Op::DeleteGuard,
+            Change::PutTable(_) => Op::PutTable,
+            Change::DeleteTable => Op::DeleteTable,
             Change::PutTunnel { .. } => Op::PutTunnel,
             Change::DeleteTunnel(_) => Op::DeleteTunnel,
             Change::AddRoute(..) => Op::AddRoute,
@@ -139,9 +139,7 @@ impl State {
                 self.actual.foreign.remove(prefix);
             }
         }
-        if *change == Change::DeleteGuard || matches!(change, Change::PutTunnel { .. }) {
-            self.check_guarded(change);
-        }
+        self.check_guarded(change);
         self.actual.note(change);
         match effect {
             Some(_) => Err(KernelError::from_cause(what, Cause::Silent)),
@@ -152,9 +150,11 @@ impl State {
     /// No tunnel may ever be open to strangers.
     fn check_guarded(&self, change: &Change) {
         let tunnel = |device: &Device| device.form == DeviceForm::External;
-        let guarded = matches!(self.actual.guard, GuardState::Intact(_));
+        let guarded = self.actual.table.guards();
         match change {
-            Change::DeleteGuard => {
+            Change::PutTable(Rules { tunnel_sources: Some(_), .. }) => {}
+            Change::PutTable(_) if !guarded => {}
+            Change::DeleteTable | Change::PutTable(_) => {
                 assert!(!self.actual.tunnels.values().any(tunnel), "the guard went before the tunnel");
             }
             Change::PutTunnel { family, .. } => {

@@ -1,11 +1,11 @@
-//! The real kernel, through rtnetlink, `nft` and /proc/sys, in the network namespace of the thread that opens it.
+//! The real kernel, through netlink and /proc/sys, in the network namespace of the thread that opens it.
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::message::{self, Devices, Seen};
 use super::netlink::Netlink;
 use super::watch::Changes;
 use super::{
-    Actual, Change, DeviceForm, Family, Kernel, METRIC, Segment, Underlay, guard, segment, sysctl, tunnel,
+    Actual, Change, DeviceForm, Family, Kernel, METRIC, Segment, Underlay, segment, sysctl, table, tunnel,
 };
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -121,8 +121,8 @@ impl Linux {
         let what = change.to_string();
         match change {
             Change::Forward(family) => sysctl::forward(*family),
-            Change::PutGuard(sources) => guard::put(what, sources).await,
-            Change::DeleteGuard => guard::delete(what).await,
+            Change::PutTable(rules) => table::put(&what, rules),
+            Change::DeleteTable => table::delete(&what),
             Change::PutTunnel { family, mtu } => tunnel::put(&self.netlink, what, *family, *mtu).await,
             Change::DeleteTunnel(family) => tunnel::delete(&self.netlink, what, *family).await,
             Change::AddRoute(..)
@@ -162,7 +162,7 @@ impl Linux {
 
 impl Kernel for Linux {
     async fn dump(&self) -> KernelResult<Actual> {
-        let mut actual = Actual { guard: guard::dump().await?, ..Actual::default() };
+        let mut actual = Actual { table: table::dump()?, ..Actual::default() };
         let devices = self.dump_devices(&mut actual).await?;
         for family in [Family::V4, Family::V6] {
             if sysctl::forwards(family)? {

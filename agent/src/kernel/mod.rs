@@ -12,17 +12,19 @@ pub mod error;
 #[cfg(test)]
 pub mod fake;
 
-pub mod guard;
 pub mod linux;
 pub mod message;
 mod netlink;
+mod nft;
 pub mod preflight;
+pub mod ranges;
 pub mod segment;
 mod sysctl;
+pub mod table;
 pub(crate) mod tunnel;
 pub mod watch;
 
-pub use desired::{Desired, Hop, Route, Segment, TunnelDevice, Tunnels};
+pub use desired::{Desired, Hop, NatOutgoing, Route, Rules, Segment, TunnelDevice, Tunnels};
 pub use error::{KernelError, KernelResult};
 pub use preflight::preflight;
 
@@ -87,7 +89,7 @@ pub struct Actual {
     /// Our tunnel devices.
     pub tunnels: BTreeMap<Family, Device>,
     /// Our nftables table.
-    pub guard: GuardState,
+    pub table: TableState,
     /// Families in which forwarding is on.
     pub forwarding: BTreeSet<Family>,
 }
@@ -108,8 +110,8 @@ impl Actual {
             Change::Forward(family) => {
                 self.forwarding.insert(*family);
             }
-            Change::PutGuard(sources) => self.guard = GuardState::Intact(sources.clone()),
-            Change::DeleteGuard => self.guard = GuardState::Absent,
+            Change::PutTable(rules) => self.table = TableState::Intact(rules.clone()),
+            Change::DeleteTable => self.table = TableState::Absent,
             Change::PutTunnel { family, mtu } => {
                 let device =
                     Device { form: DeviceForm::External, mtu: *mtu, up: true, filters_sources: false };
@@ -211,14 +213,29 @@ pub enum DeviceForm {
 
 /// The state of our nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum GuardState {
+pub enum TableState {
     /// There is none (or nftables isn't to be had, in which case putting one says why).
     #[default]
     Absent,
-    /// As we would write it, for these addresses.
-    Intact(BTreeSet<IpAddr>),
-    /// There, but not as we would write it; these addresses could be read from it.
-    Altered(BTreeSet<IpAddr>),
+    /// As we would write it, for these rules.
+    Intact(Rules),
+    /// There, but not as we would write it; so much could be read from it.
+    Altered(Rules),
+}
+
+impl TableState {
+    /// What it does, as far as it could be read.
+    pub fn rules(&self) -> Option<&Rules> {
+        match self {
+            TableState::Absent => None,
+            TableState::Intact(rules) | TableState::Altered(rules) => Some(rules),
+        }
+    }
+
+    /// Whether strangers' tunnelled packets are kept out.
+    pub fn guards(&self) -> bool {
+        matches!(self, TableState::Intact(Rules { tunnel_sources: Some(_), .. }))
+    }
 }
 
 /// One change to the kernel. All are confirmed by the kernel, one by one.
@@ -226,10 +243,10 @@ pub enum GuardState {
 pub enum Change {
     /// Turn forwarding on.
     Forward(Family),
-    /// Write our nftables table anew, letting tunnelled packets in from these addresses only.
-    PutGuard(BTreeSet<IpAddr>),
+    /// Write our nftables table anew.
+    PutTable(Rules),
     /// Remove our nftables table.
-    DeleteGuard,
+    DeleteTable,
     /// Make our tunnel device, or correct its MTU, state and filter; make it anew if it is not external.
     PutTunnel {
         /// Family of the outer header.
@@ -257,7 +274,7 @@ pub enum Key {
     /// The forwarding sysctl.
     Forwarding(Family),
     /// The nftables table.
-    Guard,
+    Table,
     /// A tunnel device.
     Tunnel(Family),
     /// The route of ours on a prefix.
@@ -271,7 +288,7 @@ impl Change {
     pub fn key(&self) -> Key {
         match self {
             Change::Forward(family) => Key::Forwarding(*family),
-            Change::PutGuard(_) | Change::DeleteGuard => Key::Guard,
+            Change::PutTable(_) | Change::DeleteTable => Key::Table,
             Change::PutTunnel { family, .. } | Change::DeleteTunnel(family) => Key::Tunnel(*family),
             Change::AddRoute(prefix, _) | Change::ReplaceRoute(prefix, _) | Change::DeleteRoute(prefix) => {
                 Key::Route(*prefix)
@@ -293,10 +310,14 @@ impl fmt::Display for Change {
         match self {
             Change::Forward(Family::V4) => write!(f, "turn on IPv4 forwarding"),
             Change::Forward(Family::V6) => write!(f, "turn on IPv6 forwarding"),
-            Change::PutGuard(sources) => {
-                write!(f, "write nftables table inet {} for {} node addresses", guard::TABLE, sources.len())
+            Change::PutTable(rules) => {
+                write!(f, "write nftables table inet {}", table::TABLE)?;
+                if let Some(sources) = &rules.tunnel_sources {
+                    write!(f, " for {} node addresses", sources.len())?;
+                }
+                write!(f, "{}", if rules.nat.is_some() { " with NAT outgoing" } else { "" })
             }
-            Change::DeleteGuard => write!(f, "remove nftables table inet {}", guard::TABLE),
+            Change::DeleteTable => write!(f, "remove nftables table inet {}", table::TABLE),
             Change::PutTunnel { family, mtu } => {
                 write!(f, "set up tunnel device {} with MTU {mtu}", family.device())
             }

@@ -203,7 +203,7 @@ fn refused(what: &str, error: &ErrorMessage) -> KernelError {
 }
 
 /// The kernel's words in an extended ACK: attributes after the header of the request, which comes back capped.
-fn explanation(payload: &[u8]) -> Option<String> {
+pub(super) fn explanation(payload: &[u8]) -> Option<String> {
     const REQUEST_HEADER: usize = 16;
     const ATTRIBUTE_MESSAGE: u16 = 1;
     let mut rest = payload.get(REQUEST_HEADER..)?;

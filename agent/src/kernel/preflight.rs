@@ -11,7 +11,7 @@ pub enum PreflightError {
     /// The process may not change routes.
     #[error(
         "this process lacks the capability NET_ADMIN, without which it can set no routes: run it as root \
-         (sudo heliograph agent …), in a pod with capabilities.add: [NET_ADMIN, NET_RAW] and hostNetwork: true, \
+         (sudo heliograph agent …), in a pod with capabilities.add: [NET_ADMIN, NET_BIND_SERVICE] and hostNetwork: true, \
          or from systemd with AmbientCapabilities=CAP_NET_ADMIN"
     )]
     NoCapability,

@@ -6,16 +6,23 @@ use std::path::{Path, PathBuf};
 
 /// `/proc/sys/net` shows the network namespace of the thread that opens a file in it.
 const ROOT: &str = "/proc/sys/net";
+/// The same as a container has it whose own /proc/sys is read-only: a mount of the host's.
+const MOUNTED_ROOT: &str = "/host/proc/sys/net";
+
+fn root() -> &'static Path {
+    let mounted = Path::new(MOUNTED_ROOT);
+    if mounted.exists() { mounted } else { Path::new(ROOT) }
+}
 
 fn forwarding_file(family: Family) -> PathBuf {
-    Path::new(ROOT).join(match family {
+    root().join(match family {
         Family::V4 => "ipv4/ip_forward",
         Family::V6 => "ipv6/conf/all/forwarding",
     })
 }
 
 fn rp_filter_file(device: &str) -> PathBuf {
-    Path::new(ROOT).join("ipv4/conf").join(device).join("rp_filter")
+    root().join("ipv4/conf").join(device).join("rp_filter")
 }
 
 /// Whether packets are forwarded; a family which the kernel doesn't have isn't.
@@ -74,7 +81,8 @@ fn write(path: &Path, value: &str) -> KernelResult<()> {
             format!("write {value} to {}", path.display()),
             Cause::File(error.to_string()),
             format!(
-                "set it on the host (sysctl -w {}={value}), or let the agent write to /proc/sys",
+                "set it on the host (sysctl -w {}={value}), or let the agent write there: in a container, mount the \
+                 host's /proc/sys/net at {MOUNTED_ROOT}",
                 name_of(path)
             ),
         )
@@ -83,7 +91,8 @@ fn write(path: &Path, value: &str) -> KernelResult<()> {
 
 /// The sysctl's name as `sysctl` takes it.
 fn name_of(path: &Path) -> String {
-    let relative = path.strip_prefix("/proc/sys").unwrap_or(path);
+    let path = path.strip_prefix("/host").map(|path| Path::new("/").join(path)).unwrap_or(path.to_owned());
+    let relative = path.strip_prefix("/proc/sys").unwrap_or(&path);
     relative.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join(".")
 }
 

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use crate::intent::{Encapsulation, Node, Snapshot};
 use crate::kernel::desired::{
-    Desired, Hop, IP6TNL_OVERHEAD, IPIP_OVERHEAD, Route, Segment, TunnelDevice, Tunnels,
+    Desired, Hop, IP6TNL_OVERHEAD, IPIP_OVERHEAD, NatOutgoing, Route, Segment, TunnelDevice, Tunnels,
 };
+use crate::kernel::ranges::Ranges;
 
 /// MTU in bytes of the interface that has each of this node's own addresses.
 pub type Underlays = BTreeMap<IpAddr, u32>;
@@ -104,6 +105,7 @@ pub fn desired(
         planned.desired.allowed_tunnel_sources =
             snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     }
+    planned.desired.nat_outgoing = nat_outgoing(snapshot, this, best);
     let presumed = presumed_nodes(snapshot, best);
     if snapshot.configuration.encapsulation != Encapsulation::Never {
         planned.desired.allowed_tunnel_sources.extend(&presumed);
@@ -146,6 +148,33 @@ fn presumed_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
         .map(|route| route.next_hop)
         .filter(|next_hop| !nodes.contains(next_hop) && !others.contains(next_hop))
         .collect()
+}
+
+/// What leaves the cluster under this node's address. Inside are the cluster's networks and its nodes, also those that
+/// only BGP tells of: where reflectors carry the routes an agent doesn't know every node.
+fn nat_outgoing(snapshot: &Snapshot, this: &Node, best: &[BestRoute]) -> Option<NatOutgoing> {
+    if !snapshot.configuration.nat_outgoing || this.pod_cidrs.is_empty() {
+        return None;
+    }
+    let addresses: BTreeSet<IpAddr> =
+        snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
+    let strangers: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
+    let of_a_node =
+        |route: &&BestRoute| addresses.contains(&route.peer) && !strangers.contains(&route.next_hop);
+    let announced: Vec<&BestRoute> = best.iter().filter(of_a_node).collect();
+    let mut inside: Ranges = match &snapshot.configuration.cluster_cidrs {
+        none if none.is_empty() => {
+            let known = snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied());
+            let learned = announced.iter().map(|route| IpNetwork::from(route.prefix));
+            // A default route that a node passes on leads outside.
+            known.chain(learned.filter(|prefix| prefix.prefix() > 0)).collect()
+        }
+        given => given.iter().copied().collect(),
+    };
+    for address in addresses.iter().copied().chain(announced.iter().map(|route| route.next_hop)) {
+        inside.insert(address, address);
+    }
+    Some(NatOutgoing { pods: this.pod_cidrs.iter().copied().collect(), inside })
 }
 
 /// Tunnel devices, one for each family that pods have anywhere. They stand whether or not this node sends through

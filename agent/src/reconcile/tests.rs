@@ -1,7 +1,8 @@
 use super::*;
 use crate::kernel::fake::{Effect, Fake, Fault, Op};
-use crate::kernel::{Hop, Route, Stray, TunnelDevice, Tunnels};
+use crate::kernel::{Hop, NatOutgoing, Route, Stray, TunnelDevice, Tunnels};
 use proptest::prelude::*;
+use std::net::IpAddr;
 
 fn at(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -29,6 +30,7 @@ fn wanted() -> Desired {
             v6: None,
         },
         allowed_tunnel_sources: ["192.0.2.2".parse().unwrap(), "198.51.100.3".parse().unwrap()].into(),
+        nat_outgoing: None,
         forwarding: true,
     }
 }
@@ -51,9 +53,14 @@ fn inherited() -> Actual {
         .into(),
         tunnels: [(Family::V4, bound.clone()), (Family::V6, Device { form: DeviceForm::External, ..bound })]
             .into(),
-        guard: GuardState::Altered(["203.0.113.1".parse().unwrap()].into()),
+        table: TableState::Altered(guard_for(["203.0.113.1".parse().unwrap()].into())),
         forwarding: BTreeSet::new(),
     }
+}
+
+/// Rules that only keep strangers' tunnelled packets out.
+fn guard_for(sources: BTreeSet<IpAddr>) -> Rules {
+    Rules { tunnel_sources: Some(sources), nat: None }
 }
 
 fn reconciler(fake: &Fake, desired: Desired, may_delete: bool) -> Reconciler<Fake> {
@@ -84,12 +91,11 @@ fn check_end(fake: &Fake, desired: &Desired, foreign: &BTreeMap<IpNetwork, Forei
     let tunnels: Vec<Family> = state.actual.tunnels.keys().copied().collect();
     let families = [desired.tunnels.v4.map(|_| Family::V4), desired.tunnels.v6.map(|_| Family::V6)];
     assert_eq!(tunnels, families.into_iter().flatten().collect::<Vec<_>>());
-    let guarded = desired.tunnels != Tunnels::default();
-    let guard = match guarded {
-        true => GuardState::Intact(desired.allowed_tunnel_sources.clone()),
-        false => GuardState::Absent,
+    let table = match desired.rules() {
+        none if none == Rules::default() => TableState::Absent,
+        rules => TableState::Intact(rules),
     };
-    assert_eq!(state.actual.guard, guard);
+    assert_eq!(state.actual.table, table);
 }
 
 #[tokio::test]
@@ -99,7 +105,11 @@ async fn an_inherited_kernel_becomes_as_wanted() {
     let foreign = fake.foreign();
     let mut reconciler = reconciler(&fake, wanted(), true);
     let summary = reconciler.run(Instant::now()).await;
-    assert_eq!(summary, Summary { in_sync: true, routes: 3, desired: 3, kept: 0, errors: vec![] });
+    assert_eq!(
+        summary,
+        Summary { in_sync: true, routes: 3, desired: 3, changes: summary.changes, ..Summary::default() }
+    );
+    assert!(summary.changes >= 3);
     check_end(&fake, &wanted(), &foreign);
     assert!(reconciler.installed(&at("10.3.0.0/24")));
     assert!(!reconciler.installed(&at("10.9.0.0/24")));
@@ -129,7 +139,7 @@ async fn purge_takes_all_of_ours_and_is_idempotent() {
 async fn nothing_goes_before_the_picture_is_complete() {
     let fake = Fake::default();
     fake.state().actual = inherited();
-    fake.state().actual.guard = GuardState::Intact(["203.0.113.1".parse().unwrap()].into());
+    fake.state().actual.table = TableState::Intact(guard_for(["203.0.113.1".parse().unwrap()].into()));
     let mut reconciler = reconciler(&fake, wanted(), false);
     let summary = reconciler.run(Instant::now()).await;
     assert!(summary.in_sync, "{summary:?}");
@@ -137,8 +147,12 @@ async fn nothing_goes_before_the_picture_is_complete() {
     {
         let state = fake.state();
         assert!(state.actual.routes.contains_key(&at("10.9.0.0/24")));
-        let GuardState::Intact(sources) = &state.actual.guard else { panic!("{:?}", state.actual.guard) };
-        assert_eq!(sources.len(), 3, "a node that isn't known yet may still be one");
+        let rules = state.actual.table.rules().unwrap();
+        assert_eq!(
+            rules.tunnel_sources.as_ref().unwrap().len(),
+            3,
+            "a node that isn't known yet may still be one"
+        );
     }
     let foreign = fake.foreign();
     reconciler.want(wanted(), true);
@@ -156,7 +170,7 @@ async fn drift_is_repaired_at_the_next_look() {
         state.actual.routes.remove(&at("10.1.0.0/24"));
         state.actual.routes.insert(at("10.2.0.0/24"), Held::Route(direct("192.0.2.77")));
         state.actual.tunnels.get_mut(&Family::V4).unwrap().up = false;
-        state.actual.guard = GuardState::Absent;
+        state.actual.table = TableState::Absent;
     }
     reconciler.look_again(false);
     assert!(reconciler.run(Instant::now()).await.in_sync);
@@ -206,13 +220,42 @@ async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
 #[tokio::test]
 async fn no_tunnel_without_its_guard() {
     let fake = Fake::default();
-    fake.state().faults.push(Fault { op: Op::PutGuard, effect: Effect::Refuse, times: u32::MAX });
+    fake.state().faults.push(Fault { op: Op::PutTable, effect: Effect::Refuse, times: u32::MAX });
     let mut reconciler = reconciler(&fake, wanted(), true);
     let summary = reconciler.run(Instant::now()).await;
     assert_eq!(summary.routes, 2, "routes that need no tunnel are in place: {summary:?}");
     assert!(fake.state().actual.tunnels.is_empty());
     assert!(!fake.state().asked.iter().any(|change| matches!(change, Change::PutTunnel { .. })));
     assert!(summary.errors.iter().any(|problem| problem.error.contains("strangers")), "{summary:?}");
+}
+
+#[tokio::test]
+async fn nat_comes_and_goes_beside_the_guard_and_keeps_networks_that_may_still_be_inside() {
+    let fake = Fake::default();
+    let nat = |inside: &[&str]| NatOutgoing {
+        pods: [at("10.1.0.0/24")].into_iter().collect(),
+        inside: inside.iter().map(|network| at(network)).collect(),
+    };
+    let with = |nat_outgoing| Desired { nat_outgoing, ..wanted() };
+    let mut reconciler = reconciler(&fake, with(Some(nat(&["10.1.0.0/24", "10.2.0.0/24"]))), true);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    reconciler.want(with(Some(nat(&["10.1.0.0/24"]))), false);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    let held = fake.state().actual.table.rules().cloned().unwrap().nat.unwrap();
+    assert!(held.inside.contains("10.2.0.7".parse().unwrap()), "{held:?}");
+    for desired in [with(Some(nat(&["10.1.0.0/24"]))), with(None)] {
+        reconciler.want(desired.clone(), true);
+        assert!(reconciler.run(Instant::now()).await.in_sync);
+        check_end(&fake, &desired, &BTreeMap::new());
+    }
+    // The tunnels go, NAT stays: the guard goes after them.
+    let mut without = with(Some(nat(&["10.1.0.0/24"])));
+    without.tunnels = Tunnels::default();
+    without.allowed_tunnel_sources.clear();
+    without.routes.retain(|_, route| !route.needs_tunnel(Family::V4));
+    reconciler.want(without.clone(), true);
+    assert!(reconciler.run(Instant::now()).await.in_sync);
+    check_end(&fake, &without, &BTreeMap::new());
 }
 
 #[tokio::test]
@@ -248,7 +291,7 @@ async fn a_lasting_fault_holds_up_only_what_depends_on_it() {
         let mut reconciler = reconciler(&fake, wanted(), true);
         let mut now = Instant::now();
         let summary = settle(&mut reconciler, &mut now).await;
-        if op == Op::DeleteGuard {
+        if op == Op::DeleteTable {
             assert!(summary.in_sync);
             continue;
         }
@@ -409,13 +452,13 @@ async fn routes_that_went_with_their_tunnel_are_back_in_the_same_run() {
 async fn what_waits_for_something_else_does_not_ask_to_be_tried() {
     let fake = Fake::default();
     let tunnel = Fault { op: Op::PutTunnel, effect: Effect::Refuse, times: u32::MAX };
-    let guard = Fault { op: Op::PutGuard, effect: Effect::Refuse, times: u32::MAX };
+    let guard = Fault { op: Op::PutTable, effect: Effect::Refuse, times: u32::MAX };
     fake.state().faults.push(tunnel);
     let mut reconciler = reconciler(&fake, wanted(), true);
     let mut now = Instant::now();
     reconciler.run(now).await;
     fake.state().faults.push(guard);
-    fake.state().actual.guard = GuardState::Absent;
+    fake.state().actual.table = TableState::Absent;
     for _ in 0..20 {
         now = reconciler.next_retry().unwrap();
         reconciler.run(now).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use heliograph_bgp::io::BestRoutes;
 use heliograph_cni::node::NodeFile;
@@ -23,6 +24,8 @@ pub struct Forwarding<K> {
     installer_problem: Option<String>,
     planned: Planned,
     summary: Summary,
+    programmings: u64,
+    programming_time: Duration,
     segments: BTreeMap<IpAddr, Segment>,
     underlays: Underlays,
     /// Next hops and addresses have to be looked up anew.
@@ -40,6 +43,8 @@ impl<K: Kernel> Forwarding<K> {
             installer_problem: None,
             planned: Planned::default(),
             summary: Summary::default(),
+            programmings: 0,
+            programming_time: Duration::ZERO,
             segments: BTreeMap::new(),
             underlays: Underlays::new(),
             stale: true,
@@ -80,7 +85,13 @@ impl<K: Kernel> Forwarding<K> {
         // A node that is gone from the intent has nothing to wait for; one that goes by old intent might be back.
         let may_delete = if known.is_some() { best.synced } else { sure };
         self.reconciler.want(self.planned.desired.clone(), may_delete);
-        self.summary = self.reconciler.run(Instant::now().into_std()).await;
+        let start = Instant::now();
+        let before = self.summary.changes + self.summary.failures;
+        self.summary = self.reconciler.run(start.into_std()).await;
+        if self.summary.changes + self.summary.failures != before {
+            self.programmings += 1;
+            self.programming_time += start.elapsed();
+        }
         self.tell_plugin(snapshot, known, sure);
     }
 
@@ -158,6 +169,11 @@ impl<K: Kernel> Forwarding<K> {
         &self.summary
     }
 
+    /// How often anything had to change in the kernel, and the time that took in all.
+    pub fn programmings(&self) -> (u64, Duration) {
+        (self.programmings, self.programming_time)
+    }
+
     /// The verdicts on next hops.
     pub fn verdicts(&self) -> &BTreeMap<IpAddr, SegmentVerdict> {
         &self.planned.verdicts
@@ -171,6 +187,11 @@ impl<K: Kernel> Forwarding<K> {
     /// Whether the kernel holds the route that is wanted to a prefix.
     pub fn installed(&self, prefix: &IpNetwork) -> bool {
         self.reconciler.installed(prefix)
+    }
+
+    /// Why the CNI plugin and the container runtime don't know of this node.
+    pub fn plugin_problem(&self) -> Option<&str> {
+        self.installer_problem.as_deref()
     }
 
     /// What is not as it should be.

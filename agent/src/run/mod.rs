@@ -4,23 +4,24 @@
 //! A hint carries nothing: what counts is what a look finds, so a lost or doubled hint does no harm.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use heliograph_bgp::io::{BestRoutes, StartError, Stop};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::cni::{CniError, Installer};
+use crate::cni::{self, CniError, Installer};
 use crate::intent::Snapshot;
 use crate::kernel::linux::Linux;
 use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Speaking};
-use crate::status::Role;
-use crate::status::server::{Question, RunDir, SocketError};
+use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
+use crate::status::{Role, http};
 use crate::store::{self, View};
 
 mod forwarding;
@@ -48,6 +49,10 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Where the container runtime looks for network configurations.
     pub cni_conf_dir: PathBuf,
+    /// Where it looks for plugins, if the agent is to put ours there.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Where to tell of health and metrics.
+    pub http: Vec<SocketAddr>,
 }
 
 /// Where intent comes from.
@@ -171,10 +176,15 @@ async fn attend<K: Kernel>(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let run_dir = RunDir::take(&options.run_dir)?;
-    let questions = run_dir.serve()?;
+    let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
+    run_dir.serve(ask.clone())?;
+    let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
     let (forwarding, hints) = match kernel {
         Some((kernel, changes)) => {
-            let installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
+            let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
+            if let Some(folder) = &options.cni_bin_dir {
+                installer = installer.with_plugin(cni::plugin_beside_us(), folder);
+            }
             (Some(Forwarding::new(kernel, installer)), Some(changes))
         }
         None => (None, None),
@@ -195,6 +205,9 @@ async fn attend<K: Kernel>(
         best: BestRoutes::default(),
         forwarding,
         was_known: None,
+        changed_at: None,
+        waiting_for: vec!["the first look".into()],
+        doors,
     };
     let result = agent.attend(views, questions, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
@@ -214,6 +227,12 @@ struct Agent<K> {
     /// `None` for a reflector.
     forwarding: Option<Forwarding<K>>,
     was_known: Option<bool>,
+    /// When the intent in force last changed.
+    changed_at: Option<SystemTime>,
+    /// What the first sync waits for; once nothing is missing, nothing ever is again.
+    waiting_for: Vec<String>,
+    /// The addresses of health and metrics.
+    doors: Vec<http::Trouble>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -237,8 +256,13 @@ impl<K: Kernel> Agent<K> {
                         distrust_at = Instant::now() + LOOK_EVERY;
                         self.forwarding.iter_mut().for_each(Forwarding::distrust);
                     }
-                    self.view = views.borrow_and_update().clone();
+                    let view = views.borrow_and_update().clone();
+                    if view.generation != self.view.generation {
+                        self.changed_at = Some(SystemTime::now());
+                    }
+                    self.view = view;
                     self.look().await?;
+                    self.note_first_sync();
                     look_at = self.next_look(distrust_at);
                 }
                 Ok(()) = views.changed() => look_at = soon(look_at),
@@ -276,6 +300,17 @@ impl<K: Kernel> Agent<K> {
             forwarding.look(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
         }
         Ok(())
+    }
+
+    /// Says in the log when the first sync is done.
+    fn note_first_sync(&mut self) {
+        if self.waiting_for.is_empty() {
+            return;
+        }
+        self.waiting_for = self.missing();
+        if self.waiting_for.is_empty() {
+            tracing::info!("ready: the first sync is done");
+        }
     }
 
     /// Sees that the speaker is what it should be. One that isn't needed yet isn't started: nobody would get through.

@@ -1,5 +1,9 @@
 //! The status, put together from what the last look found and what the speaker says now.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
 use heliograph_bgp::report::{PastError, PathReport, SessionReport, Transition};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -10,7 +14,7 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteStatus, SegmentStatus,
+    IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus, SegmentStatus,
     SessionStatus, StoreStatus, TransitionStatus, state_name,
 };
 use crate::store::Connection;
@@ -32,14 +36,19 @@ impl<K: Kernel> Agent<K> {
             version: env!("CARGO_PKG_VERSION").into(),
             role: self.options.role,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            waiting_for: self.waiting_for.clone(),
             intent: IntentStatus {
                 in_sync: self.view.in_sync,
                 generation: self.view.generation,
+                last_change_seconds: self.changed_at.and_then(|time| {
+                    time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
+                }),
                 origin: self.view.origin.clone(),
                 refusals: self.view.refusals.clone(),
             },
             store: self.view.connection.as_ref().map(store),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
+            routes: self.route_counts(),
             kernel: self.kernel(),
             segments: self.segments(),
             problems: self.problems(),
@@ -70,7 +79,9 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn kernel(&self) -> Option<KernelStatus> {
-        let summary = self.forwarding.as_ref()?.summary();
+        let forwarding = self.forwarding.as_ref()?;
+        let (programmings, programming_time) = forwarding.programmings();
+        let summary = forwarding.summary();
         let fault = |problem: &crate::reconcile::Problem| KernelFault {
             what: problem.what.clone(),
             error: problem.error.clone(),
@@ -81,8 +92,68 @@ impl<K: Kernel> Agent<K> {
             routes: summary.routes,
             desired: summary.desired,
             kept: summary.kept,
+            changes: summary.changes,
+            failures: summary.failures,
+            programmings,
+            programming_seconds: programming_time.as_secs_f64(),
             errors: summary.errors.iter().map(fault).collect(),
         })
+    }
+
+    /// What becomes of the best routes.
+    fn route_counts(&self) -> Vec<RouteCount> {
+        let mut counts: BTreeMap<(bool, &str), usize> = BTreeMap::new();
+        for route in &self.best.routes {
+            let prefix = IpNetwork::from(route.prefix);
+            *counts.entry((prefix.is_ipv6(), self.fate(&prefix, route.next_hop))).or_default() += 1;
+        }
+        let count = |((v6, verdict), count): ((bool, &str), usize)| RouteCount {
+            family: if v6 { "ipv6" } else { "ipv4" }.into(),
+            verdict: verdict.into(),
+            count,
+        };
+        counts.into_iter().map(count).collect()
+    }
+
+    /// What becomes of the best route to a prefix, as [`RouteCount`] says it.
+    fn fate(&self, prefix: &IpNetwork, next_hop: IpAddr) -> &'static str {
+        let Some(forwarding) = &self.forwarding else { return "reflected" };
+        if forwarding.refusal(prefix).is_some() {
+            return "refused";
+        }
+        match forwarding.verdicts().get(&next_hop).map(|verdict| verdict.verdict) {
+            Some(Verdict::Direct) => "direct",
+            Some(Verdict::Tunnel) => "tunnel",
+            Some(Verdict::Routed) => "routed",
+            Some(Verdict::Unreachable) | None => "unreachable",
+        }
+    }
+
+    /// What the first sync waits for: the picture is not yet whole, or pods can't be wired yet.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let node = &self.options.node;
+        let Some(snapshot) = &self.view.snapshot else {
+            return vec!["intent to go by".to_string()];
+        };
+        let Some(known) = snapshot.nodes.get(node) else {
+            return vec![format!("a Node named {node}")];
+        };
+        let mut missing = Vec::new();
+        if !self.best.synced {
+            missing.push("the neighbours' End-of-RIB, or the time for it to run out".to_string());
+        }
+        if let Some(forwarding) = &self.forwarding {
+            if known.pod_cidrs.is_empty() {
+                missing.push(format!("a pod CIDR in Node {node} (spec.podCIDRs)"));
+            }
+            for cidr in known.pod_cidrs.iter().filter(|cidr| !forwarding.installed(cidr)) {
+                missing.push(format!("the route of this node's own pods, {cidr}, in the kernel"));
+            }
+            missing.extend(
+                forwarding.plugin_problem().map(|problem| format!("the CNI plugin's files: {problem}")),
+            );
+        }
+        missing
     }
 
     fn segments(&self) -> Vec<SegmentStatus> {
@@ -104,6 +175,7 @@ impl<K: Kernel> Agent<K> {
                 self.options.where_intent_belongs()
             ));
         }
+        problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.speech.problem().map(str::to_string));
         problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
         if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {

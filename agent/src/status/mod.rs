@@ -1,5 +1,5 @@
-//! How this node stands: one value, made when asked for, of which every view is one: socket, command line, later
-//! metrics and objects in the cluster.
+//! How this node stands: one value, made when asked for, of which every view is one: socket, command line, HTTP and
+//! metrics, later objects in the cluster.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,8 +11,13 @@ use crate::plan::{NeighborRole, Verdict};
 use crate::store::Refusal;
 
 pub mod client;
+pub mod http;
+pub mod metrics;
+pub mod process;
 pub mod server;
 pub mod table;
+#[cfg(test)]
+pub mod testing;
 
 /// What this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +40,9 @@ pub struct NodeStatus {
     pub role: Role,
     /// How long it has run, in seconds.
     pub uptime_seconds: f64,
+    /// What the first sync still waits for, in words; empty: it is done, and stays so.
+    #[serde(default)]
+    pub waiting_for: Vec<String>,
     /// What is wanted.
     pub intent: IntentStatus,
     /// The API server that it comes from; `None`: there is none.
@@ -42,6 +50,9 @@ pub struct NodeStatus {
     pub store: Option<StoreStatus>,
     /// Its BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
+    /// Best routes that were learned, by what becomes of them.
+    #[serde(default)]
+    pub routes: Vec<RouteCount>,
     /// Its kernel; `None` for a reflector.
     pub kernel: Option<KernelStatus>,
     /// The verdict on each next hop.
@@ -58,6 +69,9 @@ pub struct IntentStatus {
     pub in_sync: bool,
     /// How often the intent in force has changed.
     pub generation: u64,
+    /// When the intent in force last changed, in seconds since 1970; `None`: there is none yet.
+    #[serde(default)]
+    pub last_change_seconds: Option<f64>,
     /// Where the intent in force comes from.
     pub origin: String,
     /// Why what the store holds now isn't in force.
@@ -76,6 +90,19 @@ pub struct StoreStatus {
     pub since_seconds: f64,
     /// What was last the matter.
     pub last_error: Option<String>,
+}
+
+/// How many best routes there are of a sort.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteCount {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// `direct`, `tunnel`, `routed` or `unreachable` as the next hop is; `refused`: not to be installed, whatever its
+    /// next hop; `reflected`: there is no kernel to install it in.
+    pub verdict: String,
+    /// How many.
+    pub count: usize,
 }
 
 /// One BGP session.
@@ -172,6 +199,18 @@ pub struct KernelStatus {
     pub desired: usize,
     /// Things of ours that aren't wanted but kept until all peers have said what they know.
     pub kept: usize,
+    /// Changes that the kernel has confirmed since the start.
+    #[serde(default)]
+    pub changes: u64,
+    /// Requests that it has refused or not answered since the start.
+    #[serde(default)]
+    pub failures: u64,
+    /// How often it was brought to what it should hold, where anything had to change.
+    #[serde(default)]
+    pub programmings: u64,
+    /// Time that took in all, in seconds.
+    #[serde(default)]
+    pub programming_seconds: f64,
     /// What could not be done.
     pub errors: Vec<KernelFault>,
 }

@@ -24,7 +24,7 @@ const LOCK_NAME: &str = "agent.lock";
 /// The longest question, in bytes.
 const MAX_REQUEST: u64 = 1024;
 /// How many are served at the same time; more wait.
-const MAX_CONNECTIONS: usize = 16;
+pub const MAX_CONNECTIONS: usize = 16;
 /// How long a client may take for its question, and for taking the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -108,11 +108,11 @@ impl RunDir {
         }
     }
 
-    /// Listens on the socket, in place of one that a former agent left behind. Questions come out of the receiver.
+    /// Listens on the socket, in place of one that a former agent left behind, and passes questions on.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub fn serve(&self) -> Result<mpsc::Receiver<Question>, SocketError> {
+    pub fn serve(&self, questions: mpsc::Sender<Question>) -> Result<(), SocketError> {
         let path = self.path.join(SOCKET_NAME);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -123,9 +123,8 @@ impl RunDir {
         let listener = UnixListener::bind(&path).map_err(failed("listen on", &path))?;
         let only_ours = Permissions::from_mode(0o600);
         fs::set_permissions(&path, only_ours).map_err(failed("set the mode of", &path))?;
-        let (questions, receiver) = mpsc::channel(MAX_CONNECTIONS);
         tokio::spawn(accept(listener, questions));
-        Ok(receiver)
+        Ok(())
     }
 }
 
@@ -195,7 +194,8 @@ mod tests {
     /// Serves answers of one kind until dropped.
     fn served(folder: &Path, answer: Option<Value>) -> (RunDir, tokio::task::JoinHandle<()>) {
         let run_dir = RunDir::take(folder).unwrap();
-        let mut questions = run_dir.serve().unwrap();
+        let (sender, mut questions) = mpsc::channel(1);
+        run_dir.serve(sender).unwrap();
         let task = tokio::spawn(async move {
             while let Some(question) = questions.recv().await {
                 if let Some(answer) = &answer {

@@ -29,6 +29,7 @@ pub fn stand_in() -> Configuration {
         topology: Topology::FullMesh,
         cluster_cidrs: Vec::new(),
         encapsulation: Encapsulation::CrossSubnet,
+        nat_outgoing: true,
         timers: Timers::default(),
         graceful_restart: Some(GracefulRestart::default()),
         listen_port: BGP_PORT,
@@ -99,6 +100,7 @@ pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) 
         api::Encapsulation::CrossSubnet => Encapsulation::CrossSubnet,
         api::Encapsulation::Always => Encapsulation::Always,
     };
+    configuration.nat_outgoing = spec.nat_outgoing == api::NatOutgoing::Enabled;
     configuration.timers = timers(spec.timers.as_ref(), Timers::default(), problems);
     configuration.graceful_restart = graceful_restart(spec.graceful_restart.as_ref(), problems);
     configuration.listen_port = port(spec.listen_port, "spec.listenPort", problems);

@@ -279,3 +279,37 @@ fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() 
         assert_eq!(planned.verdicts[&ip(next_hop)].verdict, Verdict::Routed);
     }
 }
+
+#[test]
+fn what_leaves_the_cluster_is_translated_and_nothing_else() {
+    let mut snapshot = two_racks(Encapsulation::CrossSubnet);
+    let nat = |snapshot: &Snapshot, routes: &[(&str, &str)]| plan(snapshot, routes, &[]).desired.nat_outgoing;
+    let inside = |nat: &NatOutgoing, address: &str| nat.inside.contains(ip(address));
+    let found = nat(&snapshot, &[]).unwrap();
+    assert!(found.pods.contains(ip("10.244.1.9")) && !found.pods.contains(ip("10.244.2.9")));
+    for address in ["10.244.1.9", "10.244.3.9", OWN, "172.20.2.11"] {
+        assert!(inside(&found, address), "{address}");
+    }
+    for address in ["10.244.4.1", "172.20.1.1", "192.0.2.1", "2001:db8::1"] {
+        assert!(!inside(&found, address), "{address}");
+    }
+
+    // Behind a reflector there are nodes that only BGP tells of; a default route is no network of the cluster.
+    let mut learned = best(&[("10.244.9.0/24", "172.20.9.11"), ("0.0.0.0/0", "172.20.1.12")]);
+    learned[0].peer = ip("172.20.1.12");
+    let found =
+        desired(&snapshot, "a", &learned, &BTreeMap::new(), &underlays()).desired.nat_outgoing.unwrap();
+    assert!(inside(&found, "10.244.9.1") && inside(&found, "172.20.9.11") && !inside(&found, "192.0.2.1"));
+    // What a neighbour outside announces stays outside, and so does it.
+    learned[0].peer = ip("172.20.1.1");
+    let found =
+        desired(&snapshot, "a", &learned, &BTreeMap::new(), &underlays()).desired.nat_outgoing.unwrap();
+    assert!(!inside(&found, "10.244.9.1") && !inside(&found, "172.20.9.11"));
+
+    snapshot.configuration.cluster_cidrs = vec![prefix("10.244.0.0/16")];
+    let found = nat(&snapshot, &[("203.0.113.0/24", "172.20.1.12")]).unwrap();
+    assert!(inside(&found, "10.244.200.1") && !inside(&found, "203.0.113.1"));
+
+    snapshot.configuration.nat_outgoing = false;
+    assert_eq!(nat(&snapshot, &[]), None);
+}

@@ -127,7 +127,7 @@ async fn a_node_that_left_is_purged_but_not_on_old_intent() {
     assert_eq!(bench.look(best(&[], false), true).await, [""; 0]);
     assert!(!bench.conflist());
     let left = bench.ground.fake.state().actual.clone();
-    assert_eq!((left.tunnels.len(), left.guard), (0, Default::default()));
+    assert_eq!((left.tunnels.len(), left.table), (0, Default::default()));
 
     bench.snapshot.nodes.insert("a".into(), node("a", OWN, "10.244.1.0/24"));
     assert_eq!(bench.look(best(&[TO_B], true), true).await.len(), 2);

@@ -1,0 +1,125 @@
+//! What users apply: one file that holds all its parts, of this very version, asking for no more than it needs.
+#![allow(missing_docs)]
+
+use serde_yaml::{Deserializer, Value};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(manifests().join(name)).unwrap_or_else(|error| panic!("manifests/{name}: {error}"))
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    use serde::Deserialize;
+    let all = Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap());
+    all.filter(|document| !document.is_null()).collect()
+}
+
+/// The files of a kustomization in order, those of folders it names in their place.
+fn parts(folder: &str) -> Vec<String> {
+    let kustomization = &documents(&text(&format!("{folder}kustomization.yaml")))[0];
+    let resources =
+        kustomization["resources"].as_sequence().unwrap().iter().map(|name| name.as_str().unwrap());
+    resources
+        .flat_map(|name| match name.ends_with(".yaml") {
+            true => vec![format!("{folder}{name}")],
+            false => parts(&format!("{folder}{name}/")),
+        })
+        .collect()
+}
+
+fn installed() -> Vec<Value> {
+    documents(&text("install.yaml"))
+}
+
+fn named<'a>(all: &'a [Value], kind: &str) -> &'a Value {
+    all.iter().find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+#[test]
+fn install_yaml_is_the_kustomization_in_one_file() {
+    let whole: String = parts("").iter().map(|part| format!("---\n{}", text(part))).collect();
+    // Kinds first: nothing of a kind can be applied before it is known.
+    assert_eq!(manifests().join("crds.yaml").exists(), parts("")[0] == "crds.yaml");
+    assert!(text("install.yaml") == whole, "manifests/install.yaml is not up to date: run `make manifests`");
+}
+
+#[test]
+fn kubectl_kustomize_makes_the_same_objects() {
+    let output = Command::new("kubectl").arg("kustomize").arg(manifests()).output();
+    let output = match output {
+        Ok(output) if output.status.success() => output,
+        // The cluster's tests bring a kubectl of their own; elsewhere the test above has to do.
+        _ => return,
+    };
+    let key = |document: &Value| {
+        let part = |path: &Value| path.as_str().unwrap_or_default().to_owned();
+        (
+            part(&document["kind"]),
+            part(&document["metadata"]["namespace"]),
+            part(&document["metadata"]["name"]),
+        )
+    };
+    let sorted = |mut all: Vec<Value>| {
+        all.sort_by_key(key);
+        all
+    };
+    assert_eq!(sorted(documents(&String::from_utf8(output.stdout).unwrap())), sorted(installed()));
+}
+
+#[test]
+fn the_image_is_of_this_version_and_not_pulled_where_it_is() {
+    let all = installed();
+    let container = &named(&all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], format!("heliograph:{VERSION}").as_str());
+    assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+    let file = fs::read_to_string(manifests().join("../Containerfile")).unwrap();
+    assert!(file.contains(&format!("org.opencontainers.image.version=\"{VERSION}\"")), "{file}");
+}
+
+#[test]
+fn the_pod_asks_for_no_more_than_it_needs() {
+    let all = installed();
+    let pod = &named(&all, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"].as_sequence().unwrap().len(), 1);
+    assert!(
+        pod.get("initContainers").is_none() && pod.get("hostPID").is_none() && pod.get("hostIPC").is_none()
+    );
+    let security = &pod["containers"][0]["securityContext"];
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    let list = |value: &Value| serde_yaml::from_value::<Vec<String>>(value.clone()).unwrap();
+    assert_eq!(list(&security["capabilities"]["drop"]), ["ALL"]);
+    assert_eq!(list(&security["capabilities"]["add"]), ["NET_ADMIN", "NET_BIND_SERVICE"]);
+    for rule in all.iter().filter_map(|document| document.get("rules")?.as_sequence()).flatten() {
+        for words in ["apiGroups", "resources", "verbs"].map(|field| list(&rule[field])) {
+            assert!(!words.contains(&"*".to_string()), "{rule:?}");
+        }
+    }
+    // A Secret is read in our own namespace only.
+    let cluster_wide = named(&all, "ClusterRole")["rules"].as_sequence().unwrap();
+    assert!(cluster_wide.iter().all(|rule| !list(&rule["resources"]).contains(&"secrets".to_string())));
+}
+
+#[test]
+fn what_the_agent_is_told_is_what_it_takes() {
+    let all = installed();
+    let container = &named(&all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    let help = Command::new(env!("CARGO_BIN_EXE_heliograph")).args(["agent", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let names = container["env"].as_sequence().unwrap().iter().map(|env| env["name"].as_str().unwrap());
+    for name in names.filter(|name| name.starts_with("HELIOGRAPH_") && *name != "HELIOGRAPH_STORE") {
+        assert!(help.contains(&format!("{name}=")), "{name} isn't in {help}");
+    }
+    for argument in container["args"].as_sequence().unwrap().iter().skip(1) {
+        let name = argument.as_str().unwrap().split('=').next().unwrap();
+        assert!(help.contains(name), "{name} isn't in {help}");
+    }
+}

@@ -1,0 +1,228 @@
+//! NAT outgoing against a real kernel: who sees which address, and what the table looks like to `nft`. Needs root, `ip`,
+//! `nft` and `ping`.
+//!
+//! A node with a pod, another node with a pod behind it, and a host outside; the node's neighbours tell in nftables
+//! counters of their own whom they hear.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::*;
+use heliograph_agent::kernel::linux::Linux;
+use heliograph_agent::kernel::{Desired, Kernel, NatOutgoing, Rules, TableState};
+use heliograph_agent::reconcile::Reconciler;
+use std::collections::BTreeSet;
+
+const NEIGHBOURS: [&str; 3] = ["pod", "peer", "host"];
+
+/// Namespaces around the test's own, which is the node; gone with the test.
+struct Neighbours(String);
+
+impl Neighbours {
+    fn new() -> Self {
+        let all = Self(format!("heliograph-nat-{}-", std::process::id()));
+        // Prefix 1: the pod. 2: another node, with a pod's address on its loopback. 3: outside.
+        for (number, name) in (1..).zip(NEIGHBOURS) {
+            sh(&format!(
+                "ip netns add {ns} && ip -n {ns} link set lo up
+                 ip link add {name} type veth peer name up netns {ns} && ip link set {name} up
+                 ip -n {ns} link set up up
+                 ip address add 10.{number}.0.1/24 dev {name}; ip -6 address add fd0{number}::1/64 dev {name} nodad
+                 ip -n {ns} address add 10.{number}.0.2/24 dev up
+                 ip -n {ns} -6 address add fd0{number}::2/64 dev up nodad
+                 ip -n {ns} route add default via 10.{number}.0.1; ip -n {ns} -6 route add default via fd0{number}::1",
+                ns = all.name(name)
+            ));
+            all.within(
+                name,
+                "nft -f - <<END
+table inet heard {
+    set from4 { type ipv4_addr; flags dynamic; size 99; }
+    set from6 { type ipv6_addr; flags dynamic; size 99; }
+    chain input {
+        type filter hook input priority 0;
+        icmp type echo-request add @from4 { ip saddr }
+        icmpv6 type echo-request add @from6 { ip6 saddr }
+    }
+}
+END",
+            );
+        }
+        all.within("peer", "ip address add 10.20.0.2/32 dev lo; ip -6 address add fd20::2/128 dev lo nodad");
+        sh("ip route add 10.20.0.0/24 via 10.2.0.2; ip -6 route add fd20::/64 via fd02::2");
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        all
+    }
+
+    fn name(&self, neighbour: &str) -> String {
+        format!("{}{neighbour}", self.0)
+    }
+
+    fn within(&self, neighbour: &str, command: &str) -> String {
+        sh(&format!("ip netns exec {} sh -c '{command}'", self.name(neighbour)))
+    }
+
+    /// The address under which one hears the other, asked at one of its own.
+    fn heard(&self, from: &str, to: &str, at: &str) -> String {
+        let set = if at.contains(':') { "from6" } else { "from4" };
+        self.within(to, &format!("nft flush set inet heard {set}"));
+        self.within(from, &format!("ping -c 1 -W 5 {at}"));
+        let listed = self.within(to, &format!("nft list set inet heard {set}"));
+        let (_, elements) =
+            listed.split_once("elements = {").unwrap_or_else(|| panic!("nothing heard: {listed}"));
+        elements.split('}').next().unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        for name in NEIGHBOURS {
+            let _ = std::process::Command::new("ip").args(["netns", "delete", &self.name(name)]).output();
+        }
+    }
+}
+
+/// The pod's networks translated, but for pods and nodes.
+fn outgoing() -> Desired {
+    let inside = ["10.1.0.0/24", "10.20.0.0/24", "10.2.0.2/32", "fd01::/64", "fd20::/64", "fd02::2/128"];
+    let nat = NatOutgoing {
+        pods: ["10.1.0.0/24", "fd01::/64"].into_iter().map(at).collect(),
+        inside: inside.into_iter().map(at).collect(),
+    };
+    Desired { nat_outgoing: Some(nat), ..Desired::default() }
+}
+
+#[test]
+fn pods_reach_the_outside_as_the_node_and_the_cluster_as_themselves() {
+    in_namespace(|| async {
+        let neighbours = Neighbours::new();
+        let mut reconciler = Reconciler::new(Linux::open().unwrap());
+        let heard = |to: &str, at: &str| neighbours.heard("pod", to, at);
+        assert_eq!(heard("host", "10.3.0.2"), "10.1.0.2", "before");
+        bring_in_sync(&mut reconciler, &outgoing()).await;
+        assert_eq!(heard("host", "10.3.0.2"), "10.3.0.1");
+        assert_eq!(heard("host", "fd03::2"), "fd03::1");
+        for (at, address) in [
+            ("10.20.0.2", "10.1.0.2"),
+            ("fd20::2", "fd01::2"),
+            ("10.2.0.2", "10.1.0.2"),
+            ("fd02::2", "fd01::2"),
+        ] {
+            assert_eq!(heard("peer", at), address, "to {at}");
+        }
+        // What is no pod's is not translated, nor is what comes in.
+        assert_eq!(neighbours.heard("peer", "host", "10.3.0.2"), "10.2.0.2");
+        assert_eq!(neighbours.heard("host", "pod", "10.1.0.2"), "10.3.0.2");
+        assert_eq!(neighbours.heard("host", "pod", "fd01::2"), "fd03::2");
+
+        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        assert_eq!(sh("nft list tables"), "");
+        assert_eq!(heard("host", "fd03::2"), "fd01::2", "after");
+    });
+}
+
+#[test]
+fn the_table_is_what_nft_would_show_and_others_keep_theirs_octet_for_octet() {
+    in_namespace(|| async {
+        // A service proxy's table has the same hook and priority.
+        sh("nft -f - <<END
+table ip kube-proxy {
+    map services { type ipv4_addr : verdict; }
+    chain masquerading { mark and 0x4000 != 0 masquerade fully-random; }
+    chain nat-postrouting { type nat hook postrouting priority srcnat; jump masquerading; }
+}
+table inet other { set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } } }
+END");
+        let others = || {
+            sh(
+                "nft -a list table ip kube-proxy; nft -a list table inet other; nft list tables | grep -v heliograph",
+            )
+        };
+        let before = others();
+        let mut reconciler = Reconciler::new(Linux::open().unwrap());
+        bring_in_sync(&mut reconciler, &outgoing()).await;
+        let listed = sh("nft list table inet heliograph");
+        let wanted = "\
+table inet heliograph {
+\tset inside4 {
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = { 10.1.0.0/24, 10.2.0.2,
+\t\t\t     10.20.0.0/24 }
+\t}
+
+\tset inside6 {
+\t\ttype ipv6_addr
+\t\tflags interval
+\t\telements = { fd01::/64,
+\t\t\t     fd02::2,
+\t\t\t     fd20::/64 }
+\t}
+
+\tset pods4 {
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = { 10.1.0.0/24 }
+\t}
+
+\tset pods6 {
+\t\ttype ipv6_addr
+\t\tflags interval
+\t\telements = { fd01::/64 }
+\t}
+
+\tchain nat-outgoing {
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\tip saddr @pods4 ip daddr != @inside4 counter packets 0 bytes 0 masquerade fully-random comment \"leaves the cluster\"
+\t\tip6 saddr @pods6 ip6 daddr != @inside6 counter packets 0 bytes 0 masquerade fully-random comment \"leaves the cluster over IPv6\"
+\t}
+}
+";
+        assert_eq!(listed, wanted);
+        assert_eq!(others(), before);
+        // What nft itself writes in our place is taken for ours.
+        sh("nft -s list table inet heliograph > /tmp/heliograph-table-$$; nft delete table inet heliograph
+            nft -f /tmp/heliograph-table-$$; rm /tmp/heliograph-table-$$");
+        let actual = reconciler.kernel().dump().await.unwrap();
+        assert_eq!(actual.table, TableState::Intact(outgoing().rules()));
+
+        for meddling in [
+            "nft add element inet heliograph inside4 '{ 8.8.8.8 }'",
+            "nft delete element inet heliograph pods6 '{ fd01::/64 }'",
+            "nft flush chain inet heliograph nat-outgoing",
+            "nft insert rule inet heliograph nat-outgoing ip daddr 8.8.8.8 accept",
+        ] {
+            sh(meddling);
+            let altered = reconciler.kernel().dump().await.unwrap().table;
+            assert!(matches!(altered, TableState::Altered(_)), "{meddling}: {altered:?}");
+            bring_in_sync(&mut reconciler, &outgoing()).await;
+            assert_eq!(sh("nft list table inet heliograph"), wanted, "after {meddling}");
+        }
+        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        assert_eq!(others(), before);
+    });
+}
+
+#[test]
+fn a_table_for_many_nodes_is_one_transaction_and_read_back_as_written() {
+    in_namespace(|| async {
+        let mut desired = outgoing();
+        let nat = desired.nat_outgoing.as_mut().unwrap();
+        let mut nodes = BTreeSet::new();
+        for number in 0..5000_u32 {
+            let address = std::net::Ipv4Addr::from_bits(0xac10_0000 + 2 * number).into();
+            nat.inside.insert(address, address);
+            nodes.insert(address);
+            nodes.insert(std::net::Ipv6Addr::from_bits((0xfd77 << 112) + u128::from(number)).into());
+        }
+        // The ends of the address space: no address comes after the last.
+        nat.inside.insert(ip("240.0.0.0"), ip("255.255.255.255"));
+        nat.inside.insert(ip("0.0.0.0"), ip("0.255.255.255"));
+        desired.allowed_tunnel_sources = nodes;
+        let mut reconciler = Reconciler::new(Linux::open().unwrap());
+        bring_in_sync(&mut reconciler, &desired).await;
+        let Rules { tunnel_sources, nat } = desired.rules();
+        let held = reconciler.kernel().dump().await.unwrap().table;
+        assert!(held == TableState::Intact(Rules { tunnel_sources, nat }), "{held:?}");
+    });
+}
