@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use heliograph_bgp::io::{BestRoutes, StartError, Stop};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::cni::{self, CniError, Installer};
@@ -21,7 +21,7 @@ use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
-use crate::status::{Role, http};
+use crate::status::{NodeStatus, Role, http, kubernetes};
 use crate::store::{self, View};
 
 mod forwarding;
@@ -88,6 +88,21 @@ impl Options {
             Store::Kubernetes { .. } => "see how it stands with the API server (heliograph status), and that a \
                                          BGPConfiguration is there (kubectl get bgpconfigurations)"
                 .into(),
+        }
+    }
+
+    /// Sees that the cluster is told how we stand, if there is one.
+    fn tell_cluster(
+        &self,
+        report: mpsc::Sender<oneshot::Sender<NodeStatus>>,
+        looks: watch::Receiver<()>,
+    ) -> Option<http::Trouble> {
+        match &self.store {
+            Store::Files(_) => None,
+            Store::Kubernetes { .. } => {
+                let connect = store::kubernetes::connect;
+                Some(kubernetes::tell(self.node.clone(), connect, report, looks))
+            }
         }
     }
 
@@ -178,7 +193,10 @@ async fn attend<K: Kernel>(
     let run_dir = RunDir::take(&options.run_dir)?;
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
     run_dir.serve(ask.clone())?;
-    let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    let mut doors: Vec<http::Trouble> = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    let (report, reports) = mpsc::channel(1);
+    let (looked, looks) = watch::channel(());
+    doors.extend(options.tell_cluster(report, looks));
     let (forwarding, hints) = match kernel {
         Some((kernel, changes)) => {
             let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
@@ -208,8 +226,10 @@ async fn attend<K: Kernel>(
         changed_at: None,
         waiting_for: vec!["the first look".into()],
         doors,
+        looked,
     };
-    let result = agent.attend(views, questions, hints, stop).await;
+    let asked = Asked { questions, reports };
+    let result = agent.attend(views, asked, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
     result
 }
@@ -231,8 +251,16 @@ struct Agent<K> {
     changed_at: Option<SystemTime>,
     /// What the first sync waits for; once nothing is missing, nothing ever is again.
     waiting_for: Vec<String>,
-    /// The addresses of health and metrics.
+    /// The ways on which we tell of ourselves: the addresses of health and metrics, and the cluster.
     doors: Vec<http::Trouble>,
+    /// Hints that the status may have changed.
+    looked: watch::Sender<()>,
+}
+
+/// Those who want to know how we stand: people and scrapers, and the writer of objects in the cluster.
+struct Asked {
+    questions: mpsc::Receiver<Question>,
+    reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -240,7 +268,7 @@ impl<K: Kernel> Agent<K> {
     async fn attend(
         &mut self,
         mut views: watch::Receiver<Arc<View>>,
-        mut questions: mpsc::Receiver<Question>,
+        mut asked: Asked,
         mut hints: Option<Changes>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
@@ -264,6 +292,7 @@ impl<K: Kernel> Agent<K> {
                     self.look().await?;
                     self.note_first_sync();
                     look_at = self.next_look(distrust_at);
+                    self.looked.send_replace(());
                 }
                 Ok(()) = views.changed() => look_at = soon(look_at),
                 () = self.speech.changed() => look_at = soon(look_at),
@@ -273,7 +302,11 @@ impl<K: Kernel> Agent<K> {
                     }
                     look_at = soon(look_at);
                 }
-                Some(question) = questions.recv() => self.answer(question).await,
+                Some(question) = asked.questions.recv() => self.answer(question).await,
+                Some(answer) = asked.reports.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(self.status().await);
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ impl<K: Kernel> Agent<K> {
         let _ = question.answer.send(answer);
     }
 
-    async fn status(&self) -> NodeStatus {
+    pub(super) async fn status(&self) -> NodeStatus {
         let sessions = self.speech.sessions().await;
         NodeStatus {
             node: self.options.node.clone(),

@@ -1,5 +1,5 @@
 //! How this node stands: one value, made when asked for, of which every view is one: socket, command line, HTTP and
-//! metrics, later objects in the cluster.
+//! metrics, objects in the cluster.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,6 +12,7 @@ use crate::store::Refusal;
 
 pub mod client;
 pub mod http;
+pub mod kubernetes;
 pub mod metrics;
 pub mod process;
 pub mod server;

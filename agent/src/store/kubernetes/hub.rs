@@ -87,8 +87,11 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
     hub.follow(receiver, recall_at, views).await;
 }
 
-/// Finds the API server: KUBECONFIG or what a pod is given.
-async fn connect() -> Result<(Client, String), String> {
+/// Finds the API server: KUBECONFIG or what a pod is given. A client for it, and its address.
+///
+/// # Errors
+/// What is missing, in words.
+pub async fn connect() -> Result<(Client, String), String> {
     let mut config = kube::Config::infer().await.map_err(|error| {
         format!(
             "there is no way to an API server: {}; set KUBECONFIG, or run as a pod with a ServiceAccount",

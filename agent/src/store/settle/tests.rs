@@ -98,7 +98,7 @@ fn a_newcomer_that_clashes_waits() {
     for (newcomer, expected) in cases {
         let (snapshot, refused) = after(&before, &(before.clone() + &newcomer));
         assert_eq!(refused, [expected]);
-        assert_eq!((snapshot.nodes.keys().collect::<Vec<_>>(), snapshot.peers.len()), (vec!["a"], 1));
+        assert_eq!((snapshot.nodes.keys().map(String::as_str).collect::<Vec<_>>(), snapshot.peers.len()), (vec!["a"], 1));
     }
 }
 
