@@ -138,6 +138,9 @@ pub struct DaemonArgs {
     /// Folder for what lives as long as the machine is up: socket, node.json, the last good intent.
     #[arg(long, env = "HELIOGRAPH_RUN_DIR", default_value = "/run/heliograph")]
     pub run_dir: PathBuf,
+    /// With store kubernetes: where the API server is and who we are to it. [default: KUBECONFIG, or as a pod is given]
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
     /// With store kubernetes: Heliograph's namespace, where its Secrets are. [default: the pod's own]
     #[arg(long, env = "HELIOGRAPH_NAMESPACE")]
     pub namespace: Option<String>,
@@ -184,9 +187,11 @@ impl DaemonArgs {
     pub fn options(self, role: Role, cni_conf_dir: PathBuf, cni_bin_dir: Option<PathBuf>) -> Options {
         let store = match self.store {
             StoreKind::Files => Store::Files(self.intent),
-            StoreKind::Kubernetes => {
-                Store::Kubernetes { namespace: self.namespace, state_dir: self.state_dir }
-            }
+            StoreKind::Kubernetes => Store::Kubernetes {
+                kubeconfig: self.kubeconfig,
+                namespace: self.namespace,
+                state_dir: self.state_dir,
+            },
         };
         let http = self.http_address.iter().filter_map(|address| address.0).collect();
         Options { node: self.node, role, store, run_dir: self.run_dir, cni_conf_dir, cni_bin_dir, http }

@@ -66,8 +66,10 @@ pub struct BGPConfigurationSpec {
 
 /// Who peers with whom among the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "FullMesh: every node with every other. Reflectors: every node with the reflectors, and these \
-                          with each other (RFC 4456).")]
+#[schemars(
+    description = "FullMesh: every node with every other. Reflectors: every node with the reflectors, and these \
+                          with each other (RFC 4456)."
+)]
 pub enum Topology {
     // Not doc comments: a described variant makes a schema that isn't structural.
     // Every node with every other.
@@ -94,8 +96,10 @@ pub struct Reflectors {
 
 /// When packets between pods of two nodes are encapsulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "Never: the network between the nodes knows the pod networks. CrossSubnet: where the other \
-                          node is on another L2 segment, that is, behind a gateway. Always: between any two nodes.")]
+#[schemars(
+    description = "Never: the network between the nodes knows the pod networks. CrossSubnet: where the other \
+                          node is on another L2 segment, that is, behind a gateway. Always: between any two nodes."
+)]
 pub enum Encapsulation {
     // Never: the network between the nodes knows the pod networks.
     #[allow(missing_docs)]

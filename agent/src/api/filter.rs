@@ -137,8 +137,10 @@ pub struct AsPathMatch {
 
 /// How a route was learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "Local: this node originates it. Internal: from a neighbour in our AS. External: from a \
-                          neighbour in another AS.")]
+#[schemars(
+    description = "Local: this node originates it. Internal: from a neighbour in our AS. External: from a \
+                          neighbour in another AS."
+)]
 #[allow(missing_docs)]
 pub enum Source {
     Local,

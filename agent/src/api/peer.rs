@@ -167,9 +167,11 @@ pub enum Family {
 
 /// What we are to a peer (RFC 9234 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "Provider: its transit provider. Customer: its customer. Peer: its equal, each tells the \
+#[schemars(
+    description = "Provider: its transit provider. Customer: its customer. Peer: its equal, each tells the \
                           other only its own and its customers' routes. RouteServer: the route server it uses. \
-                          RouteServerClient: a client of its route server.")]
+                          RouteServerClient: a client of its route server."
+)]
 #[allow(missing_docs)]
 pub enum Role {
     Provider,

@@ -5,8 +5,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 /// A network without bits beyond its length.
 pub const CIDR: &str = "isCIDR(self) && cidr(self).masked() == cidr(self)";
 /// What a person is told who breaks [`CIDR`].
-pub const CIDR_MESSAGE: &str =
-    "must be a network in CIDR notation without bits beyond its length, such as 10.244.0.0/16 or fd00:10:244::/48";
+pub const CIDR_MESSAGE: &str = "must be a network in CIDR notation without bits beyond its length, such as 10.244.0.0/16 or fd00:10:244::/48";
 /// [`CIDR`] for each of a list.
 pub const CIDRS: &str = "self.all(c, isCIDR(c) && cidr(c).masked() == cidr(c))";
 /// An address that one machine can have.

@@ -221,7 +221,14 @@ impl<'a> Judge<'a> {
     ) -> Self {
         let owned = |node: &'a Node| node.addresses.iter().map(move |address| (*address, node));
         let owners = snapshot.nodes.values().flat_map(owned).collect();
-        Self { this, encapsulation: snapshot.configuration.encapsulation, segments, tunnels, owners, presumed }
+        Self {
+            this,
+            encapsulation: snapshot.configuration.encapsulation,
+            segments,
+            tunnels,
+            owners,
+            presumed,
+        }
     }
 
     fn next_hop(&self, next_hop: IpAddr) -> (SegmentVerdict, Option<Hop>) {

@@ -62,6 +62,8 @@ pub enum Store {
     Files(PathBuf),
     /// A Kubernetes API server.
     Kubernetes {
+        /// Where it is and who we are to it; `None`: as KUBECONFIG says, or as a pod is given.
+        kubeconfig: Option<PathBuf>,
         /// Heliograph's namespace; `None`: the one that the pod, or the kubeconfig, is in.
         namespace: Option<String>,
         /// The folder for what outlives the machine's next start.
@@ -85,9 +87,11 @@ impl Options {
             Store::Files(folder) => {
                 format!("put Node and BGPConfiguration documents into {}", folder.display())
             }
-            Store::Kubernetes { .. } => "see how it stands with the API server (heliograph status), and that a \
+            Store::Kubernetes { .. } => {
+                "see how it stands with the API server (heliograph status), and that a \
                                          BGPConfiguration is there (kubectl get bgpconfigurations)"
-                .into(),
+                    .into()
+            }
         }
     }
 
@@ -99,8 +103,12 @@ impl Options {
     ) -> Option<http::Trouble> {
         match &self.store {
             Store::Files(_) => None,
-            Store::Kubernetes { .. } => {
-                let connect = store::kubernetes::connect;
+            Store::Kubernetes { kubeconfig, .. } => {
+                let kubeconfig = kubeconfig.clone();
+                let connect = move || {
+                    let kubeconfig = kubeconfig.clone();
+                    async move { store::kubernetes::connect(kubeconfig.as_deref()).await }
+                };
                 Some(kubernetes::tell(self.node.clone(), connect, report, looks))
             }
         }
@@ -109,11 +117,14 @@ impl Options {
     async fn watch(&self) -> watch::Receiver<Arc<View>> {
         match &self.store {
             Store::Files(folder) => store::files::watch(folder.clone(), self.last_good()).await,
-            Store::Kubernetes { namespace, .. } => store::kubernetes::watch(store::kubernetes::Options {
-                node: self.node.clone(),
-                namespace: namespace.clone(),
-                last_good: self.last_good(),
-            }),
+            Store::Kubernetes { kubeconfig, namespace, .. } => {
+                store::kubernetes::watch(store::kubernetes::Options {
+                    node: self.node.clone(),
+                    kubeconfig: kubeconfig.clone(),
+                    namespace: namespace.clone(),
+                    last_good: self.last_good(),
+                })
+            }
         }
     }
 }

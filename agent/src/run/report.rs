@@ -170,10 +170,7 @@ impl<K: Kernel> Agent<K> {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.view.snapshot.is_none() {
-            problems.push(format!(
-                "there is no intent to go by: {}",
-                self.options.where_intent_belongs()
-            ));
+            problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.speech.problem().map(str::to_string));

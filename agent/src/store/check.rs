@@ -281,8 +281,7 @@ fn overlaps_with_addresses(claims: &[Claim], nodes: &[(usize, Node)], found: &mu
         for (address, (owner, name)) in inside {
             let claimed = (claim.object, claim.field.clone());
             let owned = (*owner, "status.addresses".to_string());
-            let (first, second) =
-                if *owner <= claim.object { (owned, claimed) } else { (claimed, owned) };
+            let (first, second) = if *owner <= claim.object { (owned, claimed) } else { (claimed, owned) };
             Problems::of(second.0, found).note_clash(
                 second.1,
                 format!("pod CIDR {} holds {address}, the address of Node {name}", claim.network),

@@ -129,7 +129,9 @@ impl Keeper {
                 if same && self.view.in_sync {
                     return false;
                 }
-                if let Err(error) = last_good::write(&self.last_good, &self.folder.display().to_string(), &good.objects) {
+                if let Err(error) =
+                    last_good::write(&self.last_good, &self.folder.display().to_string(), &good.objects)
+                {
                     tracing::warn!(
                         "can't write {}: {error}; a restart while the intent folder is wrong would have nothing to go by",
                         self.last_good.display()

@@ -74,7 +74,8 @@ impl Settling<'_> {
         }
         // Without a BGPConfiguration nothing is meant at all: somebody took the definitions away, or hasn't begun.
         if !self.taken.contains_key(&Culprit::new("BGPConfiguration", CONFIGURATION_NAME)) {
-            let ours: Vec<_> = self.before.keys().filter(|key| key.kind.starts_with("BGP")).cloned().collect();
+            let ours: Vec<_> =
+                self.before.keys().filter(|key| key.kind.starts_with("BGP")).cloned().collect();
             for key in ours {
                 if !self.taken.contains_key(&key) {
                     self.restore(&key);

@@ -4,6 +4,9 @@ use std::path::Path;
 #[test]
 fn the_manifest_is_what_the_types_say() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds.yaml");
+    if std::env::var_os("HELIOGRAPH_UPDATE").is_some() {
+        std::fs::write(&path, yaml()).unwrap();
+    }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         there == yaml(),
@@ -49,7 +52,8 @@ fn schemas_are_structural_documented_and_without_unknown_formats() {
         assert!(crd["spec"]["names"]["shortNames"].is_array(), "{kind}");
         assert!(version["subresources"]["status"].is_object(), "{kind}");
         assert!(version["additionalPrinterColumns"].as_array().is_some_and(|list| list.len() > 1), "{kind}");
-        let conditions = &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"];
+        let conditions =
+            &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"];
         assert_eq!(conditions["x-kubernetes-list-type"], "map");
         assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]));
         assert!(conditions["items"]["properties"]["observedGeneration"].is_object());

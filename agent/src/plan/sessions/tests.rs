@@ -159,11 +159,7 @@ fn everything_that_a_peer_says_reaches_its_neighbour() {
             |p| p.source = SourceAddress::Address(ip("172.20.1.99")),
             |n| n.local_address == Some(ip("172.20.1.99")),
         ),
-        (
-            "families",
-            |p| p.families = vec![Family::Ipv6Unicast],
-            |n| n.families == [Family::Ipv6Unicast],
-        ),
+        ("families", |p| p.families = vec![Family::Ipv6Unicast], |n| n.families == [Family::Ipv6Unicast]),
         (
             "password",
             |p| p.authentication = Some(Authentication::Md5(Key::new("sesame"))),

@@ -62,7 +62,8 @@ pub fn peer(
         filter(spec.export.as_deref(), spec.export_filter.as_deref(), &default, outward, around, problems);
     let read = around.reader.is_none_or(|node| node.is_some_and(|node| nodes.matches(&node.labels)));
     let secret = spec.password_secret_ref.as_ref().filter(|_| read);
-    let authentication = secret.and_then(|secret| password(secret, around, problems)).map(Authentication::Md5);
+    let authentication =
+        secret.and_then(|secret| password(secret, around, problems)).map(Authentication::Md5);
     let timers = timers(spec.timers.as_ref(), around.cluster.timers, problems);
     let port = port(spec.peer_port, "spec.peerPort", problems);
     let address = unicast(&spec.peer_address, "spec.peerAddress", problems)?;
@@ -92,8 +93,13 @@ fn external_only(spec: &api::BGPPeerSpec, internal: bool, problems: &mut Problem
     let inside = "the peer is in the cluster's own AS";
     if let Some(local) = spec.local_asn {
         if local == 0 || local == spec.peer_asn {
-            let problem = format!("AS number {local} can't be ours towards this peer (RFC 7607, RFC 7705 §3)");
-            problems.note("spec.localASN", problem, "give the AS number that the peer has us configured with");
+            let problem =
+                format!("AS number {local} can't be ours towards this peer (RFC 7607, RFC 7705 §3)");
+            problems.note(
+                "spec.localASN",
+                problem,
+                "give the AS number that the peer has us configured with",
+            );
         } else if internal {
             let remedy = "remove localASN: it is for external peers (RFC 7705 §3)";
             problems.note("spec.localASN", inside, remedy);
@@ -160,7 +166,11 @@ fn named_filter(
         Some(None) => default.clone(),
         None if !around.complete => default.clone(),
         None => {
-            problems.note(field, format!("there is no BGPFilter {name}"), "add it, or name one that is there");
+            problems.note(
+                field,
+                format!("there is no BGPFilter {name}"),
+                "add it, or name one that is there",
+            );
             problems.blame(Culprit::new("BGPFilter", name));
             default.clone()
         }
@@ -226,7 +236,11 @@ fn source(given: Option<&str>, peer: IpAddr, problems: &mut Problems) -> SourceA
 fn families(given: Option<&[ApiFamily]>, problems: &mut Problems) -> Vec<Family> {
     let Some(given) = given else { return vec![Family::Ipv4Unicast, Family::Ipv6Unicast] };
     if given.is_empty() {
-        problems.note("spec.families", "no family is listed", "list IPv4, IPv6 or both, or leave it out for both");
+        problems.note(
+            "spec.families",
+            "no family is listed",
+            "list IPv4, IPv6 or both, or leave it out for both",
+        );
     }
     let has = |family| given.contains(&family);
     let both = [(ApiFamily::IPv4, Family::Ipv4Unicast), (ApiFamily::IPv6, Family::Ipv6Unicast)];
@@ -248,9 +262,15 @@ fn ttl(spec: &api::BGPPeerSpec, problems: &mut Problems) -> Ttl {
         }
     };
     match ttl {
-        Ttl::Hops(0) => problems.note("spec.multihop", "0 hops reach nobody", "give 1 for the same link, or more"),
+        Ttl::Hops(0) => {
+            problems.note("spec.multihop", "0 hops reach nobody", "give 1 for the same link, or more")
+        }
         Ttl::Security(0 | 255) => {
-            problems.note("spec.ttlSecurity", "it must be 1 to 254 hops", "give 1 for the same link, or more");
+            problems.note(
+                "spec.ttlSecurity",
+                "it must be 1 to 254 hops",
+                "give 1 for the same link, or more",
+            );
         }
         _ => {}
     }
@@ -270,7 +290,11 @@ fn role(role: ApiRole) -> Role {
 fn prefix_limit(given: &api::peer::PrefixLimit, problems: &mut Problems) -> PrefixLimit {
     let warn_percent = given.warn_percent.unwrap_or(WARN_PERCENT);
     if given.max == 0 {
-        problems.note("spec.prefixLimit.max", "a limit of 0 lets nothing in", "give at least 1, or use import: []");
+        problems.note(
+            "spec.prefixLimit.max",
+            "a limit of 0 lets nothing in",
+            "give at least 1, or use import: []",
+        );
     }
     if !(1..=100).contains(&warn_percent) {
         let problem = format!("{warn_percent} is no percentage of the limit");

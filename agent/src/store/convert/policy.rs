@@ -32,7 +32,11 @@ pub fn policy(spec: &BGPFilterSpec, problems: &mut Problems) -> Option<Policy> {
         match rule.map(|rule| Policy::new(vec![rule.clone()], Verdict::Reject).map(|_| rule)) {
             Some(Ok(rule)) => rules.push(rule),
             Some(Err(error)) => {
-                problems.note(format!("spec.rules[{index}]"), format!("the rule {}", error.problem), "correct it");
+                problems.note(
+                    format!("spec.rules[{index}]"),
+                    format!("the rule {}", error.problem),
+                    "correct it",
+                );
                 whole = false;
             }
             None => whole = false,

@@ -86,7 +86,8 @@ mod tests {
     use super::*;
 
     fn status(code: u16, message: &str, retry: u32) -> Status {
-        let status = serde_json::json!({"code": code, "message": message, "details": {"retryAfterSeconds": retry}});
+        let status =
+            serde_json::json!({"code": code, "message": message, "details": {"retryAfterSeconds": retry}});
         serde_json::from_value(status).unwrap()
     }
 

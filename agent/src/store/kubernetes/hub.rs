@@ -1,10 +1,12 @@
 //! Where the sources come together: which are needed, what they have told, and what of it is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -54,7 +56,7 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
     let recall_at = Instant::now() + GRACE;
     let mut connection = Connection::new("the API server".into());
     let client = loop {
-        match connect().await {
+        match connect(options.kubeconfig.as_deref()).await {
             Ok((client, server)) => {
                 connection.server = server;
                 break client;
@@ -87,15 +89,18 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
     hub.follow(receiver, recall_at, views).await;
 }
 
-/// Finds the API server: KUBECONFIG or what a pod is given. A client for it, and its address.
+/// Finds the API server: a given file, KUBECONFIG, or what a pod is given. A client for it, and its address.
 ///
 /// # Errors
 /// What is missing, in words.
-pub async fn connect() -> Result<(Client, String), String> {
-    let mut config = kube::Config::infer().await.map_err(|error| {
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
+    let config = match kubeconfig {
+        Some(path) => from_file(path).await.map_err(|error| failure::chain(&error)),
+        None => kube::Config::infer().await.map_err(|error| failure::chain(&error)),
+    };
+    let mut config = config.map_err(|error| {
         format!(
-            "there is no way to an API server: {}; set KUBECONFIG, or run as a pod with a ServiceAccount",
-            failure::chain(&error)
+            "there is no way to an API server: {error}; set KUBECONFIG, or run as a pod with a ServiceAccount"
         )
     })?;
     // What fails is tried again where it can be told of.
@@ -104,6 +109,10 @@ pub async fn connect() -> Result<(Client, String), String> {
     let client = Client::try_from(config)
         .map_err(|error| format!("can't speak with {server}: {}", failure::chain(&error)))?;
     Ok((client, server))
+}
+
+async fn from_file(path: &Path) -> Result<kube::Config, KubeconfigError> {
+    kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
 }
 
 struct Hub {
@@ -126,8 +135,10 @@ impl Hub {
             (Slot::Peers, "BGPPeer", "bgppeers"),
             (Slot::Filters, "BGPFilter", "bgpfilters"),
         ] {
-            let resource =
-                ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(api::GROUP, "v1alpha1", kind), plural);
+            let resource = ApiResource::from_gvk_with_plural(
+                &GroupVersionKind::gvk(api::GROUP, "v1alpha1", kind),
+                plural,
+            );
             let selection = Selection {
                 api: Api::<DynamicObject>::all_with(self.client.clone(), &resource),
                 what: format!("{plural}.{}", api::GROUP),
@@ -142,7 +153,9 @@ impl Hub {
             labels: None,
             fields: Some(format!("metadata.name={}", self.node)),
         };
-        self.put(Slot::Own, |number, sender| source::follow(selection, |node| known(node, |_| true), sender, number));
+        self.put(Slot::Own, |number, sender| {
+            source::follow(selection, |node| known(node, |_| true), sender, number)
+        });
     }
 
     fn put<T: Future<Output = ()> + Send + 'static>(
@@ -384,8 +397,8 @@ fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
     peers
         .filter(|spec| {
             let selector = spec.node_selector.as_ref();
-            let selector =
-                selector.map(|given| convert::selector(given, "spec.nodeSelector", &mut Problems::of(0, &mut found)));
+            let selector = selector
+                .map(|given| convert::selector(given, "spec.nodeSelector", &mut Problems::of(0, &mut found)));
             selector.unwrap_or_else(Selector::default).matches(&labels)
         })
         .filter_map(|spec| spec.password_secret_ref.as_ref().map(|secret| secret.name.clone()))

@@ -80,7 +80,10 @@ impl Keeper {
         let objects = match last_good::read(&self.last_good) {
             Ok(objects) => objects?,
             Err(problem) => {
-                tracing::warn!("the last good intent in {} can't be used: {problem}", self.last_good.display());
+                tracing::warn!(
+                    "the last good intent in {} can't be used: {problem}",
+                    self.last_good.display()
+                );
                 return None;
             }
         };
@@ -92,7 +95,11 @@ impl Keeper {
             }
             Err(problems) => {
                 for problem in problems {
-                    tracing::warn!("the last good intent can't be used: {}: {}", problem.field, problem.problem);
+                    tracing::warn!(
+                        "the last good intent can't be used: {}: {}",
+                        problem.field,
+                        problem.problem
+                    );
                 }
                 None
             }
@@ -127,7 +134,11 @@ impl Keeper {
         };
         snapshot.all_nodes = all_nodes;
         if self.view.snapshot.as_deref() != Some(&snapshot) {
-            tracing::info!(nodes = snapshot.nodes.len(), peers = snapshot.peers.len(), "intent from {server} is in force");
+            tracing::info!(
+                nodes = snapshot.nodes.len(),
+                peers = snapshot.peers.len(),
+                "intent from {server} is in force"
+            );
             self.view.snapshot = Some(Arc::new(snapshot));
             self.view.generation += 1;
         }
@@ -147,9 +158,10 @@ impl Keeper {
 }
 
 fn unread(object: &Unreadable) -> impl Iterator<Item = Refusal> {
-    object.problems.iter().map(|problem| {
-        refusal(&Refused { object: Some(object.key.clone()), problem: problem.clone() })
-    })
+    object
+        .problems
+        .iter()
+        .map(|problem| refusal(&Refused { object: Some(object.key.clone()), problem: problem.clone() }))
 }
 
 fn refusal(refused: &Refused) -> Refusal {

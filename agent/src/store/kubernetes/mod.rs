@@ -25,6 +25,8 @@ pub use hub::connect;
 pub struct Options {
     /// Name of this node.
     pub node: String,
+    /// Where the API server is and who we are to it; `None`: as KUBECONFIG says, or as a pod is given.
+    pub kubeconfig: Option<PathBuf>,
     /// The namespace of Heliograph, where its Secrets are; `None`: the one that the pod, or the kubeconfig, is in.
     pub namespace: Option<String>,
     /// Where the last good intent is kept.

@@ -87,18 +87,21 @@ fn a_mistake_in_one_object_keeps_none_of_the_others_from_being_followed() {
 fn a_newcomer_that_clashes_waits() {
     let cases = [
         // Sorted before the incumbents, so that order alone would blame these.
-        (node("0", "192.0.2.1", "10.244.9.0/24"), "Node 0 status.addresses"),
-        (node("0", "192.0.2.3", "10.244.1.0/25"), "Node 0 spec.podCIDRs[0]"),
-        (node("0", "10.244.1.7", "10.244.9.0/24"), "Node 0 status.addresses"),
-        (node("0", "192.0.2.3", "10.245.1.0/24"), "Node 0 spec.podCIDRs[0]"),
-        (peer("0", "peerAddress: 192.0.2.1, peerASN: 64600"), "BGPPeer 0 spec.peerAddress"),
-        (peer("0", "peerAddress: 192.0.2.9, peerASN: 64600"), "BGPPeer 0 spec.peerAddress"),
+        (node("0-new", "192.0.2.1", "10.244.9.0/24"), "Node 0-new status.addresses"),
+        (node("0-new", "192.0.2.3", "10.244.1.0/25"), "Node 0-new spec.podCIDRs[0]"),
+        (node("0-new", "10.244.1.7", "10.244.9.0/24"), "Node 0-new status.addresses"),
+        (node("0-new", "192.0.2.3", "10.245.1.0/24"), "Node 0-new spec.podCIDRs[0]"),
+        (peer("0-new", "peerAddress: 192.0.2.1, peerASN: 64600"), "BGPPeer 0-new spec.peerAddress"),
+        (peer("0-new", "peerAddress: 192.0.2.9, peerASN: 64600"), "BGPPeer 0-new spec.peerAddress"),
     ];
     let before = usual() + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
     for (newcomer, expected) in cases {
         let (snapshot, refused) = after(&before, &(before.clone() + &newcomer));
         assert_eq!(refused, [expected]);
-        assert_eq!((snapshot.nodes.keys().map(String::as_str).collect::<Vec<_>>(), snapshot.peers.len()), (vec!["a"], 1));
+        assert_eq!(
+            (snapshot.nodes.keys().map(String::as_str).collect::<Vec<_>>(), snapshot.peers.len()),
+            (vec!["a"], 1)
+        );
     }
 }
 

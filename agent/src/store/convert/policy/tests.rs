@@ -23,7 +23,10 @@ fn conditions_reach_the_speaker() {
     let ten = |min_length, max_length| PrefixMatch { within: prefix("10.0.0.0/8"), min_length, max_length };
     let cases = [
         (json!({"prefixes": [{"cidr": "10.0.0.0/8"}]}), vec![Condition::Prefix(vec![ten(8, 8)])]),
-        (json!({"prefixes": [{"cidr": "10.0.0.0/8", "maxLength": 24}]}), vec![Condition::Prefix(vec![ten(8, 24)])]),
+        (
+            json!({"prefixes": [{"cidr": "10.0.0.0/8", "maxLength": 24}]}),
+            vec![Condition::Prefix(vec![ten(8, 24)])],
+        ),
         (
             json!({"prefixes": [{"cidr": "10.0.0.0/8", "minLength": 16, "maxLength": 24}]}),
             vec![Condition::Prefix(vec![ten(16, 24)])],
@@ -109,7 +112,10 @@ fn communities_are_read_as_people_write_them() {
 #[test]
 fn what_is_wrong_is_named() {
     let cases = [
-        (json!({"action": "Accept", "match": {"prefixes": [{"cidr": "10.0.0.1/8"}]}}), "match.prefixes[0].cidr"),
+        (
+            json!({"action": "Accept", "match": {"prefixes": [{"cidr": "10.0.0.1/8"}]}}),
+            "match.prefixes[0].cidr",
+        ),
         (json!({"action": "Accept", "match": {"prefixes": [{"cidr": "10.0.0.0/8", "maxLength": 7}]}}), ""),
         (json!({"action": "Accept", "unless": {"communities": ["x"]}}), "unless.communities[0]"),
         (json!({"action": "Accept", "match": {"nextHops": ["x"]}}), "match.nextHops[0]"),

@@ -1,0 +1,180 @@
+//! A real kube-apiserver with a real etcd behind it, alone on the loopback interface.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::time::{Instant, sleep};
+
+/// The folder with kube-apiserver in it.
+const BINARIES: &str = "HELIOGRAPH_KUBERNETES";
+/// Starting takes this long at most, on a busy machine.
+const START: Duration = Duration::from_secs(180);
+/// Who may do anything, and the agent.
+const ADMIN: &str = "admin-token,admin,admin,system:masters";
+const AGENT: &str = "agent-token,system:serviceaccount:heliograph-system:agent,agent,system:serviceaccounts";
+
+/// An API server that can be stopped and started again. It is gone with this.
+pub struct Server {
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+    port: u16,
+    etcd: Child,
+    etcd_port: u16,
+    apiserver: Option<Child>,
+}
+
+impl Server {
+    /// Starts one. `None`: there are no binaries, which only a developer's machine may lack.
+    pub async fn start() -> Option<Self> {
+        let Some(binary) = binary() else {
+            let how = format!("set {BINARIES} to a folder with kube-apiserver, or run make cluster once");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "no kube-apiserver: {how}");
+            eprintln!("\n!!! NOT TESTED against a real API server: there is no kube-apiserver; {how}\n");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (port, etcd_port, peers) = (free_port(), free_port(), free_port());
+        let etcd = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(folder.path().join("etcd"))
+            .args(["--unsafe-no-fsync", "--name", "test", "--log-level", "error"])
+            .arg(format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"))
+            .arg(format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peers}"))
+            .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peers}"))
+            .arg(format!("--initial-cluster=test=http://127.0.0.1:{peers}"))
+            .stdin(Stdio::null())
+            .stdout(log(folder.path(), "etcd"))
+            .stderr(log(folder.path(), "etcd"))
+            .spawn()
+            .expect("start etcd (Debian: etcd-server)");
+        let key = folder.path().join("sa.key");
+        let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output().unwrap();
+        assert!(made.status.success(), "openssl genrsa");
+        let mut server = Self { folder, binary, port, etcd, etcd_port, apiserver: None };
+        for (name, token) in [("admin", "admin-token"), ("agent", "agent-token")] {
+            fs::write(server.kubeconfig(name), kubeconfig(port, token)).unwrap();
+        }
+        server.up(true).await;
+        Some(server)
+    }
+
+    /// Starts the API server; `known`: the agent's token is.
+    pub async fn up(&mut self, known: bool) {
+        let tokens = self.folder.path().join("tokens.csv");
+        fs::write(&tokens, if known { format!("{ADMIN}\n{AGENT}\n") } else { format!("{ADMIN}\n") }).unwrap();
+        let key = self.folder.path().join("sa.key");
+        let path = |flag: &str, path: &Path| format!("{flag}={}", path.display());
+        let child = Command::new(&self.binary)
+            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
+            .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
+            .args(["--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount"])
+            .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"])
+            .args(["--service-account-issuer=https://kubernetes.default.svc", "--shutdown-delay-duration=0s"])
+            .arg(format!("--secure-port={}", self.port))
+            .arg(path("--cert-dir", &self.folder.path().join("pki")))
+            .arg(path("--token-auth-file", &tokens))
+            .arg(path("--service-account-key-file", &key))
+            .arg(path("--service-account-signing-key-file", &key))
+            .stdin(Stdio::null())
+            .stdout(log(self.folder.path(), "apiserver"))
+            .stderr(log(self.folder.path(), "apiserver"))
+            .spawn()
+            .expect("start kube-apiserver");
+        self.apiserver = Some(child);
+        let deadline = Instant::now() + START;
+        let client = self.client("admin").await;
+        let ready = || http_get("/readyz");
+        while client.request_text(ready()).await.is_err() {
+            assert!(Instant::now() < deadline, "kube-apiserver is not ready:\n{}", self.tail("apiserver"));
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Ends the API server at once, as a machine that fails does.
+    pub fn down(&mut self) {
+        if let Some(mut child) = self.apiserver.take() {
+            end(&mut child);
+        }
+    }
+
+    /// The way in for a user.
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        self.folder.path().join(format!("{user}.kubeconfig"))
+    }
+
+    /// A client for a user.
+    pub async fn client(&self, user: &str) -> Client {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig(user)).unwrap();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        Client::try_from(config).unwrap()
+    }
+
+    fn tail(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.down();
+        end(&mut self.etcd);
+    }
+}
+
+/// A GET of a path.
+pub fn http_get(path: &str) -> http::Request<Vec<u8>> {
+    http::Request::get(path).body(Vec::new()).unwrap()
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn log(folder: &Path, name: &str) -> Stdio {
+    let path = folder.join(format!("{name}.log"));
+    fs::OpenOptions::new().create(true).append(true).open(path).unwrap().into()
+}
+
+/// The kernel chooses; that nobody takes it in between is likely enough.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn kubeconfig(port: u16, token: &str) -> String {
+    // The API server makes itself a certificate; who is on the other end of loopback is not what is tested.
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+         clusters: [{{name: c, cluster: {{server: \"https://127.0.0.1:{port}\", insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: u, user: {{token: {token}}}}}]\n\
+         contexts: [{{name: x, context: {{cluster: c, user: u, namespace: heliograph-system}}}}]\n"
+    )
+}
+
+/// kube-apiserver: the user's, or the newest that was built for the one-machine cluster.
+fn binary() -> Option<PathBuf> {
+    let mut folders = Vec::new();
+    match std::env::var_os(BINARIES) {
+        Some(folder) => folders.push(PathBuf::from(folder)),
+        None => {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+            let entries = fs::read_dir(cache.join("heliograph")).into_iter().flatten().flatten();
+            folders.extend(entries.map(|entry| entry.path()));
+            folders.retain(|path| {
+                path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("kubernetes-"))
+            });
+            folders.sort();
+        }
+    }
+    let inside = folders.iter().rev().flat_map(|folder| [folder.clone(), folder.join("bin")]);
+    inside.map(|folder| folder.join("kube-apiserver")).find(|path| path.is_file())
+}
