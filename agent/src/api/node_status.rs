@@ -46,6 +46,10 @@ pub struct BGPNodeStatusStatus {
     /// Its BGP sessions.
     #[serde(default)]
     pub sessions: SessionCounts,
+    /// Sessions without a BGPSession of their own: where a node has many sessions with other nodes, those that are
+    /// established are only counted.
+    #[serde(default)]
+    pub unlisted_sessions: u64,
     /// Prefixes that it has a best route to, learned from others.
     #[serde(default)]
     pub routes: u64,
@@ -78,15 +82,11 @@ pub struct SessionCounts {
     /// Established of all, as `3/4`.
     #[serde(default)]
     pub established: String,
-    /// Those without a BGPSession of their own: where a node has many sessions with other nodes, those that are
-    /// established are only counted.
-    #[serde(default)]
-    pub unlisted: u64,
 }
 
 impl SessionCounts {
     /// So many up of so many.
-    pub fn new(up: u64, total: u64, unlisted: u64) -> Self {
-        Self { up, total, established: format!("{up}/{total}"), unlisted }
+    pub fn new(up: u64, total: u64) -> Self {
+        Self { up, total, established: format!("{up}/{total}") }
     }
 }

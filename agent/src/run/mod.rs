@@ -103,13 +103,13 @@ impl Options {
     ) -> Option<http::Trouble> {
         match &self.store {
             Store::Files(_) => None,
-            Store::Kubernetes { kubeconfig, .. } => {
+            Store::Kubernetes { kubeconfig, namespace, .. } => {
                 let kubeconfig = kubeconfig.clone();
                 let connect = move || {
                     let kubeconfig = kubeconfig.clone();
                     async move { store::kubernetes::connect(kubeconfig.as_deref()).await }
                 };
-                Some(kubernetes::tell(self.node.clone(), connect, report, looks))
+                Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, looks))
             }
         }
     }

@@ -35,7 +35,7 @@ impl Agent {
             let kubeconfig = kubeconfig.clone();
             async move { connect(Some(&kubeconfig)).await }
         };
-        let trouble = tell("a".into(), connect, source, looks);
+        let trouble = tell("a".into(), None, connect, source, looks);
         Self { status, hint, trouble, source: source_task }
     }
 
@@ -149,6 +149,7 @@ async fn the_status_in_a_real_api_server() {
 
     the_node_has_no_network_until_it_is_ready(&admin, &agent).await;
     objects_are_there(&admin, &agent, &server).await;
+    a_peer_counts_its_sessions(&admin, &server).await;
     transitions_are_told(&admin, &agent).await;
     what_is_gone_goes(&admin, &agent).await;
     the_server_goes_and_comes_again(&mut server, &admin, &agent).await;
@@ -194,6 +195,18 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
     let rows = kubectl(server, "bgpnodes");
     assert_eq!(rows[0], ["NAME", "ROLE", "SESSIONS", "ROUTES", "TUNNELS", "IN SYNC", "AGE"]);
     assert_eq!(rows[1][..6], ["a", "Node", "2/3", "3", "1", "true"]);
+}
+
+async fn a_peer_counts_its_sessions(admin: &User, server: &Server) {
+    let tor = ours("BGPPeer", "tor", json!({"peerAddress": "192.0.2.254", "peerASN": 64600}));
+    admin.put(&format!("{OURS}/bgppeers"), &tor).await;
+    let status = async || admin.get(&format!("{OURS}/bgppeers/tor")).await.unwrap_or_default()["status"].clone();
+    until("its sessions are counted", async || status().await["sessions"]["established"] == "1/1").await;
+    let condition = status().await["conditions"][0].clone();
+    assert_eq!((&condition["status"], &condition["observedGeneration"]), (&json!("True"), &json!(1)));
+    let rows = kubectl(server, "bgppeers");
+    assert_eq!(rows[0], ["NAME", "PEER", "ASN", "SESSIONS", "AGE"]);
+    assert_eq!(rows[1][..4], ["tor", "192.0.2.254", "64600", "1/1"]);
 }
 
 async fn transitions_are_told(admin: &User, agent: &Agent) {

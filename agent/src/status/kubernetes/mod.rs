@@ -1,10 +1,12 @@
 //! The status in the cluster: a BGPNodeStatus for the node, a BGPSession for each of its sessions, Events when these
-//! come and go, and the Node's condition NetworkUnavailable.
+//! come and go, and the Node's condition NetworkUnavailable. One agent counts the sessions of each BGPPeer.
 //!
 //! [`view`] makes objects of the one [`NodeStatus`], [`planner`] says which of them to write now, [`events`] what is
 //! worth an Event; all three are pure. [`cluster`] asks the API server. Nothing waits for this: forwarding is done
 //! elsewhere, and what could not be written is written when the API server is back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
@@ -21,7 +23,9 @@ use super::NodeStatus;
 pub mod bucket;
 pub mod cluster;
 pub mod events;
+pub mod lease;
 pub mod object;
+pub mod peers;
 pub mod planner;
 pub mod view;
 
@@ -41,10 +45,12 @@ const BACKLOG: usize = 20;
 /// Where to get the status from.
 pub type Source = mpsc::Sender<oneshot::Sender<NodeStatus>>;
 
-/// Tells the cluster how a node stands until the process ends. `looks` hints that the status may have changed. Gives
+/// Tells the cluster how a node stands until the process ends. `namespace`: Heliograph's; `None`: the one that the pod, or
+/// the kubeconfig, is in. `looks` hints that the status may have changed. Gives
 /// what keeps it from that, in words.
 pub fn tell<C, F>(
     node: String,
+    namespace: Option<String>,
     connect: C,
     source: Source,
     looks: watch::Receiver<()>,
@@ -63,6 +69,13 @@ where
             }
             sleep(PAUSES.1).await;
         };
+        let has_peers = Arc::new(AtomicBool::new(false));
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_string());
+        let wanted = {
+            let has_peers = has_peers.clone();
+            move || has_peers.load(Ordering::Relaxed)
+        };
+        let peers = tokio::spawn(peers::run(client.clone(), namespace, node.clone(), wanted));
         let now = Instant::now().into_std();
         let writer = Writer {
             cluster: Cluster::new(client, node),
@@ -73,8 +86,10 @@ where
             network_unavailable: None,
             compare_at: Instant::now(),
             failures: 0,
+            has_peers,
         };
         writer.run(source, looks, say).await;
+        peers.abort();
     });
     trouble
 }
@@ -91,6 +106,8 @@ struct Writer {
     compare_at: Instant,
     /// Failures in a row that keep us from doing anything.
     failures: u32,
+    /// Some of our sessions are with BGPPeers.
+    has_peers: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -102,6 +119,8 @@ impl Writer {
                 return;
             }
             let Ok(status) = status.await else { return };
+            let has_peers = status.sessions.iter().any(|session| !view::of_a_node(session.role));
+            self.has_peers.store(has_peers, Ordering::Relaxed);
             let result = self.tell(&status).await;
             let trouble = result.as_ref().err().map(|trouble| {
                 format!("the status in the cluster is not up to date: {}", trouble.failure.words)

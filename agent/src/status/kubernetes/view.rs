@@ -131,7 +131,8 @@ impl View {
         let told = BGPNodeStatusStatus {
             role: role(status.role).into(),
             version: status.version.clone(),
-            sessions: SessionCounts::new(up as u64, total as u64, (total - listed) as u64),
+            sessions: SessionCounts::new(up as u64, total as u64),
+            unlisted_sessions: (total - listed) as u64,
             routes: status.routes.iter().map(|routes| routes.count as u64).sum(),
             tunnels: status.segments.iter().filter(|segment| segment.verdict == Verdict::Tunnel).count() as u64,
             in_sync: out_of_sync.is_empty(),
@@ -184,7 +185,8 @@ pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
     status.sessions.iter().filter(|session| listed(session)).collect()
 }
 
-fn of_a_node(role: NeighborRole) -> bool {
+/// Whether a neighbour of this role is a node of the cluster; else it is a BGPPeer.
+pub fn of_a_node(role: NeighborRole) -> bool {
     match role {
         NeighborRole::Mesh | NeighborRole::Reflector | NeighborRole::Client => true,
         NeighborRole::Internal | NeighborRole::External => false,
