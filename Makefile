@@ -6,11 +6,18 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
+# For `make cluster` a topology is `flat` or `two-racks`; SERVICES=--services adds kube-proxy and CoreDNS.
+NODES    ?= 3
+SERVICES ?=
+ifeq ($(origin TOPOLOGY),file)
+cluster: TOPOLOGY := flat
+endif
+
 # What of Rust's C library there is without a shared object: the image holds nothing but our programs.
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test check bench audit build image manifests
+.PHONY: demo test check bench scale audit build cluster cluster-down image manifests
 
 demo: build
 	$(LAB) setup
@@ -22,6 +29,14 @@ test: build
 	$(MAKE) --no-print-directory check
 	cargo test --workspace
 	cargo test -p heliograph-agent --test tunnel $(RUNNER) -- --ignored
+
+# A whole Kubernetes on this machine, left running. Builds it once: about 6 minutes on 2 idle cores.
+cluster: build
+	$(LAB) setup --cluster
+	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
+
+cluster-down:
+	$(LAB) cluster down
 
 build:
 	cargo build --workspace --bins
@@ -44,6 +59,10 @@ check:
 
 bench:
 	cargo bench --workspace
+
+# Five thousand simulated speakers that all announce: more memory than a test may take.
+scale:
+	cargo test -p heliograph-bgp --test scale -- --ignored --nocapture
 
 audit:
 	@cargo deny --version >/dev/null 2>&1 || { \

@@ -182,9 +182,20 @@ fn http_address(text: &str) -> Result<HttpAddress, String> {
     })
 }
 
+/// Where intent comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// A folder of YAML documents.
+    #[default]
+    Files,
+    /// A Kubernetes API server: the one that a pod is given, or KUBECONFIG's.
+    Kubernetes,
+}
+
 impl DaemonArgs {
     /// For the agent to run by.
     pub fn options(self, role: Role, cni_conf_dir: PathBuf, cni_bin_dir: Option<PathBuf>) -> Options {
+        let http = self.http_address.iter().filter_map(|address| address.0).collect();
         let store = match self.store {
             StoreKind::Files => Store::Files(self.intent),
             StoreKind::Kubernetes => Store::Kubernetes {
@@ -193,7 +204,6 @@ impl DaemonArgs {
                 state_dir: self.state_dir,
             },
         };
-        let http = self.http_address.iter().filter_map(|address| address.0).collect();
         Options { node: self.node, role, store, run_dir: self.run_dir, cni_conf_dir, cni_bin_dir, http }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use heliograph_bgp::bfd;
 use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
 use ipnetwork::IpNetwork;
@@ -68,6 +69,8 @@ pub struct Configuration {
     pub nat_outgoing: bool,
     /// Timers of all sessions between nodes.
     pub timers: Timers,
+    /// BFD between nodes, where it is on.
+    pub bfd: Option<bfd::Settings>,
     /// Graceful restart, where it is on.
     pub graceful_restart: Option<GracefulRestart>,
     /// TCP port of the agents.
@@ -129,6 +132,8 @@ pub struct Peer {
     pub export: Filter,
     /// Timers of its sessions.
     pub timers: Timers,
+    /// BFD with it, where it is on.
+    pub bfd: Option<bfd::Settings>,
     /// Wait for it to connect.
     pub passive: bool,
 }

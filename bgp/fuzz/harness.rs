@@ -6,13 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use heliograph_bgp::bfd::{self, Bfd, ControlPacket, Diagnostic, Key, Meta, Path, Settings, State};
 use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::{Action, ConnId};
 use heliograph_bgp::wire::{
-    self, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart, LongLived, Message,
-    MessageType, NextHop, Notification, Open, Prefix, Reach, Refresh, Segment, Update,
+    self, AddPathMode, AsPath, Attributes, Capability, Codec, Family, Frame, Framer, GracefulRestart,
+    LongLived, Message, MessageType, NextHop, Nlri, Notification, Open, PathIds, Prefix, Reach, Refresh,
+    Segment, Update,
 };
-use heliograph_bgp::{Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
+use heliograph_bgp::{AddPath, Config, Filter, ListenRange, Neighbor, Network, PrefixLimit, Role, Speaker};
 
 const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
@@ -82,10 +84,17 @@ pub fn open(data: &[u8]) {
     }
 }
 
+/// With Path Identifiers in both families and directions.
+fn path_ids() -> PathIds {
+    PathIds { receive: FAMILIES.into_iter().collect(), send: FAMILIES.into_iter().collect() }
+}
+
 /// An octet of options, then an UPDATE's body.
 pub fn update(data: &[u8]) {
     let Some((options, body)) = data.split_first() else { return };
+    let path_ids = if options & 32 != 0 { path_ids() } else { PathIds::NONE };
     let codec = Codec {
+        path_ids,
         four_octet_as: options & 1 != 0,
         external: options & 2 != 0,
         extended_next_hop: options & 4 != 0,
@@ -96,7 +105,12 @@ pub fn update(data: &[u8]) {
     else {
         return;
     };
-    assert!(update.reach.iter().all(|reach| reach.prefixes.iter().all(|p| p.family() == reach.family)));
+    assert!(
+        update.reach.iter().all(|reach| reach.prefixes.iter().all(|p| p.prefix.family() == reach.family))
+    );
+    let reached = update.reach.iter().flat_map(|reach| &reach.prefixes);
+    let mut named = reached.chain(&update.withdrawn);
+    assert!(named.all(|nlri| nlri.path_id.is_some() == path_ids.receive.contains(nlri.prefix.family())));
     for message in again(&Message::Update(update.clone()), &codec) {
         let Message::Update(written) = message else { panic!("not an UPDATE") };
         assert!(written.faults.is_empty(), "we write nothing that is malformed: {:?}", written.faults);
@@ -119,6 +133,8 @@ fn config(variant: u8) -> Config {
     let neighbor = |n: u8| Neighbor {
         passive: n != 3 || variant & 1 != 0,
         reflector_client: asn(n) == ASN,
+        // A change of it resets the session: not that of 1.
+        add_path: AddPath { receive: n != 1 && variant & 64 == 0, send: std::num::NonZeroU8::new(n - 1) },
         import: Filter::All,
         export: Filter::All,
         ..Neighbor::new(address(n), asn(n))
@@ -160,8 +176,12 @@ impl Play {
     }
 
     fn hear(&mut self, conn: ConnId, message: &Message) {
+        self.hear_as(conn, message, PathIds::NONE);
+    }
+
+    fn hear_as(&mut self, conn: ConnId, message: &Message, path_ids: PathIds) {
         let mut bytes = BytesMut::new();
-        wire::encode(message, &Codec { four_octet_as: true, ..Codec::DEFAULT }, &mut bytes);
+        wire::encode(message, &Codec { four_octet_as: true, path_ids, ..Codec::DEFAULT }, &mut bytes);
         self.speaker.received(self.now, conn, &bytes);
     }
 
@@ -181,16 +201,20 @@ impl Play {
             }));
         }
         if options & 16 != 0 {
-            let family = |family| LongLived { family, forwarding: options & 32 != 0, stale_time: 30 };
+            capabilities
+                .push(Capability::AddPath(FAMILIES.map(|family| (family, AddPathMode::Both)).to_vec()));
+        }
+        if options & 32 != 0 {
+            let family = |family| LongLived { family, forwarding: options & 64 != 0, stale_time: 30 };
             capabilities.push(Capability::LongLived(FAMILIES.map(family).to_vec()));
         }
         let router_id = Ipv4Addr::new(10, 0, 0, n);
         Message::Open(Open { asn: asn(n), hold_time: 90, router_id, capabilities })
     }
 
-    fn update(n: u8, what: u8) -> Message {
-        let prefixes: Vec<Prefix> =
-            (0..what % 32).filter_map(|i| Prefix::new(Ipv4Addr::new(10, 1, i, 0).into(), 24)).collect();
+    fn update(n: u8, what: u8, path_id: Option<u32>) -> Message {
+        let prefixes = (0..what % 32).filter_map(|i| Prefix::new(Ipv4Addr::new(10, 1, i, 0).into(), 24));
+        let prefixes: Vec<Nlri> = prefixes.map(|prefix| Nlri { prefix, path_id }).collect();
         if what & 0x80 != 0 {
             return Message::Update(Update { withdrawn: prefixes, ..Update::default() });
         }
@@ -216,7 +240,7 @@ impl Play {
             match action {
                 Action::Connect { conn, .. } => self.conns.push(conn),
                 Action::Close { conn } => self.conns.retain(|other| *other != conn),
-                Action::Protect { .. } => {}
+                Action::Protect { .. } | Action::Watch { .. } => {}
             }
         }
         while self.speaker.poll_event().is_some() {}
@@ -256,7 +280,11 @@ pub fn speaker(data: &[u8]) {
                 .for_each(|conn| play.hear(conn, &Play::open(2 + how % 6, how >> 3))),
             3 => play.at(which).into_iter().for_each(|conn| play.hear(conn, &Message::Keepalive)),
             4 => {
-                play.at(which).into_iter().for_each(|conn| play.hear(conn, &Play::update(2 + which % 6, how)))
+                // Those who do not speak them take identifiers for prefixes.
+                let path_id = (which & 0x80 != 0).then_some(u32::from(which >> 5 & 3));
+                let path_ids = path_id.map_or(PathIds::NONE, |_| path_ids());
+                let update = Play::update(2 + which % 6, how, path_id);
+                play.at(which).into_iter().for_each(|conn| play.hear_as(conn, &update, path_ids));
             }
             5 => {
                 let refresh = [Refresh::Request, Refresh::Begin, Refresh::End, Refresh::Unknown(9)];
@@ -316,4 +344,91 @@ pub fn speaker(data: &[u8]) {
     play.speaker.set_config(play.now, alone).expect("valid");
     play.settle();
     assert!(play.speaker.best_routes().is_empty());
+}
+
+/// Three neighbours: 1 on our link, 2 behind routers, 3 there or not.
+fn bfd_key(n: u8) -> Key {
+    Key { local: address(100), remote: address(1 + n % 3) }
+}
+
+fn bfd_settings(n: u8, how: u8) -> Settings {
+    Settings {
+        min_tx: Duration::from_millis(10 << (how & 7)),
+        min_rx: Duration::from_millis(10 << (how >> 3 & 7)),
+        multiplier: 1 + (how >> 6),
+        admin_down: how == 0xff,
+        path: if n % 3 == 1 { Path::Multihop { min_ttl: 200 } } else { Path::SingleHop },
+        ..Settings::default()
+    }
+}
+
+/// What a neighbour could send, all fields of it wild but for those that would only have it thrown away.
+fn bfd_packet(wild: &[u8], discriminator: u32) -> Vec<u8> {
+    let at = |index: usize| wild.get(index).copied().unwrap_or(0);
+    let state = [State::AdminDown, State::Down, State::Init, State::Up][usize::from(at(0) & 3)];
+    let interval = |octet: u8| Duration::from_micros(u64::from(octet) << (octet & 15));
+    let packet = ControlPacket {
+        diagnostic: Diagnostic::NONE,
+        state,
+        poll: at(0) & 4 != 0,
+        final_: at(0) & 12 == 8,
+        control_plane_independent: at(0) & 16 != 0,
+        demand: at(0) & 32 != 0,
+        multiplier: at(1) & 7,
+        my_discriminator: u32::from(at(1) >> 3),
+        your_discriminator: if at(0) & 64 != 0 { discriminator } else { 0 },
+        desired_min_tx: interval(at(2)),
+        required_min_rx: interval(at(3)),
+        required_min_echo_rx: Duration::ZERO,
+    };
+    packet.encode().to_vec()
+}
+
+/// A life of all BFD sessions, six octets a step. News alternate as they should, nothing is due in the past, and what is
+/// sent reads well.
+#[allow(clippy::disallowed_methods, reason = "some beginning of time")]
+pub fn bfd(data: &[u8]) {
+    let start = Instant::now();
+    let mut now = start;
+    let mut bfd = Bfd::new(7);
+    let mut up = [false; 3];
+    for step in data.chunks_exact(6) {
+        let [what, n, how, ref wild @ ..] = *step else { continue };
+        let key = bfd_key(n);
+        let index = usize::from(n % 3);
+        match what % 6 {
+            0 => {
+                let _ = bfd.set(now, key, bfd_settings(n, how));
+            }
+            1 => drop(bfd.remove(now, key)),
+            2 => {
+                now += Duration::from_millis(u64::from(how) * (1 + u64::from(n)));
+                bfd.handle_timeout(now);
+                assert!(bfd.next_deadline().is_none_or(|at| at > now), "it would never sleep");
+            }
+            _ => {
+                let ours = bfd.report(now).into_iter().find(|report| report.remote == key.remote);
+                let discriminator = ours.as_ref().map_or(u32::from(how), |report| report.discriminator);
+                let port = if how & 1 == 0 { bfd_settings(n, 0).path.port() } else { bfd::PORT_SINGLE_HOP };
+                let bytes = if what % 6 == 5 { wild.to_vec() } else { bfd_packet(wild, discriminator) };
+                let ttl = if how & 2 == 0 { Some(255) } else { Some(how) };
+                let local = SocketAddr::new(key.local, port);
+                let _ = bfd.received(now, &Meta { local, remote: key.remote, ttl, interface: None }, &bytes);
+            }
+        }
+        for _ in 0..16 {
+            let Some(sent) = bfd.poll_transmit() else { break };
+            ControlPacket::decode(&sent.bytes).expect("a packet of ours");
+            assert!(sent.local.port() >= 49152 && sent.ttl == 255);
+        }
+        assert!(bfd.poll_transmit().is_none(), "more than a packet a session and step");
+        while let Some(event) = bfd.poll_event() {
+            let of = (0..3).position(|n| bfd_key(n) == event.key()).expect("one of the three");
+            // A failure, or its kin, is of a session that was up.
+            assert_ne!(up[of], matches!(event, bfd::Event::Up { .. }), "{event:?}");
+            up[of] = matches!(event, bfd::Event::Up { .. });
+        }
+        let standing = bfd.report(now).into_iter().find(|report| report.remote == key.remote);
+        assert_eq!(up[index], standing.is_some_and(|report| report.state == State::Up));
+    }
 }

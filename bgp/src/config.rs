@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
 use std::time::Duration;
 
+use crate::bfd;
 use crate::policy::Policy;
 use crate::wire::{Family, MAX_STALE_TIME, Prefix, Role};
 
@@ -130,6 +132,8 @@ pub struct Neighbor {
     /// Offer to tell and be told IPv4 prefixes with IPv6 next hops (RFC 8950). Whoever installs the routes must be able
     /// to.
     pub extended_next_hop: bool,
+    /// Several paths to a prefix, where it is able to, too (RFC 7911).
+    pub add_path: AddPath,
     /// What we are to it; guards against leaks, on external sessions only (RFC 9234).
     pub role: Option<Role>,
     /// Refuse a peer that does not tell its role (RFC 9234 §4.2).
@@ -140,13 +144,28 @@ pub struct Neighbor {
     pub ttl: Ttl,
     /// How its segments are authenticated.
     pub authentication: Option<Authentication>,
+    /// Watch it with BFD from the first session on: when BFD fails, the session falls at once (RFC 5882). BFD that never
+    /// comes up holds nothing back. Changes live. Both sides must have the same [`bfd::Path`]: where there may be a
+    /// router between them, multihop.
+    pub bfd: Option<bfd::Settings>,
     /// What we take from it.
     pub import: Filter,
     /// What we tell it.
     pub export: Filter,
 }
 
-/// A limit on the prefixes of a family that a neighbour may send, those refused by the import filter included
+/// Several paths to a prefix with one neighbour, in all of its families (RFC 7911). Nothing unless asked for. There is no
+/// value of it that would not do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddPath {
+    /// Take several of its.
+    pub receive: bool,
+    /// Tell it that many at most, the best ones. Those that we have from it are among the ones counted and are not told.
+    /// `None`: the best alone, without Path Identifiers.
+    pub send: Option<NonZeroU8>,
+}
+
+/// A limit on the prefixes of a family that a neighbour may send, each path counted where it sends several, those refused by the import filter included
 /// (RFC 4486 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixLimit {
@@ -396,11 +415,13 @@ impl Neighbor {
             families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
             timers: Timers::default(),
             extended_next_hop: false,
+            add_path: AddPath::default(),
             role: None,
             strict_role: false,
             prefix_limit: None,
             ttl: Ttl::System,
             authentication: None,
+            bfd: None,
             import: Filter::nothing(),
             export: Filter::nothing(),
         }
@@ -449,6 +470,9 @@ impl Neighbor {
         if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
             return invalid("a key must have 1 to 80 octets: the kernel takes no other");
         }
+        if let Some(problem) = self.bfd.as_ref().and_then(|bfd| self.bfd_problem(bfd)) {
+            return invalid(&format!("BFD: {problem}"));
+        }
         if self.families.is_empty() {
             return invalid("no address family: list at least one");
         }
@@ -467,5 +491,16 @@ impl Neighbor {
             return invalid("the connect retry time must not be 0");
         }
         Ok(())
+    }
+
+    fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
+        let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
+        if further && bfd.path == bfd::Path::SingleHop {
+            return Some(
+                "the neighbour may be several hops away, and a single-hop session (RFC 5881) takes packets \
+                         from the same link only: make it multihop",
+            );
+        }
+        bfd.problem(self.address)
     }
 }

@@ -98,8 +98,8 @@ pub mod speaker;
 pub mod wire;
 
 pub use config::{
-    AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key, ListenRange,
-    Neighbor, Network, PrefixLimit, PrefixRange, Timers, Ttl,
+    AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key,
+    ListenRange, Neighbor, Network, PrefixLimit, PrefixRange, Timers, Ttl,
 };
 pub use speaker::Speaker;
 pub use wire::Role;

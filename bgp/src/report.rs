@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::wire::Prefix;
+use crate::bfd;
+use crate::wire::{PathIds, Prefix};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -39,7 +40,7 @@ pub struct SessionReport {
     pub state: SessionState,
     /// How long it has been in that state.
     pub since: Duration,
-    /// Prefixes in the adj-RIB-in, those refused by the import filter included.
+    /// Prefixes in the adj-RIB-in, each path counted where there are several (RFC 7911), those refused by the import filter included.
     pub received: usize,
     /// Those that the import filter let pass.
     pub accepted: usize,
@@ -52,6 +53,8 @@ pub struct SessionReport {
     pub end_of_rib: bool,
     /// Negotiated hold time; `None` unless established.
     pub hold_time: Option<Duration>,
+    /// Families in which several paths to a prefix are taken and told (RFC 7911); none unless established.
+    pub path_ids: PathIds,
     /// How often it was established.
     pub established_count: u64,
     /// The last error, and how long ago.
@@ -62,6 +65,67 @@ pub struct SessionReport {
     pub history: Vec<Transition>,
     /// Why it is in that state, in words.
     pub reason: String,
+    /// Its BFD session; `None`: none is configured.
+    pub bfd: Option<BfdReport>,
+}
+
+/// A neighbour's BFD session as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BfdReport {
+    /// Our state.
+    pub state: bfd::State,
+    /// How long it has been so; `None`: there was no session yet.
+    pub since: Option<Duration>,
+    /// Why it is so, or what keeps it from working, in words.
+    pub reason: String,
+    /// What the neighbour tells of why; `None` while it isn't heard.
+    pub remote_diagnostic: Option<bfd::Diagnostic>,
+    /// How often we send, before jitter.
+    pub transmit_interval: Option<Duration>,
+    /// How often the neighbour sends at least.
+    pub receive_interval: Option<Duration>,
+    /// How long the neighbour may be silent.
+    pub detection_time: Option<Duration>,
+    /// How often it failed after it had come up.
+    pub failure_count: u64,
+}
+
+impl BfdReport {
+    /// Of a session that isn't there yet, and why.
+    pub(crate) fn absent(reason: String) -> Self {
+        Self {
+            state: bfd::State::Down,
+            since: None,
+            reason,
+            remote_diagnostic: None,
+            transmit_interval: None,
+            receive_interval: None,
+            detection_time: None,
+            failure_count: 0,
+        }
+    }
+}
+
+impl From<&bfd::SessionReport> for BfdReport {
+    fn from(session: &bfd::SessionReport) -> Self {
+        let reason = match (&session.send_error, &session.last_discard) {
+            (Some(error), _) => error.clone(),
+            (None, Some(discard)) if session.state != bfd::State::Up => {
+                format!("{}; the last packet refused: {discard}", session.reason)
+            }
+            _ => session.reason.clone(),
+        };
+        Self {
+            state: session.state,
+            since: Some(session.since),
+            reason,
+            remote_diagnostic: session.remote_diagnostic,
+            transmit_interval: session.transmit_interval,
+            receive_interval: session.receive_interval,
+            detection_time: session.detection_time,
+            failure_count: session.failure_count,
+        }
+    }
 }
 
 /// A change of a session's state. One that comes again in a short circle, as when a peer cannot be reached, is counted.
@@ -99,6 +163,8 @@ pub struct PathReport {
     pub next_hop: Option<IpAddr>,
     /// Whom we have it from; `None`: we originate it.
     pub peer: Option<IpAddr>,
+    /// What tells it from other paths of that peer, if it came with that (RFC 7911 §3).
+    pub path_id: Option<u32>,
     /// It is the best path.
     pub best: bool,
     /// Kept from before the peer's restart.

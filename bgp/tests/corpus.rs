@@ -40,3 +40,8 @@ fn update() {
 fn speaker() {
     replay("speaker", harness::speaker);
 }
+
+#[test]
+fn bfd() {
+    replay("bfd", harness::bfd);
+}

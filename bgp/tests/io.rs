@@ -216,6 +216,30 @@ async fn bad_bytes_from_one_neighbour_do_not_touch_another() {
     assert_eq!(session(&one, 21).await.state, SessionState::Idle);
 }
 
+/// The hold timer (RFC 4271 §6.5) is for neighbours that are silent, not for those that were not listened to.
+#[tokio::test]
+async fn what_lies_unread_counts_when_the_hold_timer_is_due() {
+    const HOLD: Duration = Duration::from_secs(3);
+    let (one, at_one) = speaker(53).await;
+    let timers = Timers { hold: HOLD, ..Timers::default() };
+    one.set_config(config(53, vec![Neighbor { timers, ..played(54) }])).await.expect("valid");
+    let mut played = in_a_thread(move || {
+        let mut played = Played::connect(54, at_one);
+        played.open(54);
+        played
+    })
+    .await;
+    established(&one, 54).await;
+    let due = Instant::now() + HOLD + Duration::from_millis(200);
+    played.say(&Message::Keepalive);
+    // This thread is the runtime's: as long as it is busy here nobody reads, and the timer becomes due.
+    while let Some(left) = due.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(left);
+    }
+    never(&one, async |h| session(h, 54).await.state != SessionState::Established).await;
+    assert_eq!(session(&one, 54).await.established_count, 1);
+}
+
 /// A neighbour that stops reading hears, in the end, the last word on each prefix, not all that was said meanwhile.
 #[tokio::test]
 async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
@@ -379,4 +403,32 @@ async fn ipv6_with_ttl_security_and_md5() {
         h.sessions().await.iter().all(|session| session.state == SessionState::Established)
     })
     .await;
+}
+
+/// Sockets and thread of its own: BFD begins with the session, and a speaker that stops says that this is no failure.
+#[tokio::test]
+async fn bfd_runs_beside_the_session() {
+    use heliograph_bgp::bfd::{Settings, State};
+    let interval = Duration::from_millis(200);
+    let bfd = Some(Settings { min_tx: interval, min_rx: interval, multiplier: 10, ..Settings::default() });
+    let ((one, at_one), (two, at_two)) = (speaker(61).await, speaker(62).await);
+    let watched = |us, there| Neighbor { bfd, ..neighbor(us, there) };
+    one.set_config(config(61, vec![watched(61, at_two)])).await.unwrap();
+    two.set_config(config(62, vec![watched(62, at_one)])).await.unwrap();
+    for (handle, n) in [(&one, 62), (&two, 61)] {
+        until(handle, "BFD is up", async |handle| {
+            session(handle, n).await.bfd.is_some_and(|bfd| bfd.state == State::Up)
+        })
+        .await;
+    }
+    two.stop(Stop::Silent).await;
+    until(&one, "the end is noticed", async |handle| {
+        let session = session(handle, 62).await;
+        session.state != SessionState::Established && session.bfd.is_some_and(|bfd| bfd.state == State::Down)
+    })
+    .await;
+    let session = session(&one, 62).await;
+    let bfd = session.bfd.expect("configured");
+    assert_eq!(bfd.failure_count, 0, "{}", bfd.reason);
+    assert_eq!(session.stale, 1, "its route stays, as for a restart");
 }

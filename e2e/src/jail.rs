@@ -8,6 +8,7 @@
 //! Two kinds of init: a node's, which prepares files and network of the node and then only collects the dead, and
 //! one that runs a single command (User-mode Linux).
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -28,10 +29,18 @@ use serde::{Deserialize, Serialize};
 use crate::wait::wait_until;
 
 /// What a node's init prepares.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct NodePlan {
     /// The host name.
     pub hostname: String,
+    /// Folders in which the node may write without anybody else seeing it, besides those every node has.
+    pub private: Vec<PathBuf>,
+    /// Folders that are the node's own, empty at first and in memory, besides those every node has.
+    pub empty: Vec<PathBuf>,
+    /// Whether what is mounted in one of the node's mount namespaces appears in those below, as Kubernetes wants it.
+    pub shared: bool,
+    /// Where the keeper and the init complain; the standard error if absent.
+    pub log: Option<PathBuf>,
     /// Sources are absolute here.
     pub binds: Vec<PlannedBind>,
     /// Symbolic links: (where, to what).
@@ -54,6 +63,9 @@ const PRIVATE: [&str; 3] = ["/etc", "/opt", "/usr/local"];
 /// Folders that are a node's own and empty at first. FRR keeps its crash logs in the second.
 const EMPTY: [&str; 2] = ["/run", "/var/tmp"];
 
+/// What the lab says on the lifeline before it goes and leaves the jail behind.
+const RELEASE: u8 = b'!';
+
 /// A running jail. Dropping it kills everything inside.
 #[derive(Debug)]
 pub struct Jail {
@@ -71,6 +83,10 @@ impl Jail {
     pub fn node(plan: &NodePlan) -> Result<Self> {
         let mut command = keeper_command()?;
         command.args(["jail", "node"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(log) = &plan.log {
+            let file = File::options().create(true).append(true).open(log);
+            command.stderr(file.with_context(|| format!("cannot write {}", log.display()))?);
+        }
         let mut keeper = command.spawn().context("cannot start `heliograph-lab jail`")?;
         let mut lifeline = keeper.stdin.take().context("no standard input")?;
         writeln!(lifeline, "{}", serde_json::to_string(plan)?).context("the jail's keeper is gone")?;
@@ -94,6 +110,19 @@ impl Jail {
     #[must_use]
     pub fn init(&self) -> i32 {
         self.init
+    }
+
+    /// Lets the jail live on without us: only the end of its init ends it now. Gives the keeper's process number.
+    ///
+    /// # Errors
+    /// When the keeper is gone; what was inside is killed then.
+    pub fn release(mut self) -> Result<i32> {
+        let mut lifeline = self.lifeline.take().context("the jail has ended")?;
+        if let Err(error) = lifeline.write_all(&[RELEASE]) {
+            self.lifeline = Some(lifeline);
+            return Err(error).context("the jail's keeper is gone");
+        }
+        Ok(self.keeper.id() as i32)
     }
 
     /// Kills everything inside and waits until the keeper is gone too.
@@ -204,16 +233,23 @@ fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -
 fn wait_for_either(init: Pid) -> Result<i32> {
     let signals = SignalFd::new(&watched()).context("cannot watch the init")?;
     let lifeline = std::io::stdin();
+    let mut released = false;
     loop {
         let mut events = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(lifeline.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut events, PollTimeout::NONE) {
+        let watched = if released { &mut events[..1] } else { &mut events[..] };
+        match poll(watched, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
             polled => polled.context("cannot watch the lab")?,
         };
-        let mut over = events[1].any().unwrap_or(true);
+        let mut over = false;
+        if !released && events[1].any().unwrap_or(true) {
+            let mut said = [0];
+            released = matches!(nix::unistd::read(&lifeline, &mut said), Ok(1)) && said == [RELEASE];
+            over = !released;
+        }
         if events[0].any().unwrap_or(false) {
             let signal = signals.read_signal().context("cannot read a signal")?;
             over |= signal.is_some_and(|signal| signal.ssi_signo == Signal::SIGTERM as u32);
@@ -261,7 +297,7 @@ fn read_line(mut stream: impl Read) -> Result<String> {
 fn prepare(plan: &NodePlan) -> Result<()> {
     sethostname(&plan.hostname).context("cannot set the host name")?;
     mount_private_proc()?;
-    make_folders_private()?;
+    make_folders_private(&plan.private, &plan.empty)?;
     for (link, to) in &plan.symlinks {
         make_parent(link)?;
         // The machine may have one of its own there: in this node ours counts.
@@ -274,6 +310,10 @@ fn prepare(plan: &NodePlan) -> Result<()> {
     if !status.success() {
         bail!("`ip link set lo up` failed");
     }
+    if plan.shared {
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+            .context("cannot make the mounts shared")?;
+    }
     Ok(())
 }
 
@@ -283,23 +323,27 @@ fn mount_private_proc() -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("cannot mount /proc")
 }
 
-/// Copy-on-write versions of [`PRIVATE`], and [`EMPTY`] ones.
-fn make_folders_private() -> Result<()> {
-    let tmpfs = |folder: &str| {
+/// Copy-on-write versions of [`PRIVATE`] and what the plan adds, and [`EMPTY`] ones with what it adds.
+fn make_folders_private(private: &[PathBuf], empty: &[PathBuf]) -> Result<()> {
+    let tmpfs = |folder: &Path| {
         mount(Some("lab"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("cannot mount {folder}"))
+            .with_context(|| format!("cannot mount {}", folder.display()))
     };
     // Room for what is written. The overlays hold on to it, so nobody need see it afterwards.
-    tmpfs("/run")?;
-    for (i, folder) in PRIVATE.iter().enumerate() {
+    tmpfs(Path::new("/run"))?;
+    for (i, folder) in PRIVATE.iter().map(Path::new).chain(private.iter().map(PathBuf::as_path)).enumerate() {
         std::fs::create_dir_all(format!("/run/{i}/upper"))?;
         std::fs::create_dir_all(format!("/run/{i}/work"))?;
-        let options = format!("lowerdir={folder},upperdir=/run/{i}/upper,workdir=/run/{i}/work");
-        mount(Some("lab"), *folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .with_context(|| format!("cannot put a copy-on-write overlay over {folder}"))?;
+        let options = format!("lowerdir={},upperdir=/run/{i}/upper,workdir=/run/{i}/work", folder.display());
+        mount(Some("lab"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("cannot put a copy-on-write overlay over {}", folder.display()))?;
     }
     umount2("/run", MntFlags::MNT_DETACH).context("cannot unmount /run")?;
-    EMPTY.iter().try_for_each(|folder| tmpfs(folder))
+    for folder in EMPTY.iter().map(Path::new).chain(empty.iter().map(PathBuf::as_path)) {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        tmpfs(folder)?;
+    }
+    Ok(())
 }
 
 fn bind(bind: &PlannedBind) -> Result<()> {

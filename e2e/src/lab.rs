@@ -202,6 +202,7 @@ impl Builder {
                     ("/usr/local/bin/heliograph".into(), binary("heliograph")?),
                     ("/opt/cni/bin/heliograph-cni".into(), binary("heliograph-cni")?),
                 ],
+                ..NodePlan::default()
             };
             for bind in &node.binds {
                 // An absolute source replaces the whole path here, as it should.
@@ -323,14 +324,18 @@ pub fn last_words() -> String {
     LAST_WORDS.take()
 }
 
+/// Keeps what daemons said for [`last_words`]; while the thread panics nobody would ask for them any more.
+pub(crate) fn say_last(logs: &str) {
+    if std::thread::panicking() {
+        println!("{logs}");
+    } else {
+        LAST_WORDS.with_borrow_mut(|words| words.push_str(logs));
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
-        let logs = self.logs();
-        if std::thread::panicking() {
-            println!("{logs}");
-        } else {
-            LAST_WORDS.with_borrow_mut(|words| words.push_str(&logs));
-        }
+        say_last(&self.logs());
         // All at once first: nobody need notice a neighbour's end and write about it.
         for state in self.nodes.values() {
             let _ = kill(Pid::from_raw(state.jail.init()), Signal::SIGKILL);
@@ -346,7 +351,7 @@ impl Drop for Lab {
 }
 
 /// One `ip` process for many commands: in User-mode Linux starting a process is what costs.
-fn ip_batch(mut ip: Command, lines: &[String]) -> Result<()> {
+pub(crate) fn ip_batch(mut ip: Command, lines: &[String]) -> Result<()> {
     let mut child = ip
         .args(["-batch", "-"])
         .stdin(Stdio::piped())

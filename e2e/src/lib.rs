@@ -18,7 +18,9 @@
 //! ```
 //! Where the machine's kernel has no ipip, [`uml::with_ipip`] runs the same test in User-mode Linux.
 
+pub mod cache;
 pub mod cleanup;
+pub mod cluster;
 pub mod demo;
 pub mod guest;
 pub mod image;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heliograph_e2e::{cleanup, demo, guest, jail, ours, setup, uml};
+use heliograph_e2e::cluster::Spec;
+use heliograph_e2e::{cleanup, cluster, demo, guest, jail, ours, setup, uml};
 
 /// The Heliograph lab.
 #[derive(Parser)]
@@ -28,7 +29,13 @@ enum Verb {
         /// Also what only the end-to-end tests need.
         #[arg(long)]
         tests: bool,
+        /// Only what the one-machine Kubernetes needs: packages, and Kubernetes itself, built once.
+        #[arg(long, conflicts_with = "tests")]
+        cluster: bool,
     },
+    /// A whole Kubernetes on this machine.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
     /// Puts our programs into a container image, as a tar, without a builder.
     Image {
         /// Folder of the static programs.
@@ -54,6 +61,29 @@ enum Verb {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         _rest: Vec<String>,
     },
+}
+
+#[derive(Subcommand)]
+enum ClusterVerb {
+    /// Brings it up, gives it its network, and leaves it running.
+    Up {
+        /// How many nodes.
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// How they are cabled.
+        #[arg(long, value_enum, default_value_t)]
+        topology: cluster::network::Topology,
+        /// The pods' network: Heliograph if its manifest and image are there, else static routes.
+        #[arg(long, value_enum)]
+        network: Option<cluster::pod_network::PodNetwork>,
+        /// Also kube-proxy and CoreDNS, so that Services work.
+        #[arg(long)]
+        services: bool,
+    },
+    /// Removes every trace of it.
+    Down,
+    /// Says which of its daemons run.
+    Status,
 }
 
 #[derive(Subcommand)]
@@ -86,9 +116,21 @@ fn run(command: Verb) -> Result<i32> {
             cleanup::on_interrupt()?;
             demo::demo(&topology)
         }
-        Verb::Setup { tests } => {
+        Verb::Setup { tests, cluster } => {
             cleanup::on_interrupt()?;
-            setup::setup(tests).map(|()| 0)
+            if cluster { setup::setup_cluster() } else { setup::setup(tests) }.map(|()| 0)
+        }
+        Verb::Cluster(verb) => {
+            cleanup::on_interrupt()?;
+            let spec = Spec::for_people();
+            match verb {
+                ClusterVerb::Up { nodes, topology, network, services } => {
+                    cluster::up(Spec { nodes, topology, services, ..spec }, network)
+                }
+                ClusterVerb::Down => cluster::down(&spec),
+                ClusterVerb::Status => cluster::status(&spec),
+            }
+            .map(|()| 0)
         }
         Verb::Image { programs, out } => ours::image(&programs, &out).map(|()| 0),
         Verb::Run { words } => {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::cleanup;
+use crate::cluster::binaries::Binaries;
 use crate::uml;
 
 /// A Debian package: its name, and what it is for.
@@ -15,10 +16,20 @@ type Package = (&'static str, &'static str);
 
 const LAB: [Package; 2] =
     [("iproute2", "builds and looks at the lab's networks"), ("nftables", "shows the agents' filter rules")];
-const INTEROP: [Package; 3] = [
+const INTEROP: [Package; 5] = [
     ("bird2", "a BGP peer of the interoperability tests"),
     ("frr", "a BGP peer of the interoperability tests"),
+    ("gobgpd", "a BGP peer of the interoperability tests"),
+    ("openbgpd", "a BGP peer of the interoperability tests"),
     ("prometheus", "its promtool judges the agents' metrics"),
+];
+const CLUSTER: [Package; 6] = [
+    ("busybox-static", "what the cluster's test pods run"),
+    ("containerd", "runs the pods of the cluster's nodes"),
+    ("containernetworking-plugins", "the loopback plugin that containerd calls"),
+    ("etcd-server", "keeps what the cluster's API server knows"),
+    ("openssl", "makes the cluster's keys"),
+    ("runc", "runs the pods of the cluster's nodes"),
 ];
 const KERNEL: [Package; 8] = [
     (uml::SOURCE_PACKAGE, "the source of the User-mode Linux kernel"),
@@ -36,12 +47,11 @@ const KERNEL: [Package; 8] = [
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn setup(tests: bool) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("the lab builds networks and needs root: run it with sudo");
-    }
+    need_root()?;
     install(&LAB)?;
     if tests {
         install(&INTEROP)?;
+        setup_cluster()?;
     }
     if uml::has_ipip()? {
         println!("setup: this kernel has ipip, the labs run on it directly");
@@ -63,6 +73,24 @@ pub fn setup(tests: bool) -> Result<()> {
         }
     };
     println!("setup: User-mode Linux kernel {}", kernel.display());
+    Ok(())
+}
+
+/// Prepares the machine for the one-machine Kubernetes: packages, and Kubernetes itself, built once.
+///
+/// # Errors
+/// When something is missing and can be neither installed nor built.
+pub fn setup_cluster() -> Result<()> {
+    need_root()?;
+    install(&LAB)?;
+    install(&CLUSTER)?;
+    Binaries::cluster(&mut |step| println!("setup: {step}")).map(drop)
+}
+
+fn need_root() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab builds networks and needs root: run it with sudo");
+    }
     Ok(())
 }
 

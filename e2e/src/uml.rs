@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use crate::cache;
 use crate::cleanup;
 use crate::guest::{BEGIN, END, Job, MARK, PATH};
 use crate::jail;
@@ -284,13 +285,8 @@ fn memory_folder(memory: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be built, or does not boot even then.
 pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-    let folder = cache()?.join(format!("uml-{:016x}", key()?));
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let lock = File::create(folder.join("lock")).context("cannot lock the kernel cache")?;
-    if lock.try_lock().is_err() {
-        progress("waiting for another process that prepares the User-mode Linux kernel");
-        lock.lock().context("cannot lock the kernel cache")?;
-    }
+    let folder = folder()?;
+    let _lock = cache::lock(&folder, "the User-mode Linux kernel", progress)?;
     let kernel = folder.join("linux");
     if kernel.is_file() {
         if said(&folder, BOOTED, &kernel) {
@@ -319,24 +315,15 @@ pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
 /// Whether a kernel is in the cache, so that nothing is needed to build it.
 ///
 /// # Errors
-/// When the cache's place is not known.
+/// When the place of the cache is not known.
 pub fn is_cached() -> Result<bool> {
-    Ok(cache()?.join(format!("uml-{:016x}", key()?)).join("linux").is_file())
+    Ok(folder()?.join("linux").is_file())
 }
 
-fn cache() -> Result<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|f| !f.is_empty()).map(PathBuf::from);
-    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set: where is the cache?")?.join("heliograph"))
-}
-
-/// A hash (FNV-1a) of all that makes the kernel what it is.
-fn key() -> Result<u64> {
-    let version = source_version()?;
-    let parts = [version.as_str(), FRAGMENT, RECIPE, std::env::consts::ARCH];
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    Ok(bytes
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+/// Where the kernel is kept: the name says all that makes it what it is.
+fn folder() -> Result<PathBuf> {
+    let key = cache::key(&[source_version()?.as_str(), FRAGMENT, RECIPE, std::env::consts::ARCH]);
+    Ok(cache::folder()?.join(format!("uml-{key:016x}")))
 }
 
 /// The version of the source package: the installed one, else the one that would be.

@@ -58,6 +58,10 @@ pub struct BGPConfigurationSpec {
     /// Graceful restart (RFC 4724): peers keep a node's routes while its agent restarts. On by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
+    /// BFD (RFC 5880) on all sessions between nodes, so that a node that is cut off is given up within a second instead
+    /// of the hold time. Off by default. Not for BGPPeers, which have a field of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
     /// TCP port on which the agents listen and which they connect to; 179 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
@@ -115,10 +119,12 @@ pub enum Encapsulation {
 
 /// Whether pods' traffic to the outside is translated. Pods reach pods and nodes under their own addresses either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "Disabled: the networks outside know the way back to the pods. Enabled: where the destination \
-                          is neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address.")]
+#[schemars(
+    description = "Disabled: the networks outside know the way back to the pods. Enabled: where the destination is \
+                          neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address."
+)]
 pub enum NatOutgoing {
-    // Never: the networks outside know the way back to the pods.
+    // The networks outside know the way back to the pods.
     #[allow(missing_docs)]
     Disabled,
     // Where the destination is neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address.
@@ -175,6 +181,28 @@ pub struct GracefulRestart {
     pub notifications: bool,
 }
 
-fn yes() -> bool {
+/// BFD between two nodes, or with a peer. Intervals are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Bfd {
+    /// Whether to run it.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// How often we can take packets, 10 to 60000; the neighbour sends no more often. 300 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 60000))]
+    pub receive_interval: Option<u32>,
+    /// How often we want to send packets, 10 to 60000; what is slower, this or what the neighbour can take, holds. 300
+    /// by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 60000))]
+    pub transmit_interval: Option<u32>,
+    /// How many packets of ours in a row the neighbour may miss before it gives us up, 2 to 255. 3 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 255))]
+    pub detect_multiplier: Option<u8>,
+}
+
+pub(super) fn yes() -> bool {
     true
 }

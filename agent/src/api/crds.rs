@@ -2,7 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::{BGPConfiguration, BGPFilter, BGPNodeStatus, BGPPeer, BGPSession};
 
@@ -31,7 +31,15 @@ fn finished(crd: &CustomResourceDefinition) -> Value {
     value
 }
 
-/// Takes away what API servers warn of: formats that they don't know, such as `uint32`. `properties`: the keys of this
+/// A bound such as 65535.0 as the whole number that every client writes it as.
+fn whole(number: &mut Number) {
+    if let Some(float) = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0) {
+        // Bounds are of 32 bits at most, which an f64 holds exactly.
+        *number = Number::from(float as i64);
+    }
+}
+
+/// Takes away what API servers warn of: formats that they don't know, such as `uint32`. Whole numbers lose their point. `properties`: the keys of this
 /// object are names of fields.
 fn strip(value: &mut Value, properties: bool) {
     match value {
@@ -45,6 +53,7 @@ fn strip(value: &mut Value, properties: bool) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| strip(item, false)),
+        Value::Number(number) => whole(number),
         _ => {}
     }
 }

@@ -14,14 +14,12 @@ pub mod rules;
 pub mod session;
 pub mod status;
 
-pub use configuration::{
-    BGPConfiguration, BGPConfigurationSpec, Encapsulation, GracefulRestart, NatOutgoing, Reflectors,
-};
-pub use configuration::{Timers, Topology};
+pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulation, GracefulRestart};
+pub use configuration::{NatOutgoing, Reflectors, Timers, Topology};
 pub use filter::{BGPFilter, BGPFilterSpec};
 pub use node::Node;
 pub use node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPNodeStatusStatus};
-pub use peer::{BGPPeer, BGPPeerSpec, PrefixRule, SecretRef};
+pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule, SecretRef};
 pub use session::{BGPSession, BGPSessionSpec, BGPSessionStatus};
 
 /// Group of our own kinds.

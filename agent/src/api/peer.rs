@@ -1,10 +1,12 @@
 //! `BGPPeer`: a neighbour that is no node of the cluster, such as a top-of-rack router.
+// Printer columns are alike in type and priority, which is no slip.
+#![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::configuration::Timers;
+use super::configuration::{Bfd, Timers, yes};
 use super::rules;
 use super::status::BGPPeerStatus;
 
@@ -81,6 +83,9 @@ pub struct BGPPeerSpec {
     /// BGP timers of these sessions; what is absent comes from the BGPConfiguration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<Timers>,
+    /// BFD with it (RFC 5880); off where absent. It must be on at the peer too: until it is, BGP goes on without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<PeerBfd>,
     /// Wait for it to connect instead of connecting to it.
     #[serde(default)]
     pub passive: bool,
@@ -120,6 +125,44 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub export_filter: Option<String>,
+}
+
+/// BFD with a peer; intervals and multiplier that are absent come from the BGPConfiguration's `bfd`, where that has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerBfd {
+    /// Whether to run it.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// How often we can take packets, in milliseconds, 10 to 60000; the peer sends no more often. 300 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 60000))]
+    pub receive_interval: Option<u32>,
+    /// How often we want to send packets, in milliseconds, 10 to 60000; what is slower, this or what the peer can take,
+    /// holds. 300 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 60000))]
+    pub transmit_interval: Option<u32>,
+    /// How many packets of ours in a row the peer may miss before it gives us up, 2 to 255. 3 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 255))]
+    pub detect_multiplier: Option<u8>,
+    /// There is or may be a router on the way: multihop BFD, on UDP port 4784 (RFC 5883). Else the peer must be on the
+    /// same link, on UDP port 3784 (RFC 5881). Both sides must agree.
+    #[serde(default)]
+    pub multihop: bool,
+}
+
+impl PeerBfd {
+    /// What it has in common with BFD between nodes.
+    pub fn common(&self) -> Bfd {
+        Bfd {
+            enabled: self.enabled,
+            receive_interval: self.receive_interval,
+            transmit_interval: self.transmit_interval,
+            detect_multiplier: self.detect_multiplier,
+        }
+    }
 }
 
 /// Prefixes that pass: those within `cidr` that are not longer than `maxLength`.

@@ -191,7 +191,13 @@ pub(super) fn put(what: &str, rules: &Rules) -> KernelResult<()> {
     for chain in &table.chains {
         add_chain(&mut transaction, chain);
     }
-    transaction.commit(what)
+    transaction.commit(what).map_err(|error| match nft::is_absent(&error) {
+        true => error.with_remedy(
+            "see that the kernel has nftables with NAT (modprobe nf_tables nft_masq), or set natOutgoing: Disabled and \
+             encapsulation: Never",
+        ),
+        false => error,
+    })
 }
 
 /// Removes the table, also if there is none.

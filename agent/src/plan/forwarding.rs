@@ -132,24 +132,6 @@ pub fn desired(
     planned
 }
 
-/// Next hops that are nodes of the cluster although no Node says so, where not all nodes are known: what a reflector
-/// tells about the cluster's networks comes from nodes, unless it comes from a BGPPeer.
-fn presumed_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
-    if snapshot.all_nodes {
-        return BTreeSet::new();
-    }
-    let nodes: BTreeSet<IpAddr> =
-        snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
-    let others: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
-    let cluster = &snapshot.configuration.cluster_cidrs;
-    let ours = |prefix: IpNetwork| cluster.is_empty() || cluster.iter().any(|outer| within(outer, &prefix));
-    let by_nodes = best.iter().filter(|route| nodes.contains(&route.peer) && ours(route.prefix.into()));
-    by_nodes
-        .map(|route| route.next_hop)
-        .filter(|next_hop| !nodes.contains(next_hop) && !others.contains(next_hop))
-        .collect()
-}
-
 /// What leaves the cluster under this node's address. Inside are the cluster's networks and its nodes, also those that
 /// only BGP tells of: where reflectors carry the routes an agent doesn't know every node.
 fn nat_outgoing(snapshot: &Snapshot, this: &Node, best: &[BestRoute]) -> Option<NatOutgoing> {
@@ -175,6 +157,24 @@ fn nat_outgoing(snapshot: &Snapshot, this: &Node, best: &[BestRoute]) -> Option<
         inside.insert(address, address);
     }
     Some(NatOutgoing { pods: this.pod_cidrs.iter().copied().collect(), inside })
+}
+
+/// Next hops that are nodes of the cluster although no Node says so, where not all nodes are known: what a reflector
+/// tells about the cluster's networks comes from nodes, unless it comes from a BGPPeer.
+fn presumed_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
+    if snapshot.all_nodes {
+        return BTreeSet::new();
+    }
+    let nodes: BTreeSet<IpAddr> =
+        snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
+    let others: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
+    let cluster = &snapshot.configuration.cluster_cidrs;
+    let ours = |prefix: IpNetwork| cluster.is_empty() || cluster.iter().any(|outer| within(outer, &prefix));
+    let by_nodes = best.iter().filter(|route| nodes.contains(&route.peer) && ours(route.prefix.into()));
+    by_nodes
+        .map(|route| route.next_hop)
+        .filter(|next_hop| !nodes.contains(next_hop) && !others.contains(next_hop))
+        .collect()
 }
 
 /// Tunnel devices, one for each family that pods have anywhere. They stand whether or not this node sends through

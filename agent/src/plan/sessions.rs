@@ -145,6 +145,7 @@ impl Speaking {
             reflector_client: role == NeighborRole::Client,
             local_address: Some(local),
             timers: snapshot.configuration.timers,
+            bfd: snapshot.configuration.bfd,
             import: Filter::All,
             export: Filter::All,
             ..Neighbor::new(address, snapshot.configuration.asn)
@@ -186,6 +187,7 @@ impl Speaking {
                 prefix_limit: peer.prefix_limit,
                 ttl: peer.ttl,
                 authentication: peer.authentication.clone(),
+                bfd: peer.bfd,
                 import: peer.import.clone(),
                 export: peer.export.clone(),
                 ..Neighbor::new(peer.address, peer.asn)

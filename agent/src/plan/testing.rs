@@ -54,6 +54,7 @@ pub fn peer(name: &str, address: &str, asn: u32) -> Peer {
         import: Filter::nothing(),
         export: Filter::nothing(),
         timers: Timers::default(),
+        bfd: None,
         passive: false,
     }
 }

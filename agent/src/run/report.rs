@@ -14,8 +14,8 @@ use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
 use crate::status::server::{Question, Subject};
 use crate::status::{
-    IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus, SegmentStatus,
-    SessionStatus, StoreStatus, TransitionStatus, state_name,
+    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus,
+    SegmentStatus, SessionStatus, StoreStatus, TransitionStatus, state_name,
 };
 use crate::store::Connection;
 
@@ -75,6 +75,7 @@ impl<K: Kernel> Agent<K> {
             errors: session.errors.iter().map(past_error).collect(),
             history: session.history.iter().map(transition).collect(),
             reason: session.reason.clone(),
+            bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
 
@@ -133,7 +134,7 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn missing(&self) -> Vec<String> {
         let node = &self.options.node;
         let Some(snapshot) = &self.view.snapshot else {
-            return vec!["intent to go by".to_string()];
+            return vec![format!("intent to go by: {}", self.options.where_intent_belongs())];
         };
         let Some(known) = snapshot.nodes.get(node) else {
             return vec![format!("a Node named {node}")];
@@ -203,6 +204,7 @@ impl<K: Kernel> Agent<K> {
             prefix,
             next_hop: path.next_hop,
             peer: path.peer,
+            path_id: path.path_id,
             best: path.best,
             stale: path.stale,
             reason,
@@ -233,6 +235,16 @@ impl<K: Kernel> Agent<K> {
     }
 }
 
+fn store(connection: &Connection) -> StoreStatus {
+    let since = connection.since.elapsed().unwrap_or_default();
+    StoreStatus {
+        server: connection.server.clone(),
+        connected: connection.connected,
+        since_seconds: since.as_secs_f64(),
+        last_error: connection.last_error.clone(),
+    }
+}
+
 fn past_error(error: &PastError) -> PastErrorStatus {
     PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), times: error.times }
 }
@@ -244,16 +256,6 @@ fn transition(transition: &Transition) -> TransitionStatus {
         to: state_name(transition.to),
         why: transition.why.clone(),
         times: transition.times,
-    }
-}
-
-fn store(connection: &Connection) -> StoreStatus {
-    let since = connection.since.elapsed().unwrap_or_default();
-    StoreStatus {
-        server: connection.server.clone(),
-        connected: connection.connected,
-        since_seconds: since.as_secs_f64(),
-        last_error: connection.last_error.clone(),
     }
 }
 

@@ -218,12 +218,13 @@ mod tests {
         assert_eq!(answer(&Method::POST, "/healthz", &waiting).await.status().as_u16(), 405);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_agent_that_is_busy_is_alive() {
-        let busy = agent(None);
-        assert_eq!(get("/healthz", &busy).await.0, 200);
-        let (code, text) = get("/metrics", &busy).await;
-        assert!(code == 503 && text.contains("busy"), "{code} {text}");
+    #[tokio::test]
+    async fn an_agent_that_does_not_answer_is_alive() {
+        assert_eq!(get("/healthz", &agent(None)).await.0, 200);
+        let (gone, _) = mpsc::channel(1);
+        assert_eq!(get("/healthz", &gone).await.0, 200);
+        let (code, text) = get("/metrics", &gone).await;
+        assert!(code == 503 && text.contains("stopping"), "{code} {text}");
     }
 
     #[tokio::test]

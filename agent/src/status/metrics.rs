@@ -12,7 +12,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{Encoder, TextEncoder};
 
 use super::process::Process;
-use super::{KernelStatus, NodeStatus, SessionStatus, state_name};
+use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, state_name};
 use crate::plan::{NeighborRole, Verdict};
 
 /// Most mesh neighbours or clients that have series of their own.
@@ -195,6 +195,20 @@ fn of_sessions(page: &mut Page, sessions: &[SessionStatus]) {
         });
         page.gauges(&format!("heliograph_bgp_{name}_prefixes"), help, sums);
     }
+    let each_bfd_state = by_role.iter().flat_map(|(role, sessions)| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for bfd in sessions.iter().filter_map(|session| session.bfd.as_ref()) {
+            *counts.entry(bfd.state.to_lowercase()).or_default() += 1;
+        }
+        counts
+            .into_iter()
+            .map(|(state, count)| (vec![("role", role.clone()), ("state", state)], count as f64))
+    });
+    page.gauges(
+        "heliograph_bfd_sessions",
+        "BFD sessions by role of the neighbour and state.",
+        each_bfd_state,
+    );
     let (own, rolled_up): (Vec<_>, Vec<_>) = by_role.values().partition(|sessions| has_own_series(sessions));
     let count = |sessions: &&Vec<&SessionStatus>| {
         let role = sessions.first().map(|session| word(session.role)).unwrap_or_default();
@@ -243,6 +257,21 @@ fn of_each_session(page: &mut Page, sessions: &[&SessionStatus]) {
         "heliograph_bgp_session_established_total",
         "How often the session was established.",
         each(|session| session.established_count as f64),
+    );
+    let with_bfd = |value: fn(&BfdStatus) -> f64| {
+        let each =
+            sessions.iter().filter_map(|session| Some((labels(session), value(session.bfd.as_ref()?))));
+        each.collect::<Vec<_>>()
+    };
+    page.gauges(
+        "heliograph_bfd_session_up",
+        "Whether the BFD session of the BGP session is up.",
+        with_bfd(|bfd| flag(bfd.state == "Up")),
+    );
+    page.counters(
+        "heliograph_bfd_session_failures_total",
+        "How often the BFD session failed after it had come up.",
+        with_bfd(|bfd| bfd.failure_count as f64),
     );
     for (name, help, value) in PREFIXES {
         page.gauges(&format!("heliograph_bgp_session_{name}_prefixes"), help, each(value));
@@ -346,6 +375,11 @@ mod tests {
             ("heliograph_bgp_sessions{role=\"external\",state=\"connect\"}", 0.0),
             ("heliograph_bgp_received_prefixes{role=\"mesh\"}", 10.0),
             ("heliograph_bgp_session_up{peer=\"192.0.2.9\",name=\"tor \\\"1\\\"\",role=\"external\"}", 1.0),
+            ("heliograph_bfd_sessions{role=\"external\",state=\"up\"}", 1.0),
+            (
+                "heliograph_bfd_session_failures_total{peer=\"192.0.2.9\",name=\"tor \\\"1\\\"\",role=\"external\"}",
+                2.0,
+            ),
             ("heliograph_bgp_routes{family=\"ipv4\",verdict=\"tunnel\"}", 3.0),
             ("heliograph_next_hops{verdict=\"unreachable\"}", 0.0),
             ("heliograph_kernel_routes", 4.0),

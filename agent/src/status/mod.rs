@@ -2,8 +2,9 @@
 //! metrics, objects in the cluster.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use heliograph_bgp::report::SessionState;
+use heliograph_bgp::report::{BfdReport, SessionState};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,19 @@ pub struct IntentStatus {
     pub refusals: Vec<Refusal>,
 }
 
+/// How many best routes there are of a sort.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteCount {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// `direct`, `tunnel`, `routed` or `unreachable` as the next hop is; `refused`: not to be installed, whatever its
+    /// next hop; `reflected`: there is no kernel to install it in.
+    pub verdict: String,
+    /// How many.
+    pub count: usize,
+}
+
 /// How it stands with the API server that intent comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -91,19 +105,6 @@ pub struct StoreStatus {
     pub since_seconds: f64,
     /// What was last the matter.
     pub last_error: Option<String>,
-}
-
-/// How many best routes there are of a sort.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteCount {
-    /// `ipv4` or `ipv6`.
-    pub family: String,
-    /// `direct`, `tunnel`, `routed` or `unreachable` as the next hop is; `refused`: not to be installed, whatever its
-    /// next hop; `reflected`: there is no kernel to install it in.
-    pub verdict: String,
-    /// How many.
-    pub count: usize,
 }
 
 /// One BGP session.
@@ -146,6 +147,46 @@ pub struct SessionStatus {
     pub history: Vec<TransitionStatus>,
     /// Why it is in this state.
     pub reason: String,
+    /// Its BFD session; `None`: it has none.
+    pub bfd: Option<BfdStatus>,
+}
+
+/// The BFD session of a BGP session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdStatus {
+    /// Its state, as RFC 5880 names it.
+    pub state: String,
+    /// How long it has been in this state, in seconds; `None`: it has not begun.
+    pub uptime_seconds: Option<f64>,
+    /// What the neighbour tells of why; `None` while it isn't heard.
+    pub remote_diagnostic: Option<String>,
+    /// How often we send, in milliseconds.
+    pub transmit_interval: Option<f64>,
+    /// How often the neighbour sends at least, in milliseconds.
+    pub receive_interval: Option<f64>,
+    /// How long the neighbour may be silent, in milliseconds.
+    pub detection_time: Option<f64>,
+    /// How often it failed after it had come up.
+    pub failure_count: u64,
+    /// Why it is in this state, or what keeps it from working.
+    pub reason: String,
+}
+
+impl From<&BfdReport> for BfdStatus {
+    fn from(report: &BfdReport) -> Self {
+        let milliseconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1000.0);
+        Self {
+            state: format!("{:?}", report.state),
+            uptime_seconds: report.since.map(|since| since.as_secs_f64()),
+            remote_diagnostic: report.remote_diagnostic.map(|diagnostic| diagnostic.words().into()),
+            transmit_interval: milliseconds(report.transmit_interval),
+            receive_interval: milliseconds(report.receive_interval),
+            detection_time: milliseconds(report.detection_time),
+            failure_count: report.failure_count,
+            reason: report.reason.clone(),
+        }
+    }
 }
 
 /// A change of a session's state; one that comes again in a short circle is counted.
@@ -252,6 +293,9 @@ pub struct RouteStatus {
     pub next_hop: Option<IpAddr>,
     /// Whom we have it from; `None`: it is ours.
     pub peer: Option<IpAddr>,
+    /// What tells it from other paths of that peer, where that sends several (RFC 7911).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// It is the best path.
     pub best: bool,
     /// It is kept from before the peer's restart.

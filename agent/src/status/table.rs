@@ -79,7 +79,8 @@ pub fn status(status: &NodeStatus) -> String {
     let up = status.sessions.iter().filter(|session| session.established()).count();
     let _ = writeln!(out, "Sessions   {up} of {} established", status.sessions.len());
     if !status.sessions.is_empty() {
-        let head = ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "REASON"];
+        let head =
+            ["PEER", "NAME", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "REASON"];
         out.push('\n');
         out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
     }
@@ -116,6 +117,7 @@ fn session(session: &SessionStatus) -> Vec<String> {
         age(session.uptime_seconds),
         session.received.to_string(),
         session.advertised.to_string(),
+        or_dash(session.bfd.as_ref().map(|bfd| &bfd.state)),
         reason(session),
     ]
 }
@@ -133,6 +135,15 @@ pub fn session_in_full(one: &SessionStatus) -> String {
         "Routes     {} received, {} accepted, {} stale, {} advertised",
         one.received, one.accepted, one.stale, one.advertised
     );
+    if let Some(bfd) = &one.bfd {
+        let silence = bfd.detection_time.map(|time| format!(", missed after {time} ms"));
+        let silence = silence.unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "BFD        {}{silence}, {} failures: {}",
+            bfd.state, bfd.failure_count, bfd.reason
+        );
+    }
     let ago = |seconds, times| vec![age(seconds), times_of(times)];
     if !one.history.is_empty() {
         let row = |t: &TransitionStatus| {
@@ -155,8 +166,11 @@ fn times_of(times: u32) -> String {
     if times == 1 { String::new() } else { times.to_string() }
 }
 
-/// Why the session is in its state, with the last error where that says more.
+/// Why the session is in its state, with the last error where that says more, or why its BFD does not watch it.
 fn reason(session: &SessionStatus) -> String {
+    if let Some(bfd) = session.bfd.as_ref().filter(|bfd| session.established() && bfd.state != "Up") {
+        return format!("{}; BFD: {}", or_dash(Some(&session.reason)), bfd.reason);
+    }
     match &session.last_error {
         Some(error) if !session.established() && !session.reason.contains(error.as_str()) => {
             format!("{} (last error: {error})", session.reason)
@@ -211,6 +225,7 @@ pub fn routes(routes: &[RouteStatus]) -> String {
 mod tests {
     use super::*;
     use crate::plan::NeighborRole;
+    use crate::status::BfdStatus;
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_ends() {
@@ -251,6 +266,16 @@ mod tests {
                 transition(3.0, "Connect", "Active", "refused", 7),
             ],
             reason: "refused".into(),
+            bfd: Some(BfdStatus {
+                state: "Up".into(),
+                uptime_seconds: Some(1.0),
+                remote_diagnostic: None,
+                transmit_interval: Some(300.0),
+                receive_interval: Some(300.0),
+                detection_time: Some(900.0),
+                failure_count: 2,
+                reason: "both directions work".into(),
+            }),
         };
         assert_eq!(
             session_in_full(&one),
@@ -259,6 +284,7 @@ mod tests {
              Router id  -\n\
              Hold time  -, established 1 times\n\
              Routes     2 received, 1 accepted, 2 stale, 0 advertised\n\
+             BFD        Up, missed after 900 ms, 2 failures: both directions work\n\
              \n\
              AGO     TIMES   FROM          TO       WHY\n\
              3s      7       Connect       Active   refused\n\

@@ -24,6 +24,7 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
         errors: Vec::new(),
         history: Vec::new(),
         reason: String::new(),
+        bfd: None,
     }
 }
 
@@ -31,6 +32,17 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
 pub fn status() -> NodeStatus {
     let mut down = session("b", 2, NeighborRole::Mesh);
     down.state = state_name(SessionState::Idle);
+    let mut outside = session("tor \"1\"", 9, NeighborRole::External);
+    outside.bfd = Some(BfdStatus {
+        state: "Up".into(),
+        uptime_seconds: Some(50.0),
+        remote_diagnostic: None,
+        transmit_interval: None,
+        receive_interval: None,
+        detection_time: None,
+        failure_count: 2,
+        reason: String::new(),
+    });
     NodeStatus {
         node: "a".into(),
         version: "1.2.3".into(),
@@ -44,11 +56,7 @@ pub fn status() -> NodeStatus {
             ..Default::default()
         },
         store: None,
-        sessions: vec![
-            session("c", 3, NeighborRole::Mesh),
-            down,
-            session("tor \"1\"", 9, NeighborRole::External),
-        ],
+        sessions: vec![session("c", 3, NeighborRole::Mesh), down, outside],
         routes: vec![RouteCount { family: "ipv4".into(), verdict: "tunnel".into(), count: 3 }],
         kernel: Some(KernelStatus {
             in_sync: true,

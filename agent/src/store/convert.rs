@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use heliograph_bgp::bfd;
 use heliograph_bgp::{GracefulRestart, Timers};
 use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -31,6 +32,7 @@ pub fn stand_in() -> Configuration {
         encapsulation: Encapsulation::CrossSubnet,
         nat_outgoing: true,
         timers: Timers::default(),
+        bfd: None,
         graceful_restart: Some(GracefulRestart::default()),
         listen_port: BGP_PORT,
     }
@@ -102,6 +104,7 @@ pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) 
     };
     configuration.nat_outgoing = spec.nat_outgoing == api::NatOutgoing::Enabled;
     configuration.timers = timers(spec.timers.as_ref(), Timers::default(), problems);
+    configuration.bfd = spec.bfd.as_ref().and_then(|given| bfd(given, between_nodes(), problems));
     configuration.graceful_restart = graceful_restart(spec.graceful_restart.as_ref(), problems);
     configuration.listen_port = port(spec.listen_port, "spec.listenPort", problems);
     configuration
@@ -172,6 +175,42 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
         );
     }
     timers
+}
+
+/// BFD between nodes is multihop always, as two nodes might not agree on whether there is a router between them. No
+/// network is further across than 64 hops.
+fn between_nodes() -> bfd::Settings {
+    bfd::Settings::multihop(64)
+}
+
+fn peer_bfd(given: &api::PeerBfd, cluster: &Configuration, problems: &mut Problems) -> Option<bfd::Settings> {
+    let path = if given.multihop { between_nodes().path } else { bfd::Path::SingleHop };
+    bfd(&given.common(), bfd::Settings { path, ..cluster.bfd.unwrap_or_default() }, problems)
+}
+
+fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Option<bfd::Settings> {
+    let mut interval = |given: Option<u32>, default, field: &str| {
+        let Some(milliseconds) = given else { return default };
+        if !(10..=60_000).contains(&milliseconds) {
+            problems.note(
+                format!("spec.bfd.{field}"),
+                format!("{milliseconds} ms is below 10 ms, which no busy node keeps, or above a minute"),
+                "give 10 to 60000 milliseconds, 300 as a rule",
+            );
+        }
+        Duration::from_millis(milliseconds.into())
+    };
+    let min_rx = interval(given.receive_interval, default.min_rx, "receiveInterval");
+    let min_tx = interval(given.transmit_interval, default.min_tx, "transmitInterval");
+    let multiplier = given.detect_multiplier.unwrap_or(default.multiplier);
+    if multiplier < 2 {
+        problems.note(
+            "spec.bfd.detectMultiplier",
+            format!("with {multiplier} a single lost packet ends the session"),
+            "give 2 to 255, 3 as a rule",
+        );
+    }
+    given.enabled.then_some(bfd::Settings { min_tx, min_rx, multiplier, ..default })
 }
 
 fn graceful_restart(

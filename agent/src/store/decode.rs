@@ -227,7 +227,7 @@ mod tests {
                 "unknown field",
                 "did you mean asNumber",
             ),
-            (configuration(json!({"asNumber": 1, "bfd": true})), "spec.bfd", "unknown field", "listenPort"),
+            (configuration(json!({"asNumber": 1, "ospf": true})), "spec.ospf", "unknown field", "listenPort"),
             (json!({"apiVersion": "v2", "kind": "Node"}), "apiVersion", "v2", "v1"),
             (json!({"apiVersion": "v1", "kind": "Pod"}), "kind", "Pod", "BGPPeer"),
             (json!({"apiVersion": "v1", "kind": "Node", "metadata": {}}), "metadata.name", "no name", "add"),

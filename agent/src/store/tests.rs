@@ -385,3 +385,47 @@ async fn a_file_being_written_is_waited_for() {
     .await;
     writer.join().unwrap();
 }
+
+#[test]
+fn bfd_is_off_unless_asked_for_and_peers_have_their_own() {
+    use heliograph_bgp::bfd::{Path, Settings};
+    let tor = |name: &str, bfd: &str| {
+        peer(name, &format!("peerAddress: 172.20.1.{name}, peerASN: 64600{bfd}"))
+            .replace(&format!("name: {name}"), &format!("name: tor-{name}"))
+    };
+    let quick = "  bfd: {receiveInterval: 100, transmitInterval: 50, detectMultiplier: 4}\n";
+    let text = tor("1", "")
+        + &tor("2", ", bfd: {}")
+        + &tor("3", ", bfd: {multihop: true, detectMultiplier: 9}")
+        + &tor("4", ", bfd: {enabled: false}");
+    let read = |configuration: String| load(folder(&[("a.yaml", configuration + &text)]).path()).unwrap();
+
+    let snapshot = read(CONFIGURATION.into());
+    assert_eq!(snapshot.configuration.bfd, None);
+    assert_eq!(snapshot.peers["tor-1"].bfd, None);
+    assert_eq!(snapshot.peers["tor-2"].bfd, Some(Settings::default()));
+    assert_eq!(snapshot.peers["tor-4"].bfd, None);
+
+    let snapshot = read(CONFIGURATION.to_string() + quick);
+    let milliseconds = Duration::from_millis;
+    let between = Settings {
+        min_rx: milliseconds(100),
+        min_tx: milliseconds(50),
+        multiplier: 4,
+        ..Settings::multihop(64)
+    };
+    assert_eq!(snapshot.configuration.bfd, Some(between));
+    assert_eq!(snapshot.peers["tor-1"].bfd, None, "a peer has its own or none");
+    assert_eq!(snapshot.peers["tor-2"].bfd, Some(Settings { path: Path::SingleHop, ..between }));
+    assert_eq!(snapshot.peers["tor-3"].bfd, Some(Settings { multiplier: 9, ..between }));
+}
+
+#[test]
+fn bfd_that_cannot_be_is_refused() {
+    let text = CONFIGURATION.to_string()
+        + "  bfd: {receiveInterval: 5, transmitInterval: 60001, detectMultiplier: 1, multihop: true}\n";
+    let fields: Vec<_> = refusals(text).into_iter().map(|refusal| refusal.field).collect();
+    for field in ["receiveInterval", "transmitInterval", "detectMultiplier", "multihop"] {
+        assert!(fields.contains(&format!("spec.bfd.{field}")), "{field}: {fields:?}");
+    }
+}

@@ -7,11 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
 use crate::clients::{DAEMON, PORT};
 use crate::peers::{Peer, Setting};
+use crate::processes::{self, tree};
 
 /// A running daemon; killed with all its processes when dropped.
 pub struct Daemon {
@@ -29,7 +28,6 @@ pub struct Usage {
 
 impl Daemon {
     pub fn start(peer: &Peer, dir: &Path, clients: &[Ipv4Addr]) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
         let setting = Setting { dir, clients };
         let binary = peer.binary().with_context(|| format!("{} is not installed", peer.name))?;
         let config = dir.join("config");
@@ -39,10 +37,8 @@ impl Daemon {
         let mut command = Command::new(&binary);
         (peer.command)(&mut command, &setting, &config.display().to_string());
         command.current_dir(dir).stdin(Stdio::null());
-        command.stdout(output.try_clone()?).stderr(output).process_group(0);
-        let end_with_us = || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?);
-        // SAFETY: between fork and exec this makes one system call and allocates nothing.
-        unsafe { command.pre_exec(end_with_us) };
+        command.stdout(output.try_clone()?).stderr(output);
+        processes::bind_to_us(&mut command);
         // What the one before has left behind may take a moment to go.
         let patience = Instant::now() + Duration::from_secs(10);
         while let Err(error) = TcpListener::bind((DAEMON, PORT)) {
@@ -72,29 +68,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let tree = tree(self.child.id());
-        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
-        for pid in tree {
-            let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
-        }
-        let _ = self.child.wait();
+        processes::kill_all(&mut self.child);
     }
-}
-
-/// A process and all its descendants.
-fn tree(root: u32) -> Vec<u32> {
-    let mut all = vec![root];
-    let mut at = 0;
-    while let Some(pid) = all.get(at) {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let children: Vec<u32> = tasks
-            .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-            .flat_map(|children| children.split(' ').filter_map(|c| c.parse().ok()).collect::<Vec<_>>())
-            .collect();
-        all.extend(children);
-        at += 1;
-    }
-    all
 }
 
 /// Time on a processor, of all its threads: nanoseconds from the scheduler, where it tells.

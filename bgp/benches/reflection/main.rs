@@ -8,6 +8,7 @@ mod cases;
 mod clients;
 mod daemon;
 mod peers;
+mod processes;
 mod report;
 mod serve;
 mod words;

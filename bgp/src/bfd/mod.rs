@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | [5880](https://www.rfc-editor.org/rfc/rfc5880) | asynchronous mode in the active role: packets and each check of §6.8.6, state machine, Poll Sequences, timers, jitter, AdminDown; a neighbour's demand mode is honoured | demand mode and echoes are not offered; authenticated packets are refused, with the reason; a packet whose discriminator fits but whose addresses don't is refused, where §6.3 would let addresses change |
 //! | [5881](https://www.rfc-editor.org/rfc/rfc5881) | single hop over IPv4 and IPv6: ports, a source port a session, TTL 255 both ways, an interface to come in on | echo packets (port 3785) |
-//! | [5882](https://www.rfc-editor.org/rfc/rfc5882) | [`Event::Down`] only for a session that was up, and never for AdminDown; whether the neighbour's BFD is independent of its control plane is passed on | |
+//! | [5882](https://www.rfc-editor.org/rfc/rfc5882) | [`Event::Down`] only for a session that was up, and never for AdminDown; whether the neighbour's BFD is independent of its control plane is passed on; the [speaker](crate::Speaker) acts on it (§4.3) | holding a client back until a session is up |
 //! | [5883](https://www.rfc-editor.org/rfc/rfc5883) | multihop, with the least TTL to be taken | |
 //!
 //! ```
@@ -104,6 +104,8 @@ pub enum Event {
         /// The neighbour's BFD does not depend on its control plane (the C bit): if not, it may just be restarting,
         /// and a helper of its graceful restart need not give it up (RFC 5882 §4.3).
         control_plane_independent: bool,
+        /// When the neighbour last said that it hears us: what was agreed with it only later is not what failed.
+        heard: Instant,
     },
     /// One side was taken down by its operator: no failure, and nothing is known of the path any more (RFC 5882 §3.2).
     AdminDown {
@@ -204,6 +206,8 @@ pub struct SessionReport {
     pub source_port: u16,
     /// How often we send, before jitter; `None`: the neighbour wants no packets now.
     pub transmit_interval: Option<Duration>,
+    /// How often the neighbour sends at least, as agreed on; `None` while it isn't heard.
+    pub receive_interval: Option<Duration>,
     /// How long the neighbour may be silent.
     pub detection_time: Option<Duration>,
     /// A Poll Sequence waits for its answer.
@@ -233,6 +237,8 @@ pub struct Bfd {
     deadlines: BTreeSet<(Instant, Key)>,
     /// Sessions that may have something to send.
     ready: BTreeSet<Key>,
+    /// AdminDown of sessions that were begun anew.
+    last_words: VecDeque<Datagram>,
     events: VecDeque<Event>,
     strangers: u64,
     rng: fastrand::Rng,
@@ -248,6 +254,7 @@ impl Bfd {
             source_ports: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             ready: BTreeSet::new(),
+            last_words: VecDeque::new(),
             events: VecDeque::new(),
             strangers: 0,
             rng: fastrand::Rng::with_seed(seed),
@@ -295,8 +302,9 @@ impl Bfd {
         if self.source_ports.len() >= SOURCE_PORTS.len() && !self.sessions.contains_key(&key) {
             return Err(SettingsError::TooMany(self.sessions.len() + 1));
         }
-        // Whoever counted on a session that begins anew is told that it doesn't watch meanwhile.
+        // Whoever counted on a session that begins anew is told that it doesn't watch meanwhile, the neighbour too.
         self.remove(now, key);
+        self.last_words.extend(self.sessions.get_mut(&key).and_then(Session::transmit));
         self.forget(key);
         let port = self.draw_port().ok_or(SettingsError::TooMany(self.sessions.len() + 1))?;
         let discriminator = self.draw_discriminator();
@@ -399,9 +407,12 @@ impl Bfd {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// The next datagram to send; to be asked until `None` after every call that takes the time. Nothing is queued:
-    /// what a caller fetches late tells what holds then.
+    /// The next datagram to send; to be asked until `None` after every call that takes the time. Nothing is queued
+    /// but the last word of a session that was begun anew: what a caller fetches late tells what holds then.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        if let Some(datagram) = self.last_words.pop_front() {
+            return Some(datagram);
+        }
         while let Some(key) = self.ready.first().copied() {
             let datagram = self.sessions.get_mut(&key).and_then(Session::transmit);
             if datagram.is_some() {

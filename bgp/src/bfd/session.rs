@@ -107,6 +107,8 @@ pub(super) struct Session {
     rx: Interval,
     poll: Poll,
     heard_at: Option<Instant>,
+    /// When the neighbour last said that it hears us.
+    confirmed_at: Instant,
     sent_at: Option<Instant>,
     /// The interval that `send_at` was reckoned with.
     pace: Option<Duration>,
@@ -144,6 +146,7 @@ impl Session {
             rx: Interval::of(settings.min_rx),
             poll: Poll::Idle,
             heard_at: None,
+            confirmed_at: now,
             sent_at: None,
             pace: None,
             send_at: Some(now),
@@ -239,6 +242,9 @@ impl Session {
             self.reckon(ctx);
             return Err(Discard::AdminDown);
         }
+        if matches!(packet.state, State::Init | State::Up) {
+            self.confirmed_at = ctx.now;
+        }
         self.follow(ctx, packet);
         // At once, whatever the timers and the state say (RFC 5880 §6.8.7).
         self.final_due |= packet.poll;
@@ -288,6 +294,7 @@ impl Session {
                 key: self.key,
                 why: why.clone(),
                 control_plane_independent: self.remote.control_plane_independent,
+                heard: self.confirmed_at,
             });
         }
         self.enter(ctx, State::Down, diagnostic, why);
@@ -335,7 +342,11 @@ impl Session {
 
     /// The multiple of the pace at which the neighbour must have been heard (RFC 5880 §6.8.4).
     fn detection_time(&self) -> Duration {
-        self.rx.in_force.max(self.remote.desired_min_tx) * u32::from(self.remote.multiplier)
+        self.receive_interval() * u32::from(self.remote.multiplier)
+    }
+
+    fn receive_interval(&self) -> Duration {
+        self.rx.in_force.max(self.remote.desired_min_tx)
     }
 
     /// Sets both timers anew after anything they depend on may have changed. A shorter pace holds at once, reckoned
@@ -470,6 +481,7 @@ impl Session {
             remote_discriminator: known.then_some(self.remote.discriminator),
             source_port: self.source_port,
             transmit_interval: self.wanted_pace(),
+            receive_interval: known.then(|| self.receive_interval()),
             detection_time: known.then(|| self.detection_time()),
             polling: self.poll != Poll::Idle,
             sent: self.counters.sent,

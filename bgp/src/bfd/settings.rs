@@ -124,27 +124,40 @@ impl Key {
 }
 
 impl Settings {
+    /// The usual times, for a neighbour that is at most `hops` hops away, 1 being the same link (RFC 5883).
+    pub fn multihop(hops: u8) -> Self {
+        let min_ttl = TTL - hops.saturating_sub(1);
+        Self { path: Path::Multihop { min_ttl }, ..Self::default() }
+    }
+
     pub(super) fn validate(&self, key: Key) -> Result<(), SettingsError> {
         let Key { local, remote } = key;
-        let in_range = |time: Duration| (SHORTEST..=LONGEST).contains(&time);
         let problem = if local.is_ipv4() != remote.is_ipv4() {
             "the addresses are of different families: give two of one family"
-        } else if local.is_unspecified()
-            || remote.is_unspecified()
-            || local.is_multicast()
-            || remote.is_multicast()
-        {
-            "an address is unspecified or multicast: give the addresses that packets bear"
-        } else if is_link_local(remote) && self.interface.is_none() {
-            "a link-local address says nothing without an interface: give its index"
-        } else if self.multiplier == 0 {
-            "the detect multiplier is 0 (RFC 5880 §6.8.1): give 1 or more, 3 as a rule"
-        } else if !in_range(self.min_tx) || !in_range(self.min_rx) {
-            "an interval is below 1 ms or above 71 minutes: give one between, 300 ms as a rule"
+        } else if local.is_unspecified() || local.is_multicast() {
+            "our address is unspecified or multicast: give the one that packets bear"
+        } else if let Some(problem) = self.problem(remote) {
+            problem
         } else {
             return Ok(());
         };
         Err(SettingsError::Invalid { local, remote, problem })
+    }
+
+    /// What can't be of a session with this neighbour, whatever our address is.
+    pub(crate) fn problem(&self, remote: IpAddr) -> Option<&'static str> {
+        let in_range = |time: Duration| (SHORTEST..=LONGEST).contains(&time);
+        if remote.is_unspecified() || remote.is_multicast() {
+            Some("the neighbour's address is unspecified or multicast: give the one that its packets bear")
+        } else if is_link_local(remote) && self.interface.is_none() {
+            Some("a link-local address says nothing without an interface: give its index")
+        } else if self.multiplier == 0 {
+            Some("the detect multiplier is 0 (RFC 5880 §6.8.1): give 1 or more, 3 as a rule")
+        } else if !in_range(self.min_tx) || !in_range(self.min_rx) {
+            Some("an interval is below 1 ms or above 71 minutes: give one between, 300 ms as a rule")
+        } else {
+            None
+        }
     }
 
     /// Where packets go.

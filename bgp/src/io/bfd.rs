@@ -8,7 +8,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -72,6 +72,7 @@ pub struct Handle {
 #[derive(Debug)]
 enum Command {
     Set(BTreeMap<Key, Settings>, oneshot::Sender<Result<(), SettingsError>>),
+    Listen(BTreeSet<SocketAddr>, oneshot::Sender<Vec<StartError>>),
     Report(oneshot::Sender<Vec<SessionReport>>),
     Stop(oneshot::Sender<()>),
 }
@@ -82,10 +83,30 @@ enum Command {
 /// # Errors
 /// An address can't be listened on; nothing runs then.
 pub fn start(options: &Options) -> Result<(Handle, mpsc::Receiver<Event>), StartError> {
-    let listen = |address: &SocketAddr| {
-        Listener::new(*address).map_err(|source| StartError { address: *address, source })
-    };
-    let listeners = options.listen.iter().map(listen).collect::<Result<Vec<_>, _>>()?;
+    let listeners = options.listen.iter().copied().map(listen).collect::<Result<Vec<_>, _>>()?;
+    let (driver, handle, commands, news) = assemble(listeners);
+    tokio::spawn(driver.run(commands));
+    Ok((handle, news))
+}
+
+/// Like [`start`], on a thread of its own that listens nowhere yet: whatever else this process is busy with, neighbours
+/// go on hearing us.
+///
+/// # Errors
+/// No thread, or no runtime for it, can be had.
+pub(super) fn start_thread() -> io::Result<(Handle, mpsc::Receiver<Event>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (driver, handle, commands, news) = assemble(Vec::new());
+    let run = move || runtime.block_on(driver.run(commands));
+    std::thread::Builder::new().name("bfd".into()).spawn(run)?;
+    Ok((handle, news))
+}
+
+fn listen(address: SocketAddr) -> Result<Listener, StartError> {
+    Listener::new(address).map_err(|source| StartError { address, source })
+}
+
+fn assemble(listeners: Vec<Listener>) -> (Driver, Handle, mpsc::Receiver<Command>, mpsc::Receiver<Event>) {
     let (commands, received) = mpsc::channel(16);
     let (events, news) = mpsc::channel(NEWS);
     let driver = Driver {
@@ -95,8 +116,7 @@ pub fn start(options: &Options) -> Result<(Handle, mpsc::Receiver<Event>), Start
         events,
         untold: BTreeMap::new(),
     };
-    tokio::spawn(driver.run(received));
-    Ok((Handle { commands }, news))
+    (driver, Handle { commands }, received, news)
 }
 
 impl Handle {
@@ -106,6 +126,11 @@ impl Handle {
     /// One of them can't be; all stay as they were.
     pub async fn set_sessions(&self, sessions: BTreeMap<Key, Settings>) -> Result<(), SettingsError> {
         self.ask(|reply| Command::Set(sessions, reply)).await.unwrap_or(Ok(()))
+    }
+
+    /// Listens on exactly these addresses; those that can't be listened on are told, and why.
+    pub async fn listen(&self, addresses: BTreeSet<SocketAddr>) -> Vec<StartError> {
+        self.ask(|reply| Command::Listen(addresses, reply)).await.unwrap_or_default()
     }
 
     /// All sessions, sorted by their addresses.
@@ -177,9 +202,17 @@ impl Driver {
         // A caller that has gone away needs no answer, so a failed send is dropped.
         match command {
             Command::Set(sessions, reply) => drop(reply.send(self.bfd.set_all(now, &sessions))),
+            Command::Listen(addresses, reply) => drop(reply.send(self.listen(addresses))),
             Command::Report(reply) => drop(reply.send(self.bfd.report(now))),
             Command::Stop(_) => unreachable!("handled where the loop can end"),
         }
+    }
+
+    fn listen(&mut self, mut addresses: BTreeSet<SocketAddr>) -> Vec<StartError> {
+        self.listeners.retain(|listener| addresses.remove(&listener.local()));
+        let (made, failed): (Vec<_>, Vec<_>) = addresses.into_iter().map(listen).partition(Result::is_ok);
+        self.listeners.extend(made.into_iter().flatten());
+        failed.into_iter().filter_map(Result::err).collect()
     }
 
     /// Says AdminDown everywhere, once: nobody is here for more.

@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::{BestRoutes, Command, StartError, Stop, protect, socket};
+use super::{BestRoutes, Command, StartError, Stop, protect, socket, watching::Watching};
+use crate::bfd;
 use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker};
 use crate::{Config, ConfigError};
 
@@ -65,6 +66,7 @@ pub(super) struct Driver {
     listeners: socket::Listeners,
     /// What is about to be written.
     chunk: BytesMut,
+    watch: Watching,
 }
 
 impl Driver {
@@ -84,6 +86,7 @@ impl Driver {
             buffer: vec![0; READ_CHUNK],
             listeners,
             chunk: BytesMut::new(),
+            watch: Watching::default(),
         })
     }
 
@@ -98,7 +101,9 @@ impl Driver {
         let mut accepted = self.listeners.accept_all();
         loop {
             self.settle();
+            self.watch.apply().await;
             let deadline = self.speaker.next_deadline();
+            let watch_again = self.watch.deadline();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(how, message, done)) => {
@@ -107,8 +112,9 @@ impl Driver {
                         let _ = done.send(());
                         return;
                     }
-                    Some(command) => self.command(command),
-                    None => return,
+                    Some(command) => self.command(command).await,
+                    // Nobody is left to say how: as for a restart.
+                    None => return self.stop(Stop::Silent, "").await,
                 },
                 Some(stream) = accepted.recv() => self.accept(stream),
                 Some(ready) = self.waits.next(), if !self.waits.is_empty() => {
@@ -116,6 +122,8 @@ impl Driver {
                     self.gather().await;
                 }
                 () = sleep_until(deadline) => self.expire().await,
+                event = self.watch.next() => self.watched(&event).await,
+                () = sleep_until(watch_again) => {}
             }
         }
     }
@@ -140,12 +148,16 @@ impl Driver {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         let now = Instant::now();
         // A caller that has gone away needs no answer, so a failed send is dropped.
         match command {
             Command::SetConfig(config, reply) => drop(reply.send(self.speaker.set_config(now, config))),
-            Command::Sessions(reply) => drop(reply.send(self.speaker.sessions(now))),
+            Command::Sessions(reply) => {
+                let mut sessions = self.speaker.sessions(now);
+                self.watch.report(&mut sessions).await;
+                drop(reply.send(sessions));
+            }
             Command::Paths(reply) => drop(reply.send(self.speaker.paths())),
             Command::BestRoutes(reply) => {
                 let routes = self.speaker.best_routes();
@@ -157,13 +169,25 @@ impl Driver {
 
     /// Lets timers expire, after reading what waits: a peer whose KEEPALIVE lies in our socket is not silent.
     async fn expire(&mut self) {
+        self.catch_up().await;
+        self.speaker.handle_timeout(Instant::now());
+    }
+
+    /// BFD tells something, which is heeded after reading what waits: a connection that the peer has closed may be a
+    /// restart of its, which silences its BFD too.
+    async fn watched(&mut self, event: &bfd::Event) {
+        self.catch_up().await;
+        self.speaker.bfd_event(Instant::now(), event);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    async fn catch_up(&mut self) {
         // Lets the runtime look at the sockets once, so that try_read knows what has arrived by now.
         tokio::task::yield_now().await;
         let all: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in all {
             self.read(conn);
         }
-        self.speaker.handle_timeout(Instant::now());
     }
 
     fn accept(&mut self, stream: TcpStream) {
@@ -255,6 +279,7 @@ impl Driver {
                     Action::Protect { from, authentication } => {
                         self.listeners.protect(from, authentication);
                     }
+                    Action::Watch { session, settings } => self.watch.set(session, settings),
                     Action::Close { conn } => self.close(conn),
                 }
             }
@@ -356,6 +381,8 @@ impl Driver {
     }
 
     async fn stop(mut self, how: Stop, message: &str) {
+        // Before the connections close, so that no peer takes the silence of our BFD for a failure (RFC 5882 §3.2).
+        self.watch.stop().await;
         if how == Stop::Cease {
             self.speaker.shutdown(Instant::now(), message);
             let deadline = tokio::time::Instant::now() + STOP_DEADLINE;

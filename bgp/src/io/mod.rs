@@ -9,6 +9,7 @@ pub mod bfd;
 mod driver;
 mod protect;
 mod socket;
+mod watching;
 
 use std::io;
 use std::net::SocketAddr;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -23,7 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The listening sockets, and who is authenticated on them.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    sockets: Vec<(SocketAddr, Arc<TcpListener>)>,
+    sockets: Vec<(SocketAddr, Socket)>,
+    /// The same once they listen, as the runtime knows them.
+    listening: Vec<Arc<TcpListener>>,
     keys: Vec<(Prefix, Authentication)>,
     /// Who should be authenticated and cannot be: not let in.
     unprotected: Vec<Prefix>,
@@ -35,7 +37,7 @@ impl Listeners {
         let bound = |address: &SocketAddr| {
             let address = *address;
             let socket = bind(address).map_err(|source| StartError::Listen { address, source })?;
-            Ok((address, Arc::new(socket)))
+            Ok((address, socket))
         };
         Ok(Self {
             sockets: addresses.iter().map(bound).collect::<Result<_, StartError>>()?,
@@ -45,14 +47,16 @@ impl Listeners {
 
     /// Where they are bound; a port of 0 asked for shows as the one the kernel gave.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+        self.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()?.as_socket()).collect()
     }
 
-    /// Lets connections come in.
-    pub(super) fn listen(&self) -> Result<(), StartError> {
+    /// Lets connections come in. The runtime hears of the sockets only now: one that does not listen yet looks hung up, and
+    /// tokio never forgets that and would try to accept from it without end.
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
         for (address, socket) in &self.sockets {
-            let listening = SockRef::from(&**socket).listen(BACKLOG);
-            listening.map_err(|source| StartError::Listen { address: *address, source })?;
+            let listening = listen(socket);
+            let listening = listening.map_err(|source| StartError::Listen { address: *address, source })?;
+            self.listening.push(Arc::new(listening));
         }
         Ok(())
     }
@@ -64,7 +68,7 @@ impl Listeners {
             self.sockets.iter().filter(|(a, _)| a.is_ipv4() == from.address().is_ipv4()).collect();
         for (_, old) in self.keys.iter().filter(|(other, _)| *other == from) {
             for (_, socket) in &of_family {
-                if let Err(error) = protect::remove_key(&**socket, from, old) {
+                if let Err(error) = protect::remove_key(socket, from, old) {
                     warn!(%from, %error, "a key could not be removed from the listening socket");
                 }
             }
@@ -72,7 +76,7 @@ impl Listeners {
         self.keys.retain(|(other, _)| *other != from);
         let Some(authentication) = authentication else { return };
         for (_, socket) in of_family {
-            if let Err(error) = protect::add_key(&**socket, from, &authentication) {
+            if let Err(error) = protect::add_key(socket, from, &authentication) {
                 warn!(%error, "its connections are refused");
                 self.unprotected.push(from);
                 return;
@@ -91,15 +95,15 @@ impl Listeners {
     /// Accepts from every listener. The channel is short: strangers wait in the kernel's queue, not in our memory.
     pub(super) fn accept_all(&self) -> mpsc::Receiver<TcpStream> {
         let (sender, receiver) = mpsc::channel(4);
-        for (_, socket) in &self.sockets {
-            tokio::spawn(accept(socket.clone(), sender.clone()));
+        for listener in &self.listening {
+            tokio::spawn(accept(listener.clone(), sender.clone()));
         }
         receiver
     }
 }
 
 /// An IPv6 socket takes IPv6 only, so both families can be listened on side by side.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -109,7 +113,12 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     protect::answer_from_near(&socket, address.ip())?;
     socket.bind(&address.into())?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
+}
+
+fn listen(socket: &Socket) -> io::Result<TcpListener> {
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.try_clone()?.into())
 }
 
 /// Connects to `remote`, from `local` where given.
@@ -149,5 +158,36 @@ async fn accept(listener: Arc<TcpListener>, sender: mpsc::Sender<TcpStream>) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// Any thread of a runtime may look at the sockets between binding and listening; what it saw then must not stay.
+    #[test]
+    fn a_look_before_it_listens_does_no_harm() {
+        let (done, is_done) = channel();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+                let mut listeners = Listeners::bind(&[any]).expect("it binds");
+                tokio::task::yield_now().await;
+                listeners.listen().expect("it listens");
+                let mut accepted = listeners.accept_all();
+                let _stream = TcpStream::connect(listeners.addresses()[0]).await.expect("it listens");
+                accepted.recv().await.expect("it accepts");
+                // Others get their turn, too.
+                tokio::task::yield_now().await;
+            });
+            let _ = done.send(());
+        });
+        is_done.recv_timeout(Duration::from_secs(20)).expect("it neither hangs nor spins");
     }
 }

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::long_lived;
 use super::table::{Path, Source};
-use super::{Peer, PeerKind};
+use super::{Neighbors, PeerKind};
 use crate::wire::{AsPath, Attributes, Origin, Segment};
 
 /// LOCAL_PREF of a path that came without one (RFC 4271 §9.1.1 leaves it to us; all others use 100).
@@ -42,6 +42,10 @@ pub enum Step {
     ClusterList,
     /// Lower peer address (§9.1.2.2 g).
     PeerAddress,
+    /// Lower Path Identifier as received, between two paths of one peer; one without comes first. RFC 7911 leaves such ties
+    /// open, and the identifier says nothing of a path's worth: this step only keeps the order total, and free of what
+    /// came when.
+    PathId,
 }
 
 /// What of a path is compared.
@@ -60,11 +64,13 @@ pub struct Candidate {
     pub cluster_list_length: usize,
     /// `None` for what we originate.
     pub peer_address: Option<IpAddr>,
+    pub path_id: Option<u32>,
 }
 
 impl Candidate {
-    /// What is compared of `path` from `peer`; `None`: from ourselves.
-    pub fn new(path: &Path, peer: Option<&Peer>) -> Self {
+    /// What is compared of `path`.
+    pub fn new(path: &Path, neighbors: &Neighbors) -> Self {
+        let peer = neighbors.origin(path.source);
         let attributes = &path.shared.attributes;
         let router_id = peer.map_or(Ipv4Addr::UNSPECIFIED, |peer| peer.router_id);
         Self {
@@ -79,6 +85,7 @@ impl Candidate {
             identifier: attributes.originator_id.unwrap_or(router_id),
             cluster_list_length: attributes.cluster_list.len(),
             peer_address: peer.map(|peer| peer.address),
+            path_id: neighbors.1.path_id(path.source),
         }
     }
 
@@ -100,7 +107,9 @@ impl Candidate {
         ];
         let decided = steps.into_iter().find(|(ordering, _)| ordering.is_ne());
         // Peers have distinct addresses; their numbers keep the order total should that ever not hold.
-        decided.unwrap_or((self.source.cmp(&other.source), Step::PeerAddress))
+        decided.unwrap_or_else(|| {
+            (self.path_id.cmp(&other.path_id).then(self.source.cmp(&other.source)), Step::PathId)
+        })
     }
 
     pub fn beats(&self, other: &Self) -> bool {
@@ -125,6 +134,15 @@ pub fn group_winners(candidates: impl Iterator<Item = Candidate>) -> Vec<Candida
 pub fn select(candidates: impl Iterator<Item = Candidate>) -> Option<Candidate> {
     // Winners are of different neighbouring ASes: no MED is compared here.
     group_winners(candidates).into_iter().reduce(|best, other| if other.beats(&best) { other } else { best })
+}
+
+/// All of them in order: each is the best of those that are left. Made as far as it is asked for.
+pub fn ranked(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate> {
+    std::iter::from_fn(move || {
+        let best = select(candidates.iter().copied())?;
+        candidates.retain(|candidate| candidate.source != best.source);
+        Some(best)
+    })
 }
 
 /// LOCAL_PREF as compared.

@@ -18,12 +18,13 @@
 //! nodes share no IGP that carries the top-of-rack's link, so only the node on that link can be sure to reach it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
 
 use super::best::local_pref;
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind, long_lived};
 use crate::config::Filter;
-use crate::wire::{Attributes, Codec, Family, NextHop, Prefix, Role};
+use crate::wire::{Attributes, Codec, Family, FamilySet, NextHop, PathIds, Prefix, Role};
 
 /// RFC 8326 §3: about to go away.
 pub const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
@@ -45,20 +46,26 @@ pub struct Audience {
     pub local_asn: u32,
     /// What we are to them (RFC 9234).
     pub role: Option<Role>,
+    /// As far as it matters to what they are told of that family.
     pub codec: Codec,
+    /// How many paths to a prefix they are told, where with Path Identifiers (RFC 7911).
+    pub paths: Option<NonZeroU8>,
     /// They know what LLGR_STALE means.
     pub long_lived: bool,
     pub filter: Filter,
 }
 
 impl Audience {
-    pub fn of(peer: &Peer) -> Self {
+    pub fn of(peer: &Peer, family: Family) -> Self {
+        let several = peer.codec.path_ids.send.contains(family);
+        let send = FamilySet::from_iter(several.then_some(family));
         Self {
             kind: peer.kind,
             local_address: peer.local_address,
             local_asn: peer.local_asn,
             role: peer.role,
-            codec: peer.codec,
+            codec: Codec { path_ids: PathIds { send, ..PathIds::NONE }, ..peer.codec },
+            paths: several.then(|| peer.paths.unwrap_or(NonZeroU8::MIN)),
             long_lived: peer.long_lived,
             filter: peer.export.clone(),
         }

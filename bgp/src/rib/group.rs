@@ -18,7 +18,7 @@ use super::bits::Bits;
 use super::export::{self, Audience};
 use super::intern::Interner;
 use super::log::Log;
-use super::table::{Entry, Path, PathAttributes, Slot, Source, Table};
+use super::table::{Entry, Path, PathAttributes, Slot, Slots, Source};
 use super::{Identity, Neighbors, PeerId};
 use crate::config::Filter;
 use crate::wire::{NextHop, Prefix, encode_attributes, encode_reach};
@@ -96,18 +96,18 @@ impl Member {
         slot: Slot,
         was: Option<&Arc<Encoded>>,
         now: Option<&Arc<Encoded>>,
-        entry: &mut Entry,
+        unsent: &mut u32,
     ) {
         if self.marks.get(slot) {
             if self.in_step(slot, now) {
                 self.marks.clear(slot);
                 self.before.remove(&slot);
-                entry.unsent -= 1;
+                *unsent -= 1;
             }
             return;
         }
         self.marks.set(slot);
-        entry.unsent += 1;
+        *unsent += 1;
         if let Some(was) = was {
             self.before.insert(slot, was.clone());
         }
@@ -122,7 +122,7 @@ impl Member {
     }
 
     /// The member has heard the last word: told of the prefix or not.
-    pub(super) fn settle(&mut self, slot: Slot, told: bool, table: &mut Table) {
+    pub(super) fn settle(&mut self, slot: Slot, told: bool, table: &mut impl Slots) {
         self.marks.clear(slot);
         self.before.remove(&slot);
         if told {
@@ -130,7 +130,7 @@ impl Member {
         } else {
             self.told.clear(slot);
         }
-        table.entry_mut(slot).unsent -= 1;
+        *table.unsent(slot) -= 1;
         table.reap(slot);
     }
 }
@@ -152,7 +152,7 @@ pub struct Common {
 
 impl Common {
     /// The group's word goes from `was` to `now`, which differ.
-    fn change(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, entry: &mut Entry) {
+    fn change(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, unsent: &mut u32) {
         if self.marks.get(slot) {
             let in_step = match now {
                 None => !self.told.get(slot),
@@ -161,12 +161,12 @@ impl Common {
             if in_step {
                 self.marks.clear(slot);
                 self.before.remove(&slot);
-                entry.unsent -= 1;
+                *unsent -= 1;
             }
             return;
         }
         self.marks.set(slot);
-        entry.unsent += 1;
+        *unsent += 1;
         if let Some(was) = was {
             self.before.insert(slot, was.clone());
         }
@@ -243,9 +243,9 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group without members, knowing what to say about all of `table`.
-    pub fn new(audience: Audience, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
-        let mut group = Self {
+    /// A group without members and words.
+    pub fn new(audience: Audience) -> Self {
+        Self {
             audience,
             words: Words::default(),
             common: Common::default(),
@@ -253,17 +253,6 @@ impl Group {
             members: BTreeMap::new(),
             withheld: BTreeMap::new(),
             last: None,
-        };
-        group.revise(table, exporter);
-        group
-    }
-
-    /// Works out the word on every prefix again, after something that paths do not show has changed.
-    pub fn revise(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
-        self.forget_last();
-        let slots: Vec<Slot> = table.occupied().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.update(slot, table.entry_mut(slot), exporter);
         }
     }
 
@@ -272,19 +261,25 @@ impl Group {
         self.last = None;
     }
 
-    /// Takes note of a prefix's best path and marks the members for whom that makes a difference.
+    /// Takes note of a prefix's best path.
     pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
         self.withheld.remove(&slot);
         let now = match entry.best() {
             Some(best) => match self.work_out(best, &entry.prefix, exporter) {
                 Ok(word) => word,
                 Err(obstacle) => {
-                    self.withheld.insert(slot, (best.source, obstacle));
+                    self.withheld.insert(slot, (exporter.neighbors.teller(best.source), obstacle));
                     None
                 }
             },
             None => None,
         };
+        self.replace(slot, now, &mut entry.unsent);
+    }
+
+    /// Puts a word in the place of the one before and marks all for whom that makes a difference; whether it makes any.
+    /// `unsent` is the slot's.
+    pub(super) fn replace(&mut self, slot: Slot, now: Option<Told>, unsent: &mut u32) -> bool {
         let was = self.words.take(slot);
         let same = match (&was, &now) {
             (Some(was), Some(now)) => was.same(now),
@@ -292,27 +287,29 @@ impl Group {
             _ => false,
         };
         if !same {
-            self.mark(slot, was.as_ref(), now.as_ref(), entry);
+            self.mark(slot, was.as_ref(), now.as_ref(), unsent);
         }
         self.words.put(slot, now);
+        !same
     }
 
     /// Marks all for whom it makes a difference that the word goes from `was` to `now`.
-    fn mark(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, entry: &mut Entry) {
+    fn mark(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, unsent: &mut u32) {
         if self.log.followed() {
-            self.common.change(slot, was, now, entry);
+            self.common.change(slot, was, now, unsent);
         } else {
             self.common.settle(slot, was, now);
         }
         for (id, member) in &mut self.members {
             let (was, now) = (heard(was, *id), heard(now, *id));
             if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
-                member.change(slot, was, now, entry);
+                member.change(slot, was, now, unsent);
             }
         }
     }
 
-    fn work_out(
+    /// What the members are to be told of a path; `None`: nothing.
+    pub(super) fn work_out(
         &mut self,
         path: &Path,
         prefix: &Prefix,
@@ -322,8 +319,9 @@ impl Group {
         if !export::allowed(&self.audience, from, &path.shared, prefix) {
             return Ok(None);
         }
+        let source = exporter.neighbors.teller(path.source);
         if let Some((shared, told)) = &self.last
-            && told.source == path.source
+            && told.source == source
             && Arc::ptr_eq(shared, &path.shared)
         {
             return Ok(Some(told.clone()));
@@ -339,7 +337,7 @@ impl Group {
         if !roomy {
             self.check_size(&encoded, prefix)?;
         }
-        let told = Told { encoded, source: path.source };
+        let told = Told { encoded, source };
         // Rules may tell one prefix from another.
         if roomy && !matches!(self.audience.filter, Filter::Rules(_)) {
             self.last = Some((path.shared.clone(), told.clone()));
@@ -404,7 +402,7 @@ impl Group {
     }
 
     /// Gives a follower marks of its own.
-    pub(super) fn step_out(&mut self, id: PeerId, table: &mut Table) {
+    pub(super) fn step_out(&mut self, id: PeerId, table: &mut impl Slots) {
         let Some(follower) = self.log.follower(id) else { return };
         let mut member = Member { end_of_rib: follower.end_of_rib, ..Member::default() };
         // What it was told where that is not what the group says now.
@@ -422,14 +420,14 @@ impl Group {
                 member.told.set(slot);
             }
             if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
-                member.change(slot, was, now, table.entry_mut(slot));
+                member.change(slot, was, now, table.unsent(slot));
             }
         }
         self.unfollow(id, table);
         self.members.insert(id, member);
     }
 
-    fn unfollow(&mut self, id: PeerId, table: &mut Table) {
+    fn unfollow(&mut self, id: PeerId, table: &mut impl Slots) {
         self.log.unfollow(id, table);
         if self.log.followed() {
             return;
@@ -451,7 +449,7 @@ impl Group {
     }
 
     /// Takes in a member with what it was told in the group it was in before.
-    pub fn join(&mut self, id: PeerId, lag: &Lag, table: &mut Table) {
+    pub fn join(&mut self, id: PeerId, lag: &Lag, table: &mut impl Slots) {
         let mut member = Member { end_of_rib: lag.end_of_rib, ..Member::default() };
         for slot in 0..table.size() as Slot {
             let now = self.hears(id, slot);
@@ -470,13 +468,13 @@ impl Group {
                 }
             }
             member.marks.set(slot);
-            table.entry_mut(slot).unsent += 1;
+            *table.unsent(slot) += 1;
         }
         self.members.insert(id, member);
     }
 
     /// Lets a member go for good.
-    pub fn dismiss(&mut self, id: PeerId, table: &mut Table) {
+    pub fn dismiss(&mut self, id: PeerId, table: &mut impl Slots) {
         if let Some(member) = self.members.remove(&id) {
             release(&member.marks, table);
         }
@@ -484,7 +482,7 @@ impl Group {
     }
 
     /// Lets a member go to another group; returns what it was told. To be followed by [`Lag::release`].
-    pub fn leave(&mut self, id: PeerId, table: &mut Table) -> Lag {
+    pub fn leave(&mut self, id: PeerId, table: &mut impl Slots) -> Lag {
         self.step_out(id, table);
         let Some(mut member) = self.members.remove(&id) else { return Lag::default() };
         let mut told = HashMap::with_capacity(member.told.count());
@@ -499,13 +497,13 @@ impl Group {
     }
 
     /// Marks everything that a member was told to be told again.
-    pub fn refresh(&mut self, id: PeerId, table: &mut Table) {
+    pub fn refresh(&mut self, id: PeerId, table: &mut impl Slots) {
         self.step_out(id, table);
         let Some(member) = self.members.get_mut(&id) else { return };
         member.before.clear();
         for slot in member.told.iter() {
             if member.marks.set(slot) {
-                table.entry_mut(slot).unsent += 1;
+                *table.unsent(slot) += 1;
             }
         }
     }
@@ -527,15 +525,26 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// Gives up the marks: those that matter have been set anew in another group by now.
-    pub fn release(self, table: &mut Table) {
-        release(&self.marks, table);
+    /// Gives up the marks, once those that matter have been set anew or the slots do not matter any more.
+    pub fn release(&mut self, table: &mut impl Slots) {
+        release(&std::mem::take(&mut self.marks), table);
+    }
+
+    /// The slots of what it was told.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.told.keys().copied()
+    }
+
+    /// Has other slots in the place of those it was told of; what has none is forgotten.
+    pub fn rename(&mut self, slots: &BTreeMap<Slot, Slot>) {
+        let told = std::mem::take(&mut self.told).into_iter();
+        self.told = told.filter_map(|(slot, before)| Some((*slots.get(&slot)?, before))).collect();
     }
 }
 
-fn release(marks: &Bits, table: &mut Table) {
+fn release(marks: &Bits, table: &mut impl Slots) {
     for slot in marks.iter() {
-        table.entry_mut(slot).unsent -= 1;
+        *table.unsent(slot) -= 1;
         table.reap(slot);
     }
 }

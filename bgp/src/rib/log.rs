@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 
 use super::PeerId;
 use super::group::{Told, heard};
-use super::table::{Slot, Source, Table};
+use super::table::{Slot, Slots, Source};
 
 /// Room for messages that an empty log keeps.
 const RETAINED: usize = 64 * 1024;
@@ -120,7 +120,7 @@ impl Log {
     }
 
     /// Lets a member go; what it alone had not got yet is dropped.
-    pub fn unfollow(&mut self, id: PeerId, table: &mut Table) {
+    pub fn unfollow(&mut self, id: PeerId, table: &mut impl Slots) {
         if let Some(follower) = self.followers.remove(&id) {
             self.depart(follower.at);
             self.trim(table);
@@ -152,10 +152,16 @@ impl Log {
     }
 
     /// Appends a message that `write` writes, and what it changes; its prefixes are held on to until all have got it.
-    pub fn append(&mut self, to: To, table: &mut Table, changes: &[(Slot, Option<Told>)], message: &[u8]) {
+    pub fn append(
+        &mut self,
+        to: To,
+        table: &mut impl Slots,
+        changes: &[(Slot, Option<Told>)],
+        message: &[u8],
+    ) {
         self.bytes.extend_from_slice(message);
         for (slot, before) in changes {
-            table.entry_mut(*slot).unsent += 1;
+            *table.unsent(*slot) += 1;
             if let Some(before) = before {
                 self.before.insert(self.dropped + self.changes.len() as u64, before.clone());
             }
@@ -165,7 +171,7 @@ impl Log {
     }
 
     /// Copies messages for a follower to `out` until that has `until` octets or the follower has all.
-    pub fn read(&mut self, id: PeerId, out: &mut BytesMut, until: usize, table: &mut Table) {
+    pub fn read(&mut self, id: PeerId, out: &mut BytesMut, until: usize, table: &mut impl Slots) {
         let Some(follower) = self.followers.get_mut(&id) else { return };
         let (start, mut at, mut octet) = (follower.at, follower.at, follower.octet);
         // Messages that lie side by side are copied in one go.
@@ -205,7 +211,7 @@ impl Log {
     }
 
     /// Drops what all followers have got.
-    fn trim(&mut self, table: &mut Table) {
+    fn trim(&mut self, table: &mut impl Slots) {
         let until = self.crowd.first_key_value().map_or(self.end(), |(at, _)| *at);
         while self.first < until {
             let Some(record) = self.records.pop_front() else { break };
@@ -213,7 +219,7 @@ impl Log {
             self.first_octet += u64::from(record.octets);
             self.bytes.advance(record.octets as usize);
             for slot in self.changes.drain(..record.changes as usize) {
-                table.entry_mut(slot).unsent -= 1;
+                *table.unsent(slot) -= 1;
                 table.reap(slot);
             }
             self.dropped += u64::from(record.changes);

@@ -8,6 +8,7 @@
 //! Two invariants carry all else. The best path depends on the set of paths only, never on the order in which they
 //! came. And what a peer was told, once it has no marks, is exactly what its group says.
 
+mod add_path;
 mod best;
 mod bits;
 mod export;
@@ -21,6 +22,7 @@ mod long_lived;
 mod neighbors;
 mod pack;
 mod report;
+mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -33,15 +35,15 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::config::{Filter, Network};
-use crate::wire::{Attributes, Family, NextHop, Prefix, Update};
+use crate::wire::{Attributes, Family, NextHop, Nlri, Prefix, Update};
+use add_path::{Leaver, UpdateGroup};
 use best::Candidate;
 use export::Audience;
 use family::{FAMILIES, PerFamily};
-use group::{Encoded, Exporter, Group, Lag};
+use group::{Encoded, Exporter};
 use import::Refusal;
 use intern::Interner;
 use neighbors::{GroupId, Neighbor, Neighbors};
-use pack::Packer;
 use table::{Path, PathAttributes, Slot, Source, Table};
 
 pub use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
@@ -53,10 +55,11 @@ pub struct Rib {
     networks: BTreeMap<Prefix, Option<IpAddr>>,
     neighbors: Neighbors,
     tables: PerFamily<Table>,
-    groups: PerFamily<BTreeMap<GroupId, Group>>,
+    groups: PerFamily<BTreeMap<GroupId, UpdateGroup>>,
     attributes: Interner<PathAttributes>,
     encoded: Interner<Encoded>,
     changed: bool,
+    news: bool,
 }
 
 impl Rib {
@@ -71,6 +74,7 @@ impl Rib {
             attributes: Interner::new(),
             encoded: Interner::new(),
             changed: false,
+            news: false,
         }
     }
 
@@ -135,7 +139,7 @@ impl Rib {
             self.reconsider(id);
         }
         for family in FAMILIES.into_iter().filter(|family| families.contains(family)) {
-            self.join(id, family, Lag::default());
+            self.join(id, family, Leaver::default());
         }
     }
 
@@ -205,16 +209,35 @@ impl Rib {
         }
     }
 
+    /// Changes live whether an internal peer is our client: what it is told, and who is told of its paths (RFC 4456 §6).
+    pub fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
+        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        if std::mem::replace(&mut neighbor.peer.kind, kind) == kind {
+            return;
+        }
+        for family in FAMILIES {
+            self.regroup(id, family);
+        }
+        self.reconsider(id);
+    }
+
     /// Takes in an UPDATE. Its `end_of_rib` and `faults` are the caller's business; what is of a family that the
     /// session does not carry is ignored (RFC 4760 §6 leaves that to us).
     pub fn update(&mut self, id: PeerId, update: Update) {
         let Some(neighbor) = self.neighbors.0.get(&id).filter(|neighbor| neighbor.up) else { return };
         let (kind, families) = (neighbor.peer.kind, neighbor.peer.families.clone());
         let (asn, role) = (neighbor.peer.asn, neighbor.peer.role);
-        let carried = |prefix: &Prefix| families.contains(&prefix.family());
+        let carried = |nlri: &Nlri| families.contains(&nlri.prefix.family());
         // Withdrawals first: RFC 4271 §4.3 lets an announcement in the same message win.
-        for prefix in update.withdrawn.into_iter().filter(carried) {
-            self.withdraw(prefix, id.into());
+        for Nlri { prefix, path_id } in update.withdrawn.into_iter().filter(carried) {
+            let source = match path_id {
+                None => id.into(),
+                Some(path_id) => match self.neighbors.1.find(id, path_id) {
+                    Some(source) => source,
+                    None => continue,
+                },
+            };
+            self.withdraw(prefix, source);
         }
         let Some(mut attributes) = update.attributes else { return };
         import::strip(&mut attributes, kind);
@@ -233,14 +256,18 @@ impl Rib {
                 .neighbors
                 .origin(id.into())
                 .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
-            let of_family = |prefix: &Prefix| carried(prefix) && prefix.family() == reach.family;
+            let of_family = |nlri: &Nlri| carried(nlri) && nlri.prefix.family() == reach.family;
             self.tables[reach.family].look_ahead(&reach.prefixes);
-            for prefix in reach.prefixes.into_iter().filter(of_family) {
+            for Nlri { prefix, path_id } in reach.prefixes.into_iter().filter(of_family) {
                 let (shared, refusal) = match refusal {
                     None => self.judge(id, &shared, &prefix),
                     refusal => (shared.clone(), refusal),
                 };
-                self.put(prefix, Path { shared, source: id.into(), refusal, stale: false });
+                let source = match path_id {
+                    None => id.into(),
+                    Some(path_id) => self.neighbors.1.claim(id, path_id),
+                };
+                self.put(prefix, Path { shared, source, refusal, stale: false });
             }
         }
     }
@@ -294,7 +321,7 @@ impl Rib {
         for family in FAMILIES {
             let Some(group) = self.group_of(id, family) else { continue };
             let Some(group) = self.groups[family].get_mut(&group) else { continue };
-            Packer { family, table: &mut self.tables[family], out, until }.pack(group, id);
+            group.pack(id, family, &mut self.tables[family], out, until);
         }
         out.len() - start
     }
@@ -304,13 +331,19 @@ impl Rib {
         std::mem::take(&mut self.changed)
     }
 
-    /// How many prefixes a peer's tables hold; zeros for an unknown peer.
+    /// Whether there may be something to tell beyond changes of the loc-RIB since the last call: paths that are not the
+    /// best, to those who are told several.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// How many paths a peer's tables hold; zeros for an unknown peer.
     pub fn counts(&self, id: PeerId) -> Counts {
         let mut counts = Counts::default();
         let Some(neighbor) = self.neighbors.0.get(&id) else { return counts };
         for family in FAMILIES {
             let inbound = &neighbor.inbound[family];
-            counts.received += inbound.received.count();
+            counts.received += inbound.paths;
             counts.accepted += inbound.accepted;
             counts.stale += inbound.stale;
             counts.advertised += self.hearing(id, family).map_or(0, |group| group.advertised(id));
@@ -318,15 +351,15 @@ impl Rib {
         counts
     }
 
-    /// How many prefixes of a family are in a peer's adj-RIB-in, refused ones included.
+    /// How many paths of a family are in a peer's adj-RIB-in, refused ones included.
     pub fn received(&self, id: PeerId, family: Family) -> usize {
-        self.neighbors.0.get(&id).map_or(0, |neighbor| neighbor.inbound[family].received.count())
+        self.neighbors.0.get(&id).map_or(0, |neighbor| neighbor.inbound[family].paths)
     }
 
     /// Whether nothing is held for any prefix: no path, no mark, no slot.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        FAMILIES.into_iter().all(|family| self.tables[family].is_empty())
+        FAMILIES.into_iter().all(|family| self.tables[family].is_empty()) && self.neighbors.1.is_empty()
     }
 
     /// Puts a path in, in place of the one from the same source.
@@ -337,8 +370,11 @@ impl Rib {
         let best = entry.best().cloned();
         let was = entry.paths.put(path);
         let now = entry.paths.get(source);
-        if let Some(neighbor) = source.peer().and_then(|id| self.neighbors.0.get_mut(&id)) {
-            neighbor.inbound[family].count(slot, was.as_ref(), now);
+        if was.is_none() {
+            self.neighbors.1.hold(source);
+        }
+        if let Some(neighbor) = self.neighbors.of(source) {
+            neighbor.inbound[family].count(slot, was.as_ref(), now, false);
         }
         self.decide(family, slot, best);
     }
@@ -349,10 +385,13 @@ impl Rib {
         let entry = self.tables[family].entry_mut(slot);
         let best = entry.best().cloned();
         let Some(was) = entry.paths.remove(source) else { return };
-        if let Some(neighbor) = source.peer().and_then(|id| self.neighbors.0.get_mut(&id)) {
-            neighbor.inbound[family].count(slot, Some(&was), None);
+        let teller = self.neighbors.teller(source);
+        let others = entry.paths.as_slice().iter().any(|path| self.neighbors.teller(path.source) == teller);
+        if let Some(neighbor) = self.neighbors.of(source) {
+            neighbor.inbound[family].count(slot, Some(&was), None, others);
         }
         self.decide(family, slot, best);
+        self.neighbors.1.release(source);
     }
 
     /// Finds the best path to a prefix whose paths changed, and passes it on if it is another than `before`.
@@ -361,7 +400,7 @@ impl Rib {
         let paths = self.tables[family].entry_mut(slot).paths.as_mut_slice();
         if paths.len() > 1 {
             let usable = paths.iter().filter(|path| path.refusal.is_none());
-            let best = best::select(usable.map(|path| Candidate::new(path, neighbors.origin(path.source))));
+            let best = best::select(usable.map(|path| Candidate::new(path, neighbors)));
             if let Some(at) = best.and_then(|best| paths.iter().position(|path| path.source == best.source)) {
                 paths.swap(0, at);
             }
@@ -374,6 +413,8 @@ impl Rib {
         if !same {
             self.changed = true;
             self.tell(family, slot);
+        } else {
+            self.tell_others(family, slot);
         }
         self.tables[family].reap(slot);
     }
@@ -385,6 +426,17 @@ impl Rib {
         for group in groups.values_mut() {
             group.update(slot, entry, &mut exporter);
         }
+    }
+
+    /// Has those groups that are told of several paths work out their words on a prefix whose best path stays as it is.
+    fn tell_others(&mut self, family: Family, slot: Slot) {
+        let (table, groups, mut exporter) = self.outbound(family);
+        let entry = table.entry(slot);
+        let mut news = false;
+        for group in groups.values_mut() {
+            news |= group.update_others(entry, &mut exporter);
+        }
+        self.news |= news;
     }
 
     /// Judges all paths of a peer again, after its filter, the peer or ourselves changed.
@@ -405,12 +457,13 @@ impl Rib {
     /// Decides on all paths of a peer and tells them again, after what the peer is to us changed.
     fn reconsider(&mut self, id: PeerId) {
         for family in FAMILIES {
-            self.groups[family].values_mut().for_each(Group::forget_last);
+            self.groups[family].values_mut().for_each(UpdateGroup::forget_last);
             for (prefix, _) in self.paths_of(id, family) {
                 if let Some(slot) = self.tables[family].find(&prefix) {
                     let best = self.tables[family].entry(slot).best().cloned();
                     self.decide(family, slot, best);
                     self.tell(family, slot);
+                    self.news = true;
                 }
             }
         }
@@ -419,27 +472,28 @@ impl Rib {
     fn paths_of(&self, id: PeerId, family: Family) -> Vec<(Prefix, Path)> {
         let Some(neighbor) = self.neighbors.0.get(&id) else { return Vec::new() };
         let entries = neighbor.inbound[family].received.iter().map(|slot| self.tables[family].entry(slot));
-        entries.filter_map(|entry| Some((entry.prefix, entry.paths.get(id.into())?.clone()))).collect()
+        let paths = entries.flat_map(|entry| entry.paths.as_slice().iter().map(|path| (entry.prefix, path)));
+        let of_peer = paths.filter(|(_, path)| self.neighbors.1.peer(path.source) == Some(id));
+        of_peer.map(|(prefix, path)| (prefix, path.clone())).collect()
     }
 
     fn group_of(&self, id: PeerId, family: Family) -> Option<GroupId> {
         self.neighbors.0.get(&id)?.group[family]
     }
 
-    fn hearing(&self, id: PeerId, family: Family) -> Option<&Group> {
+    fn hearing(&self, id: PeerId, family: Family) -> Option<&UpdateGroup> {
         self.groups[family].get(&self.group_of(id, family)?)
     }
 
     /// Puts a peer into the group of those who are told the same, made now if there is none.
-    fn join(&mut self, id: PeerId, family: Family, lag: Lag) {
+    fn join(&mut self, id: PeerId, family: Family, leaver: Leaver) {
         let Some(neighbor) = self.neighbors.0.get(&id) else { return };
-        let audience = Audience::of(&neighbor.peer);
+        let audience = Audience::of(&neighbor.peer, family);
         let (table, groups, mut exporter) = self.outbound(family);
-        let known = groups.iter().find(|(_, group)| group.audience == audience).map(|(number, _)| *number);
+        let known = groups.iter().find(|(_, group)| *group.audience() == audience).map(|(number, _)| *number);
         let number = known.unwrap_or_else(|| groups.last_key_value().map_or(0, |(last, _)| last + 1));
-        let group = groups.entry(number).or_insert_with(|| Group::new(audience, table, &mut exporter));
-        group.join(id, &lag, table);
-        lag.release(table);
+        let group = groups.entry(number).or_insert_with(|| UpdateGroup::new(audience, table, &mut exporter));
+        group.join(id, leaver, table);
         if let Some(neighbor) = self.neighbors.0.get_mut(&id) {
             neighbor.group[family] = Some(number);
         }
@@ -449,8 +503,8 @@ impl Rib {
     fn regroup(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
         let (table, groups, _) = self.outbound(family);
-        let lag = groups.get_mut(&group).map(|group| group.leave(id, table)).unwrap_or_default();
-        self.join(id, family, lag);
+        let leaver = groups.get_mut(&group).map(|group| group.leave(id, table)).unwrap_or_default();
+        self.join(id, family, leaver);
         self.disband(group, family);
     }
 
@@ -468,13 +522,16 @@ impl Rib {
 
     /// Drops a group that nobody hears any more.
     fn disband(&mut self, group: GroupId, family: Family) {
-        if self.groups[family].get(&group).is_some_and(Group::is_empty) {
+        if self.groups[family].get(&group).is_some_and(UpdateGroup::is_empty) {
             self.groups[family].remove(&group);
         }
     }
 
     /// A family's table and groups, with all that exporting needs.
-    fn outbound(&mut self, family: Family) -> (&mut Table, &mut BTreeMap<GroupId, Group>, Exporter<'_>) {
+    fn outbound(
+        &mut self,
+        family: Family,
+    ) -> (&mut Table, &mut BTreeMap<GroupId, UpdateGroup>, Exporter<'_>) {
         let exporter =
             Exporter { identity: &self.identity, neighbors: &self.neighbors, encoded: &mut self.encoded };
         (&mut self.tables[family], &mut self.groups[family], exporter)

@@ -9,11 +9,14 @@ use super::PeerId;
 use super::bits::Bits;
 use super::group::{Encoded, Group, Member, Told};
 use super::log::To;
-use super::table::{Slot, Source, Table};
-use crate::wire::{Codec, Family, Prefix, encode_end_of_rib, encode_reach, encode_unreach};
+use super::table::{Slot, Slots, Source};
+use crate::wire::{Codec, Family, encode_end_of_rib, encode_reach, encode_unreach};
 
 /// How many marks are looked at in one go. Those with the same attributes share messages.
 const BATCH: usize = 2048;
+
+/// Octets that a prefix takes on average where many share their attributes.
+const LEAST: usize = 8;
 
 /// How many octets may wait for the slowest follower before it gets marks of its own.
 const LOG_LIMIT: usize = if cfg!(test) { 256 } else { 4 << 20 };
@@ -41,15 +44,15 @@ impl Batch {
 }
 
 /// Where messages go, and how far.
-pub struct Packer<'a> {
+pub struct Packer<'a, S> {
     pub family: Family,
-    pub table: &'a mut Table,
+    pub table: &'a mut S,
     pub out: &'a mut BytesMut,
     /// No message is begun once `out` has this many octets.
     pub until: usize,
 }
 
-impl Packer<'_> {
+impl<S: Slots> Packer<'_, S> {
     /// Tells a member of `group` what is pending, as far as there is room.
     pub fn pack(&mut self, group: &mut Group, id: PeerId) {
         self.pack_marks(group, id);
@@ -83,7 +86,7 @@ impl Packer<'_> {
                 group.step_out(slow, self.table);
             }
         }
-        let slots = next_marks(&group.common.marks, group.common.cursor);
+        let slots = next_marks(&group.common.marks, group.common.cursor, BATCH);
         let mut messages = Common::default();
         for &slot in &slots {
             let was = group.common.before.remove(&slot);
@@ -101,7 +104,7 @@ impl Packer<'_> {
         messages.write(group, self.family, self.table);
         // The log holds on to the prefixes now, where it has messages about them.
         for slot in slots {
-            self.table.entry_mut(slot).unsent -= 1;
+            *self.table.unsent(slot) -= 1;
             self.table.reap(slot);
         }
     }
@@ -148,7 +151,9 @@ impl Packer<'_> {
     fn gather(&mut self, group: &mut Group, id: PeerId) -> Batch {
         let mut batch = Batch::default();
         let Some(member) = group.members.get(&id) else { return batch };
-        let slots = next_marks(&member.marks, member.cursor);
+        // What there is no room for is gathered again next time: for little room, few are looked at.
+        let few = (self.until.saturating_sub(self.out.len()) / LEAST).clamp(1, BATCH);
+        let slots = next_marks(&member.marks, member.cursor, few);
         for &slot in &slots {
             match group.hears(id, slot) {
                 Some(encoded) => batch.announce(encoded, slot),
@@ -210,15 +215,15 @@ impl Packer<'_> {
     }
 }
 
-fn prefixes<'a>(table: &'a Table, slots: &'a [Slot]) -> impl ExactSizeIterator<Item = Prefix> + 'a {
-    slots.iter().map(|&slot| table.entry(slot).prefix)
+fn prefixes<'a, S: Slots>(table: &'a S, slots: &'a [Slot]) -> impl ExactSizeIterator<Item = S::Nlri> + 'a {
+    slots.iter().map(|&slot| table.nlri(slot))
 }
 
 /// Some marks in turn, from `start` on and round.
-fn next_marks(marks: &Bits, start: Slot) -> Vec<Slot> {
+fn next_marks(marks: &Bits, start: Slot, count: usize) -> Vec<Slot> {
     let ahead = std::iter::successors(marks.next_from(start), |slot| marks.next_from(slot.checked_add(1)?));
     let wrapped = marks.iter().take_while(|slot| *slot < start);
-    ahead.chain(wrapped).take(BATCH).collect()
+    ahead.chain(wrapped).take(count).collect()
 }
 
 /// A prefix with what was said of it before.
@@ -273,7 +278,7 @@ impl Common {
     }
 
     /// Writes all of it to the log.
-    fn write(self, group: &mut Group, family: Family, table: &mut Table) {
+    fn write(self, group: &mut Group, family: Family, table: &mut impl Slots) {
         let mut writer = Writer { codec: group.audience.codec, family, table, buffer: BytesMut::new() };
         for (source, changes) in &self.withdrawn {
             writer.withdraw(group, To::AllBut(*source), changes);
@@ -292,18 +297,18 @@ impl Common {
 }
 
 /// Puts messages into a log.
-struct Writer<'a> {
+struct Writer<'a, S> {
     codec: Codec,
     family: Family,
-    table: &'a mut Table,
+    table: &'a mut S,
     buffer: BytesMut,
 }
 
-impl Writer<'_> {
+impl<S: Slots> Writer<'_, S> {
     fn withdraw(&mut self, group: &mut Group, to: To, changes: &[Change]) {
         let mut left = changes;
         while !left.is_empty() {
-            let mut prefixes = left.iter().map(|(slot, _)| self.table.entry(*slot).prefix).peekable();
+            let mut prefixes = left.iter().map(|(slot, _)| self.table.nlri(*slot)).peekable();
             encode_unreach(self.family, &mut prefixes, &self.codec, &mut self.buffer);
             let sent = left.len() - prefixes.len();
             left = self.append(group, to, left, sent);
@@ -313,7 +318,7 @@ impl Writer<'_> {
     fn announce(&mut self, group: &mut Group, to: To, encoded: &Encoded, changes: &[Change]) {
         let mut left = changes;
         while !left.is_empty() {
-            let mut prefixes = left.iter().map(|(slot, _)| self.table.entry(*slot).prefix).peekable();
+            let mut prefixes = left.iter().map(|(slot, _)| self.table.nlri(*slot)).peekable();
             let (block, next_hop) = (&encoded.block, encoded.next_hop);
             let result =
                 encode_reach(block, next_hop, self.family, &mut prefixes, &self.codec, &mut self.buffer);

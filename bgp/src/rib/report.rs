@@ -41,12 +41,11 @@ impl Rib {
     pub fn withheld(&self, id: PeerId) -> Vec<Withheld> {
         let mut all = Vec::new();
         for family in FAMILIES {
-            let group = self.group_of(id, family).and_then(|group| self.groups[family].get(&group));
-            let Some(group) = group else { continue };
-            all.extend(group.withheld_from(id).map(|(slot, obstacle)| Withheld {
-                prefix: self.tables[family].entry(slot).prefix,
-                reason: self.explain_obstacle(id, obstacle),
-            }));
+            let Some(group) = self.hearing(id, family) else { continue };
+            let withheld = group.withheld_from(id, &self.tables[family]).into_iter();
+            all.extend(
+                withheld.map(|(prefix, why)| Withheld { prefix, reason: self.explain_obstacle(id, why) }),
+            );
         }
         all.sort_unstable_by_key(|withheld| withheld.prefix);
         all
@@ -56,11 +55,13 @@ impl Rib {
         let mut paths: Vec<&Path> = entry.paths.as_slice().iter().collect();
         // The best is first already; those behind it lie as they came.
         let skip = usize::from(entry.best().is_some());
-        paths[skip..].sort_unstable_by_key(|path| (path.refusal.is_some(), self.address(path)));
+        paths[skip..].sort_unstable_by_key(|path| {
+            (path.refusal.is_some(), self.address(path), self.neighbors.1.path_id(path.source))
+        });
         let candidates: Vec<Candidate> = paths
             .iter()
             .filter(|path| path.refusal.is_none())
-            .map(|path| Candidate::new(path, self.neighbors.origin(path.source)))
+            .map(|path| Candidate::new(path, &self.neighbors))
             .collect();
         paths.into_iter().map(move |path| self.path_report(entry, path, &candidates))
     }
@@ -75,6 +76,7 @@ impl Rib {
             prefix: entry.prefix,
             next_hop: path.shared.next_hop.map(|next_hop| next_hop.address),
             peer: self.address(path),
+            path_id: self.neighbors.1.path_id(path.source),
             best: entry.best().is_some_and(|best| best.source == path.source),
             stale: path.stale,
             reason: match path.refusal {
@@ -205,7 +207,15 @@ fn difference(this: &Candidate, other: &Candidate) -> String {
             Some(address) => format!("higher peer address {address} than {via}"),
             None => String::new(),
         },
+        Step::PathId => {
+            let rank = if this.path_id < other.path_id { "lower" } else { "higher" };
+            format!("{rank} path id {} than {} {via}", path_id(this.path_id), path_id(other.path_id))
+        }
     }
+}
+
+fn path_id(path_id: Option<u32>) -> String {
+    path_id.map_or("none".into(), |path_id| path_id.to_string())
 }
 
 fn ranked<T: Ord + std::fmt::Display>(what: &str, this: T, other: T, via: &str) -> String {

@@ -13,27 +13,48 @@ use super::hash::Keyed;
 use super::import::Refusal;
 use super::{PeerId, PeerKind};
 use crate::policy::{Route, RouteSource};
-use crate::wire::{Attributes, NextHop, Prefix};
+use crate::wire::{Attributes, NextHop, Nlri, Prefix};
 
 /// A prefix's number within its table; used again once nothing refers to it.
 pub type Slot = u32;
 
-/// Where a path comes from: a peer, or ourselves. As small as a [`PeerId`].
+/// Where a path comes from: ourselves, a peer, or a peer with a Path Identifier, by its number in
+/// [`Sources`](super::sources::Sources). As small as a [`PeerId`]. The path to a prefix from one source is one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(u32);
 
 impl Source {
     /// We originate it.
     pub const LOCAL: Self = Self(u32::MAX);
+    /// Less than every other.
+    pub const FIRST: Self = Self(0);
+    /// From here on numbers are indices. Peers are numbered from 1 and never come that far.
+    const INDEXED: u32 = 1 << 31;
 
+    /// One that stands at an index.
+    pub fn indexed(index: u32) -> Self {
+        Self(Self::INDEXED | index)
+    }
+
+    /// Where it stands, if that is how it is known.
+    pub fn index(self) -> Option<u32> {
+        (self.0 >= Self::INDEXED && self != Self::LOCAL).then_some(self.0 & !Self::INDEXED)
+    }
+
+    /// The peer, if that is how it is known.
     pub fn peer(self) -> Option<PeerId> {
-        (self != Self::LOCAL).then_some(PeerId(self.0))
+        (self.0 < Self::INDEXED).then_some(PeerId(self.0))
+    }
+
+    /// Its number, different from that of any other.
+    pub fn number(self) -> u32 {
+        self.0
     }
 }
 
 impl From<PeerId> for Source {
     fn from(id: PeerId) -> Self {
-        debug_assert_ne!(id.0, u32::MAX, "this number stands for ourselves");
+        debug_assert!(id.0 < Self::INDEXED, "these numbers stand for others");
         Self(id.0)
     }
 }
@@ -165,6 +186,43 @@ impl Entry {
     }
 }
 
+/// What the slots of an update group stand for: prefixes, or paths to them.
+pub trait Slots {
+    /// What is written of one in an UPDATE.
+    type Nlri: Into<Nlri> + Copy;
+
+    /// One more than the highest slot in use so far.
+    fn size(&self) -> usize;
+
+    fn nlri(&self, slot: Slot) -> Self::Nlri;
+
+    /// How many marks and logged messages refer to it; while there is one it is not given away.
+    fn unsent(&mut self, slot: Slot) -> &mut u32;
+
+    /// Gives the slot away if nothing needs it.
+    fn reap(&mut self, slot: Slot);
+}
+
+impl Slots for Table {
+    type Nlri = Prefix;
+
+    fn size(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn nlri(&self, slot: Slot) -> Prefix {
+        self.entry(slot).prefix
+    }
+
+    fn unsent(&mut self, slot: Slot) -> &mut u32 {
+        &mut self.entry_mut(slot).unsent
+    }
+
+    fn reap(&mut self, slot: Slot) {
+        Self::reap(self, slot);
+    }
+}
+
 /// The table of one family.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -183,8 +241,8 @@ impl Table {
 
     /// Looks where prefixes are or will be in the index, so that the processor waits for its memory once for all of them and
     /// not once for each.
-    pub fn look_ahead(&self, prefixes: &[Prefix]) {
-        for prefix in prefixes {
+    pub fn look_ahead(&self, prefixes: &[Nlri]) {
+        for Nlri { prefix, .. } in prefixes {
             std::hint::black_box(self.index.find(hash_of(&self.hasher, prefix), |_| false));
         }
     }
@@ -244,11 +302,6 @@ impl Table {
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.index.is_empty() && self.free.len() == self.entries.len()
-    }
-
-    /// One more than the highest slot in use so far.
-    pub fn size(&self) -> usize {
-        self.entries.len()
     }
 }
 

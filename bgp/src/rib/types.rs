@@ -1,6 +1,7 @@
 //! What the tables are told about us and our peers, and what they count.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU8;
 
 use crate::config::Filter;
 use crate::wire::{Codec, Family, Prefix, Role};
@@ -41,6 +42,9 @@ pub struct Peer {
     pub codec: Codec,
     /// The families negotiated.
     pub families: Vec<Family>,
+    /// How many paths to a prefix it is told in families that are sent with Path Identifiers (RFC 7911), at most; where
+    /// `None`, one.
+    pub paths: Option<NonZeroU8>,
     /// It knows what LLGR_STALE means (RFC 9494 §4.3).
     pub long_lived: bool,
     /// What is taken from it.
@@ -76,7 +80,7 @@ pub struct Identity {
     pub graceful_shutdown: bool,
 }
 
-/// How many prefixes a peer's tables hold.
+/// How many paths a peer's tables hold: prefixes, unless there are several to one (RFC 7911).
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// In the adj-RIB-in, refused ones included.

@@ -4,7 +4,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Context, Settings};
-use crate::wire::{self, Capability, Codec, Family, GracefulRestart, LongLived, Notification, Open, Role};
+use crate::config::AddPath;
+use crate::wire::{
+    self, AddPathMode, Capability, Codec, Family, GracefulRestart, LongLived, Notification, Open, PathIds,
+    Role,
+};
 
 /// Below this a hold time is refused, unless it is 0 (RFC 4271 §4.2).
 const MIN_HOLD_SECONDS: u16 = 3;
@@ -84,6 +88,10 @@ pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
     }
     capabilities.extend(neighbor.role.map(Capability::Role));
     capabilities.push(Capability::FourOctetAs(settings.local_asn));
+    if let Some(mode) = AddPathMode::new(neighbor.add_path.receive, neighbor.add_path.send.is_some()) {
+        let modes = neighbor.families.iter().map(|family| (*family, mode));
+        capabilities.push(Capability::AddPath(modes.collect()));
+    }
     if let Some(restart) = settings.graceful_restart {
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
             restarting: ctx.restarting,
@@ -164,6 +172,7 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
                 wire::MAX_MESSAGE
             },
             extended_next_hop: neighbor.extended_next_hop && open.offers(&Capability::ExtendedNextHop),
+            path_ids: path_ids(neighbor.add_path, &families, open),
         },
         families,
         hold: neighbor.timers.hold.min(Duration::from_secs(open.hold_time.into())),
@@ -173,6 +182,18 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
         long_lived: open.long_lived().filter(|_| we_keep_long).unwrap_or_default().to_vec(),
         knows_long_lived: open.long_lived().is_some(),
     })
+}
+
+/// Where Path Identifiers are spoken: who sends them must have offered to, and the other to take them (RFC 7911 §4).
+fn path_ids(ours: AddPath, families: &[Family], open: &Open) -> PathIds {
+    let theirs = |family: &Family| open.add_path(*family);
+    let those = |which: &dyn Fn(AddPathMode) -> bool| {
+        families.iter().copied().filter(|family| theirs(family).is_some_and(which)).collect()
+    };
+    PathIds {
+        receive: those(&|theirs| ours.receive && theirs.sends()),
+        send: those(&|theirs| ours.send.is_some() && theirs.receives()),
+    }
 }
 
 /// Whether the peer's claim fits ours (RFC 9234 §4.2).

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::bfd::Watching;
 use super::refresh::Refreshing;
 use super::{Action, Peer, Speaker};
 use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
-use crate::rib::{Identity, PeerId};
+use crate::rib::{Identity, PeerId, PeerKind};
 use crate::session::{Session, Settings};
 use crate::wire::{Notification, Prefix, cease, code};
 
@@ -29,6 +30,9 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         name: String::new(),
         port: 0,
         passive: false,
+        bfd: None,
+        // RFC 4456 §6: our own business, of which OPEN says nothing.
+        reflector_client: false,
         prefix_limit: None,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
@@ -87,6 +91,15 @@ impl Speaker {
         self.histories.clear();
     }
 
+    /// What a neighbour is to us.
+    pub(super) fn kind(&self, neighbor: &Neighbor) -> PeerKind {
+        match neighbor {
+            n if n.asn != self.config.asn => PeerKind::External,
+            n if n.reflector_client => PeerKind::Client,
+            _ => PeerKind::Internal,
+        }
+    }
+
     pub(super) fn settings(&self, neighbor: Neighbor) -> Settings {
         Settings {
             local_asn: neighbor.local_asn.unwrap_or(self.config.asn),
@@ -108,11 +121,13 @@ impl Speaker {
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
                 }
+                self.rib.set_kind(id, self.kind(new));
                 let families = new.families.clone();
                 let can = self.with_session(now, id, |session, ctx| {
                     session.set_settings(ctx, settings.clone());
                     !told_again || session.established().is_none() || session.ask_refresh(&families)
                 });
+                self.watch(id);
                 if can != Some(false) {
                     return;
                 }
@@ -139,6 +154,7 @@ impl Speaker {
                 deadline: None,
                 refresh: Refreshing::default(),
                 range: None,
+                watching: Watching::default(),
                 warned: false,
             },
         );
@@ -157,6 +173,7 @@ impl Speaker {
         if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {
             self.protect(address, None);
         }
+        self.unwatch(id);
         let history = self.with_session(now, id, |session, ctx| {
             session.stop(ctx, notification, reason);
             session.take_history()
@@ -181,6 +198,7 @@ impl Speaker {
         let address = peer.session.settings().neighbor.address;
         if left && self.by_address.get(&address) == Some(&id) {
             self.by_address.remove(&address);
+            self.unwatch(id);
             self.rib.forget(id);
         }
         if !gone {

@@ -1,5 +1,6 @@
 //! The speaker: sessions and tables behind one face.
 
+mod bfd;
 mod change;
 mod limit;
 mod range;
@@ -14,14 +15,16 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use self::bfd::Watching;
 use self::refresh::Refreshing;
 use self::sync::Sync;
+use crate::bfd::{Key, Settings};
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
-use crate::rib::{self, PeerId, PeerKind, Rib};
+use crate::rib::{self, PeerId, Rib};
 pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
-use crate::wire::Prefix;
+use crate::wire::{PathIds, Prefix};
 
 /// What whoever owns the sockets is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,13 @@ pub enum Action {
         from: Prefix,
         /// How; `None`: not at all.
         authentication: Option<Authentication>,
+    },
+    /// Have this BFD session, with these settings or no longer, and hand in what it tells with [`Speaker::bfd_event`].
+    Watch {
+        /// Between which addresses.
+        session: Key,
+        /// How; `None`: not at all.
+        settings: Option<Settings>,
     },
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
     Close {
@@ -129,6 +139,7 @@ struct Peer {
     refresh: Refreshing,
     /// It came from that range, and goes when it has nothing left here.
     range: Option<Prefix>,
+    watching: Watching,
     /// It was told about that the peer comes close to its prefix limit.
     warned: bool,
 }
@@ -337,6 +348,7 @@ impl Speaker {
             stale: counts.stale,
             end_of_rib: session.feed_ended(),
             hold_time: session.negotiated().map(|negotiated| negotiated.hold),
+            path_ids: session.negotiated().map_or(PathIds::NONE, |negotiated| negotiated.codec.path_ids),
             established_count: session.established_count(),
             last_error: session
                 .last_error()
@@ -344,6 +356,7 @@ impl Speaker {
             errors: session.history().errors(now),
             history: session.history().transitions(now),
             reason: self.reason(id, session, state),
+            bfd: self.bfd_report(id),
         })
     }
 
@@ -442,13 +455,12 @@ impl Speaker {
     }
 
     fn up(&mut self, id: PeerId, negotiated: Negotiated, local: IpAddr) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.watching.local = Some(local);
+        }
         let Some(peer) = self.peers.get(&id) else { return };
         let neighbor = &peer.session.settings().neighbor;
-        let kind = match neighbor {
-            n if n.asn != self.config.asn => PeerKind::External,
-            n if n.reflector_client => PeerKind::Client,
-            _ => PeerKind::Internal,
-        };
+        let kind = self.kind(neighbor);
         let families = negotiated.families.clone();
         let up = rib::Peer {
             address: neighbor.address,
@@ -460,11 +472,13 @@ impl Speaker {
             role: neighbor.role,
             codec: negotiated.codec,
             families: negotiated.families,
+            paths: neighbor.add_path.send,
             long_lived: negotiated.knows_long_lived,
             import: neighbor.import.clone(),
             export: neighbor.export.clone(),
         };
         self.rib.peer_up(id, up);
+        self.watch(id);
         // While we gather routes after a restart our End-of-RIB waits: it would make peers drop what they keep of us.
         if !self.sync.restarting() {
             for family in families {
@@ -501,6 +515,8 @@ impl Speaker {
         if !self.sync.done() && (self.sync.due(now) || self.feeds_ended()) {
             self.end_of_sync();
         }
+        // What is not the best is news for those who are told of several paths.
+        self.all_ready |= self.rib.take_news();
         if self.rib.take_changed() {
             self.all_ready = true;
             // News that nobody has asked for yet is not told twice.

@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use super::*;
 use crate::config::{Filter, Neighbor, Network};
 use crate::wire::{
-    self, Attributes, Capability, Codec, Family, Framer, Message, NextHop, Open, Prefix, Reach, Update,
+    self, Attributes, Capability, Codec, Family, Framer, Message, NextHop, Nlri, Open, Prefix, Reach, Update,
     cease, code,
 };
 
@@ -96,6 +96,7 @@ impl Play {
 
     fn announce_with(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>, attributes: Attributes) {
         let next_hop = NextHop { address: address(n), link_local: None };
+        let prefixes = prefixes.into_iter().map(Nlri::from).collect();
         let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes }];
         let update = Update { attributes: Some(attributes), reach, ..Update::default() };
         self.hear(conn, &Message::Update(update));
@@ -129,8 +130,9 @@ impl Play {
     fn changes(&mut self, conn: ConnId) -> (Vec<Prefix>, Vec<Prefix>) {
         let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
         for update in self.updates(conn) {
-            withdrawn.extend(update.withdrawn);
-            announced.extend(update.reach.into_iter().flat_map(|reach| reach.prefixes));
+            withdrawn.extend(update.withdrawn.into_iter().map(|nlri| nlri.prefix));
+            let reached = update.reach.into_iter().flat_map(|reach| reach.prefixes);
+            announced.extend(reached.map(|nlri| nlri.prefix));
         }
         announced.sort();
         withdrawn.sort();

@@ -3,8 +3,8 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    Error, Family, Frame, HEADER, MAX_MESSAGE, Message, MessageType, Notification, Refresh, code, open,
-    update,
+    Error, Family, FamilySet, Frame, HEADER, MAX_MESSAGE, Message, MessageType, Notification, Refresh, code,
+    open, update,
 };
 
 /// What two speakers agreed on in their OPENs, as far as it changes how bytes are read and written.
@@ -19,12 +19,33 @@ pub struct Codec {
     pub external: bool,
     /// Both agreed that IPv4 prefixes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// Where NLRI carry Path Identifiers (RFC 7911 §3).
+    pub path_ids: PathIds,
+}
+
+/// The families whose NLRI carry Path Identifiers, for each direction (RFC 7911 §4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PathIds {
+    /// In what the peer sends.
+    pub receive: FamilySet,
+    /// In what we send.
+    pub send: FamilySet,
+}
+
+impl PathIds {
+    /// Nowhere.
+    pub const NONE: Self = Self { receive: FamilySet::NONE, send: FamilySet::NONE };
 }
 
 impl Codec {
     /// What holds until both OPENs are in.
-    pub const DEFAULT: Self =
-        Self { four_octet_as: false, max_message: MAX_MESSAGE, external: false, extended_next_hop: false };
+    pub const DEFAULT: Self = Self {
+        four_octet_as: false,
+        max_message: MAX_MESSAGE,
+        external: false,
+        extended_next_hop: false,
+        path_ids: PathIds::NONE,
+    };
 }
 
 impl Default for Codec {

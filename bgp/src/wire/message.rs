@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 
-use super::{Attributes, Family, Prefix};
+use super::{Attributes, Family, Nlri};
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,12 +84,59 @@ pub enum Capability {
     GracefulRestart(GracefulRestart),
     /// Code 65 (RFC 6793 §3).
     FourOctetAs(u32),
+    /// Code 69 (RFC 7911 §4): what the sender is able to do, for each family that we know.
+    AddPath(Vec<(Family, AddPathMode)>),
     /// Code 70 (RFC 7313 §3.1).
     EnhancedRouteRefresh,
     /// Code 71 (RFC 9494 §3.1), a family each.
     LongLived(Vec<LongLived>),
     /// Any other, and families we do not know: code and value as received.
     Other(u8, Bytes),
+}
+
+/// What a speaker is able to do with several paths to a prefix (RFC 7911 §4, Send/Receive).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddPathMode {
+    /// 1: it can be told of them.
+    Receive,
+    /// 2: it can tell of them.
+    Send,
+    /// 3: both.
+    Both,
+}
+
+impl AddPathMode {
+    /// For what was asked for; `None` for neither.
+    pub fn new(receive: bool, send: bool) -> Option<Self> {
+        match (receive, send) {
+            (true, true) => Some(Self::Both),
+            (true, false) => Some(Self::Receive),
+            (false, true) => Some(Self::Send),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether it can be told of them.
+    pub fn receives(self) -> bool {
+        matches!(self, Self::Receive | Self::Both)
+    }
+
+    /// Whether it can tell of them.
+    pub fn sends(self) -> bool {
+        matches!(self, Self::Send | Self::Both)
+    }
+
+    pub(super) fn from_octet(octet: u8) -> Option<Self> {
+        [Self::Receive, Self::Send, Self::Both].into_iter().find(|mode| mode.octet() == octet)
+    }
+
+    pub(super) fn octet(self) -> u8 {
+        match self {
+            Self::Receive => 1,
+            Self::Send => 2,
+            Self::Both => 3,
+        }
+    }
 }
 
 /// What a speaker is to its peer (RFC 9234 §4.1).
@@ -177,7 +224,7 @@ pub struct Reach {
     /// Their next hop.
     pub next_hop: NextHop,
     /// The prefixes, each in `family`.
-    pub prefixes: Vec<Prefix>,
+    pub prefixes: Vec<Nlri>,
 }
 
 /// UPDATE (RFC 4271 §4.3, RFC 4760), after the error handling of RFC 7606.
@@ -188,8 +235,8 @@ pub struct Update {
     /// What is announced: at most one reach for the NLRI field and one for MP_REACH_NLRI.
     pub reach: Vec<Reach>,
     /// What is withdrawn, from both fields; also what RFC 7606 says to treat as withdrawn. To be applied before `reach`: a
-    /// prefix in both is announced (RFC 4271 §4.3).
-    pub withdrawn: Vec<Prefix>,
+    /// prefix, or path to one, in both is announced (RFC 4271 §4.3).
+    pub withdrawn: Vec<Nlri>,
     /// The family this message ends the initial feed of (End-of-RIB, RFC 4724 §2).
     pub end_of_rib: Option<Family>,
     /// What was wrong with it and was dealt with short of a session reset (RFC 7606 §2), in words.

@@ -16,15 +16,15 @@ mod tests;
 pub use attributes::{
     Aggregator, AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, Origin, Segment, Unknown,
 };
-pub use codec::{Codec, decode, encode};
+pub use codec::{Codec, PathIds, decode, encode};
 pub use framer::{Frame, Framer, MessageType};
 pub use message::{
-    Capability, Fault, FaultAction, GracefulRestart, LongLived, Message, NextHop, Notification, Open, Reach,
-    Refresh, Role, Update,
+    AddPathMode, Capability, Fault, FaultAction, GracefulRestart, LongLived, Message, NextHop, Notification,
+    Open, Reach, Refresh, Role, Update,
 };
 pub use notification::{Error, cease, code, describe, open_error};
 pub(crate) use open::MAX_STALE_TIME;
-pub use prefix::{Family, Prefix};
+pub use prefix::{Family, FamilySet, Nlri, Prefix};
 pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 
 /// Octets of the header that every message starts with (RFC 4271 §4.1).

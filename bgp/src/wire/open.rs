@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::reader::Reader;
-use super::{AS_TRANS, Capability, Error, Family, GracefulRestart, LongLived, Open, Role, code, open_error};
+use super::{
+    AS_TRANS, AddPathMode, Capability, Error, Family, GracefulRestart, LongLived, Open, Role, code,
+    open_error,
+};
 
 /// The only version there is.
 const VERSION: u8 = 4;
@@ -22,6 +25,7 @@ const EXTENDED_MESSAGE: u8 = 6;
 const ROLE: u8 = 9;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
+const ADD_PATH: u8 = 69;
 const ENHANCED_ROUTE_REFRESH: u8 = 70;
 const LONG_LIVED: u8 = 71;
 
@@ -80,6 +84,16 @@ impl Open {
             }
         }
         roles
+    }
+
+    /// What the sender can do with several paths to a prefix of the family; the last one said of it counts, as there must
+    /// be one only (RFC 7911 §4).
+    pub fn add_path(&self, family: Family) -> Option<AddPathMode> {
+        let said = self.capabilities.iter().filter_map(|c| match c {
+            Capability::AddPath(modes) => Some(modes),
+            _ => None,
+        });
+        said.flatten().filter(|(other, _)| *other == family).map(|(_, mode)| *mode).last()
     }
 
     /// The graceful restart capability; the last one counts (RFC 4724 §3).
@@ -247,6 +261,19 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
             })
         }
         FOUR_OCTET_AS => Capability::FourOctetAs(reader.u32()?),
+        ADD_PATH => {
+            let mut modes = Some(Vec::new());
+            while !reader.is_empty() {
+                let (afi, safi, mode) = (reader.u16()?, reader.u8()?, reader.u8()?);
+                let family = Family::from_codes(afi, safi);
+                modes = modes.zip(AddPathMode::from_octet(mode)).map(|(mut modes, mode)| {
+                    modes.extend(family.map(|family| (family, mode)));
+                    modes
+                });
+            }
+            // RFC 7911 §4: with any other value of Send/Receive all of it is as if not understood.
+            modes.map_or_else(|| other(code, value), Capability::AddPath)
+        }
         LONG_LIVED => {
             let mut families = Vec::new();
             while !reader.is_empty() {
@@ -338,6 +365,16 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
         Capability::ExtendedMessage => out.put_slice(&[EXTENDED_MESSAGE, 0]),
         Capability::EnhancedRouteRefresh => out.put_slice(&[ENHANCED_ROUTE_REFRESH, 0]),
         Capability::Role(role) => out.put_slice(&[ROLE, 1, role.octet()]),
+        Capability::AddPath(modes) => {
+            // As many as the length octet has room for: far more than there are.
+            let modes = modes.get(..63).unwrap_or(modes);
+            out.put_slice(&[ADD_PATH, 4 * modes.len() as u8]);
+            for (family, mode) in modes {
+                let (afi, safi) = family.codes();
+                out.put_u16(afi);
+                out.put_slice(&[safi, mode.octet()]);
+            }
+        }
         Capability::FourOctetAs(asn) => {
             out.put_slice(&[FOUR_OCTET_AS, 4]);
             out.put_u32(*asn);

@@ -41,6 +41,33 @@ impl Family {
     }
 }
 
+/// Some of the families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FamilySet(u8);
+
+impl FamilySet {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    fn bit(family: Family) -> u8 {
+        match family {
+            Family::Ipv4Unicast => 1,
+            Family::Ipv6Unicast => 2,
+        }
+    }
+
+    /// Whether the family is among them.
+    pub fn contains(self, family: Family) -> bool {
+        self.0 & Self::bit(family) != 0
+    }
+}
+
+impl FromIterator<Family> for FamilySet {
+    fn from_iter<T: IntoIterator<Item = Family>>(families: T) -> Self {
+        Self(families.into_iter().map(Self::bit).fold(0, std::ops::BitOr::bitor))
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -103,6 +130,22 @@ impl Prefix {
     /// Whether `other` lies within this prefix (or equals it).
     pub fn contains(&self, other: &Prefix) -> bool {
         self.length() <= other.length() && Self::new(other.address(), self.length()) == Some(*self)
+    }
+}
+
+/// A path to a prefix as an UPDATE names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nlri {
+    /// The destination.
+    pub prefix: Prefix,
+    /// What tells the path from others of the same speaker to the same prefix (RFC 7911 §3); `None` where the session does
+    /// not carry such identifiers for the family. Its value has no meaning beyond that, 0 included.
+    pub path_id: Option<u32>,
+}
+
+impl From<Prefix> for Nlri {
+    fn from(prefix: Prefix) -> Self {
+        Self { prefix, path_id: None }
     }
 }
 

@@ -1,12 +1,16 @@
 //! Whole networks of speakers, without sockets or clocks.
 #![allow(clippy::disallowed_methods, reason = "a test needs an origin of time, and measures itself")]
 
+mod add_path;
 mod change;
 mod cluster;
 mod external;
+mod life;
 mod long_lived;
+mod model;
 mod network;
 mod restart;
+mod switch;
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 //! thing that happens. Everything follows from one seed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ impl Drop for Seed {
 
 pub type NodeId = usize;
 
+/// How many octets may be on their way to one end of a connection, as kernels buffer no more either.
+const WINDOW: usize = 64 * 1024;
+
 /// One end of a TCP connection.
 #[derive(Clone, Copy, Debug)]
 struct End {
@@ -38,6 +41,16 @@ struct End {
     open: bool,
     /// Nothing sent to this end arrives before.
     arrival: Instant,
+    /// Octets on their way to this end.
+    under_way: usize,
+    /// The other end has more to send once there is room.
+    awaited: bool,
+}
+
+impl End {
+    fn new(node: NodeId, conn: ConnId, now: Instant) -> Self {
+        Self { node, conn, open: true, arrival: now, under_way: 0, awaited: false }
+    }
 }
 
 #[derive(Debug)]
@@ -50,19 +63,82 @@ struct Link {
 /// What arrives.
 #[derive(Debug)]
 enum Arrival {
-    Syn { link: usize, to: NodeId, local: SocketAddr, remote: SocketAddr },
-    SynAck { link: usize },
-    Refused { link: usize },
-    Data { link: usize, end: usize, bytes: Bytes },
-    Fin { link: usize, end: usize, reason: &'static str },
+    Syn {
+        link: usize,
+        to: NodeId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    SynAck {
+        link: usize,
+    },
+    Refused {
+        link: usize,
+    },
+    Data {
+        link: usize,
+        end: usize,
+        bytes: Bytes,
+    },
+    Fin {
+        link: usize,
+        end: usize,
+        reason: &'static str,
+    },
+    /// A node's turn to act on what came.
+    Turn {
+        node: NodeId,
+    },
+}
+
+/// What is to arrive, each under a number that is used again.
+#[derive(Default)]
+struct Arrivals {
+    /// When, in which order among those of the same moment, and the number.
+    queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    payloads: Vec<Option<Arrival>>,
+    free: Vec<usize>,
+    sequence: u64,
+}
+
+impl Arrivals {
+    fn push(&mut self, at: Instant, arrival: Arrival) {
+        self.sequence += 1;
+        let number = self.free.pop().unwrap_or(self.payloads.len());
+        if number == self.payloads.len() {
+            self.payloads.push(None);
+        }
+        self.payloads[number] = Some(arrival);
+        self.queue.push(Reverse((at, self.sequence, number)));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    fn pop(&mut self) -> Option<(Instant, Arrival)> {
+        let Reverse((at, _, number)) = self.queue.pop()?;
+        self.free.push(number);
+        Some((at, self.payloads[number].take().expect("each arrival has its payload")))
+    }
 }
 
 struct Node {
     address: Ipv4Addr,
     config: Config,
+    /// The addresses of its neighbours.
+    peers: HashSet<IpAddr>,
     speaker: Option<Speaker>,
     deadline: Option<Instant>,
     events: Vec<Event>,
+    /// Its connections: which end of which link each is.
+    conns: BTreeMap<ConnId, (usize, usize)>,
+    /// Its turn is due.
+    woken: bool,
+}
+
+fn addresses(config: &Config) -> HashSet<IpAddr> {
+    config.neighbors.iter().map(|neighbor| neighbor.address).collect()
 }
 
 pub struct Network {
@@ -70,15 +146,18 @@ pub struct Network {
     pub rng: Rng,
     /// Octets on their way at most this long.
     pub latency: Duration,
+    /// How long a node gathers what comes in before it says something. Zero: it answers each thing at once.
+    turn: Duration,
+    /// How many octets a speaker is asked for at a time, as powers of two.
+    limits: std::ops::Range<u32>,
     nodes: Vec<Node>,
     by_address: BTreeMap<Ipv4Addr, NodeId>,
     links: Vec<Link>,
-    by_conn: HashMap<(NodeId, ConnId), (usize, usize)>,
-    arrivals: BinaryHeap<Reverse<(Instant, u64)>>,
-    payloads: HashMap<u64, Arrival>,
+    arrivals: Arrivals,
     deadlines: BTreeSet<(Instant, NodeId)>,
-    sequence: u64,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose best routes have changed since somebody looked.
+    changed: BTreeSet<NodeId>,
     pub delivered: u64,
 }
 
@@ -88,24 +167,39 @@ impl Network {
             now: Instant::now(), // an origin to count from; its value does not matter
             rng: Rng::with_seed(seed),
             latency: Duration::from_millis(20),
+            turn: Duration::ZERO,
+            limits: 0..16,
             nodes: Vec::new(),
             by_address: BTreeMap::new(),
             links: Vec::new(),
-            by_conn: HashMap::new(),
-            arrivals: BinaryHeap::new(),
-            payloads: HashMap::new(),
+            arrivals: Arrivals::default(),
             deadlines: BTreeSet::new(),
-            sequence: 0,
             cut: BTreeSet::new(),
+            changed: BTreeSet::new(),
             delivered: 0,
         }
+    }
+
+    /// For thousands of nodes: fewer and larger pieces, as busy nodes in fact send them.
+    pub fn scale(&mut self) {
+        self.turn = Duration::from_millis(20);
+        self.limits = 13..17;
     }
 
     /// Adds a node that is not yet running.
     pub fn add(&mut self, address: Ipv4Addr, config: Config) -> NodeId {
         let id = self.nodes.len();
         self.by_address.insert(address, id);
-        self.nodes.push(Node { address, config, speaker: None, deadline: None, events: Vec::new() });
+        self.nodes.push(Node {
+            address,
+            peers: addresses(&config),
+            config,
+            speaker: None,
+            deadline: None,
+            events: Vec::new(),
+            conns: BTreeMap::new(),
+            woken: false,
+        });
         id
     }
 
@@ -115,6 +209,21 @@ impl Network {
 
     pub fn address(&self, node: NodeId) -> Ipv4Addr {
         self.nodes[node].address
+    }
+
+    /// Who has an address.
+    pub fn node_at(&self, address: IpAddr) -> Option<NodeId> {
+        let IpAddr::V4(address) = address else { return None };
+        self.by_address.get(&address).copied()
+    }
+
+    /// Whether a node is configured to peer with another.
+    pub fn knows(&self, node: NodeId, other: NodeId) -> bool {
+        self.nodes[node].peers.contains(&self.address(other).into())
+    }
+
+    pub fn are_cut(&self, a: NodeId, b: NodeId) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
     }
 
     pub fn config(&self, node: NodeId) -> &Config {
@@ -144,6 +253,7 @@ impl Network {
 
     pub fn set_config(&mut self, node: NodeId, config: Config) {
         self.nodes[node].config = config.clone();
+        self.nodes[node].peers = addresses(&config);
         if let Some(speaker) = &mut self.nodes[node].speaker {
             speaker.set_config(self.now, config).expect("the test's config is valid");
             self.pump(node);
@@ -154,11 +264,7 @@ impl Network {
     pub fn kill(&mut self, node: NodeId) {
         self.nodes[node].speaker = None;
         self.index_deadline(node);
-        let mut ends: Vec<_> =
-            self.by_conn.iter().filter(|((n, _), _)| *n == node).map(|(k, v)| (*k, *v)).collect();
-        ends.sort(); // the order of a HashMap is not that of the seed
-        for (key, (link, end)) in ends {
-            self.by_conn.remove(&key);
+        for (link, end) in std::mem::take(&mut self.nodes[node].conns).into_values() {
             self.hang_up(link, end, "connection reset by peer");
         }
     }
@@ -177,7 +283,7 @@ impl Network {
     fn reset(&mut self, link: usize) {
         self.links[link].severed = true;
         for end in 0..2 {
-            self.push(self.now, Arrival::Fin { link, end, reason: "connection reset by peer" });
+            self.arrivals.push(self.now, Arrival::Fin { link, end, reason: "connection reset by peer" });
         }
     }
 
@@ -197,16 +303,27 @@ impl Network {
         self.now = until;
     }
 
+    /// Lets time pass, with a look at each node whenever its best routes have changed.
+    pub fn watch(&mut self, time: Duration, mut look: impl FnMut(&Self, NodeId)) {
+        let until = self.now + time;
+        self.changed.clear();
+        while self.step(until) {
+            while let Some(node) = self.changed.pop_first() {
+                look(self, node);
+            }
+        }
+        self.now = until;
+    }
+
     /// The next thing that happens up to `until`; false where nothing does.
     pub fn step(&mut self, until: Instant) -> bool {
-        let arrival = self.arrivals.peek().map(|Reverse((at, _))| *at);
+        let arrival = self.arrivals.next();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         // What arrives comes before the timer of the same moment, as drivers are told to do.
         match (arrival, deadline) {
             (Some(at), deadline) if at <= until && deadline.is_none_or(|deadline| at <= deadline) => {
-                let Some(Reverse((at, key))) = self.arrivals.pop() else { return false };
+                let Some((at, arrival)) = self.arrivals.pop() else { return false };
                 self.now = self.now.max(at);
-                let arrival = self.payloads.remove(&key).expect("each arrival has its payload");
                 self.delivered += 1;
                 self.arrive(arrival);
                 true
@@ -218,7 +335,7 @@ impl Network {
                 if let Some(speaker) = &mut self.nodes[node].speaker {
                     speaker.handle_timeout(self.now);
                 }
-                self.pump(node);
+                self.wake(node);
                 true
             }
             _ => false,
@@ -233,22 +350,23 @@ impl Network {
                 let local = SocketAddr::new(self.address(end.node).into(), 50_000);
                 let speaker = self.nodes[end.node].speaker.as_mut().expect("open ends have speakers");
                 speaker.connected(self.now, end.conn, local);
-                self.pump(end.node);
+                self.wake(end.node);
             }
             Arrival::Refused { link } => {
                 let Some(end) = self.take_end(link, 0) else { return };
                 let speaker = self.nodes[end.node].speaker.as_mut().expect("open ends have speakers");
                 speaker.connect_failed(self.now, end.conn, "connection refused".into());
-                self.pump(end.node);
+                self.wake(end.node);
             }
             Arrival::Data { link, end, bytes } => {
                 if self.lost(link) {
                     return;
                 }
+                self.make_room(link, end, bytes.len());
                 let Some(end) = self.links[link].ends[end].filter(|end| end.open) else { return };
                 let speaker = self.nodes[end.node].speaker.as_mut().expect("open ends have speakers");
                 speaker.received(self.now, end.conn, &bytes);
-                self.pump(end.node);
+                self.wake(end.node);
             }
             Arrival::Fin { link, end, reason } => {
                 if self.links[link].ends.iter().all(Option::is_some) && self.is_cut(link) {
@@ -257,7 +375,11 @@ impl Network {
                 let Some(end) = self.take_end(link, end) else { return };
                 let speaker = self.nodes[end.node].speaker.as_mut().expect("open ends have speakers");
                 speaker.closed(self.now, end.conn, reason.into());
-                self.pump(end.node);
+                self.wake(end.node);
+            }
+            Arrival::Turn { node } => {
+                self.nodes[node].woken = false;
+                self.pump(node);
             }
         }
     }
@@ -272,27 +394,33 @@ impl Network {
         let back = now + self.delay();
         match conn {
             Some(conn) => {
-                self.links[link].ends[1] = Some(End { node: to, conn, open: true, arrival: now });
-                self.by_conn.insert((to, conn), (link, 1));
+                self.links[link].ends[1] = Some(End::new(to, conn, now));
+                self.nodes[to].conns.insert(conn, (link, 1));
                 if let Some(end) = &mut self.links[link].ends[0] {
                     end.arrival = back;
                 }
-                self.push(back, Arrival::SynAck { link });
-                self.pump(to);
+                self.arrivals.push(back, Arrival::SynAck { link });
+                self.wake(to);
             }
-            None => self.push(back, Arrival::Refused { link }),
+            None => self.arrivals.push(back, Arrival::Refused { link }),
+        }
+    }
+
+    /// Has a node do what its speaker wants done, now or when its turn comes.
+    fn wake(&mut self, node: NodeId) {
+        if self.turn.is_zero() {
+            self.pump(node);
+        } else if !std::mem::replace(&mut self.nodes[node].woken, true) {
+            self.index_deadline(node);
+            self.arrivals.push(self.now + self.turn, Arrival::Turn { node });
         }
     }
 
     /// Does what a node's speaker wants done.
     fn pump(&mut self, node: NodeId) {
-        let mut out = BytesMut::new();
         while let Some(speaker) = &mut self.nodes[node].speaker {
             if let Some(conn) = speaker.poll_transmit() {
-                let limit = 1 << self.rng.u32(0..16);
-                while speaker.transmit(self.now, conn, limit, &mut out) > 0 {}
-                let bytes = std::mem::take(&mut out).freeze();
-                self.send(node, conn, bytes);
+                self.transmit(node, conn);
             } else if let Some(action) = speaker.poll_action() {
                 self.act(node, action);
             } else {
@@ -301,30 +429,63 @@ impl Network {
         }
         if let Some(speaker) = &mut self.nodes[node].speaker {
             let events: Vec<_> = std::iter::from_fn(|| speaker.poll_event()).collect();
+            if events.contains(&Event::RoutesChanged) {
+                self.changed.insert(node);
+            }
             self.nodes[node].events.extend(events);
         }
         self.index_deadline(node);
+    }
+
+    /// Sends what there is for a connection, as far as there is room.
+    fn transmit(&mut self, node: NodeId, conn: ConnId) {
+        let Some(&(link, end)) = self.nodes[node].conns.get(&conn) else { return };
+        let Some(speaker) = &mut self.nodes[node].speaker else { return };
+        let under_way = self.links[link].ends[1 - end].map_or(0, |other| other.under_way);
+        let limit = 1 << self.rng.u32(self.limits.clone());
+        let mut out = BytesMut::new();
+        let mut room = true;
+        while room && speaker.transmit(self.now, conn, limit, &mut out) > 0 {
+            room = under_way + out.len() < WINDOW;
+        }
+        if let Some(other) = &mut self.links[link].ends[1 - end] {
+            other.under_way += out.len();
+            other.awaited = !room;
+        }
+        self.send(link, 1 - end, out.freeze());
+    }
+
+    /// Octets have arrived; who waited to send more may.
+    fn make_room(&mut self, link: usize, end: usize, octets: usize) {
+        let Some(to) = &mut self.links[link].ends[end] else { return };
+        to.under_way -= octets;
+        if to.under_way < WINDOW / 2 && std::mem::take(&mut to.awaited) {
+            let Some(from) = self.links[link].ends[1 - end].filter(|from| from.open) else { return };
+            self.transmit(from.node, from.conn);
+        }
     }
 
     fn act(&mut self, node: NodeId, action: Action) {
         match action {
             Action::Connect { conn, remote, .. } => {
                 let link = self.links.len();
-                let end = End { node, conn, open: true, arrival: self.now };
+                let end = End::new(node, conn, self.now);
                 self.links.push(Link { ends: [Some(end), None], severed: false });
-                self.by_conn.insert((node, conn), (link, 0));
+                self.nodes[node].conns.insert(conn, (link, 0));
                 let IpAddr::V4(to) = remote.ip() else { panic!("the simulated network is IPv4") };
                 let from = SocketAddr::new(self.address(node).into(), 50_000);
                 let at = self.now + self.delay();
                 match self.by_address.get(&to) {
-                    Some(&to) => self.push(at, Arrival::Syn { link, to, local: remote, remote: from }),
-                    None => self.push(at, Arrival::Refused { link }),
+                    Some(&to) => {
+                        self.arrivals.push(at, Arrival::Syn { link, to, local: remote, remote: from })
+                    }
+                    None => self.arrivals.push(at, Arrival::Refused { link }),
                 }
             }
-            // The simulated wire has no keys.
-            Action::Protect { .. } => {}
+            // The simulated wire has no keys, and nothing else runs over it.
+            Action::Protect { .. } | Action::Watch { .. } => {}
             Action::Close { conn } => {
-                if let Some((link, end)) = self.by_conn.remove(&(node, conn)) {
+                if let Some((link, end)) = self.nodes[node].conns.remove(&conn) {
                     self.hang_up(link, end, "closed by peer");
                 }
             }
@@ -332,15 +493,13 @@ impl Network {
     }
 
     /// Sends in pieces, in order, each when it pleases.
-    fn send(&mut self, node: NodeId, conn: ConnId, mut bytes: Bytes) {
-        let Some(&(link, end)) = self.by_conn.get(&(node, conn)) else { return };
-        let to = 1 - end;
+    fn send(&mut self, link: usize, to: usize, mut bytes: Bytes) {
         while !bytes.is_empty() {
             let whole = self.rng.bool();
             let length = if whole { bytes.len() } else { self.rng.usize(1..=bytes.len()) };
             let piece = bytes.split_to(length);
             let at = self.arrival(link, to);
-            self.push(at, Arrival::Data { link, end: to, bytes: piece });
+            self.arrivals.push(at, Arrival::Data { link, end: to, bytes: piece });
         }
     }
 
@@ -350,7 +509,7 @@ impl Network {
             end.open = false;
         }
         let at = self.arrival(link, 1 - end);
-        self.push(at, Arrival::Fin { link, end: 1 - end, reason });
+        self.arrivals.push(at, Arrival::Fin { link, end: 1 - end, reason });
     }
 
     /// When what is sent now to an end arrives: after all that was sent before.
@@ -382,18 +541,12 @@ impl Network {
         let end = self.links[link].ends[end].as_mut().filter(|end| end.open)?;
         end.open = false;
         let end = *end;
-        self.by_conn.remove(&(end.node, end.conn));
+        self.nodes[end.node].conns.remove(&end.conn);
         Some(end)
     }
 
     fn delay(&mut self) -> Duration {
         self.latency.mul_f64(self.rng.f64())
-    }
-
-    fn push(&mut self, at: Instant, arrival: Arrival) {
-        self.sequence += 1;
-        self.payloads.insert(self.sequence, arrival);
-        self.arrivals.push(Reverse((at, self.sequence)));
     }
 
     fn index_deadline(&mut self, node: NodeId) {

@@ -250,36 +250,6 @@ fn pods_get_what_the_underlay_leaves() {
     }
 }
 
-/// As an agent sees it that knows only its own node and the reflector: next hop, who told, and whether that is a node.
-#[test]
-fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() {
-    let mut snapshot = cluster([node("a", OWN, "10.244.1.0/24"), node("rr", "172.20.9.9", "")]);
-    snapshot.all_nodes = false;
-    snapshot.peers.insert("tor".into(), peer("tor", "172.20.2.1", 64600));
-    let cases = [
-        ("10.244.3.0/24", "172.20.2.11", "172.20.9.9", "", true),
-        ("10.244.3.0/24", "172.20.2.11", "172.20.9.9", "10.244.0.0/16", true),
-        ("10.9.0.0/24", "172.20.2.11", "172.20.9.9", "10.244.0.0/16", false),
-        ("10.9.0.0/24", "172.20.2.1", "172.20.9.9", "", false),
-        ("10.244.3.0/24", "172.20.2.11", "172.20.2.1", "", false),
-    ];
-    for (to, next_hop, peer, cluster, is_node) in cases {
-        snapshot.configuration.cluster_cidrs = cluster.split_whitespace().map(prefix).collect();
-        let best = [BestRoute { prefix: prefix(to).into(), next_hop: ip(next_hop), peer: ip(peer) }];
-        let segments = [(ip(next_hop), routed())].into();
-        let planned = desired(&snapshot, "a", &best, &segments, &underlays());
-        let verdict = planned.verdicts[&ip(next_hop)].verdict;
-        let expected = if is_node { Verdict::Tunnel } else { Verdict::Routed };
-        assert_eq!(verdict, expected, "{to} via {next_hop} from {peer} in {cluster:?}");
-        let sources = &planned.desired.allowed_tunnel_sources;
-        assert_eq!(sources.contains(&ip(next_hop)), is_node);
-        // Where all nodes are known, nobody else is one.
-        let whole = Snapshot { all_nodes: true, ..snapshot.clone() };
-        let planned = desired(&whole, "a", &best, &segments, &underlays());
-        assert_eq!(planned.verdicts[&ip(next_hop)].verdict, Verdict::Routed);
-    }
-}
-
 #[test]
 fn what_leaves_the_cluster_is_translated_and_nothing_else() {
     let mut snapshot = two_racks(Encapsulation::CrossSubnet);
@@ -312,4 +282,34 @@ fn what_leaves_the_cluster_is_translated_and_nothing_else() {
 
     snapshot.configuration.nat_outgoing = false;
     assert_eq!(nat(&snapshot, &[]), None);
+}
+
+/// As an agent sees it that knows only its own node and the reflector: next hop, who told, and whether that is a node.
+#[test]
+fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() {
+    let mut snapshot = cluster([node("a", OWN, "10.244.1.0/24"), node("rr", "172.20.9.9", "")]);
+    snapshot.all_nodes = false;
+    snapshot.peers.insert("tor".into(), peer("tor", "172.20.2.1", 64600));
+    let cases = [
+        ("10.244.3.0/24", "172.20.2.11", "172.20.9.9", "", true),
+        ("10.244.3.0/24", "172.20.2.11", "172.20.9.9", "10.244.0.0/16", true),
+        ("10.9.0.0/24", "172.20.2.11", "172.20.9.9", "10.244.0.0/16", false),
+        ("10.9.0.0/24", "172.20.2.1", "172.20.9.9", "", false),
+        ("10.244.3.0/24", "172.20.2.11", "172.20.2.1", "", false),
+    ];
+    for (to, next_hop, peer, cluster, is_node) in cases {
+        snapshot.configuration.cluster_cidrs = cluster.split_whitespace().map(prefix).collect();
+        let best = [BestRoute { prefix: prefix(to).into(), next_hop: ip(next_hop), peer: ip(peer) }];
+        let segments = [(ip(next_hop), routed())].into();
+        let planned = desired(&snapshot, "a", &best, &segments, &underlays());
+        let verdict = planned.verdicts[&ip(next_hop)].verdict;
+        let expected = if is_node { Verdict::Tunnel } else { Verdict::Routed };
+        assert_eq!(verdict, expected, "{to} via {next_hop} from {peer} in {cluster:?}");
+        let sources = &planned.desired.allowed_tunnel_sources;
+        assert_eq!(sources.contains(&ip(next_hop)), is_node);
+        // Where all nodes are known, nobody else is one.
+        let whole = Snapshot { all_nodes: true, ..snapshot.clone() };
+        let planned = desired(&whole, "a", &best, &segments, &underlays());
+        assert_eq!(planned.verdicts[&ip(next_hop)].verdict, Verdict::Routed);
+    }
 }

@@ -88,7 +88,7 @@ impl View {
             router_id: session.router_id.map(|id| id.to_string()),
             hold_seconds: session.hold_seconds,
             established_count: session.established_count,
-            bfd: None,
+            bfd: session.bfd.as_ref().map(|bfd| bfd.state.clone()),
             error,
             conditions: vec![established],
         };

@@ -8,7 +8,7 @@ use heliograph_bgp::policy::{Change, Policy};
 use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
 
-use super::{network, port, selector, timers, unicast};
+use super::{network, peer_bfd, port, selector, timers, unicast};
 use crate::api;
 use crate::api::peer::{Family as ApiFamily, Role as ApiRole};
 use crate::intent::{Configuration, Node, Peer, SourceAddress};
@@ -84,6 +84,7 @@ pub fn peer(
         import,
         export,
         timers,
+        bfd: spec.bfd.as_ref().and_then(|given| peer_bfd(given, around.cluster, problems)),
         passive: spec.passive,
     })
 }

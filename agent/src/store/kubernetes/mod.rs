@@ -1,7 +1,7 @@
 //! The store in a Kubernetes API server: the same intent as a folder of documents gives, watched.
 //!
-//! [`source`] lists and watches one selection of objects, [`hub`] sees which are needed and puts them together,
-//! [`crate::store::settle`] says what of it is taken, [`keeper`] holds what is in force. Whatever the API server does or
+//! `source` lists and watches one selection of objects, `hub` sees which are needed and puts them together,
+//! [`crate::store::settle`] says what of it is taken, `keeper` holds what is in force. Whatever the API server does or
 //! fails to do, what was last good stays.
 
 use std::path::PathBuf;

@@ -54,6 +54,11 @@ impl Listener {
         Ok(Self { local: socket.local_addr()?, socket })
     }
 
+    /// Where it listens.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
     /// Whether something may have come; errors show at the read that follows.
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_recv_ready(cx).map(|_| ())

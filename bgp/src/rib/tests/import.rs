@@ -118,7 +118,7 @@ fn filters_change_live() {
 fn an_announcement_wins_over_a_withdrawal_in_the_same_message() {
     let mut rib = rib_with(&[Internal]);
     let mut update = announce(attributes(Internal), "10.0.0.1", &[P]);
-    update.withdrawn = vec![prefix(P)];
+    update.withdrawn = vec![prefix(P).into()];
     rib.update(id(1), update);
     assert_eq!(rib.best_routes().len(), 1);
 }

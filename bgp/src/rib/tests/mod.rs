@@ -1,5 +1,6 @@
 //! Tests of the tables as a whole. The naive model that random operations are held against is in `model`.
 
+mod add_path;
 mod decision;
 mod export;
 mod graceful;
@@ -19,7 +20,8 @@ use super::{Identity, Peer, PeerId, PeerKind, Rib};
 use crate::config::{Filter, Network};
 use crate::report::PathReport;
 use crate::wire::{
-    AsPath, Attributes, Codec, Family, Framer, Message, NextHop, Prefix, Reach, Segment, Update, decode,
+    AsPath, Attributes, Codec, Family, Framer, Message, NextHop, Nlri, PathIds, Prefix, Reach, Segment,
+    Update, decode,
 };
 
 /// Our AS, and one of an external peer.
@@ -70,6 +72,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         role: None,
         codec: Codec { four_octet_as: true, ..Codec::default() },
         families: vec![V4, V6],
+        paths: None,
         long_lived: false,
         import: Filter::All,
         export: Filter::All,
@@ -96,13 +99,13 @@ fn next_hop(text: &str) -> NextHop {
 }
 
 fn announce(attributes: Attributes, via: &str, prefixes: &[&str]) -> Update {
-    let prefixes: Vec<Prefix> = prefixes.iter().map(|text| prefix(text)).collect();
-    let reach = Reach { family: prefixes[0].family(), next_hop: next_hop(via), prefixes };
+    let prefixes: Vec<Nlri> = prefixes.iter().map(|text| prefix(text).into()).collect();
+    let reach = Reach { family: prefixes[0].prefix.family(), next_hop: next_hop(via), prefixes };
     Update { attributes: Some(attributes), reach: vec![reach], ..Update::default() }
 }
 
 fn withdraw(prefixes: &[&str]) -> Update {
-    Update { withdrawn: prefixes.iter().map(|text| prefix(text)).collect(), ..Update::default() }
+    Update { withdrawn: prefixes.iter().map(|text| prefix(text).into()).collect(), ..Update::default() }
 }
 
 fn network(text: &str, next_hop: Option<&str>) -> Network {
@@ -135,6 +138,9 @@ fn report(rib: &Rib, text: &str, n: u8) -> PathReport {
 #[derive(Debug, Default)]
 struct Receiver {
     routes: BTreeMap<Prefix, (Attributes, NextHop)>,
+    /// Those that came with a Path Identifier, where `path_ids` were agreed on.
+    paths: BTreeMap<(Prefix, u32), (Attributes, NextHop)>,
+    path_ids: PathIds,
     /// Messages, prefixes announced, prefixes withdrawn, and End-of-RIBs so far.
     messages: usize,
     announced: usize,
@@ -150,7 +156,7 @@ impl Receiver {
         while rib.pending(id(n)) {
             assert!(self.pull(rib, n, 65536) > 0, "pending but nothing to send");
         }
-        assert_eq!(rib.counts(id(n)).advertised, self.routes.len());
+        assert_eq!(rib.counts(id(n)).advertised, self.routes.len() + self.paths.len());
     }
 
     /// Takes in about `limit` octets.
@@ -161,7 +167,7 @@ impl Receiver {
         let mut framer = Framer::new();
         framer.push(out.chunk());
         while let Some(frame) = framer.next().expect("well-formed frames") {
-            let codec = Codec { four_octet_as: true, ..Codec::default() };
+            let codec = Codec { four_octet_as: true, path_ids: self.path_ids, ..Codec::default() };
             let message = decode(&frame, &codec, &[V4, V6]).expect("a well-formed message");
             let Message::Update(update) = message else { panic!("only UPDATEs come from the tables") };
             assert!(update.faults.is_empty(), "{:?}", update.faults);
@@ -174,15 +180,22 @@ impl Receiver {
 
     fn take(&mut self, update: Update) {
         self.ended.extend(update.end_of_rib);
-        for prefix in update.withdrawn {
+        for Nlri { prefix, path_id } in update.withdrawn {
             self.withdrawn += 1;
-            self.redundant += usize::from(self.routes.remove(&prefix).is_none());
+            let before = match path_id {
+                Some(path_id) => self.paths.remove(&(prefix, path_id)),
+                None => self.routes.remove(&prefix),
+            };
+            self.redundant += usize::from(before.is_none());
         }
         for reach in update.reach {
-            for prefix in reach.prefixes {
+            for Nlri { prefix, path_id } in reach.prefixes {
                 let route = (update.attributes.clone().expect("a reach has attributes"), reach.next_hop);
                 self.announced += 1;
-                let before = self.routes.insert(prefix, route.clone());
+                let before = match path_id {
+                    Some(path_id) => self.paths.insert((prefix, path_id), route.clone()),
+                    None => self.routes.insert(prefix, route.clone()),
+                };
                 self.redundant += usize::from(before == Some(route));
             }
         }

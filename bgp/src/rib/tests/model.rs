@@ -22,7 +22,8 @@ pub struct Received {
 pub struct Model {
     pub peers: BTreeMap<u8, Peer>,
     pub up: BTreeSet<u8>,
-    pub received: BTreeMap<(Prefix, u8), Received>,
+    /// By destination, peer and Path Identifier.
+    pub received: BTreeMap<(Prefix, u8, Option<u32>), Received>,
     pub networks: BTreeMap<Prefix, Option<IpAddr>>,
 }
 
@@ -30,6 +31,7 @@ pub struct Model {
 #[derive(Clone, Debug)]
 struct Choice {
     from: Option<u8>,
+    path_id: Option<u32>,
     attributes: Attributes,
     next_hop: Option<NextHop>,
 }
@@ -39,14 +41,14 @@ impl Model {
         if !self.up.remove(&n) {
             return;
         }
-        self.received.retain(|(prefix, from), _| *from != n || keep.contains(&prefix.family()));
+        self.received.retain(|(prefix, from, _), _| *from != n || keep.contains(&prefix.family()));
         for family in [V4, V6] {
             self.mark_stale(n, family);
         }
     }
 
     pub fn mark_stale(&mut self, n: u8, family: Family) {
-        for ((prefix, from), path) in &mut self.received {
+        for ((prefix, from, _), path) in &mut self.received {
             path.stale |= *from == n && prefix.family() == family;
         }
     }
@@ -55,12 +57,12 @@ impl Model {
     pub fn long_lived(&mut self, n: u8, family: Family) {
         let concerned =
             |prefix: &Prefix, from: u8, path: &Received| from == n && prefix.family() == family && path.stale;
-        self.received.retain(|(prefix, from), path| {
+        self.received.retain(|(prefix, from, _), path| {
             let communities = &path.route.0.communities;
             let marked = communities.contains(&LLGR_STALE);
             !concerned(prefix, *from, path) || marked || !communities.contains(&NO_LLGR)
         });
-        for ((prefix, from), path) in &mut self.received {
+        for ((prefix, from, _), path) in &mut self.received {
             let marked = path.route.0.communities.contains(&LLGR_STALE);
             if !marked && concerned(prefix, *from, path) {
                 path.route.0.communities.push(LLGR_STALE);
@@ -70,15 +72,13 @@ impl Model {
     }
 
     pub fn drop_stale(&mut self, n: u8, family: Option<Family>) {
-        self.received.retain(|(prefix, from), path| {
+        self.received.retain(|(prefix, from, _), path| {
             *from != n || !path.stale || family.is_some_and(|family| family != prefix.family())
         });
     }
 
-    pub fn usable(&self, prefix: &Prefix, n: u8) -> bool {
-        let Some(Received { route: (attributes, next_hop), .. }) = self.received.get(&(*prefix, n)) else {
-            return false;
-        };
+    pub fn usable(&self, prefix: &Prefix, n: u8, received: &Received) -> bool {
+        let (attributes, next_hop) = &received.route;
         let peer = &self.peers[&n];
         let external = peer.kind == PeerKind::External;
         let ases: Vec<u32> = ases(&attributes.as_path);
@@ -98,25 +98,29 @@ impl Model {
     fn choices(&self, prefix: &Prefix) -> Vec<Choice> {
         let own = self.networks.get(prefix).map(|next_hop| Choice {
             from: None,
+            path_id: None,
             attributes: Attributes::local(),
             next_hop: next_hop.map(|address| NextHop { address, link_local: None }),
         });
-        let received = self.received.iter().filter(|((p, n), _)| p == prefix && self.usable(p, *n));
-        let received = received.map(|((_, n), Received { route: (attributes, next_hop), .. })| {
+        let usable = |((p, n, _), received): &(&(Prefix, u8, _), &Received)| {
+            p == prefix && self.usable(p, *n, received)
+        };
+        let received = self.received.iter().filter(usable);
+        let received = received.map(|((_, n, path_id), Received { route: (attributes, next_hop), .. })| {
             let mut attributes = attributes.clone();
             if self.peers[n].kind == PeerKind::External {
                 attributes.local_pref = None;
                 attributes.originator_id = None;
                 attributes.cluster_list.clear();
             }
-            Choice { from: Some(*n), attributes, next_hop: Some(*next_hop) }
+            Choice { from: Some(*n), path_id: *path_id, attributes, next_hop: Some(*next_hop) }
         });
         own.into_iter().chain(received).collect()
     }
 
     /// RFC 4271 §9.1.2.2 to the letter: each step removes what is worse than something that is still there.
-    fn best(&self, prefix: &Prefix) -> Option<Choice> {
-        let mut left = self.choices(prefix);
+    fn best_of(&self, choices: &[Choice]) -> Option<Choice> {
+        let mut left = choices.to_vec();
         keep_least(&mut left, |choice| choice.from.is_some());
         keep_least(&mut left, |choice| choice.attributes.communities.contains(&LLGR_STALE));
         keep_least(&mut left, |choice| std::cmp::Reverse(choice.attributes.local_pref.unwrap_or(100)));
@@ -138,12 +142,28 @@ impl Model {
         });
         keep_least(&mut left, |choice| choice.attributes.cluster_list.len());
         keep_least(&mut left, |choice| choice.from.map(|n| self.peers[&n].address));
+        keep_least(&mut left, |choice| choice.path_id);
         assert!(left.len() <= 1);
         left.pop()
     }
 
+    fn best(&self, prefix: &Prefix) -> Option<Choice> {
+        self.best_of(&self.choices(prefix))
+    }
+
+    /// The paths to a prefix in order: each is the best of those left.
+    fn ranked(&self, prefix: &Prefix) -> Vec<Choice> {
+        let mut left = self.choices(prefix);
+        let mut ranked = Vec::new();
+        while let Some(best) = self.best_of(&left) {
+            left.retain(|choice| (choice.from, choice.path_id) != (best.from, best.path_id));
+            ranked.push(best);
+        }
+        ranked
+    }
+
     fn prefixes(&self) -> BTreeSet<Prefix> {
-        self.received.keys().map(|(prefix, _)| *prefix).chain(self.networks.keys().copied()).collect()
+        self.received.keys().map(|(prefix, ..)| *prefix).chain(self.networks.keys().copied()).collect()
     }
 
     pub fn best_routes(&self) -> Vec<(Prefix, IpAddr, IpAddr)> {
@@ -154,15 +174,37 @@ impl Model {
         .collect()
     }
 
-    /// All that peer `n` is to know.
+    /// All that peer `n` is to know in families without Path Identifiers.
     pub fn export(&self, n: u8) -> BTreeMap<Prefix, Route> {
-        if !self.up.contains(&n) {
-            return BTreeMap::new();
-        }
-        let told = |prefix| Some((prefix, self.told(n, &prefix, self.best(&prefix)?)?));
-        self.prefixes().into_iter().filter_map(told).collect()
+        let best = |prefix| {
+            let best = self.best(&prefix).filter(|best| best.from != Some(n))?;
+            Some((prefix, self.told(n, &prefix, best)?))
+        };
+        self.told_of(n, false).into_iter().filter_map(best).collect()
     }
 
+    /// All that peer `n` is to know in families with them, in no particular order.
+    pub fn export_several(&self, n: u8) -> Vec<(Prefix, Route)> {
+        let limit = self.peers[&n].paths.map_or(1, |limit| limit.get().into());
+        let mut all = Vec::new();
+        for prefix in self.told_of(n, true) {
+            let tellable = self.ranked(&prefix).into_iter();
+            let tellable =
+                tellable.filter_map(|choice| Some((self.told(n, &prefix, choice.clone())?, choice)));
+            let told = tellable.take(limit).filter(|(_, choice)| choice.from != Some(n));
+            all.extend(told.map(|(route, _)| (prefix, route)));
+        }
+        all
+    }
+
+    fn told_of(&self, n: u8, several: bool) -> BTreeSet<Prefix> {
+        let mut prefixes = self.prefixes();
+        let send = self.peers[&n].codec.path_ids.send;
+        prefixes.retain(|prefix| self.up.contains(&n) && send.contains(prefix.family()) == several);
+        prefixes
+    }
+
+    /// How a path reads to peers such as `n`, if they may hear of it.
     fn told(&self, n: u8, prefix: &Prefix, best: Choice) -> Option<Route> {
         let to = &self.peers[&n];
         let from = best.from.map(|n| &self.peers[&n]);
@@ -170,8 +212,7 @@ impl Model {
         let from_inside = from.is_some_and(|from| from.kind != PeerKind::External);
         let from_non_client = from.is_some_and(|from| from.kind == PeerKind::Internal);
         let has = |community: u32| best.attributes.communities.contains(&community);
-        if best.from == Some(n)
-            || !to.export.accepts(prefix)
+        if !to.export.accepts(prefix)
             || (from_non_client && to.kind == PeerKind::Internal)
             || has(0xFFFF_FF02)
             || (outside && (has(0xFFFF_FF01) || has(0xFFFF_FF03)))

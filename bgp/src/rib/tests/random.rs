@@ -1,6 +1,7 @@
 //! Random lives of a table, held against the naive model.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU8;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -35,8 +36,8 @@ const KINDS: [PeerKind; 6] = [
 
 #[derive(Clone, Debug)]
 enum Op {
-    Announce { n: u8, prefixes: Vec<&'static str>, attributes: Attributes, via: u8 },
-    Withdraw { n: u8, prefixes: Vec<&'static str> },
+    Announce { n: u8, prefixes: Vec<&'static str>, path_id: u32, attributes: Attributes, via: u8 },
+    Withdraw { n: u8, prefixes: Vec<&'static str>, path_id: u32 },
     Up(u8),
     Down(u8, Vec<Family>),
     DropStale(u8, Option<Family>),
@@ -49,12 +50,22 @@ enum Op {
 }
 
 /// The peers: two of each kind, the external ones in two ASes; the last one over IPv6. One of each kind knows what
-/// long-lived stale means.
+/// long-lived stale means. Some tell several paths, or are told several (RFC 7911).
 fn peers() -> BTreeMap<u8, Peer> {
     let peers = (1..).zip(KINDS).map(|(n, kind)| {
         let asn = if n == 6 { THEIRS + 1 } else { peer(n, kind).asn };
         let local_address = if n == 6 { ip("2001:db8::254") } else { ip(LOCAL) };
-        (n, Peer { asn, local_address, long_lived: n % 2 == 0, ..peer(n, kind) })
+        let (receive, send): (&[Family], &[Family]) = match n {
+            1 => (&[], &[V4]),
+            3 => (&[V4, V6], &[]),
+            4 => (&[V4], &[V4, V6]),
+            5 => (&[V4, V6], &[V4, V6]),
+            _ => (&[], &[]),
+        };
+        let of = |families: &[Family]| families.iter().copied().collect();
+        let usual = peer(n, kind);
+        let codec = Codec { path_ids: PathIds { receive: of(receive), send: of(send) }, ..usual.codec };
+        (n, Peer { asn, local_address, long_lived: n % 2 == 0, codec, paths: NonZeroU8::new(n - 1), ..usual })
     });
     peers.collect()
 }
@@ -129,14 +140,21 @@ fn path_from(n: u8, mut tail: Vec<Segment>) -> AsPath {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let announce =
-        number().prop_flat_map(|n| {
-            (prefixes(), sent_attributes(n), 0..4_u8)
-                .prop_map(move |(prefixes, attributes, via)| Op::Announce { n, prefixes, attributes, via })
-        });
+    let announce = number().prop_flat_map(|n| {
+        (prefixes(), 0..3_u32, sent_attributes(n), 0..4_u8).prop_map(
+            move |(prefixes, path_id, attributes, via)| Op::Announce {
+                n,
+                prefixes,
+                path_id,
+                attributes,
+                via,
+            },
+        )
+    });
     prop_oneof![
         12 => announce,
-        4 => (number(), prefixes()).prop_map(|(n, prefixes)| Op::Withdraw { n, prefixes }),
+        4 => (number(), prefixes(), 0..3_u32)
+            .prop_map(|(n, prefixes, path_id)| Op::Withdraw { n, prefixes, path_id }),
         2 => number().prop_map(Op::Up),
         1 => (number(), subsequence(vec![V4, V6], 0..=2)).prop_map(|(n, keep)| Op::Down(n, keep)),
         1 => (number(), option::of(family())).prop_map(|(n, family)| Op::DropStale(n, family)),
@@ -149,6 +167,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (number(), family()).prop_map(|(n, family)| Op::Refresh(n, family)),
         6 => (number(), 1..300_usize).prop_map(|(n, limit)| Op::Pull(n, limit)),
     ]
+}
+
+/// What peer `n` calls a path.
+fn nlri(n: u8, prefix: Prefix, path_id: u32) -> Nlri {
+    let carries = peers()[&n].codec.path_ids.receive.contains(prefix.family());
+    Nlri { prefix, path_id: carries.then_some(path_id) }
 }
 
 /// The next hops that peer `n` gives: its own, a third party's, and now and then ours.
@@ -176,7 +200,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let model = Model { peers: peers(), ..Model::default() };
-        let receivers = model.peers.keys().map(|n| (*n, Receiver::default())).collect();
+        let receivers = model.peers.iter().map(|(n, peer)| (*n, receiver(peer))).collect();
         let mut world = Self { rib: rib(), model, receivers, refreshed: false };
         for n in peers().into_keys().filter(|n| n % 2 == 1) {
             world.apply(Op::Up(n));
@@ -187,28 +211,32 @@ impl World {
     fn apply(&mut self, op: Op) {
         let Self { rib, model, receivers, refreshed } = self;
         match op {
-            Op::Announce { n, prefixes, attributes, via: which } => {
+            Op::Announce { n, prefixes, path_id, attributes, via: which } => {
                 let mut update = Update { attributes: Some(attributes.clone()), ..Update::default() };
                 for family in [V4, V6] {
                     let prefixes = prefixes.iter().map(|text| prefix(text));
-                    let prefixes: Vec<Prefix> = prefixes.filter(|prefix| prefix.family() == family).collect();
+                    let prefixes = prefixes.filter(|prefix| prefix.family() == family);
+                    let prefixes: Vec<Nlri> = prefixes.map(|prefix| nlri(n, prefix, path_id)).collect();
                     let next_hop = via(n, which, family);
                     if model.up.contains(&n) {
                         let received = Received { route: (attributes.clone(), next_hop), stale: false };
-                        let keyed = prefixes.iter().map(|prefix| ((*prefix, n), received.clone()));
+                        let keyed =
+                            prefixes.iter().map(|nlri| ((nlri.prefix, n, nlri.path_id), received.clone()));
                         model.received.extend(keyed);
                     }
                     update.reach.push(Reach { family, next_hop, prefixes });
                 }
                 rib.update(id(n), update);
             }
-            Op::Withdraw { n, prefixes } => {
+            Op::Withdraw { n, prefixes, path_id } => {
+                let withdrawn: Vec<Nlri> =
+                    prefixes.iter().map(|text| nlri(n, prefix(text), path_id)).collect();
                 if model.up.contains(&n) {
-                    model
-                        .received
-                        .retain(|(p, from), _| *from != n || !prefixes.iter().any(|text| prefix(text) == *p));
+                    model.received.retain(|(prefix, from, path_id), _| {
+                        *from != n || !withdrawn.contains(&Nlri { prefix: *prefix, path_id: *path_id })
+                    });
                 }
-                rib.update(id(n), withdraw(&prefixes));
+                rib.update(id(n), Update { withdrawn, ..Update::default() });
             }
             Op::Up(n) => {
                 if model.up.insert(n) {
@@ -218,7 +246,7 @@ impl World {
             Op::Down(n, keep) => {
                 model.down(n, &keep);
                 rib.peer_down(id(n), &keep);
-                receivers.insert(n, Receiver::default());
+                receivers.insert(n, receiver(&model.peers[&n]));
             }
             Op::DropStale(n, family) => {
                 model.drop_stale(n, family);
@@ -268,11 +296,11 @@ impl World {
         let best: Vec<_> = best.map(|route| (route.prefix, route.next_hop, route.peer)).collect();
         assert_eq!(best, self.model.best_routes());
         for n in self.model.peers.keys() {
-            let of_peer = self.model.received.iter().filter(|((_, from), _)| from == n);
+            let of_peer = self.model.received.iter().filter(|((_, from, _), _)| from == n);
             let counts = self.rib.counts(id(*n));
             assert_eq!(counts.received, of_peer.clone().count());
             assert_eq!(counts.stale, of_peer.clone().filter(|(_, path)| path.stale).count());
-            let usable = of_peer.filter(|((prefix, _), _)| self.model.usable(prefix, *n));
+            let usable = of_peer.filter(|((prefix, ..), path)| self.model.usable(prefix, *n, path));
             assert_eq!(counts.accepted, usable.count());
         }
         let bests = self.rib.paths().into_iter().filter(|path| path.best && path.peer.is_some()).count();
@@ -284,6 +312,8 @@ impl World {
         for (n, receiver) in &mut self.receivers {
             receiver.drain(&mut self.rib, *n);
             assert_eq!(receiver.routes, self.model.export(*n), "peer {n}");
+            let paths = receiver.paths.iter().map(|((prefix, _), route)| (*prefix, route.clone()));
+            assert_eq!(in_words(paths.collect()), in_words(self.model.export_several(*n)), "peer {n}");
             assert!(self.refreshed || receiver.redundant == 0, "peer {n}: {receiver:?}");
         }
     }
@@ -296,8 +326,9 @@ impl World {
         }
         let mut received: Vec<_> = self.model.received.iter().collect();
         received.sort_by_key(|(key, _)| order.get(usize::from(key.1) % order.len()));
-        for ((prefix, n), Received { route: (attributes, next_hop), .. }) in received {
-            let reach = Reach { family: prefix.family(), next_hop: *next_hop, prefixes: vec![*prefix] };
+        for ((prefix, n, path_id), Received { route: (attributes, next_hop), .. }) in received {
+            let nlri = Nlri { prefix: *prefix, path_id: *path_id };
+            let reach = Reach { family: prefix.family(), next_hop: *next_hop, prefixes: vec![nlri] };
             let attributes = Some(attributes.clone());
             rib.update(id(*n), Update { attributes, reach: vec![reach], ..Update::default() });
         }
@@ -307,6 +338,18 @@ impl World {
         rib.set_networks(&networks);
         rib
     }
+}
+
+fn receiver(peer: &Peer) -> Receiver {
+    let path_ids = PathIds { receive: peer.codec.path_ids.send, ..PathIds::NONE };
+    Receiver { path_ids, ..Receiver::default() }
+}
+
+/// Sorted, so that sets can be compared.
+fn in_words(paths: Vec<(Prefix, (Attributes, NextHop))>) -> Vec<String> {
+    let mut words: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
+    words.sort();
+    words
 }
 
 fn without_staleness(rib: &Rib) -> Vec<PathReport> {
@@ -414,6 +457,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
                 identifier: identifier.into(),
                 cluster_list_length: clusters,
                 peer_address,
+                path_id: None,
             }
         },
     )

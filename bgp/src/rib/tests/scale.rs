@@ -16,7 +16,11 @@ fn a_million_routes_to_ten_clients() {
     let clock = Instant::now();
     for n in (0..ROUTES).step_by(PER_SET as usize) {
         let prefixes = (n..n + PER_SET).map(|n| Prefix::V4(Ipv4Addr::from_bits((n << 8) + (1 << 24)), 24));
-        let reach = Reach { family: V4, next_hop: next_hop("10.0.0.1"), prefixes: prefixes.collect() };
+        let reach = Reach {
+            family: V4,
+            next_hop: next_hop("10.0.0.1"),
+            prefixes: prefixes.map(Nlri::from).collect(),
+        };
         let attributes = Attributes {
             as_path: sequence(&[64700, 64800 + n % 1000, 1_000_000 + n]),
             communities: vec![n, n + 1].into(),

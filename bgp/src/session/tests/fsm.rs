@@ -225,7 +225,7 @@ fn updates_and_refreshes_are_passed_on() {
     let next_hop = NextHop { address: PEER.into(), link_local: None };
     let update = Update {
         attributes: Some(wire::Attributes::local()),
-        reach: vec![wire::Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix] }],
+        reach: vec![wire::Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix.into()] }],
         ..Update::default()
     };
     bench.hear(conn, &Message::Update(update.clone()));

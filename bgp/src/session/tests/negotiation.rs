@@ -26,7 +26,7 @@ fn extended_messages() {
     let (mut bench, conn) = Bench::up(settings(), open());
     let prefixes =
         (0..5000_u32).map(|n| wire::Prefix::new(Ipv4Addr::from_bits(n << 8).into(), 24).expect("fits"));
-    let update = Update { withdrawn: prefixes.collect(), ..Update::default() };
+    let update = Update { withdrawn: prefixes.map(wire::Nlri::from).collect(), ..Update::default() };
     let mut bytes = BytesMut::new();
     let large = Codec { max_message: 65535, ..Codec::DEFAULT };
     wire::encode(&Message::Update(update), &large, &mut bytes);
@@ -126,4 +126,42 @@ fn without_agreement_every_refresh_is_a_request() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.hear(conn, &Message::RouteRefresh(Some(Family::Ipv4Unicast), Refresh::Begin));
     assert_eq!(bench.take(), [Output::Refresh { family: Family::Ipv4Unicast, enhanced: false }]);
+}
+
+/// RFC 7911 §4: each direction by itself, where the sender offers to tell and the receiver to be told.
+#[test]
+fn path_identifiers_where_both_agree() {
+    use crate::config::AddPath;
+    use crate::wire::AddPathMode::{Both, Receive, Send};
+    let [v4, v6] = FAMILIES;
+    let ours = |receive, send| {
+        let mut settings = settings();
+        settings.neighbor.add_path = AddPath { receive, send: std::num::NonZeroU8::new(send) };
+        settings
+    };
+    let offered = |mode| vec![Capability::AddPath(vec![(v4, mode), (v6, mode)])];
+    let said = |settings| our_open(settings).capabilities;
+    assert!(!said(settings()).iter().any(|c| matches!(c, Capability::AddPath(_))));
+    for (receive, send, mode) in [(true, 0, Receive), (false, 3, Send), (true, 1, Both)] {
+        assert!(said(ours(receive, send)).contains(&offered(mode)[0]));
+    }
+    for (receive, send, theirs, receives, sends) in [
+        (true, 2, Both, true, true),
+        (true, 2, Send, true, false),
+        (true, 2, Receive, false, true),
+        (true, 0, Both, true, false),
+        (false, 2, Both, false, true),
+        (true, 0, Receive, false, false),
+        (false, 0, Both, false, false),
+    ] {
+        let path_ids = codec(ours(receive, send), with(open(), offered(theirs).remove(0))).path_ids;
+        for family in FAMILIES {
+            let agreed = (path_ids.receive.contains(family), path_ids.send.contains(family));
+            assert_eq!(agreed, (receives, sends), "{receive} {send} {theirs:?}");
+        }
+    }
+    let v6_only = with(open(), Capability::AddPath(vec![(v6, Both)]));
+    let path_ids = codec(ours(true, 2), v6_only).path_ids;
+    assert!(path_ids.send.contains(v6) && !path_ids.send.contains(v4) && !path_ids.receive.contains(v4));
+    assert_eq!(codec(ours(true, 2), open()).path_ids, wire::PathIds::NONE);
 }

@@ -29,8 +29,9 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
 
 #[test]
 fn what_can_change_live_does() {
-    let changes: [fn(&mut Config); 7] = [
+    let changes: [fn(&mut Config); 8] = [
         |_| (),
+        |config| config.neighbors[1].reflector_client = true,
         |config| config.neighbors[1].name = "other".into(),
         |config| config.neighbors[1].import = Filter::nothing(),
         |config| config.neighbors[1].export = Filter::nothing(),
@@ -49,10 +50,9 @@ fn what_can_change_live_does() {
 
 #[test]
 fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
-    let changes: [fn(&mut Neighbor); 5] = [
+    let changes: [fn(&mut Neighbor); 4] = [
         |neighbor| neighbor.timers.hold = Duration::from_secs(30),
         |neighbor| neighbor.families = vec![Family::Ipv4Unicast],
-        |neighbor| neighbor.reflector_client = true,
         |neighbor| neighbor.asn = 64600,
         |neighbor| neighbor.local_address = Some(address(100)),
     ];
@@ -62,6 +62,26 @@ fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
         assert_eq!(word, Some((code::CEASE, cease::CONFIG_CHANGE)));
         assert!(play.connect(2).is_some(), "and it may come back at once");
     }
+}
+
+/// On the way from a mesh to reflectors and back nobody may lose a session.
+#[test]
+fn a_neighbour_becomes_a_client_and_no_client_while_its_session_stands() {
+    let mut config = config(vec![neighbor(1), neighbor(2)]);
+    let mut play = Play::new(config.clone());
+    let (one, two) = (play.up(1), play.up(2));
+    play.announce(one, 1, vec![prefix(1)]);
+    play.announce(two, 2, vec![prefix(2)]);
+    assert_eq!(play.changes(one), (vec![], vec![]), "RFC 4456 §6: nothing from one to another");
+    assert_eq!(play.changes(two), (vec![], vec![]));
+    config.neighbors[0].reflector_client = true;
+    play.set(config.clone());
+    assert_eq!(play.changes(one), (vec![prefix(2)], vec![]), "a client hears of all");
+    assert_eq!(play.changes(two), (vec![prefix(1)], vec![]), "and all hear of a client");
+    config.neighbors[0].reflector_client = false;
+    play.set(config);
+    assert_eq!(play.changes(one), (vec![], vec![prefix(2)]));
+    assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
     let (one, two, three) = (play.up_with(1, open(1)), play.up_with(2, open(2)), play.up(3));
     play.told(three);
     let next_hop = NextHop { address: "2001:db8::1".parse().expect("an address"), link_local: None };
-    let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(1)] }];
+    let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(1).into()] }];
     let update = Update { attributes: Some(Attributes::local()), reach, ..Update::default() };
     play.hear(one, &Message::Update(update));
     assert_eq!(play.speaker.best_routes()[0].next_hop, next_hop.address);
@@ -136,7 +136,7 @@ fn graceful_shutdown_is_told_live() {
             let attributes = update.attributes.expect("a reach");
             let leaving = attributes.communities.contains(&GRACEFUL_SHUTDOWN);
             let prefixes = update.reach.into_iter().flat_map(|reach| reach.prefixes);
-            heard.extend(prefixes.map(|prefix| (prefix, leaving, attributes.local_pref)));
+            heard.extend(prefixes.map(|prefix| (prefix.prefix, leaving, attributes.local_pref)));
         }
         heard.sort();
         heard

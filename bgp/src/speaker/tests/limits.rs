@@ -80,7 +80,7 @@ fn nothing_is_taken_after_the_end() {
     let mut bytes = BytesMut::new();
     for n in 0..20 {
         let next_hop = NextHop { address: address(1), link_local: None };
-        let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(n)] }];
+        let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(n).into()] }];
         let update = Update { attributes: Some(Attributes::local()), reach, ..Update::default() };
         wire::encode(&Message::Update(update), &CODEC, &mut bytes);
     }

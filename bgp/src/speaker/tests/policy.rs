@@ -82,7 +82,9 @@ fn export_rules_choose_and_change_prefix_by_prefix() {
             let attributes = update.attributes.expect("a reach");
             for reach in update.reach {
                 let hop = reach.next_hop.address;
-                let of = |p| (p, attributes.as_path.hops(), attributes.med, attributes.local_pref, hop);
+                let of = |p: crate::wire::Nlri| {
+                    (p.prefix, attributes.as_path.hops(), attributes.med, attributes.local_pref, hop)
+                };
                 told.extend(reach.prefixes.into_iter().map(of));
             }
         }

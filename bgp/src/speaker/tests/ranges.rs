@@ -66,11 +66,14 @@ fn ranges_change_live() {
     play.set(with_range(range(9, Neighbor { export: Filter::nothing(), ..client(0) })));
     assert_eq!(play.report(1).established_count, 1, "filters need no new session");
     play.set(with_range(range(9, neighbor(0))));
-    assert_eq!(play.told(one).len(), 1, "no client any more: a Cease");
+    assert_eq!(play.report(1).established_count, 1, "no client any more, and the session stands");
+    play.set(with_range(range(9, Neighbor { local_address: Some(address(100)), ..neighbor(0) })));
+    assert_eq!(play.told(one).len(), 1, "bound to another address: a Cease");
     assert_eq!(play.speaker.sessions(play.now).len(), 1);
     let one = play.up(1);
     play.told(one);
-    play.set(config(vec![client(2), neighbor(1)]));
+    let listed = Neighbor { local_address: Some(address(100)), ..neighbor(1) };
+    play.set(config(vec![client(2), listed]));
     assert_eq!(play.state(1), SessionState::Established, "listed by now");
     play.set(with_range(range(9, neighbor(0))));
     assert_eq!(play.speaker.sessions(play.now).len(), 1, "what was listed goes with the list");

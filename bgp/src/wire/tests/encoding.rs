@@ -14,21 +14,21 @@ fn v6_hop() -> NextHop {
     NextHop { address: "2001:db8::1".parse().unwrap(), link_local: None }
 }
 
-fn v4_prefixes(count: u32) -> Vec<Prefix> {
-    (0..count).map(|i| Prefix::V4(Ipv4Addr::from_bits(0x0a00_0000 + (i << 8)), 24)).collect()
+fn v4_prefixes(count: u32) -> Vec<Nlri> {
+    (0..count).map(|i| Prefix::V4(Ipv4Addr::from_bits(0x0a00_0000 + (i << 8)), 24).into()).collect()
 }
 
-fn v6_prefixes(count: u32) -> Vec<Prefix> {
+fn v6_prefixes(count: u32) -> Vec<Nlri> {
     let base = 0x2001_0db8_u128 << 96;
-    (0..count).map(|i| Prefix::V6((base + (u128::from(i) << 64)).into(), 64)).collect()
+    (0..count).map(|i| Prefix::V6((base + (u128::from(i) << 64)).into(), 64).into()).collect()
 }
 
 /// All messages that it takes to announce `prefixes`.
-fn announce(attributes: &Attributes, next_hop: NextHop, prefixes: &[Prefix]) -> BytesMut {
+fn announce(attributes: &Attributes, next_hop: NextHop, prefixes: &[Nlri]) -> BytesMut {
     let mut out = BytesMut::new();
     let block = encode_attributes(attributes, &INTERNAL);
     let mut prefixes = prefixes.iter().copied().peekable();
-    while let Some(family) = prefixes.peek().map(Prefix::family) {
+    while let Some(family) = prefixes.peek().map(|nlri| nlri.prefix.family()) {
         encode_reach(&block, next_hop, family, &mut prefixes, &INTERNAL, &mut out).unwrap();
     }
     out
@@ -134,7 +134,7 @@ fn nothing_is_written_for_nothing() {
     let mut out = BytesMut::new();
     let block = encode_attributes(&Attributes::local(), &INTERNAL);
     for family in BOTH {
-        let mut none = std::iter::empty().peekable();
+        let mut none = std::iter::empty::<Prefix>().peekable();
         encode_reach(&block, v4_hop(), family, &mut none, &INTERNAL, &mut out).unwrap();
         encode_unreach(family, &mut none, &INTERNAL, &mut out);
     }
@@ -190,7 +190,7 @@ fn mp_lengths_are_short_where_they_can_be() {
 #[test]
 fn a_route_too_large_is_named_and_not_written() {
     for (hop, prefixes) in [(v4_hop(), v4_prefixes(2)), (v6_hop(), v6_prefixes(2))] {
-        let family = prefixes[0].family();
+        let family = prefixes[0].prefix.family();
         let mut fitted = 0;
         for size in 3950..4096 {
             let value = Bytes::from(vec![0; size]);
@@ -206,10 +206,10 @@ fn a_route_too_large_is_named_and_not_written() {
                     read(&out[6..], &INTERNAL).unwrap();
                 }
                 Err(TooLarge { prefix, needed, max }) => {
-                    assert_eq!((prefix, max), (prefixes[0], 4096));
+                    assert_eq!((prefix, max), (prefixes[0].prefix, 4096));
                     assert!(needed > 4096);
                     assert_eq!(&out[..], b"before");
-                    assert_eq!(iterator.next(), Some(prefix));
+                    assert_eq!(iterator.next(), Some(prefix.into()));
                 }
             }
         }

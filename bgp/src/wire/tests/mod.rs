@@ -9,7 +9,7 @@ mod update;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Codec, Error, Family, Framer, Message, MessageType, Prefix, decode, encode};
+use super::{Codec, Error, Family, Framer, Message, MessageType, Nlri, Prefix, decode, encode};
 
 const BOTH: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
@@ -67,6 +67,6 @@ fn prefix(text: &str) -> Prefix {
     text.parse::<ipnetwork::IpNetwork>().unwrap().into()
 }
 
-fn prefixes(texts: &[&str]) -> Vec<Prefix> {
-    texts.iter().map(|text| prefix(text)).collect()
+fn prefixes(texts: &[&str]) -> Vec<Nlri> {
+    texts.iter().map(|text| prefix(text).into()).collect()
 }

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::wire::{Capability, GracefulRestart, LongLived, Open};
+use crate::wire::{AddPathMode, Capability, GracefulRestart, LongLived, Open};
 
 /// The OPEN of AS 64512, hold time 9, 192.0.2.1, up to the optional parameters.
 const HEAD: &str = "04 fc00 0009 c0000201";
@@ -50,6 +50,7 @@ fn open_of_frr_10() {
     let Message::Open(open) = read_one(&bytes, &Codec::default()) else { panic!() };
     assert_eq!((open.asn, open.hold_time), (64512, 180));
     assert_eq!(open.capabilities.len(), 11);
+    assert_eq!(BOTH.map(|family| open.add_path(family)), [Some(AddPathMode::Receive); 2]);
     let family = |family| LongLived { family, forwarding: true, stale_time: 0 };
     assert_eq!(open.long_lived(), Some(&BOTH.map(family)[..]));
     // The R bit is set, and one that RFC 8538 defines.
@@ -86,6 +87,28 @@ fn other_families_are_kept_and_do_not_mean_ipv4() {
     let open = read_open(&open_body("08 02 06 01 04 4004 00 47")).unwrap();
     assert_eq!(open.capabilities, [Capability::Other(1, Bytes::from(hex("40040047")))]);
     assert_eq!(open.families(), []);
+}
+
+/// RFC 7911 §4.
+#[test]
+fn add_path_is_told_for_each_family() {
+    let [v4, v6] = BOTH;
+    let read = |value: &str| {
+        let length = hex(value).len();
+        let body = open_body(&format!("{:02x} 02 {:02x} 45 {length:02x} {value}", length + 4, length + 2));
+        read_open(&body).unwrap()
+    };
+    let open = read("0001 01 03  0002 01 02  4004 47 01");
+    assert_eq!((open.add_path(v4), open.add_path(v6)), (Some(AddPathMode::Both), Some(AddPathMode::Send)));
+    assert_eq!(read("0002 01 01").add_path(v4), None);
+    assert_eq!(read("0001 01 01 0001 01 02").add_path(v4), Some(AddPathMode::Send), "the last one counts");
+    // Another value anywhere: the capability is as if not understood.
+    for value in ["0001 01 00", "0001 01 03 0002 01 04", "4004 47 ff 0001 01 03"] {
+        let open = read(value);
+        assert_eq!(open.add_path(v4), None);
+        assert_eq!(open.capabilities, [Capability::Other(69, Bytes::from(hex(value)))]);
+    }
+    assert_eq!(refused(&open_body("07 02 05 45 03 0001 01")), (2, 0), "cut off");
 }
 
 #[test]

@@ -7,8 +7,9 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::wire::{
-    Aggregator, AsPath, Attributes, Capability, ExtendedCommunity, GracefulRestart, LargeCommunity,
-    LongLived, NextHop, Notification, Open, Origin, Reach, Refresh, Role, Segment, Unknown, Update,
+    AddPathMode, Aggregator, AsPath, Attributes, Capability, ExtendedCommunity, GracefulRestart,
+    LargeCommunity, LongLived, NextHop, Notification, Open, Origin, PathIds, Reach, Refresh, Role, Segment,
+    Unknown, Update,
 };
 
 fn family() -> impl Strategy<Value = Family> {
@@ -32,7 +33,7 @@ fn capability() -> impl Strategy<Value = Capability> {
     });
     let long_lived = (family(), any::<bool>(), 0..1_u32 << 24)
         .prop_map(|(family, forwarding, stale_time)| LongLived { family, forwarding, stale_time });
-    let code = any::<u8>().prop_filter("known", |code| ![1, 2, 5, 6, 9, 64, 65, 70, 71].contains(code));
+    let code = any::<u8>().prop_filter("known", |code| ![1, 2, 5, 6, 9, 64, 65, 69, 70, 71].contains(code));
     prop_oneof![
         family().prop_map(Capability::Multiprotocol),
         Just(Capability::RouteRefresh),
@@ -41,6 +42,8 @@ fn capability() -> impl Strategy<Value = Capability> {
         Just(Capability::EnhancedRouteRefresh),
         Just(Capability::Role(Role::Customer)),
         restart,
+        vec((family(), (1..4_u8).prop_map(|mode| AddPathMode::from_octet(mode).unwrap())), 0..4)
+            .prop_map(Capability::AddPath),
         vec(long_lived, 0..4).prop_map(Capability::LongLived),
         (code, octets(256)).prop_map(|(code, value)| Capability::Other(code, value)),
     ]
@@ -65,6 +68,21 @@ fn prefix_of(family: Family) -> BoxedStrategy<Prefix> {
             .prop_map(|(bits, length)| Prefix::new(Ipv6Addr::from_bits(bits).into(), length).unwrap())
             .boxed(),
     }
+}
+
+/// Identifiers that few messages share with each other.
+fn nlri(family: Family) -> impl Strategy<Value = Nlri> {
+    let path_id = prop_oneof![0..3_u32, any::<u32>()];
+    (prefix_of(family), path_id).prop_map(|(prefix, path_id)| Nlri { prefix, path_id: Some(path_id) })
+}
+
+/// What of an UPDATE such sessions carry: identifiers only where they were agreed on.
+fn carried(mut update: Update, codec: &Codec) -> Update {
+    let reached = update.reach.iter_mut().flat_map(|reach| &mut reach.prefixes);
+    for nlri in reached.chain(&mut update.withdrawn) {
+        nlri.path_id = nlri.path_id.filter(|_| codec.path_ids.send.contains(nlri.prefix.family()));
+    }
+    update
 }
 
 fn segment() -> impl Strategy<Value = Segment> {
@@ -134,7 +152,7 @@ fn next_hop(family: Family) -> BoxedStrategy<NextHop> {
 }
 
 fn reach(family: Family, max: usize) -> impl Strategy<Value = Reach> {
-    (next_hop(family), vec(prefix_of(family), 1..max)).prop_map(move |(next_hop, prefixes)| Reach {
+    (next_hop(family), vec(nlri(family), 1..max)).prop_map(move |(next_hop, prefixes)| Reach {
         family,
         next_hop,
         prefixes,
@@ -144,7 +162,7 @@ fn reach(family: Family, max: usize) -> impl Strategy<Value = Reach> {
 /// An UPDATE that announces and withdraws fewer than `max` prefixes in each family, and ends one.
 fn update(max: usize) -> impl Strategy<Value = Update> {
     let [v4, v6] = BOTH;
-    let withdrawn = (vec(prefix_of(v4), 0..max), vec(prefix_of(v6), 0..max));
+    let withdrawn = (vec(nlri(v4), 0..max), vec(nlri(v6), 0..max));
     (withdrawn, attributes(), option::of(reach(v4, max)), option::of(reach(v6, max)), option::of(family()))
         .prop_map(|((mut withdrawn, more), attributes, v4, v6, end_of_rib)| {
             withdrawn.extend(more);
@@ -155,7 +173,11 @@ fn update(max: usize) -> impl Strategy<Value = Update> {
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
-    any::<bool>().prop_map(|four_octet_as| Codec { four_octet_as, ..INTERNAL })
+    (any::<bool>(), btree_set(family(), 0..=2)).prop_map(|(four_octet_as, families)| {
+        let path_ids = families.into_iter().collect();
+        let path_ids = PathIds { receive: path_ids, send: path_ids };
+        Codec { four_octet_as, path_ids, ..INTERNAL }
+    })
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
@@ -238,6 +260,7 @@ proptest! {
 
     #[test]
     fn update_round_trip(update in update(900), codec in codec()) {
+        let update = carried(update, &codec);
         let written = write(&Message::Update(update.clone()), &codec);
         prop_assert_eq!(join(read(&written, &codec).unwrap()), update);
     }

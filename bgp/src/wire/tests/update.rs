@@ -624,3 +624,49 @@ fn ipv4_by_ipv6_next_hops() {
         }
     }
 }
+
+/// A session that carries Path Identifiers in these families, both ways.
+fn with_path_ids(families: &[Family]) -> Codec {
+    let path_ids: crate::wire::FamilySet = families.iter().copied().collect();
+    Codec { path_ids: crate::wire::PathIds { receive: path_ids, send: path_ids }, ..INTERNAL }
+}
+
+/// RFC 7911 §3: an identifier before each prefix, in all four places where prefixes stand, for each family by itself.
+#[test]
+fn path_identifiers_stand_before_prefixes() {
+    let reach = "80 0e 20 0002 01 10 20010db8000000000000000000000001 00 00000007 30 20010db80001";
+    let unreach = "80 0f 0e 0002 01 00000008 30 20010db80002";
+    let bytes = body(
+        "00000001 10 0a01",
+        &[ORIGIN, AS_PATH, NEXT_HOP, reach, unreach],
+        "ffffffff 10 0a02 00000000 10 0a02",
+    );
+    let codec = with_path_ids(&BOTH);
+    let update = try_update(&bytes, &codec).unwrap();
+    let path = |text: &str, path_id| Nlri { prefix: prefix(text), path_id: Some(path_id) };
+    assert_eq!(update.withdrawn, [path("10.1.0.0/16", 1), path("2001:db8:2::/48", 8)]);
+    assert_eq!(update.reach[0].prefixes, [path("10.2.0.0/16", u32::MAX), path("10.2.0.0/16", 0)]);
+    assert_eq!(update.reach[1].prefixes, [path("2001:db8:1::/48", 7)]);
+    assert_eq!(update.faults, []);
+    let bytes = body("10 0a01", &[ORIGIN, AS_PATH, reach], "");
+    let update = try_update(&bytes, &with_path_ids(&BOTH[1..])).unwrap();
+    assert_eq!(update.withdrawn, prefixes(&["10.1.0.0/16"]), "not of that family");
+    assert_eq!(update.reach[0].prefixes, [path("2001:db8:1::/48", 7)]);
+}
+
+/// RFC 7606 §5.3: prefixes that cannot be told cost the session; what is to be treated as withdrawn is just those paths.
+#[test]
+fn malformed_updates_with_path_identifiers() {
+    let codec = with_path_ids(&BOTH);
+    for nlri in ["000000", "00000001", "00000001 18 0a01", "00000001 21 0a01020304"] {
+        let error = try_update(&body("", &[ORIGIN, AS_PATH, NEXT_HOP], nlri), &codec).unwrap_err();
+        assert_eq!(answer(&error), (3, 10, &[][..]), "{nlri}");
+        let error = try_update(&body(nlri, &[], ""), &codec).unwrap_err();
+        assert_eq!(answer(&error), (3, 10, &[][..]), "{nlri}");
+    }
+    let update = try_update(&body("", &[ORIGIN, NEXT_HOP], "00000005 10 0a01"), &codec).unwrap();
+    assert_eq!(update.withdrawn, [Nlri { prefix: prefix("10.1.0.0/16"), path_id: Some(5) }]);
+    assert_eq!((update.reach.len(), update.faults.len()), (0, 1));
+    // End-of-RIB has none.
+    assert_eq!(try_update(&body("", &[], ""), &codec).unwrap().end_of_rib, Some(Family::Ipv4Unicast));
+}

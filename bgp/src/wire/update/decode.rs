@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::super::reader::Reader;
 use super::super::{
     Aggregator, AsPath, Attributes, Codec, Error, ExtendedCommunity, Family, Fault, FaultAction,
-    LargeCommunity, List, NextHop, Origin, Prefix, Reach, Unknown, Update, code,
+    LargeCommunity, List, NextHop, Nlri, Origin, Reach, Unknown, Update, code,
 };
 use super::rules::{self, Cost, EXTENDED_LENGTH, OPTIONAL, PARTIAL, Rule, TRANSITIVE, subcode};
 use super::{as_path, mp, nlri};
@@ -25,12 +25,20 @@ pub fn decode(body: &[u8], codec: &Codec, families: &[Family]) -> Result<Update,
     let announced = reader.rest();
 
     let carries_v4 = families.contains(&Family::Ipv4Unicast);
+    let path_ids = codec.path_ids.receive.contains(Family::Ipv4Unicast);
+    let read_prefixes = |name, field, out: &mut Vec<Nlri>| {
+        read_prefixes(name, field, path_ids, out)?;
+        if !carries_v4 {
+            out.clear();
+        }
+        Ok::<_, Error>(())
+    };
     let mut update = Update::default();
-    read_prefixes("withdrawn routes", withdrawn, carries_v4, &mut update.withdrawn)?;
+    read_prefixes("withdrawn routes", withdrawn, &mut update.withdrawn)?;
     let mut block = Block::new(codec, families);
     block.read(attributes)?;
     let mut prefixes = Vec::new();
-    read_prefixes("NLRI", announced, carries_v4, &mut prefixes)?;
+    read_prefixes("NLRI", announced, &mut prefixes)?;
 
     update.end_of_rib = match &block.unreach {
         _ if !withdrawn.is_empty() || !announced.is_empty() => None,
@@ -50,13 +58,9 @@ fn reset(subcode: u8, data: &[u8], reason: String) -> Error {
 }
 
 /// Reads a field of IPv4 prefixes. It must be sound even where IPv4 is not carried: all of it is the UPDATE's own format.
-fn read_prefixes(name: &str, field: &[u8], carried: bool, out: &mut Vec<Prefix>) -> Result<(), Error> {
-    nlri::decode(Family::Ipv4Unicast, field, out)
-        .map_err(|reason| reset(subcode::NETWORK, &[], format!("the {name} field holds {reason}")))?;
-    if !carried {
-        out.clear();
-    }
-    Ok(())
+fn read_prefixes(name: &str, field: &[u8], path_ids: bool, out: &mut Vec<Nlri>) -> Result<(), Error> {
+    nlri::decode(Family::Ipv4Unicast, path_ids, field, out)
+        .map_err(|reason| reset(subcode::NETWORK, &[], format!("the {name} field holds {reason}")))
 }
 
 /// Something wrong that does not cost the session by itself.
@@ -104,7 +108,7 @@ struct Block<'a> {
     attributes: Attributes,
     next_hop: Option<Ipv4Addr>,
     reach: Option<mp::Reach>,
-    unreach: Option<(Family, Vec<Prefix>)>,
+    unreach: Option<(Family, Vec<Nlri>)>,
     as4_path: Option<AsPath>,
     as4_aggregator: Option<Aggregator>,
     seen: Seen,
@@ -267,11 +271,10 @@ impl<'a> Block<'a> {
                 attributes.cluster_list = numbers(raw.value).map(Ipv4Addr::from_bits).collect();
             }
             rules::MP_REACH => {
-                let extended = self.codec.extended_next_hop;
-                self.reach = Some(mp::reach(raw.value, self.families, extended).map_err(wrong)?);
+                self.reach = Some(mp::reach(raw.value, self.families, self.codec).map_err(wrong)?);
             }
             rules::MP_UNREACH => {
-                self.unreach = mp::unreach(raw.value, self.families).map_err(wrong)?;
+                self.unreach = mp::unreach(raw.value, self.families, self.codec).map_err(wrong)?;
             }
             // RFC 6793 §4.1 and §6: not between two speakers of 4 octets.
             rules::AS4_PATH | rules::AS4_AGGREGATOR if wide => {
@@ -298,12 +301,7 @@ impl<'a> Block<'a> {
 
     /// Checks the UPDATE as a whole and says what becomes of its prefixes. `announced` is the NLRI field, `prefixes` what
     /// it holds in a negotiated family.
-    fn finish(
-        mut self,
-        announced: &[u8],
-        prefixes: Vec<Prefix>,
-        mut update: Update,
-    ) -> Result<Update, Error> {
+    fn finish(mut self, announced: &[u8], prefixes: Vec<Nlri>, mut update: Update) -> Result<Update, Error> {
         let reaches = !announced.is_empty()
             || match &self.reach {
                 Some(mp::Reach::Carried { prefixes, .. }) => !prefixes.is_empty(),
@@ -322,7 +320,7 @@ impl<'a> Block<'a> {
             Some(worst) => worst.cost >= Cost::Withdraw,
             None => false,
         };
-        let mut settle = |family, next_hop, prefixes: Vec<Prefix>| match next_hop {
+        let mut settle = |family, next_hop, prefixes: Vec<Nlri>| match next_hop {
             _ if prefixes.is_empty() => {}
             Some(next_hop) if !withdraw => update.reach.push(Reach { family, next_hop, prefixes }),
             // RFC 7606 §2, treat-as-withdraw. Where the next hop is missing it has come to that.

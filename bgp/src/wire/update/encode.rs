@@ -8,8 +8,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::super::codec::{framed, set_u16};
 use super::super::reader::Reader;
 use super::super::{
-    Aggregator, Attributes, Codec, Family, HEADER, LargeCommunity, MessageType, NextHop, Prefix, Unknown,
-    Update,
+    Aggregator, Attributes, Codec, Family, HEADER, LargeCommunity, MessageType, NextHop, Nlri, Prefix,
+    Unknown, Update,
 };
 use super::rules::{self, EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE};
 use super::{as_path, nlri};
@@ -144,7 +144,7 @@ fn put_header(flags: u8, code: u8, length: usize, out: &mut BytesMut) {
 /// Appends one UPDATE that announces as many of the `prefixes` as fit, which it takes from the iterator; those of
 /// another family are passed over. Appends nothing where there is none. `block` comes from [`encode_attributes`].
 ///
-/// IPv4 goes into the NLRI field with NEXT_HOP where the next hop is IPv4, all else into MP_REACH_NLRI.
+/// Those of a family that `codec` sends with Path Identifiers have them. IPv4 goes into the NLRI field with NEXT_HOP where the next hop is IPv4, all else into MP_REACH_NLRI.
 ///
 /// # Errors
 /// [`TooLarge`], with nothing appended, where the next prefix does not fit a message of its own; it stays in the
@@ -153,14 +153,15 @@ pub fn encode_reach(
     block: &Bytes,
     next_hop: NextHop,
     family: Family,
-    prefixes: &mut Peekable<impl Iterator<Item = Prefix>>,
+    prefixes: &mut Peekable<impl Iterator<Item = impl Into<Nlri> + Copy>>,
     codec: &Codec,
     out: &mut BytesMut,
 ) -> Result<(), TooLarge> {
-    let Some(first) = next_of(family, prefixes) else { return Ok(()) };
+    let Some(Nlri { prefix: first, .. }) = next_of(family, prefixes) else { return Ok(()) };
     let max = limit(codec);
     let head = Head::new(family, next_hop);
-    let needed = HEADER + LENGTHS + block.len() + head.size(nlri::size(&first));
+    let path_ids = codec.path_ids.send.contains(family);
+    let needed = HEADER + LENGTHS + block.len() + head.size(nlri::size(&first, path_ids));
     if needed > max {
         return Err(TooLarge { prefix: first, needed, max });
     }
@@ -174,7 +175,7 @@ pub fn encode_reach(
             put_header(TRANSITIVE, rules::NEXT_HOP, 4, out);
             out.put_slice(&next_hop.octets());
             out.put_slice(after);
-            put_prefixes(family, prefixes, out, |size| head.size(size) <= room);
+            put_prefixes(family, path_ids, prefixes, out, |size| head.size(size) <= room);
         }
         Head::Multiprotocol(next_hop) => {
             // RFC 7606 §5.1: MP_REACH_NLRI comes first, so that the prefixes are found whatever follows.
@@ -182,7 +183,7 @@ pub fn encode_reach(
             out.put_u32(0);
             put_multiprotocol(rules::MP_REACH, family, out, |out| {
                 put_next_hop(next_hop, out);
-                put_prefixes(family, prefixes, out, |size| head.size(size) <= room);
+                put_prefixes(family, path_ids, prefixes, out, |size| head.size(size) <= room);
             });
             out.put_slice(block);
             set_u16(out, lengths + 2, out.len() - lengths - LENGTHS);
@@ -195,13 +196,14 @@ pub fn encode_reach(
 /// another family are passed over. Appends nothing where there is none.
 pub fn encode_unreach(
     family: Family,
-    prefixes: &mut Peekable<impl Iterator<Item = Prefix>>,
+    prefixes: &mut Peekable<impl Iterator<Item = impl Into<Nlri> + Copy>>,
     codec: &Codec,
     out: &mut BytesMut,
 ) {
     if next_of(family, prefixes).is_none() {
         return;
     }
+    let path_ids = codec.path_ids.send.contains(family);
     let room = limit(codec) - HEADER - LENGTHS;
     framed(MessageType::Update, out, |out| {
         let lengths = out.len();
@@ -210,13 +212,13 @@ pub fn encode_unreach(
             Family::Ipv4Unicast => {
                 // The second length field follows the prefixes.
                 out.truncate(lengths + 2);
-                put_prefixes(family, prefixes, out, |size| size <= room);
+                put_prefixes(family, path_ids, prefixes, out, |size| size <= room);
                 set_u16(out, lengths, out.len() - lengths - 2);
                 out.put_u16(0);
             }
             Family::Ipv6Unicast => {
                 put_multiprotocol(rules::MP_UNREACH, family, out, |out| {
-                    put_prefixes(family, prefixes, out, |size| attribute_size(3 + size) <= room);
+                    put_prefixes(family, path_ids, prefixes, out, |size| attribute_size(3 + size) <= room);
                 });
                 set_u16(out, lengths + 2, out.len() - lengths - LENGTHS);
             }
@@ -305,10 +307,13 @@ fn limit(codec: &Codec) -> usize {
 }
 
 /// Passes over what is not of the family and shows the next that is.
-fn next_of(family: Family, prefixes: &mut Peekable<impl Iterator<Item = Prefix>>) -> Option<Prefix> {
+fn next_of(
+    family: Family,
+    prefixes: &mut Peekable<impl Iterator<Item = impl Into<Nlri> + Copy>>,
+) -> Option<Nlri> {
     loop {
-        let next = *prefixes.peek()?;
-        if next.family() == family {
+        let next: Nlri = (*prefixes.peek()?).into();
+        if next.prefix.family() == family {
             return Some(next);
         }
         prefixes.next();
@@ -318,16 +323,17 @@ fn next_of(family: Family, prefixes: &mut Peekable<impl Iterator<Item = Prefix>>
 /// Takes and appends prefixes of the family as long as they, in `size` octets together, fit.
 fn put_prefixes(
     family: Family,
-    prefixes: &mut Peekable<impl Iterator<Item = Prefix>>,
+    path_ids: bool,
+    prefixes: &mut Peekable<impl Iterator<Item = impl Into<Nlri> + Copy>>,
     out: &mut BytesMut,
     fits: impl Fn(usize) -> bool,
 ) {
     let start = out.len();
-    while let Some(prefix) = next_of(family, prefixes) {
-        if !fits(out.len() - start + nlri::size(&prefix)) {
+    while let Some(nlri) = next_of(family, prefixes) {
+        if !fits(out.len() - start + nlri::size(&nlri.prefix, path_ids)) {
             break;
         }
-        nlri::encode(&prefix, out);
+        nlri::encode(nlri, path_ids, out);
         prefixes.next();
     }
 }

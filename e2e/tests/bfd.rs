@@ -1,0 +1,123 @@
+//! BFD between nodes: a cable that carries nothing any more, and restarts that must not look like one.
+//!
+//! The hold time is 90 s, longer than any of these tests waits: only BFD can be the cause.
+
+mod common;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use common::{SOON, routes_to, wait_for_route};
+use heliograph_e2e::lab::{Lab, Node};
+use heliograph_e2e::probe::PingStream;
+use heliograph_e2e::uml::with_ipip;
+use heliograph_e2e::wait::wait_until;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const OTHERS: [&str; 3] = ["rack1-b", "rack2-a", "rack2-b"];
+
+/// The mesh with BFD. Generous intervals: several kernels share a processor here.
+fn watched() -> Result<Lab> {
+    let bfd = "asNumber: 64512\n  timers: {holdSeconds: 90, connectRetrySeconds: 1}\n  \
+               bfd: {receiveInterval: 300, transmitInterval: 300, detectMultiplier: 5}";
+    let lab = Lab::named("two-racks")?.replace("intent/bgp.yaml", "asNumber: 64512", bfd)?.up()?;
+    lab.wait_ready()?;
+    for node in ["rack1-a"].iter().chain(&OTHERS) {
+        wait_for_bfd(lab.node(node), 3)?;
+    }
+    Ok(lab)
+}
+
+fn sessions(node: Node<'_>) -> Result<Vec<Value>> {
+    Ok(node.status()?["sessions"].as_array().cloned().unwrap_or_default())
+}
+
+fn wait_for_bfd(node: Node<'_>, up: usize) -> Result<()> {
+    wait_until(SOON, &format!("{}: {up} BFD sessions up", node.name()), || {
+        let sessions = sessions(node)?;
+        let found = sessions.iter().filter(|session| session["bfd"]["state"] == "Up").count();
+        ensure!(found == up, "{sessions:#?}");
+        Ok(())
+    })
+}
+
+/// How often the session of `node` with `peer` was established, and how often its BFD failed.
+fn history(node: Node<'_>, peer: &str) -> Result<(Option<u64>, Option<u64>)> {
+    let sessions = sessions(node)?;
+    let session = sessions.iter().find(|session| session["name"] == peer).cloned().unwrap_or_default();
+    Ok((session["establishedCount"].as_u64(), session["bfd"]["failureCount"].as_u64()))
+}
+
+#[test]
+fn a_cable_that_carries_nothing_is_noticed_long_before_the_hold_time() {
+    with_ipip("a_cable_that_carries_nothing_is_noticed_long_before_the_hold_time", || {
+        let lab = watched()?;
+        // Its port is in no bridge any more: packets vanish, and no link goes down.
+        lab.node("router").run(["ip", "link", "set", "eth1", "nomaster"])?;
+        for other in OTHERS {
+            wait_until(Duration::from_secs(45), &format!("{other}: no route to rack1-a's pods"), || {
+                let routes = routes_to(lab.node(other), "10.244.1.0/24")?;
+                ensure!(routes.is_empty(), "{routes:?}");
+                Ok(())
+            })?;
+            let sessions = sessions(lab.node(other))?;
+            let error = sessions.iter().find(|session| session["name"] == "rack1-a").map(|s| &s["lastError"]);
+            let error = error.and_then(Value::as_str).unwrap_or_default();
+            ensure!(error.contains("BFD"), "{error}");
+            // Those that were not cut off go on as before.
+            ensure!(history(lab.node(other), "rack1-a")?.0 == Some(1));
+        }
+        wait_for_route(lab.node("rack1-b"), "10.244.3.0/24", true)?;
+        lab.node("router").run(["ip", "link", "set", "eth1", "master", "rack1"])?;
+        for other in OTHERS {
+            wait_for_route(lab.node(other), "10.244.1.0/24", true)?;
+            wait_for_bfd(lab.node(other), 3)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn with_bfd_a_killed_agent_costs_no_packet() {
+    with_ipip("with_bfd_a_killed_agent_costs_no_packet", || {
+        let lab = watched()?;
+        let (a, b) = (lab.add_pod("rack1-a", "a")?, lab.add_pod("rack2-a", "b")?);
+        let stream = PingStream::start(&a.netns, b.address)?;
+        stream.wait_for(100)?;
+        lab.node("rack2-a").restart()?;
+        lab.wait_ready()?;
+        wait_for_bfd(lab.node("rack1-a"), 3)?;
+        stream.wait_for(300)?;
+        let lost = stream.stop()?;
+        ensure!(lost.sent >= 400 && lost.lost.is_empty(), "{lost:?}");
+        ensure!(history(lab.node("rack1-a"), "rack2-a")?.0 == Some(2), "one restart, one new session");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stopped_agent_says_that_its_bfd_is_no_failure() {
+    with_ipip("a_stopped_agent_says_that_its_bfd_is_no_failure", || {
+        let lab = watched()?;
+        lab.node("rack2-a").stop(Signal::SIGTERM)?;
+        for other in ["rack1-a", "rack1-b", "rack2-b"] {
+            let node = lab.node(other);
+            wait_until(SOON, &format!("{other}: the session with rack2-a is down"), || {
+                let sessions = sessions(node)?;
+                let session = sessions.iter().find(|session| session["name"] == "rack2-a");
+                ensure!(session.is_some_and(|s| s["state"] != "Established" && s["bfd"]["state"] != "Up"));
+                Ok(())
+            })?;
+            ensure!(history(node, "rack2-a")? == (Some(1), Some(0)), "{:?}", history(node, "rack2-a"));
+            ensure!(!routes_to(node, "10.244.3.0/24")?.is_empty(), "{other} dropped the routes of a restart");
+        }
+        lab.node("rack2-a").start()?;
+        lab.wait_ready()?;
+        for other in ["rack1-a", "rack1-b", "rack2-b"] {
+            wait_for_bfd(lab.node(other), 3)?;
+            ensure!(history(lab.node(other), "rack2-a")? == (Some(2), Some(0)));
+        }
+        Ok(())
+    });
+}
