@@ -153,16 +153,6 @@ pub struct DaemonArgs {
     pub http_address: Vec<HttpAddress>,
 }
 
-/// Where intent comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum StoreKind {
-    /// A folder of YAML documents.
-    #[default]
-    Files,
-    /// A Kubernetes API server: the one that a pod is given, or KUBECONFIG's.
-    Kubernetes,
-}
-
 /// An address to serve HTTP on, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpAddress(Option<SocketAddr>);

@@ -204,7 +204,8 @@ async fn attend<K: Kernel>(
     let run_dir = RunDir::take(&options.run_dir)?;
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
     run_dir.serve(ask.clone())?;
-    let mut doors: Vec<http::Trouble> = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    let mut doors: Vec<http::Trouble> =
+        options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
     let (report, reports) = mpsc::channel(1);
     let (looked, looks) = watch::channel(());
     doors.extend(options.tell_cluster(report, looks));

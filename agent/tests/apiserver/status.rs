@@ -83,7 +83,8 @@ async fn grant_manifests(admin: &User) {
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "heliograph-system"}});
     admin.put("/api/v1/namespaces", &namespace).await;
-    until("namespace default is there", async || admin.get("/api/v1/namespaces/default").await.is_some()).await;
+    until("namespace default is there", async || admin.get("/api/v1/namespaces/default").await.is_some())
+        .await;
     for document in text.split("---\n") {
         let mut object: Value = serde_yaml::from_str(document).unwrap();
         if let Some(subjects) = object.get_mut("subjects") {
@@ -134,7 +135,9 @@ fn kubectl(server: &Server, what: &str) -> Vec<Vec<String>> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("$ kubectl get {what}\n{text}");
     // Columns are at least three spaces apart; a heading may have one.
-    let row = |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(String::from).collect();
+    let row = |line: &str| {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(String::from).collect()
+    };
     text.lines().map(row).collect()
 }
 
@@ -187,7 +190,8 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
         assert!(managers.iter().all(|one| one["manager"] == "heliograph-a"), "{managers:?}");
     }
     let rows = kubectl(server, "bgpsessions");
-    let headings = ["NAME", "NODE", "PEER", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "ERROR"];
+    let headings =
+        ["NAME", "NODE", "PEER", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "ERROR"];
     assert_eq!(rows[0], headings);
     assert_eq!(rows[1][..6], ["a-192.0.2.2", "a", "192.0.2.2", "64512", "Mesh", "Connect"]);
     assert_eq!(rows[1].last().unwrap(), "connect: connection refused");
@@ -200,7 +204,8 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
 async fn a_peer_counts_its_sessions(admin: &User, server: &Server) {
     let tor = ours("BGPPeer", "tor", json!({"peerAddress": "192.0.2.254", "peerASN": 64600}));
     admin.put(&format!("{OURS}/bgppeers"), &tor).await;
-    let status = async || admin.get(&format!("{OURS}/bgppeers/tor")).await.unwrap_or_default()["status"].clone();
+    let status =
+        async || admin.get(&format!("{OURS}/bgppeers/tor")).await.unwrap_or_default()["status"].clone();
     until("its sessions are counted", async || status().await["sessions"]["established"] == "1/1").await;
     let condition = status().await["conditions"][0].clone();
     assert_eq!((&condition["status"], &condition["observedGeneration"]), (&json!("True"), &json!(1)));
@@ -232,7 +237,9 @@ async fn transitions_are_told(admin: &User, agent: &Agent) {
     until("there are Events of it", async || {
         let events = admin.events().await;
         let told = |reason: &str| {
-            events.iter().any(|event| event["reason"] == reason && event["regarding"]["name"] == "a-192.0.2.2")
+            events
+                .iter()
+                .any(|event| event["reason"] == reason && event["regarding"]["name"] == "a-192.0.2.2")
         };
         told("SessionUp") && told("SessionDown")
     })
@@ -285,7 +292,8 @@ async fn an_agent_that_starts_anew_takes_over(server: &Server, admin: &User, age
     assert_eq!(admin.network_unavailable().await, before);
     agent.change(|status| {
         status.waiting_for.clear();
-        status.sessions = vec![serde_json::from_value(session("tor", "192.0.2.254", "External", "Established")).unwrap()];
+        status.sessions =
+            vec![serde_json::from_value(session("tor", "192.0.2.254", "External", "Established")).unwrap()];
     });
     until("what is no more goes", async || admin.sessions().await == ["a-192.0.2.254"]).await;
     assert_eq!(admin.network_unavailable().await, before);

@@ -97,8 +97,10 @@ impl Cluster {
     pub async fn look_up(&mut self) -> Result<BTreeMap<Key, String>, Trouble> {
         let mut found = BTreeMap::new();
         self.uids.clear();
-        let mut page =
-            ListParams { limit: Some(PAGE), ..ListParams::default().fields(&format!("spec.node={}", self.node)) };
+        let mut page = ListParams {
+            limit: Some(PAGE),
+            ..ListParams::default().fields(&format!("spec.node={}", self.node))
+        };
         loop {
             let api = self.api(Kind::Session);
             let list = ask("list bgpsessions of this node", api.list_metadata(&page)).await?;

@@ -71,7 +71,10 @@ impl Events {
 }
 
 fn up(about: Key, session: &SessionStatus) -> Event {
-    let note = format!("The BGP session with {} ({}, AS {}) is established", session.name, session.peer, session.asn);
+    let note = format!(
+        "The BGP session with {} ({}, AS {}) is established",
+        session.name, session.peer, session.asn
+    );
     Event { about, warning: false, reason: "SessionUp", note }
 }
 
@@ -109,7 +112,11 @@ mod tests {
     use crate::status::testing;
 
     fn reasons(events: &[Event]) -> String {
-        events.iter().map(|event| format!("{} {}", event.reason, event.about.name)).collect::<Vec<_>>().join(", ")
+        events
+            .iter()
+            .map(|event| format!("{} {}", event.reason, event.about.name))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     #[test]
@@ -119,7 +126,8 @@ mod tests {
         let mut status = testing::status();
         assert_eq!(reasons(&events.look(&status, now)), "SessionUp a-192.0.2.3, SessionUp a-192.0.2.9");
         assert_eq!(events.look(&status, now), []);
-        (status.sessions[0].state, status.sessions[0].last_error) = ("Idle".into(), Some("hold timer expired".into()));
+        (status.sessions[0].state, status.sessions[0].last_error) =
+            ("Idle".into(), Some("hold timer expired".into()));
         let down = events.look(&status, now);
         assert_eq!(reasons(&down), "SessionDown a-192.0.2.3");
         assert!(down[0].warning && down[0].note.ends_with("hold timer expired"), "{down:?}");

@@ -111,7 +111,12 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, source: Source, mut looks: watch::Receiver<()>, say: watch::Sender<Option<String>>) {
+    async fn run(
+        mut self,
+        source: Source,
+        mut looks: watch::Receiver<()>,
+        say: watch::Sender<Option<String>>,
+    ) {
         loop {
             looks.borrow_and_update();
             let (answer, status) = oneshot::channel();
@@ -184,7 +189,9 @@ impl Writer {
         if status.role == super::Role::Reflector {
             return Ok(());
         }
-        let Some(unavailable) = events::network_unavailable(self.network_unavailable, status) else { return Ok(()) };
+        let Some(unavailable) = events::network_unavailable(self.network_unavailable, status) else {
+            return Ok(());
+        };
         let why = match unavailable {
             true => format!("Heliograph's first sync waits for {}", status.waiting_for.join("; ")),
             false => "Heliograph's first sync is done: pods are wired, and routes are in place".into(),
@@ -214,7 +221,9 @@ impl Writer {
                 Ok(version) => self.planner.done(write, &version, now),
                 Err(trouble) if trouble.meaning == Meaning::Away => return Err(trouble),
                 Err(trouble) => {
-                    if trouble.meaning == Meaning::Missing && matches!(write, Write::Apply { whole: false, .. }) {
+                    if trouble.meaning == Meaning::Missing
+                        && matches!(write, Write::Apply { whole: false, .. })
+                    {
                         // Somebody removed it.
                         self.planner.missing(write.key());
                         self.compare_at = Instant::now();

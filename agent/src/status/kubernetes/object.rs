@@ -81,7 +81,8 @@ pub fn field_manager(node: &str) -> String {
 
 /// FNV-1a: the same in every version of this program, unlike the standard library's.
 pub fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -102,11 +103,20 @@ mod tests {
         }
         let mut seen = std::collections::BTreeSet::new();
         for node in ["a".into(), "a-1".into(), long("x"), long("y"), long(".z"), "x.y".repeat(60)] {
-            for peer in ["192.0.2.1", "1.192.0.2", "fd00::1", "fd00::2", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] {
+            for peer in [
+                "192.0.2.1",
+                "1.192.0.2",
+                "fd00::1",
+                "fd00::2",
+                "::",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ] {
                 let name = session_name(&node, peer.parse().unwrap());
                 assert!(name.len() <= 253, "{name}");
                 let valid = |label: &str| {
-                    !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+                    !label.is_empty()
+                        && !label.starts_with('-')
+                        && !label.ends_with('-')
                         && label.chars().all(|c| c == '-' || c.is_ascii_lowercase() || c.is_ascii_digit())
                 };
                 assert!(name.split('.').all(valid), "{name}");

@@ -104,7 +104,9 @@ struct Count {
 impl Counts {
     fn add(&mut self, session: &BGPSession) {
         let conditions = session.status.iter().flat_map(|status| &status.conditions);
-        let up = conditions.into_iter().any(|condition| condition.type_ == "Established" && condition.status == "True");
+        let up = conditions
+            .into_iter()
+            .any(|condition| condition.type_ == "Established" && condition.status == "True");
         let count = self.0.entry(session.spec.peer_name.clone()).or_default();
         count.total += 1;
         count.up += u64::from(up);
@@ -127,7 +129,8 @@ impl Counts {
         };
         let conditions = peer.status.iter().flat_map(|status| &status.conditions);
         let before = conditions.into_iter().find(|condition| condition.type_ == "Established");
-        let since = before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
+        let since =
+            before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
         // Whole seconds, as they are written.
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let established = Condition {

@@ -185,7 +185,8 @@ impl Planner {
         };
         let whole = written.spec != object.spec;
         let gap = if whole || written.signal != object.signal {
-            let growing = self.pace.signals.saturating_mul(1 << entry.streak.saturating_sub(PATIENCE).min(16));
+            let growing =
+                self.pace.signals.saturating_mul(1 << entry.streak.saturating_sub(PATIENCE).min(16));
             growing.min(self.pace.longest)
         } else if written.status != object.status {
             jittered(self.pace.figures, &object.key.name)

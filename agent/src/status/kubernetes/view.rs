@@ -51,7 +51,8 @@ impl View {
     /// Sees since when each session is established, or isn't. A session that isn't goes from state to state all the time;
     /// that is no news.
     fn hold(&mut self, status: &NodeStatus, now: Timestamp) {
-        let peers: std::collections::BTreeSet<_> = status.sessions.iter().map(|session| session.peer).collect();
+        let peers: std::collections::BTreeSet<_> =
+            status.sessions.iter().map(|session| session.peer).collect();
         self.sessions.retain(|peer, _| peers.contains(peer));
         for session in &status.sessions {
             let (established, count) = (session.established(), session.established_count);
@@ -126,7 +127,8 @@ impl View {
             self.condition("InSync", ("InForce", "NotInForce"), &out_of_sync, now),
             self.condition("SessionsEstablished", ("All", "NotAll"), &sessions_down(status), now),
         ];
-        let signal = conditions.iter().map(|condition| format!("{}: {}; ", condition.status, condition.message));
+        let signal =
+            conditions.iter().map(|condition| format!("{}: {}; ", condition.status, condition.message));
         let signal = format!("{up}/{total} {} {problems:?}", signal.collect::<String>());
         let told = BGPNodeStatusStatus {
             role: role(status.role).into(),
@@ -134,7 +136,8 @@ impl View {
             sessions: SessionCounts::new(up as u64, total as u64),
             unlisted_sessions: (total - listed) as u64,
             routes: status.routes.iter().map(|routes| routes.count as u64).sum(),
-            tunnels: status.segments.iter().filter(|segment| segment.verdict == Verdict::Tunnel).count() as u64,
+            tunnels: status.segments.iter().filter(|segment| segment.verdict == Verdict::Tunnel).count()
+                as u64,
             in_sync: out_of_sync.is_empty(),
             problems,
             conditions,
@@ -212,7 +215,8 @@ fn out_of_sync(status: &NodeStatus) -> String {
 /// Which sessions aren't established, the first few by name.
 fn sessions_down(status: &NodeStatus) -> String {
     let down = || status.sessions.iter().filter(|session| !session.established());
-    let names: Vec<_> = down().take(5).map(|session| format!("{} ({})", session.name, session.peer)).collect();
+    let names: Vec<_> =
+        down().take(5).map(|session| format!("{} ({})", session.name, session.peer)).collect();
     match down().count().saturating_sub(names.len()) {
         0 if names.is_empty() => String::new(),
         0 => format!("not established: {}", names.join(", ")),

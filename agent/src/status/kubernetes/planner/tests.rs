@@ -16,7 +16,12 @@ fn key(name: &str) -> Key {
 }
 
 fn object(name: &str, signal: &str, figure: u32) -> Object {
-    Object { key: key(name), spec: json!({}), status: json!({"figure": figure, "state": signal}), signal: signal.into() }
+    Object {
+        key: key(name),
+        spec: json!({}),
+        status: json!({"figure": figure, "state": signal}),
+        signal: signal.into(),
+    }
 }
 
 /// In short: `+` for the whole, `~` for the status alone, `-` for gone.

@@ -10,7 +10,8 @@ fn at(seconds: i64) -> Timestamp {
 fn mesh(sessions: u32, down: u32) -> NodeStatus {
     let mut status = testing::status();
     status.waiting_for.clear();
-    status.sessions = (0..sessions).map(|n| testing::session(&format!("n{n}"), n, NeighborRole::Mesh)).collect();
+    status.sessions =
+        (0..sessions).map(|n| testing::session(&format!("n{n}"), n, NeighborRole::Mesh)).collect();
     status.sessions.iter_mut().take(down as usize).for_each(|session| session.state = "Idle".into());
     status.sessions.push(testing::session("tor", 9000, NeighborRole::External));
     status
@@ -41,7 +42,8 @@ fn a_small_node_is_told_whole() {
 fn since_is_when_routes_began_or_ceased_to_flow() {
     let mut view = View::default();
     let mut status = testing::status();
-    let since = |view: &mut View, status: &NodeStatus, now| view.objects(status, at(now))[1].status["since"].clone();
+    let since =
+        |view: &mut View, status: &NodeStatus, now| view.objects(status, at(now))[1].status["since"].clone();
     let first = since(&mut view, &status, 0);
     status.sessions[0].uptime_seconds = 61.4;
     assert_eq!(since(&mut view, &status, 1), first);
@@ -102,7 +104,11 @@ fn writes_grow_with_nodes_and_not_with_their_square() {
             }
             let objects = view.objects(&status, at(second.into()));
             for write in planner.plan(&objects, status.waiting_for.is_empty(), now) {
-                writes[match second { 0..300 => 0, 300..3600 => 1, _ => 2 }] += 1;
+                writes[match second {
+                    0..300 => 0,
+                    300..3600 => 1,
+                    _ => 2,
+                }] += 1;
                 planner.done(write, "1", now);
             }
         }
