@@ -44,7 +44,10 @@ build:
 # The container image as a tar, made without a builder: `ctr -n k8s.io image import`, `docker load`, `podman load`.
 image:
 	@rustup target list --installed | grep -q $(STATIC) || rustup target add $(STATIC)
-	cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
+	@command -v musl-gcc >/dev/null || { \
+		echo "musl-gcc is missing: installing musl-tools, which compiles the C of the TLS library"; \
+		apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
+	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 
 # All that users apply in one file; a test sees that it is up to date.

@@ -16,11 +16,12 @@ type Package = (&'static str, &'static str);
 
 const LAB: [Package; 2] =
     [("iproute2", "builds and looks at the lab's networks"), ("nftables", "shows the agents' filter rules")];
-const INTEROP: [Package; 5] = [
+const INTEROP: [Package; 6] = [
     ("bird2", "a BGP peer of the interoperability tests"),
     ("frr", "a BGP peer of the interoperability tests"),
     ("gobgpd", "a BGP peer of the interoperability tests"),
     ("openbgpd", "a BGP peer of the interoperability tests"),
+    ("iputils-ping", "goes through the tunnels in the kernel's tests"),
     ("prometheus", "its promtool judges the agents' metrics"),
 ];
 const CLUSTER: [Package; 6] = [
