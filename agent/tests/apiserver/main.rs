@@ -1,6 +1,8 @@
 //! The store in Kubernetes against a real API server: what its definitions take and refuse, what of the objects comes
 //! into force, and that nothing an API server does or fails to do takes it away again.
 
+#[path = "../common/binaries.rs"]
+mod binaries;
 #[allow(dead_code)]
 mod server;
 mod status;
