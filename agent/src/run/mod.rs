@@ -21,7 +21,7 @@ use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
-use crate::status::{NodeStatus, Role, http, kubernetes};
+use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
 use crate::store::{self, View};
 
 mod forwarding;
@@ -100,7 +100,7 @@ impl Options {
         &self,
         report: mpsc::Sender<oneshot::Sender<NodeStatus>>,
         looks: watch::Receiver<()>,
-    ) -> Option<http::Trouble> {
+    ) -> Option<watch::Receiver<TellingStatus>> {
         match &self.store {
             Store::Files(_) => None,
             Store::Kubernetes { kubeconfig, namespace, .. } => {
@@ -204,11 +204,10 @@ async fn attend<K: Kernel>(
     let run_dir = RunDir::take(&options.run_dir)?;
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
     run_dir.serve(ask.clone())?;
-    let mut doors: Vec<http::Trouble> =
-        options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
     let (report, reports) = mpsc::channel(1);
     let (looked, looks) = watch::channel(());
-    doors.extend(options.tell_cluster(report, looks));
+    let telling = options.tell_cluster(report, looks);
     let (forwarding, hints) = match kernel {
         Some((kernel, changes)) => {
             let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
@@ -238,6 +237,7 @@ async fn attend<K: Kernel>(
         changed_at: None,
         waiting_for: vec!["the first look".into()],
         doors,
+        telling,
         looked,
     };
     let asked = Asked { questions, reports };
@@ -263,8 +263,10 @@ struct Agent<K> {
     changed_at: Option<SystemTime>,
     /// What the first sync waits for; once nothing is missing, nothing ever is again.
     waiting_for: Vec<String>,
-    /// The ways on which we tell of ourselves: the addresses of health and metrics, and the cluster.
+    /// The addresses of health and metrics.
     doors: Vec<http::Trouble>,
+    /// What is told to the cluster, if there is one.
+    telling: Option<watch::Receiver<TellingStatus>>,
     /// Hints that the status may have changed.
     looked: watch::Sender<()>,
 }

@@ -15,6 +15,7 @@ pub mod client;
 pub mod http;
 pub mod kubernetes;
 pub mod metrics;
+mod places;
 pub mod process;
 pub mod server;
 pub mod table;
@@ -50,6 +51,9 @@ pub struct NodeStatus {
     /// The API server that it comes from; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
+    /// What is told to the cluster; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telling: Option<TellingStatus>,
     /// Its BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
     /// Best routes that were learned, by what becomes of them.
@@ -105,6 +109,18 @@ pub struct StoreStatus {
     pub since_seconds: f64,
     /// What was last the matter.
     pub last_error: Option<String>,
+}
+
+/// How it stands with what the cluster is told: objects, Events, the Node's condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TellingStatus {
+    /// What keeps it from being up to date, in words.
+    pub error: Option<String>,
+    /// Writes since the start, done or not.
+    pub writes: u64,
+    /// Requests since the start that were refused or not answered.
+    pub failures: u64,
 }
 
 /// One BGP session.

@@ -1,7 +1,6 @@
 //! What the writer asks of the API server.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::api::events::v1;
@@ -11,15 +10,12 @@ use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostPa
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::events::Event;
 use super::object::{Key, Kind, Object, field_manager};
+use super::requests::{Meaning, Requests, Trouble};
 use crate::api;
-use crate::store::kubernetes::failure::Failure;
 
-/// A request without an answer has failed after this time.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Objects a page.
 const PAGE: u32 = 500;
 /// Events about what is in no namespace are here.
@@ -27,36 +23,10 @@ const EVENTS: &str = "default";
 /// The condition of a Node by which the scheduler goes.
 const NETWORK: &str = "NetworkUnavailable";
 
-/// Something that the API server did not do.
-#[derive(Debug)]
-pub struct Trouble {
-    /// What, in words.
-    pub failure: Failure,
-    /// What it is good to do.
-    pub meaning: Meaning,
-}
-
-/// What a failure means for anything else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// Nothing else will do either now.
-    Away,
-    /// The object, or its kind, isn't there.
-    Missing,
-    /// This one won't do.
-    Refused,
-}
-
-impl Trouble {
-    /// The same, taken for a reason not to do anything else either for a while.
-    pub fn of_everything(self) -> Self {
-        Self { meaning: Meaning::Away, ..self }
-    }
-}
-
 /// An API server, and who we are in it.
 pub struct Cluster {
     client: Client,
+    requests: Requests,
     node: String,
     manager: String,
     /// Our Node, with which everything of ours goes; `None`: there is none.
@@ -66,9 +36,9 @@ pub struct Cluster {
 
 impl Cluster {
     /// As a node's agent.
-    pub fn new(client: Client, node: String) -> Self {
+    pub fn new(client: Client, requests: Requests, node: String) -> Self {
         let manager = field_manager(&node);
-        Self { client, node, manager, owner: None, uids: BTreeMap::new() }
+        Self { client, requests, node, manager, owner: None, uids: BTreeMap::new() }
     }
 
     /// Looks at our Node, to which everything of ours belongs; what its condition NetworkUnavailable says.
@@ -77,7 +47,7 @@ impl Cluster {
     /// The API server doesn't answer, or not as it should.
     pub async fn look_up_node(&mut self) -> Result<Option<bool>, Trouble> {
         let nodes = Api::<Node>::all(self.client.clone());
-        let node = ask(&format!("get node {}", self.node), nodes.get_opt(&self.node)).await?;
+        let node = self.requests.read(&format!("get node {}", self.node), nodes.get_opt(&self.node)).await?;
         let network = node.as_ref().and_then(network_unavailable);
         self.owner = node.and_then(|node| node.metadata.uid).map(|uid| OwnerReference {
             api_version: "v1".into(),
@@ -103,7 +73,7 @@ impl Cluster {
         };
         loop {
             let api = self.api(Kind::Session);
-            let list = ask("list bgpsessions of this node", api.list_metadata(&page)).await?;
+            let list = self.requests.read("list bgpsessions of this node", api.list_metadata(&page)).await?;
             for object in &list.items {
                 self.note(&mut found, Kind::Session, &object.metadata);
             }
@@ -113,7 +83,9 @@ impl Cluster {
             }
         }
         let own = self.api(Kind::Node);
-        if let Some(object) = ask("get bgpnode of this node", own.get_metadata_opt(&self.node)).await? {
+        if let Some(object) =
+            self.requests.read("get bgpnode of this node", own.get_metadata_opt(&self.node)).await?
+        {
             self.note(&mut found, Kind::Node, &object.metadata);
         }
         Ok(found)
@@ -143,11 +115,12 @@ impl Cluster {
         if whole {
             let patch = part(name, self.owner.as_ref(), "spec", &object.spec);
             let what = format!("write {} {name}", kind.plural());
-            ask(&what, api.patch(name, &params, &Patch::Apply(&patch))).await?;
+            self.requests.write(&what, api.patch(name, &params, &Patch::Apply(&patch))).await?;
         }
         let patch = part(name, None, "status", &object.status);
         let what = format!("write the status of {} {name}", kind.plural());
-        let written = ask(&what, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
+        let written =
+            self.requests.write(&what, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
         self.uids.insert(object.key.clone(), written.uid().unwrap_or_default());
         Ok(written.resource_version().unwrap_or_default())
     }
@@ -159,7 +132,7 @@ impl Cluster {
     pub async fn delete(&mut self, key: &Key) -> Result<(), Trouble> {
         let what = format!("delete {} {}", key.kind.plural(), key.name);
         let api = self.api(key.kind);
-        match ask(&what, api.delete(&key.name, &DeleteParams::default())).await {
+        match self.requests.write(&what, api.delete(&key.name, &DeleteParams::default())).await {
             Err(trouble) if trouble.meaning != Meaning::Missing => Err(trouble),
             _ => {
                 self.uids.remove(key);
@@ -187,7 +160,10 @@ impl Cluster {
         let params = PatchParams::apply(&self.manager).force();
         let nodes = Api::<Node>::all(self.client.clone());
         let what = format!("write condition {NETWORK} of node {}", self.node);
-        ask(&what, nodes.patch_status(&self.node, &params, &Patch::Apply(&patch))).await.map(|_| ())
+        self.requests
+            .write(&what, nodes.patch_status(&self.node, &params, &Patch::Apply(&patch)))
+            .await
+            .map(|_| ())
     }
 
     /// Sends an Event.
@@ -229,7 +205,7 @@ impl Cluster {
             ..v1::Event::default()
         };
         let events = Api::<v1::Event>::namespaced(self.client.clone(), EVENTS);
-        ask("send an Event", events.create(&PostParams::default(), &event)).await.map(|_| ())
+        self.requests.write("send an Event", events.create(&PostParams::default(), &event)).await.map(|_| ())
     }
 
     fn api(&self, kind: Kind) -> Api<DynamicObject> {
@@ -243,22 +219,4 @@ fn network_unavailable(node: &Node) -> Option<bool> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     let condition = conditions.iter().find(|condition| condition.type_ == NETWORK)?;
     Some(condition.status != "False")
-}
-
-async fn ask<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
-    match timeout(ANSWER, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => {
-            let meaning = match &error {
-                kube::Error::Api(status) => match status.code {
-                    404 => Meaning::Missing,
-                    401 | 429 | 500.. => Meaning::Away,
-                    _ => Meaning::Refused,
-                },
-                _ => Meaning::Away,
-            };
-            Err(Trouble { failure: Failure::of(what, &error), meaning })
-        }
-        Err(_) => Err(Trouble { failure: Failure::silent(what, ANSWER), meaning: Meaning::Away }),
-    }
 }

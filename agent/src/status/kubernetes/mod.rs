@@ -5,6 +5,7 @@
 //! worth an Event; all three are pure. [`cluster`] asks the API server. Nothing waits for this: forwarding is done
 //! elsewhere, and what could not be written is written when the API server is back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,11 +15,13 @@ use kube::Client;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::cluster::{Cluster, Meaning, Trouble};
+use self::cluster::Cluster;
 use self::events::{Event, Events};
+use self::peers::Counter;
 use self::planner::{Pace, Planner, Write};
+use self::requests::{Meaning, Requests, Trouble};
 use self::view::View;
-use super::NodeStatus;
+use super::{NodeStatus, TellingStatus};
 
 pub mod bucket;
 pub mod cluster;
@@ -27,6 +30,7 @@ pub mod lease;
 pub mod object;
 pub mod peers;
 pub mod planner;
+pub mod requests;
 pub mod view;
 
 /// Time between two looks at the status, however much happens.
@@ -41,44 +45,50 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const GRACE_SECONDS: f64 = 60.0;
 /// So many Events wait for the API server.
 const BACKLOG: usize = 20;
+/// So many different things are said in the log while not all is well; the status always has the last.
+const MOST_WARNINGS: usize = 8;
 
 /// Where to get the status from.
 pub type Source = mpsc::Sender<oneshot::Sender<NodeStatus>>;
 
-/// Tells the cluster how a node stands until the process ends. `namespace`: Heliograph's; `None`: the one that the pod, or
-/// the kubeconfig, is in. `looks` hints that the status may have changed. Gives
-/// what keeps it from that, in words.
+/// Tells the cluster how a node stands until the process ends. `namespace`: Heliograph's; `None`: the one that the pod,
+/// or the kubeconfig, is in. `looks` hints that the status may have changed. Gives how that goes.
 pub fn tell<C, F>(
     node: String,
     namespace: Option<String>,
     connect: C,
     source: Source,
     looks: watch::Receiver<()>,
-) -> watch::Receiver<Option<String>>
+) -> watch::Receiver<TellingStatus>
 where
     C: Fn() -> F + Send + 'static,
     F: Future<Output = Result<(Client, String), String>> + Send,
 {
-    let (say, trouble) = watch::channel(None);
+    let (say, told) = watch::channel(TellingStatus::default());
     tokio::spawn(async move {
         let client = loop {
             match connect().await {
                 Ok((client, _)) => break client,
                 // The store says so, too.
-                Err(words) => drop(say.send_replace(Some(words))),
+                Err(words) => say.send_modify(|telling| telling.error = Some(words)),
             }
             sleep(PAUSES.1).await;
         };
+        let requests = Requests::default();
         let has_peers = Arc::new(AtomicBool::new(false));
-        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_string());
-        let wanted = {
-            let has_peers = has_peers.clone();
-            move || has_peers.load(Ordering::Relaxed)
+        let counter = Counter {
+            client: client.clone(),
+            requests: requests.clone(),
+            namespace: namespace.unwrap_or_else(|| client.default_namespace().to_string()),
+            me: node.clone(),
         };
-        let peers = tokio::spawn(peers::run(client.clone(), namespace, node.clone(), wanted));
+        let (complain, complaint) = watch::channel(None);
+        let wanted = has_peers.clone();
+        let counting =
+            tokio::spawn(counter.run(move || wanted.load(Ordering::Relaxed), complain)).abort_handle();
         let now = Instant::now().into_std();
         let writer = Writer {
-            cluster: Cluster::new(client, node),
+            cluster: Cluster::new(client, requests.clone(), node),
             view: View::default(),
             planner: Planner::new(Pace::AGENT, now),
             events: Events::new(now),
@@ -86,12 +96,43 @@ where
             network_unavailable: None,
             compare_at: Instant::now(),
             failures: 0,
+            events_refused: None,
             has_peers,
         };
-        writer.run(source, looks, say).await;
-        peers.abort();
+        writer.run(source, looks, Report { say, requests, complaint, warned: BTreeSet::new() }).await;
+        counting.abort();
     });
-    trouble
+    told
+}
+
+/// Says how telling goes: in the status and, each thing once, in the log.
+struct Report {
+    say: watch::Sender<TellingStatus>,
+    requests: Requests,
+    /// What is the matter with counting the sessions of BGPPeers.
+    complaint: watch::Receiver<Option<String>>,
+    /// What was said in the log since all was well.
+    warned: BTreeSet<String>,
+}
+
+impl Report {
+    fn tell(&mut self, trouble: Option<&str>) {
+        let trouble = trouble.map(str::to_string).or_else(|| self.complaint.borrow().clone());
+        let error = trouble.map(|words| format!("the status in the cluster is not up to date: {words}"));
+        match &error {
+            Some(words) if self.warned.len() < MOST_WARNINGS && self.warned.insert(words.clone()) => {
+                tracing::warn!("{words}");
+            }
+            Some(_) => {}
+            None if self.warned.is_empty() => {}
+            None => {
+                self.warned.clear();
+                tracing::info!("the status in the cluster is up to date again");
+            }
+        }
+        let (writes, failures) = (self.requests.writes(), self.requests.failures());
+        self.say.send_replace(TellingStatus { error, writes, failures });
+    }
 }
 
 struct Writer {
@@ -106,17 +147,14 @@ struct Writer {
     compare_at: Instant,
     /// Failures in a row that keep us from doing anything.
     failures: u32,
+    /// Why the last Event could not be sent.
+    events_refused: Option<String>,
     /// Some of our sessions are with BGPPeers.
     has_peers: Arc<AtomicBool>,
 }
 
 impl Writer {
-    async fn run(
-        mut self,
-        source: Source,
-        mut looks: watch::Receiver<()>,
-        say: watch::Sender<Option<String>>,
-    ) {
+    async fn run(mut self, source: Source, mut looks: watch::Receiver<()>, mut report: Report) {
         loop {
             looks.borrow_and_update();
             let (answer, status) = oneshot::channel();
@@ -127,13 +165,8 @@ impl Writer {
             let has_peers = status.sessions.iter().any(|session| !view::of_a_node(session.role));
             self.has_peers.store(has_peers, Ordering::Relaxed);
             let result = self.tell(&status).await;
-            let trouble = result.as_ref().err().map(|trouble| {
-                format!("the status in the cluster is not up to date: {}", trouble.failure.words)
-            });
-            if trouble.is_some() && *say.borrow() != trouble {
-                tracing::warn!("{}", trouble.as_deref().unwrap_or_default());
-            }
-            say.send_if_modified(|said| std::mem::replace(said, trouble.clone()) != trouble);
+            let away = result.as_ref().err().map(|trouble| trouble.failure.words.as_str());
+            report.tell(away.or_else(|| self.planner.trouble()).or(self.events_refused.as_deref()));
             self.pause(result, &mut looks).await;
         }
     }
@@ -141,13 +174,13 @@ impl Writer {
     /// Waits until there is something to do.
     async fn pause(&mut self, result: Result<(), Trouble>, looks: &mut watch::Receiver<()>) {
         match result {
-            Err(Trouble { failure, meaning: Meaning::Away }) => {
+            Err(Trouble { failure, .. }) => {
                 let growing = PAUSES.0.saturating_mul(1 << self.failures.min(16)).min(PAUSES.1);
                 self.failures += 1;
                 self.compare_at = Instant::now();
                 sleep(jittered(growing.max(failure.wait.unwrap_or_default()))).await;
             }
-            _ => {
+            Ok(()) => {
                 self.failures = 0;
                 sleep(BREATH).await;
                 let regular = Instant::now() + LOOK_EVERY;
@@ -161,10 +194,10 @@ impl Writer {
         }
     }
 
-    /// Brings the cluster up to date.
+    /// Brings the cluster up to date. What is refused is kept in mind, and no reason to leave out anything else.
     ///
     /// # Errors
-    /// Nothing can be done now, or the first thing that could not.
+    /// Nothing can be done now.
     async fn tell(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
         // What happened is kept, also while nobody can be told.
         let news = self.events.look(status, Instant::now().into_std());
@@ -180,8 +213,9 @@ impl Writer {
             self.planner.adopt(&found);
             self.compare_at = Instant::now() + jittered(COMPARE_EVERY);
         }
-        self.tell_objects(status).await.and(network)?;
-        self.tell_events().await
+        self.tell_objects(status).await?;
+        self.tell_events().await?;
+        network
     }
 
     /// First of all: without it no pod comes to the node.
@@ -210,7 +244,6 @@ impl Writer {
     async fn tell_objects(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
         let wanted = self.view.objects(status, now());
         let complete = status.waiting_for.is_empty() || status.uptime_seconds > GRACE_SECONDS;
-        let mut first = Ok(());
         for write in self.planner.plan(&wanted, complete, Instant::now().into_std()) {
             let written = match &write {
                 Write::Apply { object, whole } => self.cluster.apply(object, *whole).await,
@@ -220,33 +253,29 @@ impl Writer {
             match written {
                 Ok(version) => self.planner.done(write, &version, now),
                 Err(trouble) if trouble.meaning == Meaning::Away => return Err(trouble),
-                Err(trouble) => {
+                // Somebody removed it.
+                Err(trouble)
                     if trouble.meaning == Meaning::Missing
-                        && matches!(write, Write::Apply { whole: false, .. })
-                    {
-                        // Somebody removed it.
-                        self.planner.missing(write.key());
-                        self.compare_at = Instant::now();
-                    } else {
-                        self.planner.failed(write.key(), trouble.failure.wait, now);
-                        first = first.and(Err(trouble));
-                    }
+                        && matches!(write, Write::Apply { whole: false, .. }) =>
+                {
+                    self.planner.missing(write.key());
+                    self.compare_at = Instant::now();
                 }
+                Err(trouble) => self.planner.failed(write.key(), trouble.failure, now),
             }
         }
-        first
+        Ok(())
     }
 
     async fn tell_events(&mut self) -> Result<(), Trouble> {
         while let Some(event) = self.unsent.first() {
-            let sent = self.cluster.send(event.clone(), now()).await;
-            match sent {
+            match self.cluster.send(event.clone(), now()).await {
                 Err(trouble) if trouble.meaning == Meaning::Away => return Err(trouble),
-                sent => {
-                    self.unsent.remove(0);
-                    sent?;
-                }
+                // There will be others; how things stand is told by objects.
+                Err(trouble) => self.events_refused = Some(trouble.failure.words),
+                Ok(()) => self.events_refused = None,
             }
+            self.unsent.remove(0);
         }
         Ok(())
     }

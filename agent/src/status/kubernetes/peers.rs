@@ -10,9 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::lease::{self, Turn};
+use super::requests::{Meaning, Requests, Trouble};
 use crate::api::node_status::SessionCounts;
 use crate::api::status::BGPPeerStatus;
 use crate::api::{self, BGPPeer, BGPSession};
@@ -30,63 +32,110 @@ const COUNT_EVERY_SESSION: Duration = Duration::from_millis(6);
 /// So many nodes whose session is down are named.
 const NAMED: usize = 5;
 
-/// Takes part until the process ends, in each of these turns in which `wanted` says so: an agent without a session with
-/// a BGPPeer has no reason to.
-pub async fn run(client: Client, namespace: String, me: String, wanted: impl Fn() -> bool + Send) {
-    let leases = Api::<Lease>::namespaced(client.clone(), &namespace);
-    loop {
-        let pause = if !wanted() {
-            lease::RENEW_EVERY
-        } else {
-            match timeout(TURN, take_turn(&client, &leases, &me)).await {
-                Ok(Ok(Some(sessions))) => COUNT_EVERY + COUNT_EVERY_SESSION * sessions as u32,
-                Ok(Ok(None)) => lease::LOOK_EVERY,
-                // Somebody else was faster, or what is the matter is told by the writer of our own objects.
-                Ok(Err(error)) => {
-                    tracing::debug!("status of bgppeers: {error}");
-                    lease::LOOK_EVERY / 2
-                }
-                Err(_) => lease::LOOK_EVERY,
-            }
-        };
-        sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-    }
+/// One agent that takes part in counting.
+pub struct Counter {
+    /// The way to the API server.
+    pub client: Client,
+    /// What was asked of it.
+    pub requests: Requests,
+    /// Heliograph's namespace, where the Lease is.
+    pub namespace: String,
+    /// Our node's name.
+    pub me: String,
 }
 
-/// Counts, if it is our turn; how many sessions there are then.
-async fn take_turn(client: &Client, leases: &Api<Lease>, me: &str) -> kube::Result<Option<usize>> {
-    let found = leases.get_opt(lease::NAME).await?;
-    match lease::turn(found.as_ref(), me, super::now()) {
-        Turn::Theirs => return Ok(None),
-        Turn::Ours => {}
-        Turn::Ask(lease) if found.is_none() => drop(leases.create(&PostParams::default(), &lease).await?),
-        Turn::Ask(lease) => drop(leases.replace(lease::NAME, &PostParams::default(), &lease).await?),
-    }
-    let sessions = Api::<BGPSession>::all(client.clone());
-    let mut page = ListParams { limit: Some(PAGE), ..ListParams::default().fields("spec.peerKind=BGPPeer") };
-    let mut counts = Counts::default();
-    let mut total = 0;
-    loop {
-        let list = sessions.list(&page).await?;
-        total += list.items.len();
-        list.items.iter().for_each(|session| counts.add(session));
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page.continue_token = Some(token),
-            None => break,
+impl Counter {
+    /// Takes part until the process ends, in each of these turns in which `wanted` says so: an agent without a session
+    /// with a BGPPeer has no reason to. Tells what keeps it from that, in words.
+    pub async fn run(self, wanted: impl Fn() -> bool + Send, say: watch::Sender<Option<String>>) {
+        loop {
+            let (pause, trouble) = if wanted() { self.turn().await } else { (lease::RENEW_EVERY, None) };
+            say.send_replace(trouble);
+            sleep(super::jittered(pause)).await;
         }
     }
-    let peers = Api::<BGPPeer>::all(client.clone());
-    let params = PatchParams::apply(MANAGER).force();
-    for peer in peers.list(&ListParams::default()).await?.items {
-        let status = counts.status(&peer, super::now());
-        if peer.status.as_ref() != Some(&status) {
+
+    /// One turn: the time until the next, and what was the matter.
+    async fn turn(&self) -> (Duration, Option<String>) {
+        match timeout(TURN, self.count()).await {
+            Ok(Ok(Some(sessions))) => (COUNT_EVERY + COUNT_EVERY_SESSION * sessions as u32, None),
+            Ok(Ok(None)) => (lease::LOOK_EVERY, None),
+            Ok(Err(Trouble { meaning: Meaning::Overtaken, .. })) => (lease::LOOK_EVERY, None),
+            Ok(Err(Trouble { failure, .. })) => (lease::LOOK_EVERY / 2, Some(failure.words)),
+            Err(_) => {
+                let words =
+                    format!("count the sessions of each BGPPeer: not done within {} s", TURN.as_secs());
+                (lease::LOOK_EVERY, Some(words))
+            }
+        }
+    }
+
+    /// Counts, if it is our turn; how many sessions there are then.
+    async fn count(&self) -> Result<Option<usize>, Trouble> {
+        if !self.ours().await? {
+            return Ok(None);
+        }
+        let (counts, total) = self.sessions().await?;
+        let peers = Api::<BGPPeer>::all(self.client.clone());
+        let all = self.requests.read("list bgppeers", peers.list(&ListParams::default())).await?;
+        let params = PatchParams::apply(MANAGER).force();
+        for peer in all.items {
+            let status = counts.status(&peer, super::now());
+            if peer.status.as_ref() == Some(&status) {
+                continue;
+            }
             let name = peer.name_any();
             let patch = json!({"apiVersion": api::API_VERSION, "kind": "BGPPeer", "metadata": {"name": name},
                 "status": status});
-            peers.patch_status(&name, &params, &Patch::Apply(&patch)).await?;
+            let what = format!("write the status of bgppeer {name}");
+            let written =
+                self.requests.write(&what, peers.patch_status(&name, &params, &Patch::Apply(&patch))).await;
+            match written {
+                // It was deleted after it had been listed.
+                Err(trouble) if trouble.meaning != Meaning::Missing => return Err(trouble),
+                _ => {}
+            }
+        }
+        Ok(Some(total))
+    }
+
+    /// Whether the Lease is ours, taking or renewing it if it may be.
+    async fn ours(&self) -> Result<bool, Trouble> {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+        let params = PostParams::default();
+        let name = lease::NAME;
+        let found = self.requests.read(&format!("get lease {name}"), leases.get_opt(name)).await?;
+        match lease::turn(found.as_ref(), &self.me, super::now()) {
+            Turn::Theirs => return Ok(false),
+            Turn::Ours => {}
+            Turn::Ask(lease) if found.is_none() => {
+                self.requests.write(&format!("create lease {name}"), leases.create(&params, &lease)).await?;
+            }
+            Turn::Ask(lease) => {
+                let what = format!("update lease {name}");
+                self.requests.write(&what, leases.replace(name, &params, &lease)).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The sessions of all nodes with BGPPeers, counted; how many there are.
+    async fn sessions(&self) -> Result<(Counts, usize), Trouble> {
+        let sessions = Api::<BGPSession>::all(self.client.clone());
+        let mut page =
+            ListParams { limit: Some(PAGE), ..ListParams::default().fields("spec.peerKind=BGPPeer") };
+        let mut counts = Counts::default();
+        let mut total = 0;
+        loop {
+            let list = self.requests.read("list bgpsessions with bgppeers", sessions.list(&page)).await?;
+            total += list.items.len();
+            list.items.iter().for_each(|session| counts.add(session));
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page.continue_token = Some(token),
+                None => return Ok((counts, total)),
+            }
         }
     }
-    Ok(Some(total))
 }
 
 /// The sessions with each BGPPeer.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 use super::object::{Key, Object, fnv1a};
+use crate::store::kubernetes::failure::Failure;
 
 /// How often to write.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +77,8 @@ struct Entry {
     /// Signals in a row.
     streak: u32,
     failures: u32,
+    /// Why it failed the last time.
+    trouble: Option<String>,
     not_before: Option<Instant>,
 }
 
@@ -133,6 +136,11 @@ impl Planner {
         self.next
     }
 
+    /// Why something isn't done that was tried and is to be tried again; `None`: there is no such thing.
+    pub fn trouble(&self) -> Option<&str> {
+        self.entries.values().find_map(|entry| entry.trouble.as_deref())
+    }
+
     /// It was done, and made this resource version.
     pub fn done(&mut self, write: Write, version: &str, now: Instant) {
         match write {
@@ -153,17 +161,19 @@ impl Planner {
                 entry.written = Some(object);
                 entry.version = version.into();
                 entry.failures = 0;
+                entry.trouble = None;
                 entry.not_before = None;
             }
         }
     }
 
-    /// It failed; `wait`: for so long, as the API server asks.
-    pub fn failed(&mut self, key: &Key, wait: Option<Duration>, now: Instant) {
+    /// It failed; it waits for as long as the API server asks at least.
+    pub fn failed(&mut self, key: &Key, failure: Failure, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
         let pause = PAUSES.0.saturating_mul(1 << entry.failures.min(16)).min(PAUSES.1);
         entry.failures += 1;
-        entry.not_before = Some(now + pause.max(wait.unwrap_or_default()));
+        entry.not_before = Some(now + pause.max(failure.wait.unwrap_or_default()));
+        entry.trouble = Some(failure.words);
     }
 
     /// It isn't there after all.

@@ -120,8 +120,10 @@ impl View {
         let total = status.sessions.len();
         let up = status.sessions.iter().filter(|session| session.established()).count();
         let out_of_sync = out_of_sync(status);
-        let mut problems = status.problems.iter().map(|problem| cut(problem)).collect::<Vec<_>>();
-        problems.truncate(MOST_PROBLEMS);
+        // What kept this from being written would no longer be true when it is read.
+        let untold = status.telling.as_ref().and_then(|telling| telling.error.as_ref());
+        let problems = status.problems.iter().filter(|problem| Some(*problem) != untold);
+        let problems: Vec<_> = problems.take(MOST_PROBLEMS).map(|problem| cut(problem)).collect();
         let conditions = vec![
             self.condition("Ready", ("FirstSyncDone", "Waiting"), &status.waiting_for.join("; "), now),
             self.condition("InSync", ("InForce", "NotInForce"), &out_of_sync, now),

@@ -24,6 +24,10 @@ fn object(name: &str, signal: &str, figure: u32) -> Object {
     }
 }
 
+fn failure(wait: Option<Duration>) -> Failure {
+    Failure { wait, ..Failure::silent("write it", Duration::ZERO) }
+}
+
 /// In short: `+` for the whole, `~` for the status alone, `-` for gone.
 fn words(writes: &[Write]) -> String {
     let word = |write: &Write| match write {
@@ -136,20 +140,27 @@ fn what_failed_is_tried_again_with_growing_pauses_without_holding_up_the_rest() 
         assert_eq!(words(&writes), if round == 0 { "+a +b" } else { "+a" });
         for write in writes {
             match write.key().name.as_str() {
-                "a" => case.planner.failed(write.key(), None, now),
+                "a" => case.planner.failed(write.key(), failure(None), now),
                 _ => case.planner.done(write, "1", now),
             }
         }
         assert_eq!(case.planner.plan(&wanted, true, now), []);
+        assert!(case.planner.trouble().is_some_and(|words| words.contains("write it")));
         let next = case.planner.next().unwrap();
         pauses.push(next - now);
         now = next;
     }
     assert_eq!(pauses[..3], [0.5, 1.0, 2.0].map(Duration::from_secs_f64));
     assert_eq!(pauses[9], Duration::from_secs(60));
-    case.planner.failed(&key("a"), Some(Duration::from_secs(90)), now);
+    case.planner.failed(&key("a"), failure(Some(Duration::from_secs(90))), now);
     case.planner.plan(&wanted, true, now);
     assert_eq!(case.planner.next(), Some(now + Duration::from_secs(90)));
+    // Nobody wants it any more, and it isn't there: nothing is the matter.
+    let now = now + Duration::from_secs(90);
+    let writes = case.planner.plan(&wanted[1..], true, now);
+    assert_eq!(words(&writes), "-a");
+    writes.into_iter().for_each(|write| case.planner.done(write, "1", now));
+    assert_eq!(case.planner.trouble(), None);
 }
 
 #[test]
