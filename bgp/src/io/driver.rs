@@ -326,7 +326,7 @@ impl Driver {
     fn write_all(&mut self) -> bool {
         let mut moved = false;
         loop {
-            // One that has been asked just before its turn has all it is asked about at hand.
+            // Asked for just before its turn: what was looked up for the question is then still in the cache.
             let next = self.speaker.poll_transmit().or_else(|| self.writers.pop_front());
             let Some(conn) = next else { return moved };
             moved = true;
