@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, stream};
 use kube::Client;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::objects::{heartbeat, name, node};
 use crate::user::User;
@@ -41,14 +41,13 @@ impl Kubelets {
         let task = tokio::spawn(async move {
             let mut next = interval(REPORT * CHURN / (CHURN + 1) / nodes as u32);
             next.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            let begun = Instant::now();
             let mut patches = tokio::task::JoinSet::new();
             for turn in 0usize.. {
                 next.tick().await;
                 // In an order in which neighbours don't follow each other.
                 let n = turn.wrapping_mul(7919) % nodes;
                 let (admin, done) = (User(admin.clone()), done.clone());
-                let body = heartbeat(begun.elapsed().as_secs() as usize);
+                let body = heartbeat(SystemTime::now());
                 patches.spawn(async move {
                     let path = format!("/api/v1/nodes/{}/status", name(n));
                     let kind = "application/strategic-merge-patch+json";

@@ -1,7 +1,9 @@
 //! What is in the API server: nodes as kubelets describe them, and what Heliograph is told.
 
 use std::fmt;
+use std::time::SystemTime;
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::network::{address, address6, pod_cidrs};
@@ -90,7 +92,7 @@ pub fn node(n: usize) -> Value {
                 {"type": "Hostname", "address": name},
             ],
             "allocatable": resources, "capacity": resources,
-            "conditions": conditions(0),
+            "conditions": conditions(SystemTime::now()),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
             "images": images,
             "nodeInfo": {"architecture": "amd64", "bootID": format!("6f0a2b1c-0000-4000-8000-{n:012}"),
@@ -103,17 +105,17 @@ pub fn node(n: usize) -> Value {
 }
 
 /// What a kubelet says of its node every five minutes: the same, and that it was looked at.
-pub fn heartbeat(second: usize) -> Value {
-    json!({"status": {"conditions": conditions(second)}})
+pub fn heartbeat(now: SystemTime) -> Value {
+    json!({"status": {"conditions": conditions(now)}})
 }
 
-fn conditions(second: usize) -> Vec<Value> {
-    let (hours, minutes, seconds) = (second / 3600 % 24, second / 60 % 60, second % 60);
+fn conditions(now: SystemTime) -> Vec<Value> {
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = Timestamp::from_second(seconds.cast_signed()).unwrap_or_default();
     CONDITIONS
         .map(|(kind, status, reason, message)| {
             json!({"type": kind, "status": status, "reason": reason, "message": message,
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-                "lastHeartbeatTime": format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}Z")})
+                "lastTransitionTime": "2026-01-01T00:00:00Z", "lastHeartbeatTime": now.to_string()})
         })
         .to_vec()
 }
