@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test program uses its part.
 
 pub mod kubernetes;
+pub mod streams;
 
 use std::time::Duration;
 
