@@ -22,7 +22,7 @@ pub fn start(cluster: &mut Cluster) -> Result<IpAddr> {
     let [address, _] = cluster.add_machine(TOR)?;
     announce(cluster, &OUTSIDE[..1])?;
     let router = cluster.machine(TOR)?;
-    router.run(["ip", "address", "add", "203.0.113.1/32", "dev", "lo"])?;
+    router.run(["ip", "address", "add", "203.0.113.1/32", "dev", "lo", "scope", "host"])?;
     let words = ["bird", "-f", "-c", "/run/bird.conf", "-s", CONTROL].map(String::from);
     router.start("bird", &words)?;
     router.wait_for("bird", LATER, || router.run(["birdc", "-s", CONTROL, "show", "status"]))?;

@@ -59,7 +59,6 @@ pub fn is_away(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     cluster.apply(&late())?;
     everywhere_told(cluster, "caught up", |status| has_session(status, LATE, true))?;
-    cluster.wait_nodes_ready()?;
     all_is_well(cluster)?;
     told("  from the API server's start until all is well", begun);
     Ok(())
@@ -87,7 +86,7 @@ fn pages_tell(cluster: &Cluster, node: &str) -> Result<()> {
         line.with_context(|| format!("no {name} in {metrics}"))
     };
     ensure!(value("heliograph_store_connected ")? == 0.0 && value("heliograph_ready ")? == 1.0);
-    ensure!(value("heliograph_store_connected_changed_timestamp_seconds ")? > 0.0);
+    ensure!(value("heliograph_store_connected_state_duration_seconds ")? > 0.0);
     Ok(())
 }
 
