@@ -563,6 +563,8 @@ async fn definitions_are_taken_away(
     }
     let tor = ours("BGPPeer", "tor", json!({"peerAddress": "192.0.2.254", "peerASN": 64600}));
     admin.put(&format!("{OURS}/bgppeers"), &tor).await;
+    let filter = json!({"rules": [{"action": "Accept"}]});
+    admin.put(&format!("{OURS}/bgpfilters"), &ours("BGPFilter", "from-tor", filter)).await;
     for store in [&mut *store, &mut second] {
         store
             .until("and all is well", |view| view.in_sync && connected(view) && password(view).is_none())
