@@ -20,7 +20,7 @@ IMAGE    := target/heliograph-image.tar
 .PHONY: demo test check bench scale audit build cluster cluster-down image manifests
 
 demo: build
-	$(LAB) setup
+	$(LAB) setup $(if $(filter kubernetes,$(TOPOLOGY)),--cluster)
 	$(LAB) demo --topology $(TOPOLOGY)
 
 # The end-to-end tests use the binaries of the same profile, so these are built first.
