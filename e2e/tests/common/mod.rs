@@ -2,7 +2,6 @@
 #![allow(dead_code)] // Each test program uses its part.
 
 pub mod kubernetes;
-pub mod streams;
 
 use std::time::Duration;
 

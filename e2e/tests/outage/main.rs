@@ -16,16 +16,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use common::LATER;
-use common::kubernetes::everywhere;
-use common::streams::Streams;
 use heliograph_e2e::cluster::pod_network::PodNetwork;
+use heliograph_e2e::cluster::workload::{NAMESPACE, Streams, everywhere};
 use heliograph_e2e::cluster::{Cluster, Spec};
 use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
-/// Heliograph's namespace.
-const NAMESPACE: &str = "heliograph-system";
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// A neighbour that nobody is: what is known of it says how far an agent has followed.
 const LATE: &str = "late";
@@ -57,7 +54,7 @@ fn bad_days_of_the_api_server() {
             let begun = Instant::now();
             step(&cluster).with_context(|| what.to_owned())?;
             told(what, begun);
-            streams.lost_nothing(what)?;
+            println!("{what}: {} pings, none lost", streams.lost_nothing(what)?);
         }
         cluster.down()
     });

@@ -214,13 +214,11 @@ impl Hub {
     /// What of that in force isn't there any more stays until it is known why.
     fn look_for_vanished(&mut self) {
         for (slot, kind, plural) in DEFINED {
-            let Some(shelf) = self.shelves.get(&slot).filter(|shelf| shelf.listed && shelf.trouble.is_none())
-            else {
-                continue;
-            };
+            let Some(shelf) = self.shelves.get(&slot).filter(|shelf| shelf.listed) else { continue };
+            let current = shelf.trouble.is_none();
             let good = self.keeper.good().iter().filter(|object| object.kind_name() == kind);
             let good = good.map(|object| object.name.as_str());
-            let keys = self.vanished.look(kind, good, |name| shelf.entries.contains_key(name));
+            let keys = self.vanished.look(kind, current, good, |name| shelf.entries.contains_key(name));
             if !keys.is_empty() {
                 let (client, tell) = (self.client.clone(), self.fates.0.clone());
                 tokio::spawn(async move {

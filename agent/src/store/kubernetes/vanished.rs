@@ -46,18 +46,22 @@ impl Vanished {
         self.undefined.insert(kind);
     }
 
-    /// Looks at a kind of which the API server has told everything: what is `present`, and what was `good`. Gives those of
-    /// which it is to be asked what became of them.
+    /// Looks at a kind of which the API server has told everything at least once: what is `present`, and what was `good`.
+    /// `current`: it still tells. Gives those of which it is to be asked what became of them.
     pub fn look<'a>(
         &mut self,
         kind: &'static str,
+        current: bool,
         good: impl Iterator<Item = &'a str>,
         present: impl Fn(&str) -> bool,
     ) -> Vec<Culprit> {
         let missing: BTreeSet<_> =
             good.filter(|name| !present(name)).map(|name| Culprit::new(kind, name)).collect();
         self.fates.retain(|key, _| key.kind != kind || missing.contains(key));
-        let fate = if self.undefined.remove(kind) { Fate::Lost } else { Fate::Asked };
+        let fate = if self.undefined.contains(kind) { Fate::Lost } else { Fate::Asked };
+        if current {
+            self.undefined.remove(kind);
+        }
         let new: Vec<_> = missing.into_iter().filter(|key| !self.fates.contains_key(key)).collect();
         self.fates.extend(new.iter().map(|key| (key.clone(), fate)));
         if fate == Fate::Asked { new } else { Vec::new() }
@@ -135,7 +139,7 @@ mod tests {
     const KIND: &str = "BGPPeer";
 
     fn look(vanished: &mut Vanished, present: &[&str]) -> Vec<String> {
-        let asked = vanished.look(KIND, ["a", "b"].into_iter(), |name| present.contains(&name));
+        let asked = vanished.look(KIND, true, ["a", "b"].into_iter(), |name| present.contains(&name));
         asked.into_iter().map(|key| key.name).collect()
     }
 
@@ -178,6 +182,9 @@ mod tests {
     fn a_kind_that_was_missing_tells_of_no_deletions() {
         let mut vanished = Vanished::default();
         vanished.undefine(KIND);
+        // Whatever was seen of its objects before, and however often is looked meanwhile.
+        let all = |_: &str| true;
+        assert_eq!(vanished.look(KIND, false, ["a", "b"].into_iter(), all), []);
         assert_eq!(look(&mut vanished, &["a"]), [""; 0]);
         assert_eq!(kept(&vanished), ["b!"]);
         assert_eq!(look(&mut vanished, &["b"]), ["a"], "from then on there are");
