@@ -22,7 +22,7 @@ const INTEROP: [Package; 6] = [
     ("gobgpd", "a BGP peer of the interoperability tests"),
     ("openbgpd", "a BGP peer of the interoperability tests"),
     ("iputils-ping", "goes through the tunnels in the kernel's tests"),
-    ("prometheus", "its promtool judges the agents' metrics"),
+    ("prometheus", "scrapes the agents, and its promtool judges their metrics"),
 ];
 const CLUSTER: [Package; 6] = [
     ("busybox-static", "what the cluster's test pods run"),
