@@ -17,7 +17,7 @@ endif
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test check bench scale audit build cluster cluster-down image manifests
+.PHONY: demo test check bench scale audit build cluster cluster-down conformance image manifests
 
 demo: build
 	$(LAB) setup
@@ -34,6 +34,11 @@ test: build
 cluster: build
 	$(LAB) setup --cluster
 	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
+
+# Kubernetes' own tests of the network on a cluster of their own; writes docs/conformance.md.
+conformance: build
+	$(LAB) setup --tests
+	$(LAB) conformance
 
 cluster-down:
 	$(LAB) cluster down

@@ -1,0 +1,150 @@
+//! The image that Kubernetes' tests run their pods from, made here: there is no registry to pull it from.
+//!
+//! Its program, agnhost, is built from Kubernetes' module; the small programs around it are this machine's. Some
+//! tests take a second image for a program that is in this one, too, so it goes by the names of those as well.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cache;
+use crate::cluster::binaries::Binaries;
+use crate::guest::PATH;
+use crate::image::{File, Settings, docker_archive_of};
+
+/// What the tests call in their pods, besides busybox's programs.
+const PROGRAMS: [&str; 8] = ["bash", "conntrack", "curl", "dash", "dig", "getent", "nc.openbsd", "ss"];
+/// What these are called by. Not busybox's shell: it takes its own `nc` whatever lies on the path.
+const LINKS: [(&str, &str); 3] = [("sh", "dash"), ("nc", "nc.openbsd"), ("bash", "bash")];
+/// A static program with everything in it.
+const BUSYBOX: &str = "/bin/busybox";
+/// The images that this one stands for: what of a name comes before the tag.
+const NAMES: [&str; 4] = [
+    "registry.k8s.io/e2e-test-images/agnhost",
+    "registry.k8s.io/e2e-test-images/busybox",
+    "registry.k8s.io/e2e-test-images/jessie-dnsutils",
+    "registry.k8s.io/pause",
+];
+/// Users that tests look for.
+const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nuser-defined-in-image:x:1000:1000::/:/bin/sh\n\
+                     nobody:x:65534:65534:nobody:/:/bin/sh\n";
+/// To be raised when what is in the image changes.
+const EDITION: &str = "1";
+
+/// The archive of the image, made unless it was made before of the same parts.
+///
+/// # Errors
+/// When a part is missing, or the archive cannot be written.
+pub fn archive(binaries: &Binaries) -> Result<PathBuf> {
+    let parts = Parts::find(binaries)?;
+    let folder = cache::folder()?.join(format!("conformance-{:016x}", parts.key()?));
+    let path = folder.join("agnhost.tar");
+    let _lock = cache::lock(&folder, "the image of Kubernetes' tests", &mut |step| println!("{step}"))?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    let names: Vec<_> = parts.names.iter().map(String::as_str).collect();
+    let settings = Settings { names: &names, entrypoint: &["/agnhost"], arguments: &["pause"] };
+    docker_archive_of(&path, settings, &parts.files(&folder)?)?;
+    Ok(path)
+}
+
+/// What goes into the image.
+struct Parts {
+    names: Vec<String>,
+    /// Where a file of this machine lies in the image.
+    copies: BTreeMap<PathBuf, PathBuf>,
+    /// What busybox can be called by.
+    applets: Vec<String>,
+}
+
+impl Parts {
+    fn find(binaries: &Binaries) -> Result<Self> {
+        let listed = output(&binaries.path("e2e.test"), &["--list-images"])?;
+        let names = NAMES.map(|name| {
+            let found =
+                listed.lines().find(|line| line.strip_prefix(name).is_some_and(|l| l.starts_with(':')));
+            found.map(String::from).with_context(|| format!("Kubernetes' tests know no image {name}"))
+        });
+        let mut copies = BTreeMap::from([
+            ("agnhost".into(), binaries.path("agnhost")),
+            ("bin/busybox".into(), BUSYBOX.into()),
+        ]);
+        for program in PROGRAMS {
+            let path = on_path(program)?;
+            for library in libraries(&path)? {
+                let inside = library.strip_prefix("/").unwrap_or(&library).to_owned();
+                copies.insert(inside, library);
+            }
+            copies.insert(Path::new("usr/bin").join(program), path);
+        }
+        let applets = output(Path::new(BUSYBOX), &["--list"])?.lines().map(String::from).collect();
+        Ok(Self { names: names.into_iter().collect::<Result<_>>()?, copies, applets })
+    }
+
+    /// The same key means the same content, near enough: a package that was upgraded has other files.
+    fn key(&self) -> Result<u64> {
+        let mut words = vec![EDITION.to_owned(), std::env::consts::ARCH.to_owned()];
+        words.extend(self.names.iter().cloned());
+        for source in self.copies.values() {
+            let found = source.metadata().with_context(|| format!("cannot read {}", source.display()))?;
+            words.push(format!("{} {} {}", source.display(), found.len(), found.mtime()));
+        }
+        Ok(cache::key(&words.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
+    fn files(&self, scratch: &Path) -> Result<Vec<File>> {
+        let mut files: Vec<_> =
+            self.copies.iter().map(|(path, source)| File::program(path, source)).collect();
+        files.extend(
+            LINKS.map(|(name, program)| File::link(format!("bin/{name}"), format!("../usr/bin/{program}"))),
+        );
+        let ours = |name: &str| PROGRAMS.contains(&name) || LINKS.iter().any(|(link, _)| *link == name);
+        let applets = self.applets.iter().filter(|name| !ours(name) && *name != "busybox");
+        files.extend(applets.map(|name| File::link(format!("bin/{name}"), "busybox")));
+        files.extend(["tmp", "uploads"].map(File::folder));
+        files.push(File::bytes("etc/passwd", USERS));
+        let (key, certificate) = (scratch.join("localhost.key"), scratch.join("localhost.crt"));
+        certify(&key, &certificate)?;
+        for (name, path) in [("localhost.key", &key), ("localhost.crt", &certificate)] {
+            files.push(File::bytes(name, std::fs::read(path)?));
+            std::fs::remove_file(path)?;
+        }
+        Ok(files)
+    }
+}
+
+fn on_path(program: &str) -> Result<PathBuf> {
+    let found = PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file());
+    found.with_context(|| format!("`{program}` is missing: run `heliograph-lab setup --tests`"))
+}
+
+/// The libraries a program loads, its loader among them. A static program has none.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = output(Path::new("ldd"), &[&program.to_string_lossy()])?;
+    ensure!(!listed.contains("not found"), "{} lacks libraries: {listed}", program.display());
+    let words = listed.lines().flat_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(words.map(PathBuf::from).collect())
+}
+
+/// agnhost's HTTPS servers show this; nobody verifies it.
+fn certify(key: &Path, certificate: &Path) -> Result<()> {
+    let words =
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=localhost";
+    let (key, certificate) = (key.to_string_lossy(), certificate.to_string_lossy());
+    let words = words.split(' ').chain(["-keyout", &key, "-out", &certificate]);
+    output(Path::new("openssl"), &words.collect::<Vec<_>>()).map(drop)
+}
+
+fn output(program: &Path, words: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(words).env("PATH", PATH).output();
+    let output = output.with_context(|| format!("cannot run {}", program.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("`{} {}` ended with {}: {}", program.display(), words.join(" "), output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
