@@ -22,6 +22,8 @@ use crate::cluster::{ADMIN, Cluster, Spec};
 const DAEMON: &str = "e2e";
 /// Where the report is written on that machine.
 const FOLDER: &str = "/run/e2e";
+/// How the labels begin that ginkgo writes behind a test's name.
+const LABELS: &str = " [sig-network";
 /// How often the log is looked at.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -55,8 +57,8 @@ pub fn list(binaries: &Binaries) -> Result<Vec<String>> {
     Ok(all.map(|outcome| outcome.name).collect())
 }
 
-/// Runs tests on a cluster that has its network and Services, and gives what became of all there are. `progress` gets
-/// a line for each test that ended.
+/// Runs tests on a cluster that has its network and Services, and gives what became of all there are, the ones that
+/// were not asked for too. `progress` gets a line for each test that ended.
 ///
 /// # Errors
 /// When they cannot be run, or not all in time. That a test fails is no error.
@@ -69,7 +71,7 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
     std::fs::create_dir_all(control.path(FOLDER))?;
     // What an earlier run wrote is of no interest.
     let _ = std::fs::remove_file(control.log_path(DAEMON));
-    control.start(DAEMON, &words(&binaries, plan))?;
+    control.start(DAEMON, &words(&binaries, plan, cluster.places().len()))?;
     let (start, mut log) = (Instant::now(), Log::open(&control.log_path(DAEMON))?);
     while control.runs(DAEMON) {
         log.read(progress)?;
@@ -108,6 +110,11 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Re
         processes: 4,
         within: Duration::from_secs(4 * 3600),
     };
+    if focus.is_none() {
+        let all = list(&Binaries::conformance(&mut |step| println!("{step}"))?)?;
+        let left_out = all.iter().filter(|name| rules::find(name).is_some()).count();
+        println!("conformance: {} tests to run, {left_out} left out", all.len() - left_out);
+    }
     let start = Instant::now();
     let outcomes = run(&cluster, &plan, &mut |line| println!("{line}"))?;
     cluster.down()?;
@@ -126,7 +133,7 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Re
     Ok(!failed.is_empty())
 }
 
-fn words(binaries: &Binaries, plan: &Plan) -> Vec<String> {
+fn words(binaries: &Binaries, plan: &Plan, nodes: usize) -> Vec<String> {
     let program = |name: &str| binaries.path(name).to_string_lossy().into_owned();
     let mut words = vec![program("ginkgo"), "run".into(), "-v".into(), "--no-color".into()];
     words.extend([
@@ -143,6 +150,8 @@ fn words(binaries: &Binaries, plan: &Plan) -> Vec<String> {
         "--provider=skeleton".into(),
         format!("--kubeconfig={ADMIN}"),
         format!("--kubectl-path={}", program("kubectl")),
+        // Unless told, some of the tests take it that there are too few for them.
+        format!("--num-nodes={nodes}"),
         "--disable-log-dump".into(),
     ]);
     words
@@ -181,7 +190,9 @@ impl Log {
             self.ended = Some(format!("[{}", how.trim()));
         } else if let Some(how) = self.ended.take_if(|_| line.contains(rules::GROUP)) {
             self.count += 1;
-            progress(&format!("{:>4}  {how} {}", self.count, line.trim()));
+            // After the name come the labels again, which are in the name.
+            let name = line.rsplit_once(LABELS).map_or(line, |(name, _)| name);
+            progress(&format!("{:>4}  {how} {}", self.count, name.trim()));
         }
     }
 }
