@@ -25,10 +25,11 @@ const INTEROP: [Package; 6] = [
     ("prometheus", "its promtool judges the agents' metrics"),
 ];
 /// What Kubernetes' tests call in their pods.
-const CONFORMANCE: [Package; 4] = [
+const CONFORMANCE: [Package; 5] = [
     ("bind9-dnsutils", "asks the cluster's DNS in Kubernetes' tests"),
     ("conntrack", "looks at connections in Kubernetes' tests"),
     ("curl", "asks Services in Kubernetes' tests"),
+    ("wget", "asks Services in Kubernetes' tests"),
     ("netcat-openbsd", "connects to ports in Kubernetes' tests"),
 ];
 const CLUSTER: [Package; 6] = [

@@ -63,8 +63,9 @@ const SERVICES: [Program; 2] = [
     addon("cnitool", "github.com/containernetworking/cni/cnitool"),
 ];
 /// What the conformance tests take besides.
-const CONFORMANCE: [Program; 3] = [
+const CONFORMANCE: [Program; 4] = [
     program("agnhost", "k8s.io/kubernetes/test/images/agnhost"),
+    program("regression-issue-74839", "k8s.io/kubernetes/test/images/regression-issue-74839"),
     // Runs several of the tests at a time; the test program alone cannot.
     program("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
     Program { test: true, ..program("e2e.test", "k8s.io/kubernetes/test/e2e") },

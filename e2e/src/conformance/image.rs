@@ -1,7 +1,7 @@
-//! The image that Kubernetes' tests run their pods from, made here: there is no registry to pull it from.
+//! The images that Kubernetes' tests run their pods from, made here: there is no registry to pull them from.
 //!
-//! Its program, agnhost, is built from Kubernetes' module; the small programs around it are this machine's. Some
-//! tests take a second image for a program that is in this one, too, so it goes by the names of those as well.
+//! Nearly all is in one. Its program, agnhost, is built from Kubernetes' module; the small programs around it are this
+//! machine's. Some tests take another image for a program that is in this one, so it goes by the names of those as well.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -13,48 +13,61 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cache;
 use crate::cluster::binaries::Binaries;
 use crate::guest::PATH;
-use crate::image::{File, Settings, docker_archive_of};
+use crate::image::{File, Settings, docker_archive, docker_archive_of};
 
 /// What the tests call in their pods, besides busybox's programs.
-const PROGRAMS: [&str; 8] = ["bash", "conntrack", "curl", "dash", "dig", "getent", "nc.openbsd", "ss"];
+const PROGRAMS: [&str; 9] =
+    ["bash", "conntrack", "curl", "dash", "dig", "getent", "nc.openbsd", "ss", "wget"];
 /// What these are called by. Not busybox's shell: it takes its own `nc` whatever lies on the path.
 const LINKS: [(&str, &str); 3] = [("sh", "dash"), ("nc", "nc.openbsd"), ("bash", "bash")];
 /// A static program with everything in it.
 const BUSYBOX: &str = "/bin/busybox";
-/// The images that this one stands for: what of a name comes before the tag.
-const NAMES: [&str; 4] = [
+/// The images that the large one stands for: what of a name comes before the tag.
+const NAMES: [&str; 5] = [
+    "registry.k8s.io/build-image/distroless-iptables",
     "registry.k8s.io/e2e-test-images/agnhost",
     "registry.k8s.io/e2e-test-images/busybox",
     "registry.k8s.io/e2e-test-images/jessie-dnsutils",
     "registry.k8s.io/pause",
 ];
+/// A server that breaks TCP's rules, and the image with nothing else in it.
+const BREAKER: (&str, &str) =
+    ("regression-issue-74839", "registry.k8s.io/e2e-test-images/regression-issue-74839");
+/// wget as the tests know it tries once.
+const WGETRC: &str = "tries = 1\n";
 /// Users that tests look for.
 const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nuser-defined-in-image:x:1000:1000::/:/bin/sh\n\
                      nobody:x:65534:65534:nobody:/:/bin/sh\n";
 /// To be raised when what is in the image changes.
-const EDITION: &str = "1";
+const EDITION: &str = "2";
 
-/// The archive of the image, made unless it was made before of the same parts.
+/// The archives of the images, made unless they were made before of the same parts.
 ///
 /// # Errors
-/// When a part is missing, or the archive cannot be written.
-pub fn archive(binaries: &Binaries) -> Result<PathBuf> {
+/// When a part is missing, or an archive cannot be written.
+pub fn archives(binaries: &Binaries) -> Result<[PathBuf; 2]> {
     let parts = Parts::find(binaries)?;
     let folder = cache::folder()?.join(format!("conformance-{:016x}", parts.key()?));
-    let path = folder.join("agnhost.tar");
-    let _lock = cache::lock(&folder, "the image of Kubernetes' tests", &mut |step| println!("{step}"))?;
-    if path.is_file() {
-        return Ok(path);
+    let [large, small] = ["agnhost.tar", "breaker.tar"].map(|name| folder.join(name));
+    let _lock = cache::lock(&folder, "the images of Kubernetes' tests", &mut |step| println!("{step}"))?;
+    if !large.is_file() {
+        let names: Vec<_> = parts.names.iter().map(String::as_str).collect();
+        let settings = Settings { names: &names, entrypoint: &["/agnhost"], arguments: &["pause"] };
+        docker_archive_of(&large, settings, &parts.files(&folder)?)?;
     }
-    let names: Vec<_> = parts.names.iter().map(String::as_str).collect();
-    let settings = Settings { names: &names, entrypoint: &["/agnhost"], arguments: &["pause"] };
-    docker_archive_of(&path, settings, &parts.files(&folder)?)?;
-    Ok(path)
+    if !small.is_file() {
+        let program = File::program(BREAKER.0, binaries.path(BREAKER.0));
+        docker_archive(&small, &parts.breaker, &[program], &[&format!("/{}", BREAKER.0)])?;
+    }
+    Ok([large, small])
 }
 
-/// What goes into the image.
+/// What goes into the images.
 struct Parts {
+    /// The names of the large one.
     names: Vec<String>,
+    /// The name of the small one.
+    breaker: String,
     /// Where a file of this machine lies in the image.
     copies: BTreeMap<PathBuf, PathBuf>,
     /// What busybox can be called by.
@@ -64,11 +77,11 @@ struct Parts {
 impl Parts {
     fn find(binaries: &Binaries) -> Result<Self> {
         let listed = output(&binaries.path("e2e.test"), &["--list-images"])?;
-        let names = NAMES.map(|name| {
+        let whole = |name: &str| {
             let found =
                 listed.lines().find(|line| line.strip_prefix(name).is_some_and(|l| l.starts_with(':')));
             found.map(String::from).with_context(|| format!("Kubernetes' tests know no image {name}"))
-        });
+        };
         let mut copies = BTreeMap::from([
             ("agnhost".into(), binaries.path("agnhost")),
             ("bin/busybox".into(), BUSYBOX.into()),
@@ -82,7 +95,8 @@ impl Parts {
             copies.insert(Path::new("usr/bin").join(program), path);
         }
         let applets = output(Path::new(BUSYBOX), &["--list"])?.lines().map(String::from).collect();
-        Ok(Self { names: names.into_iter().collect::<Result<_>>()?, copies, applets })
+        let names = NAMES.into_iter().map(whole).collect::<Result<_>>()?;
+        Ok(Self { names, breaker: whole(BREAKER.1)?, copies, applets })
     }
 
     /// The same key means the same content, near enough: a package that was upgraded has other files.
@@ -106,7 +120,9 @@ impl Parts {
         let applets = self.applets.iter().filter(|name| !ours(name) && *name != "busybox");
         files.extend(applets.map(|name| File::link(format!("bin/{name}"), "busybox")));
         files.extend(["tmp", "uploads"].map(File::folder));
-        files.push(File::bytes("etc/passwd", USERS));
+        files.extend(
+            [("etc/passwd", USERS), ("etc/wgetrc", WGETRC)].map(|(path, text)| File::bytes(path, text)),
+        );
         let (key, certificate) = (scratch.join("localhost.key"), scratch.join("localhost.crt"));
         certify(&key, &certificate)?;
         for (name, path) in [("localhost.key", &key), ("localhost.crt", &certificate)] {

@@ -65,7 +65,9 @@ pub fn list(binaries: &Binaries) -> Result<Vec<String>> {
 pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Vec<Outcome>> {
     ensure!(cluster.spec().services, "Kubernetes' tests need Services: this cluster was made without");
     let binaries = Binaries::conformance(progress)?;
-    cluster.import(&image::archive(&binaries)?)?;
+    for archive in image::archives(&binaries)? {
+        cluster.import(&archive)?;
+    }
 
     let control = cluster.control_machine();
     std::fs::create_dir_all(control.path(FOLDER))?;

@@ -39,7 +39,7 @@ pub fn write(outcomes: &[Outcome]) -> Result<String> {
          `make conformance` runs the tests of the network (`{}`) that Kubernetes {} brings along, from its own\n\
          e2e.test, on a cluster of {} nodes with Heliograph, kube-proxy in nftables mode and CoreDNS. The pods' image is\n\
          made here: agnhost from Kubernetes' source, the small programs beside it (busybox, curl, dig, …) from Debian.\n\
-         It also stands for jessie-dnsutils and busybox, of which the tests want the same programs.\n\n\
+         It also stands for busybox, jessie-dnsutils and distroless-iptables, of which the tests want such programs.\n\n\
          | | all | of them `{CONFORMANCE}` |\n|---|---:|---:|\n",
         rules::GROUP,
         binaries::version()?,

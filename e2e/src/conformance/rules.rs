@@ -17,7 +17,7 @@ pub struct Rule {
 }
 
 /// All rules: the first that matches counts.
-pub const ALL: [Rule; 8] = [
+pub const ALL: [Rule; 7] = [
     Rule { why: "Heliograph enforces no network policies", names: &["[Feature:NetworkPolicy]"] },
     Rule { why: "They need a load balancer, which a cloud would bring", names: &["[Feature:LoadBalancer]"] },
     Rule {
@@ -27,10 +27,6 @@ pub const ALL: [Rule; 8] = [
     Rule {
         why: "They need SCTP in the kernel, which many a machine has not",
         names: &["[Feature:SCTPConnectivity]"],
-    },
-    Rule {
-        why: "They need an image that cannot be built from Kubernetes' modules",
-        names: &["should not be vulnerable to the invalid conntrack state bug"],
     },
     Rule {
         why: "They need a kube-proxy or a CoreDNS that runs as a pod and can be reconfigured",
