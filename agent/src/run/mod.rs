@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use heliograph_bgp::io::{BestRoutes, StartError, Stop};
+use heliograph_bgp::report::SessionState;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -19,7 +20,7 @@ use crate::kernel::linux::Linux;
 use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
-use crate::plan::{self, Speaking};
+use crate::plan::{self, Handover, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
 use crate::status::{Role, http};
 use crate::store::{self, View};
@@ -207,6 +208,7 @@ async fn attend<K: Kernel>(
         started: Instant::now(),
         view: Arc::default(),
         speaking: None,
+        handover: Handover::default(),
         speech: Speech::default(),
         restarting,
         best: BestRoutes::default(),
@@ -227,6 +229,7 @@ struct Agent<K> {
     started: Instant,
     view: Arc<View>,
     speaking: Option<Speaking>,
+    handover: Handover,
     speech: Speech,
     /// There was an earlier run, by whose routes packets still go: peers are asked to keep theirs (RFC 4724 §4.1).
     restarting: bool,
@@ -287,8 +290,10 @@ impl<K: Kernel> Agent<K> {
 
     /// When to look again even if nothing hints at anything.
     fn next_look(&self, regular: Instant) -> Instant {
+        let now = Instant::now();
         let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
-        retry.map_or(regular, |retry| regular.min(retry.max(Instant::now() + BREATH)))
+        let leaves = self.handover.next_look(now.into_std()).map(Instant::from_std);
+        [retry, leaves].into_iter().flatten().map(|at| at.max(now + BREATH)).fold(regular, Instant::min)
     }
 
     /// Looks at everything and does what is needed.
@@ -299,7 +304,8 @@ impl<K: Kernel> Agent<K> {
         };
         let known = snapshot.nodes.contains_key(&self.options.node);
         self.tell_once(Some(known));
-        let speaking = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
+        let wanted = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
+        let (snapshot, speaking) = self.hand_over(&snapshot, wanted).await;
         self.speak(&snapshot, &speaking, known).await?;
         self.speaking = Some(speaking);
         self.best = self.speech.best_routes().await;
@@ -307,6 +313,24 @@ impl<K: Kernel> Agent<K> {
             forwarding.look(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
         }
         Ok(())
+    }
+
+    /// What is wanted, and beside it for a while what was wanted before.
+    async fn hand_over(&mut self, snapshot: &Arc<Snapshot>, wanted: Speaking) -> (Arc<Snapshot>, Speaking) {
+        let was_active = self.handover.active();
+        let sessions = if was_active { self.speech.sessions().await } else { Vec::new() };
+        let up = sessions.iter().filter(|session| session.state == SessionState::Established);
+        let up = up.map(|session| session.address).collect();
+        let now = Instant::now().into_std();
+        let both = self.handover.follow(&self.options.node, snapshot, wanted, &up, now);
+        match (was_active, self.handover.active()) {
+            (false, true) => {
+                tracing::info!("other sessions between nodes are wanted: the old ones stay meanwhile")
+            }
+            (true, false) => tracing::info!("the new sessions between nodes have taken over"),
+            _ => {}
+        }
+        both
     }
 
     /// Says in the log when the first sync is done.

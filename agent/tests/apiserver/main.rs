@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use heliograph_agent::api::crds;
 use heliograph_agent::intent::Snapshot;
 use heliograph_agent::store::kubernetes::{self, Options};
-use heliograph_agent::store::{Refusal, View, files};
+use heliograph_agent::store::{View, convert, files};
 use heliograph_bgp::{Authentication, Key, Ttl};
 use kube::Client;
 use serde_json::{Value, json};
@@ -237,13 +237,10 @@ async fn definitions_come_late(admin: &User, store: &mut Followed) {
     grant(admin).await;
     store.until("it says that the kinds are missing", |view| error(view).contains("heliograph crds")).await;
     admin.define().await;
-    let view = store
-        .until("it says that there is no configuration", |view| {
-            let said = |refusal: &Refusal| refusal.problem.contains("no BGPConfiguration");
-            connected(view) && view.refusals.iter().any(said)
-        })
-        .await;
-    assert_eq!(in_force(&view), None);
+    // Nobody has to write a BGPConfiguration.
+    let view = store.until("the defaults are in force", |view| connected(view) && view.in_sync).await;
+    assert_eq!(in_force(&view).unwrap().configuration, convert::stand_in());
+    assert!(view.origin.contains("defaults") && view.refusals.is_empty(), "{view:?}");
 }
 
 async fn nonsense_is_refused(admin: &User) {
