@@ -6,7 +6,7 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-# For `make cluster`: SERVICES=--services adds kube-proxy and CoreDNS. Of the topologies only `flat` has been tried.
+# For `make cluster`: SERVICES=--services adds CoreDNS. Of the topologies only `flat` has been tried.
 NODES    ?= 3
 SERVICES ?=
 ifeq ($(origin TOPOLOGY),file)

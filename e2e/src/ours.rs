@@ -68,7 +68,7 @@ fn quick() -> Result<PathBuf> {
 }
 
 /// What a program's loader loads, and the loader. A static program has none.
-fn linked(program: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn linked(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(!text.contains("not found"), "a library of {} is missing:\n{text}", program.display());

@@ -16,7 +16,7 @@ use heliograph_e2e::uml::as_root;
 fn kubernetes_own_tests_of_pods_pass() {
     as_root(|| {
         let cluster = Cluster::up(Spec { nodes: 2, services: true, ..Spec::for_test() })?;
-        cluster.apply_network(PodNetwork::Static)?;
+        cluster.apply_network(PodNetwork::Heliograph)?;
         cluster.wait_nodes_ready()?;
         let plan = Plan {
             focus: r"Networking Granular Checks: Pods.*\[Conformance\]".into(),

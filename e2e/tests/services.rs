@@ -44,7 +44,7 @@ fn server(name: &str, node: &str) -> Value {
 fn a_service_is_reached_by_its_name_and_by_its_address() {
     as_root(|| {
         let cluster = Cluster::up(Spec { nodes: 2, services: true, ..Spec::for_test() })?;
-        cluster.apply_network(PodNetwork::Static)?;
+        cluster.apply_network(PodNetwork::Heliograph)?;
         cluster.wait_nodes_ready()?;
         cluster.apply(&server("one", "n1").to_string())?;
         cluster.apply(&server("two", "n2").to_string())?;

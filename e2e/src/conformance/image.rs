@@ -8,12 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::cache;
 use crate::cluster::binaries::Binaries;
 use crate::guest::PATH;
 use crate::image::{File, Settings, docker_archive, docker_archive_of};
+use crate::ours;
 
 /// What the tests call in their pods, besides busybox's programs.
 const PROGRAMS: [&str; 9] =
@@ -88,7 +89,7 @@ impl Parts {
         ]);
         for program in PROGRAMS {
             let path = on_path(program)?;
-            for library in libraries(&path)? {
+            for library in ours::linked(&path)? {
                 let inside = library.strip_prefix("/").unwrap_or(&library).to_owned();
                 copies.insert(inside, library);
             }
@@ -136,14 +137,6 @@ impl Parts {
 fn on_path(program: &str) -> Result<PathBuf> {
     let found = PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file());
     found.with_context(|| format!("`{program}` is missing: run `heliograph-lab setup --tests`"))
-}
-
-/// The libraries a program loads, its loader among them. A static program has none.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let listed = output(Path::new("ldd"), &[&program.to_string_lossy()])?;
-    ensure!(!listed.contains("not found"), "{} lacks libraries: {listed}", program.display());
-    let words = listed.lines().flat_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(words.map(PathBuf::from).collect())
 }
 
 /// agnhost's HTTPS servers show this; nobody verifies it.

@@ -24,6 +24,8 @@ const DAEMON: &str = "e2e";
 const FOLDER: &str = "/run/e2e";
 /// How the labels begin that ginkgo writes behind a test's name.
 const LABELS: &str = " [sig-network";
+/// How many tests run at a time: most of what they do is wait.
+const PROCESSES: usize = 6;
 /// How often the log is looked at.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -63,7 +65,10 @@ pub fn list(binaries: &Binaries) -> Result<Vec<String>> {
 /// # Errors
 /// When they cannot be run, or not all in time. That a test fails is no error.
 pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Vec<Outcome>> {
-    ensure!(cluster.spec().services, "Kubernetes' tests need Services: this cluster was made without");
+    ensure!(
+        cluster.spec().services,
+        "Kubernetes' tests need names of Services: this cluster was made without"
+    );
     let binaries = Binaries::conformance(progress)?;
     for archive in image::archives(&binaries)? {
         cluster.import(&archive)?;
@@ -109,7 +114,7 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Re
     let plan = Plan {
         focus: focus.clone().unwrap_or_else(|| rules::FOCUS.to_owned()),
         skip: if focus.is_some() { String::new() } else { rules::skip() },
-        processes: 4,
+        processes: PROCESSES,
         within: Duration::from_secs(4 * 3600),
     };
     if focus.is_none() {
