@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use heliograph_bgp::io::{BestRoutes, StartError, Stop};
 use heliograph_bgp::report::SessionState;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::cni::{self, CniError, Installer};
@@ -22,7 +22,7 @@ use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Handover, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
-use crate::status::{Role, http};
+use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
 use crate::store::{self, View};
 
 mod forwarding;
@@ -92,6 +92,25 @@ impl Options {
                 "see how it stands with the API server (heliograph status), and that a \
                                          BGPConfiguration is there (kubectl get bgpconfigurations)"
                     .into()
+            }
+        }
+    }
+
+    /// Sees that the cluster is told how we stand, if there is one.
+    fn tell_cluster(
+        &self,
+        report: mpsc::Sender<oneshot::Sender<NodeStatus>>,
+        looks: watch::Receiver<()>,
+    ) -> Option<watch::Receiver<TellingStatus>> {
+        match &self.store {
+            Store::Files(_) => None,
+            Store::Kubernetes { kubeconfig, namespace, .. } => {
+                let kubeconfig = kubeconfig.clone();
+                let connect = move || {
+                    let kubeconfig = kubeconfig.clone();
+                    async move { store::kubernetes::connect(kubeconfig.as_deref()).await }
+                };
+                Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, looks))
             }
         }
     }
@@ -187,6 +206,9 @@ async fn attend<K: Kernel>(
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
     run_dir.serve(ask.clone())?;
     let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    let (report, reports) = mpsc::channel(1);
+    let (looked, looks) = watch::channel(());
+    let telling = options.tell_cluster(report, looks);
     let (forwarding, hints) = match kernel {
         Some((kernel, changes)) => {
             let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
@@ -217,8 +239,11 @@ async fn attend<K: Kernel>(
         changed_at: None,
         waiting_for: vec!["the first look".into()],
         doors,
+        telling,
+        looked,
     };
-    let result = agent.attend(views, questions, hints, stop).await;
+    let asked = Asked { questions, reports };
+    let result = agent.attend(views, asked, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
     result
 }
@@ -243,6 +268,16 @@ struct Agent<K> {
     waiting_for: Vec<String>,
     /// The addresses of health and metrics.
     doors: Vec<http::Trouble>,
+    /// What is told to the cluster, if there is one.
+    telling: Option<watch::Receiver<TellingStatus>>,
+    /// Hints that the status may have changed.
+    looked: watch::Sender<()>,
+}
+
+/// Those who want to know how we stand: people and scrapers, and the writer of objects in the cluster.
+struct Asked {
+    questions: mpsc::Receiver<Question>,
+    reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -250,7 +285,7 @@ impl<K: Kernel> Agent<K> {
     async fn attend(
         &mut self,
         mut views: watch::Receiver<Arc<View>>,
-        mut questions: mpsc::Receiver<Question>,
+        mut asked: Asked,
         mut hints: Option<Changes>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
@@ -274,6 +309,7 @@ impl<K: Kernel> Agent<K> {
                     self.look().await?;
                     self.note_first_sync();
                     look_at = self.next_look(distrust_at);
+                    self.looked.send_replace(());
                 }
                 Ok(()) = views.changed() => look_at = soon(look_at),
                 () = self.speech.changed() => look_at = soon(look_at),
@@ -283,7 +319,11 @@ impl<K: Kernel> Agent<K> {
                     }
                     look_at = soon(look_at);
                 }
-                Some(question) = questions.recv() => self.answer(question).await,
+                Some(question) = asked.questions.recv() => self.answer(question).await,
+                Some(answer) = asked.reports.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(self.status().await);
+                }
             }
         }
     }

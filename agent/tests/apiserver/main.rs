@@ -1,8 +1,11 @@
 //! The store in Kubernetes against a real API server: what its definitions take and refuse, what of the objects comes
 //! into force, and that nothing an API server does or fails to do takes it away again.
 
+#[path = "../common/binaries.rs"]
+mod binaries;
 #[allow(dead_code)]
 mod server;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -79,7 +82,7 @@ impl User {
             assert!(answer.code < 300, "{answer:?}");
             assert_eq!(answer.warnings, [""; 0], "{}", crd["metadata"]["name"]);
         }
-        for plural in ["bgpconfigurations", "bgppeers", "bgpfilters"] {
+        for plural in ["bgpconfigurations", "bgppeers", "bgpfilters", "bgpsessions", "bgpnodes"] {
             until(&format!("{plural} are served"), async || {
                 self.get(&format!("{OURS}/{plural}")).await.is_some()
             })

@@ -10,8 +10,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::{Instant, sleep};
 
-/// The folder with kube-apiserver in it.
-const BINARIES: &str = "HELIOGRAPH_KUBERNETES";
+use super::binaries::binary;
+
 /// Starting takes this long at most, on a busy machine.
 const START: Duration = Duration::from_secs(180);
 /// Who may do anything, and the agent.
@@ -31,12 +31,7 @@ pub struct Server {
 impl Server {
     /// Starts one. `None`: there are no binaries, which only a developer's machine may lack.
     pub async fn start() -> Option<Self> {
-        let Some(binary) = binary() else {
-            let how = format!("set {BINARIES} to a folder with kube-apiserver, or run make cluster once");
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "no kube-apiserver: {how}");
-            eprintln!("\n!!! NOT TESTED against a real API server: there is no kube-apiserver; {how}\n");
-            return None;
-        };
+        let binary = binary("kube-apiserver")?;
         let folder = tempfile::tempdir().unwrap();
         let (port, etcd_port, peers) = (free_port(), free_port(), free_port());
         let etcd = Command::new("etcd")
@@ -157,24 +152,4 @@ fn kubeconfig(port: u16, token: &str) -> String {
          users: [{{name: u, user: {{token: {token}}}}}]\n\
          contexts: [{{name: x, context: {{cluster: c, user: u, namespace: heliograph-system}}}}]\n"
     )
-}
-
-/// kube-apiserver: the user's, or the newest that was built for the one-machine cluster.
-fn binary() -> Option<PathBuf> {
-    let mut folders = Vec::new();
-    match std::env::var_os(BINARIES) {
-        Some(folder) => folders.push(PathBuf::from(folder)),
-        None => {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-            let entries = fs::read_dir(cache.join("heliograph")).into_iter().flatten().flatten();
-            folders.extend(entries.map(|entry| entry.path()));
-            folders.retain(|path| {
-                path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("kubernetes-"))
-            });
-            folders.sort();
-        }
-    }
-    let inside = folders.iter().rev().flat_map(|folder| [folder.clone(), folder.join("bin")]);
-    inside.map(|folder| folder.join("kube-apiserver")).find(|path| path.is_file())
 }

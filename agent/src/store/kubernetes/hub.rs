@@ -89,8 +89,11 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
     hub.follow(receiver, recall_at, views).await;
 }
 
-/// Finds the API server: a given file, KUBECONFIG, or what a pod is given.
-async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
+/// Finds the API server: a given file, KUBECONFIG, or what a pod is given. A client for it, and its address.
+///
+/// # Errors
+/// What is missing, in words.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
     let config = match kubeconfig {
         Some(path) => from_file(path).await.map_err(|error| failure::chain(&error)),
         None => kube::Config::infer().await.map_err(|error| failure::chain(&error)),
