@@ -1,7 +1,7 @@
 //! The images that Kubernetes' tests run their pods from, made here: there is no registry to pull them from.
 //!
-//! Nearly all is in one. Its program, agnhost, is built from Kubernetes' module; the small programs around it are this
-//! machine's. Some tests take another image for a program that is in this one, so it goes by the names of those as well.
+//! Nearly all is in one. Its program, agnhost, is built from Kubernetes' module, and CoreDNS, as upstream's, is in it,
+//! too; the small programs around them are this machine's. Some tests take another image for a program that is in this one, so it goes by the names of those as well.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -85,6 +85,7 @@ impl Parts {
         };
         let mut copies = BTreeMap::from([
             ("agnhost".into(), binaries.path("agnhost")),
+            ("coredns".into(), binaries.path("coredns")),
             ("bin/busybox".into(), BUSYBOX.into()),
         ]);
         for program in PROGRAMS {
