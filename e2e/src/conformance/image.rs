@@ -1,7 +1,8 @@
 //! The images that Kubernetes' tests run their pods from, made here: there is no registry to pull them from.
 //!
-//! Nearly all is in one. Its program, agnhost, is built from Kubernetes' module, and CoreDNS, as upstream's, is in it,
-//! too; the small programs around them are this machine's. Some tests take another image for a program that is in this one, so it goes by the names of those as well.
+//! Nearly all is in one. Its program, agnhost, is built from Kubernetes' module, and CoreDNS is in it as in upstream's;
+//! the small programs around them are this machine's. Some tests take another image for a program that is in this one,
+//! so it goes by the names of those as well.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

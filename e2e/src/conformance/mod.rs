@@ -97,7 +97,8 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
 }
 
 /// Brings a cluster up, runs all tests that the rules do not leave out, writes the page and takes the cluster down.
-/// With a focus, runs those it matches and leaves the page alone. Tells whether any failed.
+/// With a focus, runs those it matches; then, and with another network than Heliograph, the page is left alone. Tells
+/// whether any failed.
 ///
 /// # Errors
 /// When the tests cannot be run, or the page not be written.
@@ -132,7 +133,7 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Re
         println!("FAILED {}: {:?}", outcome.name, outcome.verdict);
     }
     println!("conformance: {} ran in {} s, {} failed", ran.len(), start.elapsed().as_secs(), failed.len());
-    if focus.is_none() {
+    if focus.is_none() && network == PodNetwork::Heliograph {
         let text = page::write(&outcomes)?;
         std::fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))?;
         println!("conformance: see {}", page.display());
