@@ -3,7 +3,8 @@
 
 #[path = "../common/binaries.rs"]
 mod binaries;
-#[allow(dead_code)]
+mod proxy;
+mod rights;
 mod server;
 mod status;
 

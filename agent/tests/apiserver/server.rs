@@ -17,6 +17,9 @@ const START: Duration = Duration::from_secs(180);
 /// Who may do anything, and the agent.
 const ADMIN: &str = "admin-token,admin,admin,system:masters";
 const AGENT: &str = "agent-token,system:serviceaccount:heliograph-system:agent,agent,system:serviceaccounts";
+/// What the agent does is written down.
+const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules":
+    [{"level": "Metadata", "users": ["system:serviceaccount:heliograph-system:agent"]}, {"level": "None"}]}"#;
 
 /// An API server that can be stopped and started again. It is gone with this.
 pub struct Server {
@@ -63,6 +66,8 @@ impl Server {
     pub async fn up(&mut self, known: bool) {
         let tokens = self.folder.path().join("tokens.csv");
         fs::write(&tokens, if known { format!("{ADMIN}\n{AGENT}\n") } else { format!("{ADMIN}\n") }).unwrap();
+        let policy = self.folder.path().join("audit.yaml");
+        fs::write(&policy, AUDIT).unwrap();
         let key = self.folder.path().join("sa.key");
         let path = |flag: &str, path: &Path| format!("{flag}={}", path.display());
         let child = Command::new(&self.binary)
@@ -74,6 +79,8 @@ impl Server {
             .arg(format!("--secure-port={}", self.port))
             .arg(path("--cert-dir", &self.folder.path().join("pki")))
             .arg(path("--token-auth-file", &tokens))
+            .arg(path("--audit-policy-file", &policy))
+            .arg(path("--audit-log-path", &self.folder.path().join("audit.log")))
             .arg(path("--service-account-key-file", &key))
             .arg(path("--service-account-signing-key-file", &key))
             .stdin(Stdio::null())
@@ -86,7 +93,9 @@ impl Server {
         let client = self.client("admin").await;
         let ready = || http_get("/readyz");
         while client.request_text(ready()).await.is_err() {
-            assert!(Instant::now() < deadline, "kube-apiserver is not ready:\n{}", self.tail("apiserver"));
+            let ended = self.apiserver.as_mut().and_then(|child| child.try_wait().unwrap());
+            let waits = ended.is_none() && Instant::now() < deadline;
+            assert!(waits, "kube-apiserver is not ready ({ended:?}):\n{}", self.tail("apiserver"));
             sleep(Duration::from_millis(100)).await;
         }
     }
@@ -108,6 +117,11 @@ impl Server {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig(user)).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         Client::try_from(config).unwrap()
+    }
+
+    /// What the agent has done, one JSON object a line.
+    pub fn audit(&self) -> String {
+        fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default()
     }
 
     fn tail(&self, name: &str) -> String {

@@ -1,13 +1,15 @@
 //! How a node stands, told to a real API server under the very rights that the manifests give.
 
-use std::path::Path;
 use std::process::Command;
 
-use heliograph_agent::status::NodeStatus;
 use heliograph_agent::status::kubernetes::tell;
+use heliograph_agent::status::{NodeStatus, SessionStatus, TellingStatus};
 use heliograph_agent::store::kubernetes::connect;
 use tokio::sync::{mpsc, oneshot};
 
+use super::binaries::binary;
+use super::proxy::{Fault, Proxy};
+use super::rights::{done, grant_manifests, granted};
 use super::*;
 
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
@@ -16,7 +18,7 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 struct Agent {
     status: Arc<Mutex<NodeStatus>>,
     hint: watch::Sender<()>,
-    trouble: watch::Receiver<Option<String>>,
+    telling: watch::Receiver<TellingStatus>,
     source: tokio::task::JoinHandle<()>,
 }
 
@@ -35,8 +37,8 @@ impl Agent {
             let kubeconfig = kubeconfig.clone();
             async move { connect(Some(&kubeconfig)).await }
         };
-        let trouble = tell("a".into(), None, connect, source, looks);
-        Self { status, hint, trouble, source: source_task }
+        let telling = tell("a".into(), None, connect, source, looks);
+        Self { status, hint, telling, source: source_task }
     }
 
     fn change(&self, change: impl FnOnce(&mut NodeStatus)) {
@@ -45,7 +47,14 @@ impl Agent {
     }
 
     fn trouble(&self) -> String {
-        self.trouble.borrow().clone().unwrap_or_default()
+        self.telling.borrow().error.clone().unwrap_or_default()
+    }
+
+    async fn until_nothing_is_the_matter(&self) {
+        let mut telling = self.telling.clone();
+        let well =
+            tokio::time::timeout(WAIT, telling.wait_for(|telling| telling.error.is_none())).await.is_ok();
+        assert!(well, "still the matter: {}", self.trouble());
     }
 
     /// Kills it: the writer is heard of no more.
@@ -75,32 +84,6 @@ fn node_status() -> Value {
         "segments": [{"node": "b", "nextHop": "192.0.2.2", "verdict": "Tunnel", "reason": "test"}], "problems": []})
 }
 
-/// The rights that users apply, for the agent's user of this API server.
-async fn grant_manifests(admin: &User) {
-    let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/base/rbac.yaml");
-    let text = std::fs::read_to_string(path).unwrap();
-    let namespace =
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "heliograph-system"}});
-    admin.put("/api/v1/namespaces", &namespace).await;
-    until("namespace default is there", async || admin.get("/api/v1/namespaces/default").await.is_some())
-        .await;
-    for document in text.split("---\n") {
-        let mut object: Value = serde_yaml::from_str(document).unwrap();
-        if let Some(subjects) = object.get_mut("subjects") {
-            subjects[0]["name"] = "agent".into();
-        }
-        let folder = match object["kind"].as_str().unwrap() {
-            "ServiceAccount" => continue,
-            kind => format!("{}s", kind.to_lowercase()),
-        };
-        match object["metadata"]["namespace"].as_str() {
-            Some(namespace) => admin.put(&format!("{rbac}/namespaces/{namespace}/{folder}"), &object).await,
-            None => admin.put(&format!("{rbac}/{folder}"), &object).await,
-        }
-    }
-}
-
 impl User {
     async fn session(&self, name: &str) -> Option<Value> {
         self.get(&format!("{OURS}/bgpsessions/{name}")).await
@@ -126,8 +109,10 @@ impl User {
 
 /// What a person sees.
 fn kubectl(server: &Server, what: &str) -> Vec<Vec<String>> {
-    let output = Command::new("kubectl")
-        .arg(format!("--kubeconfig={}", server.kubeconfig("admin").display()))
+    let kubeconfig = server.kubeconfig("admin");
+    let output = Command::new(binary("kubectl").expect("kubectl"))
+        .arg(format!("--kubeconfig={}", kubeconfig.display()))
+        .arg(format!("--cache-dir={}", kubeconfig.with_file_name("kubectl").display()))
         .args(["get", what])
         .output()
         .expect("run kubectl");
@@ -143,11 +128,12 @@ fn kubectl(server: &Server, what: &str) -> Vec<Vec<String>> {
 
 #[tokio::test]
 async fn the_status_in_a_real_api_server() {
-    let Some(mut server) = Server::start().await else { return };
+    let (Some(_), Some(mut server)) = (binary("kubectl"), Server::start().await) else { return };
     let admin = User(server.client("admin").await);
-    let agent = Agent::start(server.kubeconfig("agent"), node_status());
+    let proxy = Proxy::start(server.client("agent").await).await;
+    let agent = Agent::start(proxy.kubeconfig(), node_status());
     until("it says that it may do nothing", async || agent.trouble().contains("403")).await;
-    grant_manifests(&admin).await;
+    grant_manifests(&admin, None).await;
     put_node(&admin, "a", "192.0.2.1", Some("10.244.1.0/24"), json!({})).await;
 
     the_node_has_no_network_until_it_is_ready(&admin, &agent).await;
@@ -155,8 +141,12 @@ async fn the_status_in_a_real_api_server() {
     a_peer_counts_its_sessions(&admin, &server).await;
     transitions_are_told(&admin, &agent).await;
     what_is_gone_goes(&admin, &agent).await;
+    rights_are_those_that_are_used(&server, &admin).await;
+    a_right_that_is_missing_holds_up_nothing_else(&admin, &agent).await;
+    an_api_server_in_trouble_is_told_afterwards(&proxy, &admin, &agent).await;
     the_server_goes_and_comes_again(&mut server, &admin, &agent).await;
-    an_agent_that_starts_anew_takes_over(&server, &admin, agent).await;
+    a_large_mesh_is_counted(&admin, &agent).await;
+    an_agent_that_starts_anew_takes_over(&proxy, &admin, agent).await;
 }
 
 async fn the_node_has_no_network_until_it_is_ready(admin: &User, agent: &Agent) {
@@ -180,7 +170,7 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
         up
     })
     .await;
-    until("nothing is the matter", async || agent.trouble().is_empty()).await;
+    agent.until_nothing_is_the_matter().await;
     assert_eq!(admin.sessions().await, ["a-192.0.2.2", "a-192.0.2.254", "a-fd00-0-0-0-0-0-0-3"]);
     let uid = admin.get("/api/v1/nodes/a").await.unwrap()["metadata"]["uid"].clone();
     for path in ["bgpsessions/a-192.0.2.2", "bgpnodes/a"] {
@@ -202,7 +192,8 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
 }
 
 async fn a_peer_counts_its_sessions(admin: &User, server: &Server) {
-    let tor = ours("BGPPeer", "tor", json!({"peerAddress": "192.0.2.254", "peerASN": 64600}));
+    let tor = json!({"peerAddress": "192.0.2.254", "peerASN": 64600, "passwordSecretRef": {"name": "tor"}});
+    let tor = ours("BGPPeer", "tor", tor);
     admin.put(&format!("{OURS}/bgppeers"), &tor).await;
     let status =
         async || admin.get(&format!("{OURS}/bgppeers/tor")).await.unwrap_or_default()["status"].clone();
@@ -264,6 +255,97 @@ async fn what_is_gone_goes(admin: &User, agent: &Agent) {
     .await;
 }
 
+/// With the store beside it, as in an agent: nothing it needs is missing, and nothing is granted that it doesn't use.
+async fn rights_are_those_that_are_used(server: &Server, admin: &User) {
+    admin.put(SECRETS, &secret("secret")).await;
+    admin.put(&format!("{OURS}/bgpconfigurations"), &configuration(json!({"asNumber": 64512}))).await;
+    let before = server.audit().len();
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Followed::start(server.kubeconfig("agent"), &folder.path().join("last-good.yaml"));
+    store.until("the store has the password", |view| password(view) == md5("secret")).await;
+    let granted = granted();
+    until(&format!("{granted:?} are all used"), async || granted.is_subset(&done(&server.audit()).0)).await;
+    let (done, _) = done(&server.audit());
+    assert_eq!(done, granted, "done and granted");
+    let refused = rights::done(&server.audit()[before..]).1;
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+async fn a_right_that_is_missing_holds_up_nothing_else(admin: &User, agent: &Agent) {
+    grant_manifests(admin, Some("bgpsessions/status")).await;
+    let session = async || admin.session("a-192.0.2.2").await.unwrap_or_default()["status"].clone();
+    // That it is forbidden shows at the first write after the API server knows.
+    let mut turn = 0;
+    until("it says that it may not write", async || {
+        turn += 1;
+        agent.change(|status| status.sessions[0].last_error = Some(format!("error {turn}")));
+        agent.trouble().contains("403")
+    })
+    .await;
+    agent.change(|status| {
+        status.problems = vec!["something else".into()];
+        status.sessions[0].last_error = Some("the last error".into());
+    });
+    until("the node is told of all the same", async || {
+        let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
+        node["status"]["problems"] == json!(["something else"])
+    })
+    .await;
+    assert!(agent.trouble().contains("bgpsessions a-192.0.2.2"), "it is still said: {:?}", agent.trouble());
+    grant_manifests(admin, None).await;
+    until("the session is told of, too", async || session().await["error"] == "the last error").await;
+    agent.until_nothing_is_the_matter().await;
+    agent.change(|status| status.problems.clear());
+}
+
+async fn an_api_server_in_trouble_is_told_afterwards(proxy: &Proxy, admin: &User, agent: &Agent) {
+    let faults = [409, 410, 422, 429, 500, 503, 504].map(Fault::Answer);
+    for (number, fault) in faults.into_iter().chain([Fault::Silence]).enumerate() {
+        let failures = agent.telling.borrow().failures;
+        proxy.set(Some(fault));
+        // Each time another: one that changes again and again is written ever more rarely.
+        let peer = format!("203.0.113.{number}");
+        let new = session("n", &peer, "Mesh", "Established");
+        agent.change(|status| status.sessions.push(serde_json::from_value(new).unwrap()));
+        until(&format!("{fault:?} is said"), async || match fault {
+            Fault::Answer(code @ (429 | 500..)) => agent.trouble().contains(&format!("answered {code}")),
+            // What else failed may be said first.
+            Fault::Answer(_) => !agent.trouble().is_empty() && agent.telling.borrow().failures > failures,
+            Fault::Silence => agent.trouble().contains("no answer"),
+        })
+        .await;
+        proxy.set(None);
+        until("it is told", async || {
+            let told = admin.session(&format!("a-{peer}")).await;
+            told.is_some_and(|session| session["status"]["state"] == "Established")
+        })
+        .await;
+    }
+    agent.until_nothing_is_the_matter().await;
+    agent.change(|status| status.sessions.truncate(2));
+    until("those sessions are gone", async || admin.sessions().await.len() == 2).await;
+}
+
+async fn a_large_mesh_is_counted(admin: &User, agent: &Agent) {
+    agent.change(|status| {
+        status.sessions.extend((0..100).map(|number| {
+            let state = if number < 3 { "Active" } else { "Established" };
+            let peer = format!("198.51.100.{number}");
+            serde_json::from_value::<SessionStatus>(session("n", &peer, "Mesh", state)).unwrap()
+        }));
+    });
+    until("only those that are down, or not with nodes, are listed", async || {
+        let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
+        let status = &node["status"];
+        status["unlistedSessions"] == 97
+            && status["sessions"]["total"] == 102
+            && admin.sessions().await.len() == 5
+    })
+    .await;
+    agent.change(|status| status.sessions.truncate(2));
+    until("all of few are", async || admin.sessions().await.len() == 2).await;
+}
+
 async fn the_server_goes_and_comes_again(server: &mut Server, admin: &User, agent: &Agent) {
     server.down();
     agent.change(|status| status.sessions[0].last_error = Some("yet another".into()));
@@ -273,16 +355,16 @@ async fn the_server_goes_and_comes_again(server: &mut Server, admin: &User, agen
         admin.session("a-192.0.2.2").await.is_some_and(|session| session["status"]["error"] == "yet another")
     })
     .await;
-    until("nothing is the matter", async || agent.trouble().is_empty()).await;
+    agent.until_nothing_is_the_matter().await;
 }
 
-async fn an_agent_that_starts_anew_takes_over(server: &Server, admin: &User, agent: Agent) {
+async fn an_agent_that_starts_anew_takes_over(proxy: &Proxy, admin: &User, agent: Agent) {
     agent.stop().await;
     let before = admin.network_unavailable().await;
     // The intent isn't there yet.
     let mut empty = node_status();
     empty["sessions"] = json!([]);
-    let agent = Agent::start(server.kubeconfig("agent"), empty);
+    let agent = Agent::start(proxy.kubeconfig(), empty);
     until("the node is told", async || {
         let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
         node["status"]["sessions"]["established"] == "0/0"

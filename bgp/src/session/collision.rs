@@ -1,8 +1,15 @@
 //! Two connections of one session: which one stays (RFC 4271 §6.8, RFC 6286 §2.3, RFC 4724 §5).
 
+use std::time::Duration;
+
 use super::connection::Stage;
 use super::{ConnId, Context, Output, Session};
 use crate::wire::{Notification, Open, cease, code};
+
+/// No peer can have restarted so soon after the session was established. Its OPEN on another connection left it before
+/// it knew that this one stands: at a start of both sides at once. Would we take it for a restart, both connections
+/// would be lost, as the peer closes the other one.
+const YOUNG: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Connection collision detection, when an OPEN has come on `conn` (RFC 4271 §6.8): whether it goes on.
@@ -11,7 +18,8 @@ impl Session {
         let Some(rival) = rival else { return true };
         let (id, theirs) = (rival.id, !rival.outgoing);
         if rival.stage == Stage::Established {
-            if rival.negotiated.as_ref().is_some_and(|negotiated| negotiated.graceful_restart.is_some()) {
+            let restarts = rival.negotiated.as_ref().is_some_and(|n| n.graceful_restart.is_some());
+            if restarts && ctx.now.saturating_duration_since(self.state().1) >= YOUNG {
                 self.replaced(ctx, id);
                 return true;
             }

@@ -190,7 +190,7 @@ impl Cluster {
         let prefix: String = event.about.name.chars().take(240).collect();
         let event = v1::Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", prefix.trim_end_matches(['.', '-']))),
+                generate_name: Some(format!("{}-", prefix.trim_end_matches(['.', '-']))),
                 namespace: Some(EVENTS.into()),
                 ..ObjectMeta::default()
             },

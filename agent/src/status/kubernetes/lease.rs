@@ -12,7 +12,7 @@ pub const NAME: &str = "heliograph-peers";
 /// Who hasn't renewed for so long has lost it.
 const DURATION: Duration = Duration::from_secs(60);
 /// Who holds it renews it so often.
-pub const RENEW_EVERY: Duration = Duration::from_secs(20);
+const RENEW_EVERY: Duration = Duration::from_secs(20);
 /// Anyone else looks so often: thousands of agents do.
 pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 

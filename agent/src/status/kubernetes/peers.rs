@@ -29,6 +29,8 @@ const TURN: Duration = Duration::from_secs(60);
 const COUNT_EVERY: Duration = Duration::from_secs(3);
 /// and after this for each session more: with ten thousand of them once in a minute.
 const COUNT_EVERY_SESSION: Duration = Duration::from_millis(6);
+/// Whether there is anything to count is looked at so often while there isn't; it asks nobody.
+const WANTED_EVERY: Duration = Duration::from_secs(5);
 /// So many nodes whose session is down are named.
 const NAMED: usize = 5;
 
@@ -49,7 +51,7 @@ impl Counter {
     /// with a BGPPeer has no reason to. Tells what keeps it from that, in words.
     pub async fn run(self, wanted: impl Fn() -> bool + Send, say: watch::Sender<Option<String>>) {
         loop {
-            let (pause, trouble) = if wanted() { self.turn().await } else { (lease::RENEW_EVERY, None) };
+            let (pause, trouble) = if wanted() { self.turn().await } else { (WANTED_EVERY, None) };
             say.send_replace(trouble);
             sleep(super::jittered(pause)).await;
         }

@@ -72,6 +72,7 @@ fn an_established_session_stays_without_graceful_restart() {
 #[test]
 fn an_established_session_is_replaced_with_graceful_restart() {
     let (mut bench, old) = Bench::up(settings(), open_restart(120, true));
+    bench.now += Duration::from_secs(1);
     let new = bench.accept().expect("heard out");
     assert_eq!(bench.session.established(), Some(old), "a connection alone shows nothing");
     bench.hear(new, &Message::Open(open_restart(120, true)));
@@ -80,6 +81,17 @@ fn an_established_session_is_replaced_with_graceful_restart() {
     assert_eq!(down(&outputs), Some(FAMILIES.into()));
     bench.hear(new, &Message::Keepalive);
     assert_eq!(bench.session.established(), Some(new));
+}
+
+/// RFC 4271 §6.8: an OPEN that was under way when the session came up shows no restart, and the session stays.
+#[test]
+fn a_peers_open_that_comes_just_after_is_a_collision() {
+    let (mut bench, first) = Bench::up(settings(), open_restart(120, true));
+    bench.now += Duration::from_millis(999);
+    let late = bench.accept().expect("heard out");
+    bench.hear(late, &Message::Open(open_restart(120, true)));
+    assert_eq!(bench.last_word(late), (code::CEASE, cease::COLLISION));
+    assert_eq!(bench.session.established(), Some(first));
 }
 
 /// An attempt of ours that comes through after the session stands has lost already.
