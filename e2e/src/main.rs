@@ -47,6 +47,9 @@ enum Verb {
         /// The page.
         #[arg(long, default_value = "docs/conformance.md")]
         page: PathBuf,
+        /// Where log and report are kept.
+        #[arg(long, default_value = "target/conformance")]
+        folder: PathBuf,
     },
     /// Puts our programs into a container image, as a tar, without a builder.
     Image {
@@ -144,9 +147,9 @@ fn run(command: Verb) -> Result<i32> {
             }
             .map(|()| 0)
         }
-        Verb::Conformance { focus, network, page } => {
+        Verb::Conformance { focus, network, page, folder } => {
             cleanup::on_interrupt()?;
-            conformance::everything(focus, network, &page).map(i32::from)
+            conformance::everything(focus, network, &page, &folder).map(i32::from)
         }
         Verb::Image { programs, out } => ours::image(&programs, &out).map(|()| 0),
         Verb::Run { words } => {

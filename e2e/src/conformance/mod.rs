@@ -22,6 +22,8 @@ use crate::cluster::{ADMIN, Cluster, Spec};
 const DAEMON: &str = "e2e";
 /// Where the report is written on that machine.
 const FOLDER: &str = "/run/e2e";
+/// The report's file.
+const REPORT: &str = "report.json";
 /// How the labels begin that ginkgo writes behind a test's name.
 const LABELS: &str = " [sig-network";
 /// How many tests run at a time: most of what they do is wait.
@@ -89,7 +91,7 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
         std::thread::sleep(PAUSE);
     }
     log.read(progress)?;
-    let report = control.path(&format!("{FOLDER}/report.json"));
+    let report = control.path(&format!("{FOLDER}/{REPORT}"));
     let text = std::fs::read_to_string(report)
         .with_context(|| format!("Kubernetes' tests left no report: {}", control.last_words(DAEMON)))?;
     let outcomes = report::read(&text)?;
@@ -97,12 +99,12 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
 }
 
 /// Brings a cluster up, runs all tests that the rules do not leave out, writes the page and takes the cluster down.
-/// With a focus, runs those it matches; then, and with another network than Heliograph, the page is left alone. Tells
+/// `folder` gets the whole report, and the log, which says why a test failed. With a focus, runs those it matches; then, and with another network than Heliograph, the page is left alone. Tells
 /// whether any failed.
 ///
 /// # Errors
 /// When the tests cannot be run, or the page not be written.
-pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Result<bool> {
+pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path, folder: &Path) -> Result<bool> {
     println!("conformance: starting a cluster of {} nodes", rules::NODES);
     let cluster = Cluster::up(Spec { nodes: rules::NODES, services: true, ..Spec::for_test() })?;
     cluster.apply_network(network)?;
@@ -124,7 +126,10 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Re
         println!("conformance: {} tests to run, {left_out} left out", all.len() - left_out);
     }
     let start = Instant::now();
-    let outcomes = run(&cluster, &plan, &mut |line| println!("{line}"))?;
+    let outcomes = run(&cluster, &plan, &mut |line| println!("{line}"));
+    let kept = keep(&cluster, folder);
+    let outcomes = outcomes?;
+    kept?;
     cluster.down()?;
 
     let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict != Verdict::NotRun).collect();
@@ -141,6 +146,21 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path) -> Re
     Ok(!failed.is_empty())
 }
 
+/// Keeps what the tests left on the cluster, as far as they came.
+fn keep(cluster: &Cluster, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let control = cluster.control_machine();
+    let report = control.path(&format!("{FOLDER}/{REPORT}"));
+    for (name, source) in [("log", control.log_path(DAEMON)), (REPORT, report)] {
+        if source.is_file() {
+            let copy = folder.join(name);
+            std::fs::copy(&source, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+        }
+    }
+    println!("conformance: log and report are in {}", folder.display());
+    Ok(())
+}
+
 fn words(binaries: &Binaries, plan: &Plan, nodes: usize) -> Vec<String> {
     let program = |name: &str| binaries.path(name).to_string_lossy().into_owned();
     let mut words = vec![program("ginkgo"), "run".into(), "-v".into(), "--no-color".into()];
@@ -149,7 +169,7 @@ fn words(binaries: &Binaries, plan: &Plan, nodes: usize) -> Vec<String> {
         format!("--timeout={}s", plan.within.as_secs()),
         format!("--focus={}", plan.focus),
         format!("--output-dir={FOLDER}"),
-        "--json-report=report.json".into(),
+        format!("--json-report={REPORT}"),
     ]);
     words.extend((!plan.skip.is_empty()).then(|| format!("--skip={}", plan.skip)));
     words.extend([

@@ -17,7 +17,7 @@ pub struct Rule {
 }
 
 /// All rules: the first that matches counts.
-pub const ALL: [Rule; 7] = [
+pub const ALL: [Rule; 8] = [
     Rule { why: "Heliograph enforces no network policies", names: &["[Feature:NetworkPolicy]"] },
     Rule { why: "They need a load balancer, which a cloud would bring", names: &["[Feature:LoadBalancer]"] },
     Rule {
@@ -40,6 +40,10 @@ pub const ALL: [Rule; 7] = [
     Rule {
         why: "They are about kube-proxy's iptables mode, or a feature that is off by default",
         names: &["[Feature:KubeProxyNFAcct]", "should recreate its iptables rules", "[Feature:OffByDefault]"],
+    },
+    Rule {
+        why: "They need a kubelet that evicts pods for the disk they use: here all disks are memory",
+        names: &["should be rejected for evicted pods"],
     },
     Rule {
         why: "They measure how fast a machine is, not whether its network is right",
