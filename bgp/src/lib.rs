@@ -88,6 +88,7 @@
 
 pub mod bfd;
 mod config;
+mod hash;
 #[cfg(feature = "tokio")]
 pub mod io;
 pub mod policy;

@@ -1,6 +1,6 @@
 //! The task that owns the speaker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::{BestRoutes, Command, StartError, Stop, protect, socket, watching::Watching};
 use crate::bfd;
+use crate::hash::Map;
 use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker};
 use crate::{Config, ConfigError};
 
@@ -57,7 +58,7 @@ struct Open {
 
 pub(super) struct Driver {
     speaker: Speaker,
-    connections: BTreeMap<ConnId, Connection>,
+    connections: Map<ConnId, Connection>,
     waits: FuturesUnordered<Abortable<Wait>>,
     changed: watch::Sender<u64>,
     /// Connections that may have more to send and whose sockets take more, in turn.
@@ -79,7 +80,7 @@ impl Driver {
         let speaker = Speaker::new(config, restarting, Instant::now(), fastrand::Rng::new().u64(..))?;
         Ok(Self {
             speaker,
-            connections: BTreeMap::new(),
+            connections: Map::default(),
             waits: FuturesUnordered::new(),
             changed,
             writers: VecDeque::new(),
@@ -184,10 +185,16 @@ impl Driver {
     async fn catch_up(&mut self) {
         // Lets the runtime look at the sockets once, so that try_read knows what has arrived by now.
         tokio::task::yield_now().await;
-        let all: Vec<ConnId> = self.connections.keys().copied().collect();
-        for conn in all {
+        for conn in self.all() {
             self.read(conn);
         }
+    }
+
+    /// All connections, the oldest first.
+    fn all(&self) -> Vec<ConnId> {
+        let mut all: Vec<ConnId> = self.connections.keys().copied().collect();
+        all.sort_unstable();
+        all
     }
 
     fn accept(&mut self, stream: TcpStream) {
@@ -319,10 +326,9 @@ impl Driver {
     fn write_all(&mut self) -> bool {
         let mut moved = false;
         loop {
-            while let Some(conn) = self.speaker.poll_transmit() {
-                self.writers.push_back(conn);
-            }
-            let Some(conn) = self.writers.pop_front() else { return moved };
+            // Asked for just before its turn: what was looked up for the question is then still in the cache.
+            let next = self.speaker.poll_transmit().or_else(|| self.writers.pop_front());
+            let Some(conn) = next else { return moved };
             moved = true;
             if self.write(conn) {
                 self.writers.push_back(conn);
@@ -395,8 +401,7 @@ impl Driver {
                 self.settle();
             }
         }
-        let left: Vec<ConnId> = self.connections.keys().copied().collect();
-        for conn in left {
+        for conn in self.all() {
             self.close(conn);
         }
     }

@@ -369,7 +369,7 @@ impl Group {
             return member.pending();
         }
         let Some(follower) = self.log.follower(id) else { return false };
-        follower.end_of_rib || self.log.waits_for(id) || self.common_concerns(id)
+        follower.end_of_rib || self.log.waits_for(id, follower) || self.common_concerns(id)
     }
 
     /// Whether a mark of the group's is for a member. Of many marks only some are looked at: then there may turn out to

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::hash::Keyed;
+use crate::hash::Keyed;
 
 /// The fewest values worth looking through for unused ones.
 const SWEEP_FLOOR: usize = 1024;

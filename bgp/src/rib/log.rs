@@ -10,6 +10,7 @@ use bytes::{Buf, BytesMut};
 use super::PeerId;
 use super::group::{Told, heard};
 use super::table::{Slot, Slots, Source};
+use crate::hash::Map;
 
 /// Room for messages that an empty log keeps.
 const RETAINED: usize = 64 * 1024;
@@ -53,6 +54,20 @@ pub struct Follower {
     pub end_of_rib: bool,
 }
 
+/// How far a reader of the log has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It does not follow.
+    NoFollower,
+    /// There was no room for more.
+    Behind,
+    /// It has got all there is.
+    CaughtUp {
+        /// An End-of-RIB is due.
+        end_of_rib: bool,
+    },
+}
+
 /// The messages that not all followers have got yet.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -67,7 +82,7 @@ pub struct Log {
     /// The number and the beginning of the first record.
     first: Position,
     first_octet: u64,
-    followers: BTreeMap<PeerId, Follower>,
+    followers: Map<PeerId, Follower>,
     /// How many followers stand where.
     crowd: BTreeMap<Position, usize>,
 }
@@ -98,17 +113,10 @@ impl Log {
         source.peer().is_some_and(|id| self.followers.contains_key(&id))
     }
 
-    /// Whether a follower has got all there is.
-    pub fn caught_up(&self, id: PeerId) -> bool {
-        self.followers.get(&id).is_none_or(|follower| follower.at == self.end())
-    }
-
-    /// Whether a message for the follower is waiting.
-    pub fn waits_for(&self, id: PeerId) -> bool {
-        self.followers.get(&id).is_some_and(|follower| {
-            let skip = (follower.at - self.first) as usize;
-            self.records.range(skip..).any(|record| record.to.includes(id))
-        })
+    /// Whether a message for the follower `id` is waiting.
+    pub fn waits_for(&self, id: PeerId, follower: &Follower) -> bool {
+        let skip = (follower.at - self.first) as usize;
+        self.records.range(skip..).any(|record| record.to.includes(id))
     }
 
     /// Lets a member follow from the end on.
@@ -130,7 +138,10 @@ impl Log {
     /// The followers that are furthest behind.
     pub fn slowest(&self) -> Vec<PeerId> {
         let Some((&at, _)) = self.crowd.first_key_value() else { return Vec::new() };
-        self.followers.iter().filter(|(_, follower)| follower.at == at).map(|(id, _)| *id).collect()
+        let slowest = self.followers.iter().filter(|(_, follower)| follower.at == at);
+        let mut slowest: Vec<PeerId> = slowest.map(|(id, _)| *id).collect();
+        slowest.sort_unstable();
+        slowest
     }
 
     /// What a follower was told of prefixes that messages it has not got yet change.
@@ -171,8 +182,10 @@ impl Log {
     }
 
     /// Copies messages for a follower to `out` until that has `until` octets or the follower has all.
-    pub fn read(&mut self, id: PeerId, out: &mut BytesMut, until: usize, table: &mut impl Slots) {
-        let Some(follower) = self.followers.get_mut(&id) else { return };
+    pub fn read(&mut self, id: PeerId, out: &mut BytesMut, until: usize, table: &mut impl Slots) -> Progress {
+        let end = self.end();
+        let Some(follower) = self.followers.get_mut(&id) else { return Progress::NoFollower };
+        let end_of_rib = follower.end_of_rib;
         let (start, mut at, mut octet) = (follower.at, follower.at, follower.octet);
         // Messages that lie side by side are copied in one go.
         let mut run = octet;
@@ -199,6 +212,7 @@ impl Log {
             self.depart(start);
             self.trim(table);
         }
+        if at == end { Progress::CaughtUp { end_of_rib } } else { Progress::Behind }
     }
 
     fn depart(&mut self, at: Position) {

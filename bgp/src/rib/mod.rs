@@ -14,7 +14,6 @@ mod bits;
 mod export;
 mod family;
 mod group;
-mod hash;
 mod import;
 mod intern;
 mod log;
@@ -84,7 +83,8 @@ impl Rib {
             return;
         }
         self.identity = identity;
-        let ids: Vec<PeerId> = self.neighbors.0.keys().copied().collect();
+        let mut ids: Vec<PeerId> = self.neighbors.0.keys().copied().collect();
+        ids.sort_unstable();
         for id in ids {
             self.review(id);
         }
@@ -127,7 +127,7 @@ impl Rib {
             inbound: PerFamily::default(),
             group: PerFamily::default(),
         };
-        let neighbor = self.neighbors.0.entry(id).or_insert(fresh);
+        let neighbor = self.neighbors.0.entry(id).or_insert(Box::new(fresh));
         let before = std::mem::replace(&mut neighbor.peer, peer);
         neighbor.up = true;
         let transformed = !before.ranks_alike(&neighbor.peer);
@@ -310,7 +310,11 @@ impl Rib {
 
     /// Whether [`Rib::pack`] has something for the peer.
     pub fn pending(&self, id: PeerId) -> bool {
-        FAMILIES.into_iter().any(|family| self.hearing(id, family).is_some_and(|group| group.pending(id)))
+        let Some(neighbor) = self.neighbors.0.get(&id) else { return false };
+        FAMILIES.into_iter().any(|family| {
+            let group = neighbor.group[family].and_then(|group| self.groups[family].get(&group));
+            group.is_some_and(|group| group.pending(id))
+        })
     }
 
     /// Appends whole messages for the peer to `out` until at least `limit` octets were added or nothing is
@@ -318,8 +322,9 @@ impl Rib {
     pub fn pack(&mut self, id: PeerId, limit: usize, out: &mut BytesMut) -> usize {
         let start = out.len();
         let until = start.saturating_add(limit);
+        let Some(neighbor) = self.neighbors.0.get(&id) else { return 0 };
         for family in FAMILIES {
-            let Some(group) = self.group_of(id, family) else { continue };
+            let Some(group) = neighbor.group[family] else { continue };
             let Some(group) = self.groups[family].get_mut(&group) else { continue };
             group.pack(id, family, &mut self.tables[family], out, until);
         }

@@ -1,12 +1,11 @@
 //! The neighbours, as far as the tables know them.
 
-use std::collections::BTreeMap;
-
 use super::bits::Bits;
 use super::family::PerFamily;
 use super::sources::Sources;
 use super::table::{Path, Slot, Source};
 use super::{Peer, PeerId};
+use crate::hash::Map;
 
 /// The number of an update group within its family.
 pub type GroupId = u32;
@@ -49,9 +48,9 @@ pub struct Neighbor {
     pub group: PerFamily<Option<GroupId>>,
 }
 
-/// All neighbours, in a fixed order, and what they have told Path Identifiers for.
+/// All neighbours, and what they have told Path Identifiers for.
 #[derive(Debug, Default)]
-pub struct Neighbors(pub BTreeMap<PeerId, Neighbor>, pub Sources);
+pub struct Neighbors(pub Map<PeerId, Box<Neighbor>>, pub Sources);
 
 impl Neighbors {
     /// The peer a path comes from; `None`: ourselves.
@@ -69,6 +68,6 @@ impl Neighbors {
 
     /// The neighbour that a path comes from, to count it.
     pub fn of(&mut self, source: Source) -> Option<&mut Neighbor> {
-        self.0.get_mut(&self.1.peer(source)?)
+        self.0.get_mut(&self.1.peer(source)?).map(Box::as_mut)
     }
 }

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use super::PeerId;
 use super::bits::Bits;
 use super::group::{Encoded, Group, Member, Told};
-use super::log::To;
+use super::log::{Progress, To};
 use super::table::{Slot, Slots, Source};
 use crate::wire::{Codec, Family, encode_end_of_rib, encode_reach, encode_unreach};
 
@@ -61,20 +61,18 @@ impl<S: Slots> Packer<'_, S> {
 
     /// Tells a follower what is in the log, and puts there what is not yet.
     fn keep_up(&mut self, group: &mut Group, id: PeerId) {
-        while self.room() && group.log.follower(id).is_some() {
-            group.log.read(id, self.out, self.until, self.table);
-            if !group.log.caught_up(id) {
-                continue;
-            }
-            if group.common.marks.count() > 0 {
-                self.say(group);
-            } else {
-                if let Some(follower) = group.log.follower_mut(id)
-                    && std::mem::take(&mut follower.end_of_rib)
-                {
-                    encode_end_of_rib(self.family, self.out);
+        while self.room() {
+            match group.log.read(id, self.out, self.until, self.table) {
+                Progress::NoFollower => return,
+                Progress::Behind => {}
+                Progress::CaughtUp { .. } if group.common.marks.count() > 0 => self.say(group),
+                Progress::CaughtUp { end_of_rib: false } => return,
+                Progress::CaughtUp { end_of_rib: true } => {
+                    if let Some(follower) = group.log.follower_mut(id) {
+                        follower.end_of_rib = false;
+                    }
+                    return encode_end_of_rib(self.family, self.out);
                 }
-                return;
             }
         }
     }

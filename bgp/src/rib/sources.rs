@@ -8,8 +8,8 @@
 use hashbrown::HashTable;
 
 use super::PeerId;
-use super::hash::Keyed;
 use super::table::Source;
+use crate::hash::Keyed;
 
 #[derive(Debug)]
 struct Known {

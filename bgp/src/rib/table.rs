@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::hash::Keyed;
 use super::import::Refusal;
 use super::{PeerId, PeerKind};
+use crate::hash::Keyed;
 use crate::policy::{Route, RouteSource};
 use crate::wire::{Attributes, NextHop, Nlri, Prefix};
 

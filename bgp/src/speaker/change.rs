@@ -147,17 +147,15 @@ impl Speaker {
             self.protect(address, authentication);
         }
         let history = self.histories.remove(&settings.neighbor.address).unwrap_or_default();
-        self.peers.insert(
-            id,
-            Peer {
-                session: Session::new(settings, now, history),
-                deadline: None,
-                refresh: Refreshing::default(),
-                range: None,
-                watching: Watching::default(),
-                warned: false,
-            },
-        );
+        let peer = Peer {
+            session: Session::new(settings, now, history),
+            deadline: None,
+            refresh: Refreshing::default(),
+            range: None,
+            watching: Watching::default(),
+            warned: false,
+        };
+        self.peers.insert(id, Box::new(peer));
         self.with_session(now, id, |session, ctx| session.start(ctx));
         id
     }
@@ -204,7 +202,7 @@ impl Speaker {
         if !gone {
             return;
         }
-        if let Some(Peer { deadline: Some(deadline), .. }) = self.peers.remove(&id) {
+        if let Some(deadline) = self.peers.remove(&id).and_then(|peer| peer.deadline) {
             self.deadlines.remove(&(deadline, id));
         }
     }

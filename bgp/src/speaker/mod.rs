@@ -20,6 +20,7 @@ use self::refresh::Refreshing;
 use self::sync::Sync;
 use crate::bfd::{Key, Settings};
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
+use crate::hash::Map;
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
 use crate::rib::{self, PeerId, Rib};
 pub use crate::session::ConnId;
@@ -113,9 +114,9 @@ pub enum Event {
 pub struct Speaker {
     config: Config,
     rib: Rib,
-    peers: BTreeMap<PeerId, Peer>,
+    peers: Map<PeerId, Box<Peer>>,
     by_address: BTreeMap<IpAddr, PeerId>,
-    by_connection: BTreeMap<ConnId, PeerId>,
+    by_connection: Map<ConnId, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
     /// Of sessions that ended while the configuration changes, for those that take their place.
     histories: BTreeMap<IpAddr, History>,
@@ -124,6 +125,8 @@ pub struct Speaker {
     ready: BTreeSet<ConnId>,
     /// Best routes changed: every established connection may have something to send.
     all_ready: bool,
+    /// Those established when that was seen, the next one last.
+    round: Vec<ConnId>,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     next_peer: u32,
@@ -161,14 +164,15 @@ impl Speaker {
                 ranges: Vec::new(),
                 ..config.clone()
             },
-            peers: BTreeMap::new(),
+            peers: Map::default(),
             by_address: BTreeMap::new(),
-            by_connection: BTreeMap::new(),
+            by_connection: Map::default(),
             deadlines: BTreeSet::new(),
             histories: BTreeMap::new(),
             sync: Sync::new(restarting, now + deferral),
             ready: BTreeSet::new(),
             all_ready: false,
+            round: Vec::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             next_peer: 0,
@@ -264,9 +268,11 @@ impl Speaker {
     /// again only when there is more news for it.
     pub fn poll_transmit(&mut self) -> Option<ConnId> {
         if std::mem::take(&mut self.all_ready) {
-            self.ready.extend(self.peers.values().filter_map(|peer| peer.session.established()));
+            self.round.clear();
+            self.round.extend(self.peers.values().filter_map(|peer| peer.session.established()));
+            self.round.sort_unstable_by_key(|conn| std::cmp::Reverse(*conn));
         }
-        while let Some(conn) = self.ready.pop_first() {
+        while let Some(conn) = self.ready.pop_first().or_else(|| self.round.pop()) {
             if self.wants_transmit(conn) {
                 return Some(conn);
             }
@@ -287,14 +293,19 @@ impl Speaker {
     pub fn transmit(&mut self, now: Instant, conn: ConnId, limit: usize, out: &mut BytesMut) -> usize {
         let before = out.len();
         let Some(id) = self.by_connection.get(&conn).copied() else { return 0 };
-        if self.peers.get(&id).is_some_and(|peer| peer.session.wants_transmit(conn)) {
+        let Some(mut peer) = self.peers.get(&id) else { return 0 };
+        if peer.session.wants_transmit(conn) {
             self.with_session(now, id, |session, ctx| session.transmit(ctx, conn, out));
+            let Some(after) = self.peers.get(&id) else { return out.len() - before };
+            peer = after;
         }
-        let established = self.peers.get(&id).and_then(|peer| peer.session.established());
         let taken = out.len() - before;
-        if established == Some(conn) && taken < limit {
+        if peer.session.established() == Some(conn) && taken < limit {
+            let refresh = peer.refresh.due(self.sync.restarting());
             self.rib.pack(id, limit - taken, out);
-            self.refresh(id, out);
+            if refresh {
+                self.refresh(id, out);
+            }
         }
         out.len() - before
     }

@@ -1,8 +1,12 @@
 //! A hash for tables that are asked millions of times: one multiplication for each word, with a key drawn at random for
-//! each table, so that no peer can choose prefixes or attributes that collide. Nothing a speaker says depends on it.
+//! each table, so that no peer can choose prefixes or attributes that collide. Nothing a speaker says depends on it: where
+//! order matters, what such a table holds is sorted first.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+
+/// A map without an order, for what is looked up for every message.
+pub type Map<K, V> = hashbrown::HashMap<K, V, Keyed>;
 
 /// Makes hashers with one key.
 #[derive(Clone, Debug)]
