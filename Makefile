@@ -51,7 +51,7 @@ image:
 	@rustup target list --installed | grep -q $(STATIC) || rustup target add $(STATIC)
 	@command -v musl-gcc >/dev/null || { \
 		echo "musl-gcc is missing: installing musl-tools, which compiles the C of the TLS library"; \
-		apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
+		apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 
