@@ -6,7 +6,7 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-# For `make cluster`: only `flat` has been tried; `two-racks` and SERVICES=--services (CoreDNS) have not.
+# For `make cluster`: SERVICES=--services adds CoreDNS. Of the topologies only `flat` has been tried.
 NODES    ?= 3
 SERVICES ?=
 ifeq ($(origin TOPOLOGY),file)
@@ -17,7 +17,7 @@ endif
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test check bench scale audit build cluster cluster-down image manifests
+.PHONY: demo test check bench scale audit build cluster cluster-down conformance image manifests
 
 demo: build
 	$(LAB) setup $(if $(filter kubernetes,$(TOPOLOGY)),--cluster)
@@ -34,6 +34,11 @@ test: build
 cluster: build
 	$(LAB) setup --cluster
 	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
+
+# Kubernetes' own tests of the network on a cluster of their own; writes docs/conformance.md.
+conformance: build
+	$(LAB) setup --tests
+	$(LAB) conformance
 
 cluster-down:
 	$(LAB) cluster down

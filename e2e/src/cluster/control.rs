@@ -12,7 +12,7 @@ use super::network::{CONTROL, FROM_HOST, POD_NETWORKS, SERVICE_NETWORKS};
 /// Where keys, certificates, tokens and kubeconfigs lie on every machine.
 pub(super) const PKI: &str = "/etc/kubernetes";
 /// The administrator's kubeconfig on the control plane's machine.
-pub(super) const ADMIN: &str = "/etc/kubernetes/admin.kubeconfig";
+pub const ADMIN: &str = "/etc/kubernetes/admin.kubeconfig";
 /// etcd's files, and where a copy of them lies.
 const DATA: &str = "/var/lib/etcd/data";
 /// How long a part of the control plane may take to be there, on a machine busy with other things.

@@ -40,6 +40,7 @@ use serde_json::Value;
 
 pub use self::cgroups::left as cgroups_left;
 pub use self::command::{down, status, up};
+pub use self::control::ADMIN;
 
 use self::binaries::Binaries;
 use self::control::Control;
@@ -449,6 +450,14 @@ impl Cluster {
 
     fn let_control_reach_pods(&self) -> Result<()> {
         network::let_control_reach(&self.router, &self.pod_networks()?)
+    }
+
+    /// Gives every node an image.
+    ///
+    /// # Errors
+    /// When a node does not take it.
+    pub fn import(&self, image: &Path) -> Result<()> {
+        self.nodes.values().try_for_each(|(_, machine)| node::import(machine, image))
     }
 
     /// Ends the API server, at once; etcd, controllers and nodes go on without.

@@ -8,6 +8,7 @@ mod common;
 
 mod audit;
 mod changes;
+mod prometheus;
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -45,6 +46,7 @@ fn one_apply_and_everything_by_kubectl() {
         changes::a_peer_comes(&mut cluster)?;
         streams.lost_nothing("a BGPPeer that comes and changes")?;
         changes::status_by_kubectl(&cluster)?;
+        prometheus::tells_what_kubectl_tells(&cluster)?;
         changes::reflectors_on_and_off(&cluster)?;
         streams.lost_nothing("reflectors on and off")?;
         changes::the_peer_goes(&cluster)?;
