@@ -30,8 +30,8 @@ pub fn is_away(cluster: &Cluster) -> Result<()> {
         away(status, 0.0)?;
         forwards(status)
     })?;
-    kill_agent(cluster, "n2")?;
-    wait_for_successor(cluster, "n2", stopped)?;
+    kill_agent(cluster, "n3")?;
+    wait_for_successor(cluster, "n3", stopped)?;
     for node in NODES {
         pages_tell(cluster, node)?;
     }
@@ -43,10 +43,10 @@ pub fn is_away(cluster: &Cluster) -> Result<()> {
     // As long as it is to be away, and not by a sleep: by what an agent that didn't restart says.
     let outage = outage()?;
     let patience = LATER.max(std::time::Duration::from_secs_f64(2.0 * outage));
-    wait_until(patience, "the end of the outage", || away(&cluster.agent_status("n1")?, outage))?;
+    wait_until(patience, "the end of the outage", || away(&cluster.agent_status("n2")?, outage))?;
     let killed = Instant::now();
-    kill_agent(cluster, "n3")?;
-    wait_for_successor(cluster, "n3", killed)?;
+    kill_agent(cluster, "n1")?;
+    wait_for_successor(cluster, "n1", killed)?;
     for node in NODES {
         on(cluster, node, "all sessions up", |status| {
             away(status, 0.0)?;
