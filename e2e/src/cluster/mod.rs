@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -473,6 +474,25 @@ impl Cluster {
     /// When it is not in time.
     pub fn start_api_server(&self) -> Result<()> {
         self.control().resume_api_server()
+    }
+
+    /// Makes the API server refuse all tokens of service accounts that it has given out so far, as where its key for
+    /// them is rotated without the old one staying good. Kubelets go on with those they have, until they are restarted.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn change_token_key(&self) -> Result<()> {
+        self.control().change_token_key()
+    }
+
+    /// Ends a node's kubelet and starts it again; its containers go on. Pods get new tokens.
+    ///
+    /// # Errors
+    /// When there is no such node, or it does not end.
+    pub fn restart_kubelet(&self, name: &str) -> Result<()> {
+        let (place, machine) = self.nodes.get(name).with_context(|| format!("there is no node {name}"))?;
+        machine.stop("kubelet", Signal::SIGTERM)?;
+        node::start_kubelet(machine, *place, &self.binaries)
     }
 
     /// Keeps all that etcd holds now under a name.
