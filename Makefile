@@ -6,7 +6,7 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-# For `make cluster`: only `flat` has been tried; `two-racks` and SERVICES=--services (CoreDNS) have not.
+# For `make cluster`: SERVICES=--services adds CoreDNS. Of the topologies only `flat` has been tried.
 NODES    ?= 3
 SERVICES ?=
 ifeq ($(origin TOPOLOGY),file)
@@ -17,10 +17,10 @@ endif
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test check bench scale audit build cluster cluster-down image manifests
+.PHONY: demo test check bench scale audit build cluster cluster-down conformance image manifests
 
 demo: build
-	$(LAB) setup
+	$(LAB) setup $(if $(filter kubernetes,$(TOPOLOGY)),--cluster)
 	$(LAB) demo --topology $(TOPOLOGY)
 
 # The end-to-end tests use the binaries of the same profile, so these are built first.
@@ -35,6 +35,11 @@ cluster: build
 	$(LAB) setup --cluster
 	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
 
+# Kubernetes' own tests of the network on a cluster of their own; writes docs/conformance.md.
+conformance: build
+	$(LAB) setup --tests
+	$(LAB) conformance
+
 cluster-down:
 	$(LAB) cluster down
 
@@ -46,7 +51,7 @@ image:
 	@rustup target list --installed | grep -q $(STATIC) || rustup target add $(STATIC)
 	@command -v musl-gcc >/dev/null || { \
 		echo "musl-gcc is missing: installing musl-tools, which compiles the C of the TLS library"; \
-		apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
+		apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 

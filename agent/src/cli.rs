@@ -13,6 +13,7 @@ use crate::run::{Options, Store};
 use crate::status::server::Subject;
 use crate::status::{NodeStatus, Role, RouteStatus, client, table};
 use crate::store;
+use crate::store::kubernetes::Access;
 
 /// Everything is as it should be.
 pub const OK: u8 = 0;
@@ -141,6 +142,10 @@ pub struct DaemonArgs {
     /// With store kubernetes: where the API server is and who we are to it. [default: KUBECONFIG, or as a pod is given]
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
+    /// With store kubernetes, in a pod: folder with files KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, which count
+    /// instead of the variables of these names. They needn't be there.
+    #[arg(long, env = "HELIOGRAPH_API_SERVER_DIR")]
+    pub api_server_dir: Option<PathBuf>,
     /// With store kubernetes: Heliograph's namespace, where its Secrets are. [default: the pod's own]
     #[arg(long, env = "HELIOGRAPH_NAMESPACE")]
     pub namespace: Option<String>,
@@ -189,7 +194,7 @@ impl DaemonArgs {
         let store = match self.store {
             StoreKind::Files => Store::Files(self.intent),
             StoreKind::Kubernetes => Store::Kubernetes {
-                kubeconfig: self.kubeconfig,
+                access: Access { kubeconfig: self.kubeconfig, endpoint: self.api_server_dir },
                 namespace: self.namespace,
                 state_dir: self.state_dir,
             },

@@ -40,6 +40,9 @@ pub struct Installer {
 /// Name of the plugin's program.
 pub const PLUGIN: &str = "heliograph-cni";
 
+/// The reference plugin that makes a pod's `hostPort` work, which most nodes have.
+const PORT_MAP: &str = "portmap";
+
 /// The plugin that lies beside the program that runs.
 pub fn plugin_beside_us() -> PathBuf {
     let ours = std::env::current_exe().unwrap_or_default();
@@ -90,12 +93,24 @@ impl Installer {
         Ok(conflist || node)
     }
 
+    /// A conflist must not name a plugin that isn't there: every pod would fail for the sake of a few host ports.
+    fn maps_ports(&self) -> bool {
+        self.plugin.as_ref().is_some_and(|(_, folder)| folder.join(PORT_MAP).is_file())
+    }
+
     fn conflist_content(&self) -> Result<Vec<u8>, CniError> {
+        let mut plugins = vec![serde_json::json!({"type": PLUGIN, "runDir": self.run_dir})];
+        let mut versions = &CNI_VERSIONS[..];
+        if self.maps_ports() {
+            plugins.push(serde_json::json!({"type": PORT_MAP, "capabilities": {"portMappings": true}}));
+            // All plugins of a list are spoken to in one version, and many a node's portmap knows no newer one.
+            versions = &CNI_VERSIONS[..1];
+        }
         let conflist = serde_json::json!({
             "cniVersion": CNI_VERSIONS[0],
-            "cniVersions": CNI_VERSIONS,
+            "cniVersions": versions,
             "name": "heliograph",
-            "plugins": [{"type": "heliograph-cni", "runDir": self.run_dir}],
+            "plugins": plugins,
         });
         encoded(&conflist, &self.conflist())
     }
@@ -256,6 +271,25 @@ mod tests {
         }
         installer.withdraw().unwrap();
         assert!(bin_dir.join(PLUGIN).exists(), "pods that are still there need it");
+    }
+
+    #[test]
+    fn host_ports_work_where_their_plugin_is() {
+        let (folder, installer) = folder();
+        let (program, bin_dir) = (folder.path().join("new"), folder.path().join("bin"));
+        std::fs::write(&program, "ours").unwrap();
+        let installer = installer.with_plugin(&program, &bin_dir);
+        installer.install(&node(1480), true).unwrap();
+        let alone = read(&installer.conflist());
+        assert_eq!(alone["plugins"].as_array().map(Vec::len), Some(1));
+
+        std::fs::write(bin_dir.join("portmap"), "theirs").unwrap();
+        assert!(installer.install(&node(1480), true).unwrap());
+        let both = read(&installer.conflist());
+        assert_eq!(both["plugins"][0], alone["plugins"][0]);
+        assert_eq!(both["plugins"][1]["type"], "portmap");
+        assert_eq!(both["plugins"][1]["capabilities"]["portMappings"], true);
+        assert_eq!(both["cniVersions"], json!(["1.0.0"]), "what older plugins know");
     }
 
     #[test]

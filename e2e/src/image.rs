@@ -55,14 +55,31 @@ impl File {
     }
 }
 
-/// Writes an image of one layer to `out`, whole or not at all. The same files give the same bytes: no times, no
-/// users in it.
-///
-/// `name` is the reference it is imported under, registry and tag included: runtimes look for it as a whole.
+/// What an image is called, and what runs in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// The references it is imported under, registry and tag included: runtimes look for them as a whole.
+    pub names: &'a [&'a str],
+    /// The program, and what always follows it.
+    pub entrypoint: &'a [&'a str],
+    /// What follows if the container does not say what.
+    pub arguments: &'a [&'a str],
+}
+
+/// Writes an image of one layer and one name to `out`, as [`docker_archive_of`] does.
 ///
 /// # Errors
 /// When a file cannot be read or the archive not be written.
 pub fn docker_archive(out: &Path, name: &str, files: &[File], entrypoint: &[&str]) -> Result<()> {
+    docker_archive_of(out, Settings { names: &[name], entrypoint, arguments: &[] }, files)
+}
+
+/// Writes an image of one layer to `out`, whole or not at all. The same files give the same bytes: no times, no
+/// users in it.
+///
+/// # Errors
+/// When a file cannot be read or the archive not be written.
+pub fn docker_archive_of(out: &Path, settings: Settings, files: &[File]) -> Result<()> {
     let folder = out.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let scratch = tempfile::tempdir_in(folder)
@@ -73,13 +90,14 @@ pub fn docker_archive(out: &Path, name: &str, files: &[File], entrypoint: &[&str
         "architecture": architecture(),
         "os": "linux",
         "config": {
-            "Entrypoint": entrypoint,
+            "Entrypoint": settings.entrypoint,
+            "Cmd": settings.arguments,
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
             "WorkingDir": "/",
         },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
-    let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
+    let manifest = json!([{ "Config": "config.json", "RepoTags": settings.names, "Layers": ["layer.tar"] }]);
 
     let draft = scratch.path().join("image.tar");
     let mut archive = tar::Builder::new(BufWriter::new(Stream::create(&draft)?));

@@ -21,6 +21,7 @@
 pub mod cache;
 pub mod cleanup;
 pub mod cluster;
+pub mod conformance;
 pub mod demo;
 pub mod guest;
 pub mod image;

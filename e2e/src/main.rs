@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use heliograph_e2e::cluster::Spec;
-use heliograph_e2e::{cleanup, cluster, demo, guest, jail, ours, setup, uml};
+use heliograph_e2e::{cleanup, cluster, conformance, demo, guest, jail, ours, setup, uml};
 
 /// The Heliograph lab.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Arguments {
 enum Verb {
     /// Brings a lab up, shows that its pods reach each other and how, and takes it down.
     Demo {
-        /// A topology in e2e/topologies, or the path of a containerlab file.
+        /// A topology in e2e/topologies, the path of a containerlab file, or `kubernetes` for a whole Kubernetes.
         #[arg(long, default_value = "two-racks")]
         topology: String,
     },
@@ -36,6 +36,21 @@ enum Verb {
     /// A whole Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// Runs Kubernetes' own tests of the network on a cluster of their own, and writes the page that tells of them.
+    Conformance {
+        /// Only the tests whose names match this regular expression; the page is left as it is.
+        #[arg(long)]
+        focus: Option<String>,
+        /// The pods' network.
+        #[arg(long, value_enum, default_value_t)]
+        network: cluster::pod_network::PodNetwork,
+        /// The page.
+        #[arg(long, default_value = "docs/conformance.md")]
+        page: PathBuf,
+        /// Where log and report are kept.
+        #[arg(long, default_value = "target/conformance")]
+        folder: PathBuf,
+    },
     /// Puts our programs into a container image, as a tar, without a builder.
     Image {
         /// Folder of the static programs.
@@ -131,6 +146,10 @@ fn run(command: Verb) -> Result<i32> {
                 ClusterVerb::Status => cluster::status(&spec),
             }
             .map(|()| 0)
+        }
+        Verb::Conformance { focus, network, page, folder } => {
+            cleanup::on_interrupt()?;
+            conformance::everything(focus, network, &page, &folder).map(i32::from)
         }
         Verb::Image { programs, out } => ours::image(&programs, &out).map(|()| 0),
         Verb::Run { words } => {

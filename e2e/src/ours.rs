@@ -1,7 +1,7 @@
 //! Our own image: the two programs and nothing else.
 //!
 //! The one that people get is made of static programs ([`image`]). The clusters of a developer's machine get one of the
-//! programs of the running build ([`quick`]): the same programs under the same paths, with the libraries they are linked
+//! programs of the running build (`quick`): the same programs under the same paths, with the libraries they are linked
 //! to. It is made in a second, and what is tested is what was just built.
 
 use std::collections::BTreeSet;
@@ -68,7 +68,7 @@ fn quick() -> Result<PathBuf> {
 }
 
 /// What a program's loader loads, and the loader. A static program has none.
-fn linked(program: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn linked(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(!text.contains("not found"), "a library of {} is missing:\n{text}", program.display());

@@ -22,7 +22,15 @@ const INTEROP: [Package; 6] = [
     ("gobgpd", "a BGP peer of the interoperability tests"),
     ("openbgpd", "a BGP peer of the interoperability tests"),
     ("iputils-ping", "goes through the tunnels in the kernel's tests"),
-    ("prometheus", "its promtool judges the agents' metrics"),
+    ("prometheus", "scrapes the agents, and its promtool judges their metrics"),
+];
+/// What Kubernetes' tests call in their pods.
+const CONFORMANCE: [Package; 5] = [
+    ("bind9-dnsutils", "asks the cluster's DNS in Kubernetes' tests"),
+    ("conntrack", "looks at connections in Kubernetes' tests"),
+    ("curl", "asks Services in Kubernetes' tests"),
+    ("wget", "asks Services in Kubernetes' tests"),
+    ("netcat-openbsd", "connects to ports in Kubernetes' tests"),
 ];
 const CLUSTER: [Package; 6] = [
     ("busybox-static", "what the cluster's test pods run"),
@@ -53,6 +61,8 @@ pub fn setup(tests: bool) -> Result<()> {
     if tests {
         install(&INTEROP)?;
         setup_cluster()?;
+        install(&CONFORMANCE)?;
+        Binaries::conformance(&mut |step| println!("setup: {step}"))?;
     }
     if uml::has_ipip()? {
         println!("setup: this kernel has ipip, the labs run on it directly");

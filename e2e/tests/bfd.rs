@@ -129,7 +129,7 @@ fn a_stopped_agent_says_that_its_bfd_is_no_failure() {
         let lab = watched()?;
         let others = ["rack1-a", "rack1-b", "rack2-b"];
         let history = |other| History::of(lab.node(other), "rack2-a");
-        let before = others.map(|other| history(other)).into_iter().collect::<Result<Vec<_>>>()?;
+        let before = others.map(history).into_iter().collect::<Result<Vec<_>>>()?;
         lab.node("rack2-a").stop(Signal::SIGTERM)?;
         for (other, before) in others.into_iter().zip(&before) {
             let node = lab.node(other);

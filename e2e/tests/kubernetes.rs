@@ -1,14 +1,12 @@
 //! A real Kubernetes on this machine: it comes up, its pods reach each other, and nothing of it is left.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use common::kubernetes::{all_reach, everywhere};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
+use heliograph_e2e::cluster::workload::{all_reach, everywhere};
 use heliograph_e2e::cluster::{Cluster, Spec, cgroups_left, is_ready};
 use heliograph_e2e::uml::as_root;
 

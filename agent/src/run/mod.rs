@@ -23,6 +23,7 @@ use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Handover, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
+use crate::store::kubernetes::Access;
 use crate::store::{self, View};
 
 mod forwarding;
@@ -63,8 +64,8 @@ pub enum Store {
     Files(PathBuf),
     /// A Kubernetes API server.
     Kubernetes {
-        /// Where it is and who we are to it; `None`: as KUBECONFIG says, or as a pod is given.
-        kubeconfig: Option<PathBuf>,
+        /// Where it is and who we are to it.
+        access: Access,
         /// Heliograph's namespace; `None`: the one that the pod, or the kubeconfig, is in.
         namespace: Option<String>,
         /// The folder for what outlives the machine's next start.
@@ -89,9 +90,7 @@ impl Options {
                 format!("put Node and BGPConfiguration documents into {}", folder.display())
             }
             Store::Kubernetes { .. } => {
-                "see how it stands with the API server (heliograph status), and that a \
-                                         BGPConfiguration is there (kubectl get bgpconfigurations)"
-                    .into()
+                "see how it stands with the API server (heliograph status, Store)".into()
             }
         }
     }
@@ -104,11 +103,11 @@ impl Options {
     ) -> Option<watch::Receiver<TellingStatus>> {
         match &self.store {
             Store::Files(_) => None,
-            Store::Kubernetes { kubeconfig, namespace, .. } => {
-                let kubeconfig = kubeconfig.clone();
+            Store::Kubernetes { access, namespace, .. } => {
+                let access = access.clone();
                 let connect = move || {
-                    let kubeconfig = kubeconfig.clone();
-                    async move { store::kubernetes::connect(kubeconfig.as_deref()).await }
+                    let access = access.clone();
+                    async move { access.connect().await }
                 };
                 Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, looks))
             }
@@ -118,10 +117,10 @@ impl Options {
     async fn watch(&self) -> watch::Receiver<Arc<View>> {
         match &self.store {
             Store::Files(folder) => store::files::watch(folder.clone(), self.last_good()).await,
-            Store::Kubernetes { kubeconfig, namespace, .. } => {
+            Store::Kubernetes { access, namespace, .. } => {
                 store::kubernetes::watch(store::kubernetes::Options {
                     node: self.node.clone(),
-                    kubeconfig: kubeconfig.clone(),
+                    access: access.clone(),
                     namespace: namespace.clone(),
                     last_good: self.last_good(),
                 })

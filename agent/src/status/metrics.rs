@@ -177,6 +177,17 @@ fn of_store(page: &mut Page, status: &NodeStatus) {
         "Reasons why what the store holds now is not in force.",
         intent.refusals.len() as f64,
     );
+    let store = status.store.as_ref();
+    page.gauges(
+        "heliograph_store_connected",
+        "Whether the API server tells everything that is needed; what was last good is in force where not.",
+        store.map(|store| (vec![], flag(store.connected))),
+    );
+    page.gauges(
+        "heliograph_store_connected_state_duration_seconds",
+        "How long it does, or doesn't.",
+        store.map(|store| (vec![], store.since_seconds)),
+    );
 }
 
 fn of_telling(page: &mut Page, telling: &TellingStatus) {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use heliograph_agent::status::kubernetes::tell;
 use heliograph_agent::status::{NodeStatus, SessionStatus, TellingStatus};
-use heliograph_agent::store::kubernetes::connect;
+use heliograph_agent::store::kubernetes::Access;
 use tokio::sync::{mpsc, oneshot};
 
 use super::binaries::binary;
@@ -35,7 +35,7 @@ impl Agent {
         let (hint, looks) = watch::channel(());
         let connect = move || {
             let kubeconfig = kubeconfig.clone();
-            async move { connect(Some(&kubeconfig)).await }
+            async move { Access { kubeconfig: Some(kubeconfig), endpoint: None }.connect().await }
         };
         let telling = tell("a".into(), None, connect, source, looks);
         Self { status, hint, telling, source: source_task }
@@ -263,6 +263,13 @@ async fn rights_are_those_that_are_used(server: &Server, admin: &User) {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Followed::start(server.kubeconfig("agent"), &folder.path().join("last-good.yaml"));
     store.until("the store has the password", |view| password(view) == md5("secret")).await;
+    // Whether its kind went is asked when an object is gone.
+    let gone = ours("BGPPeer", "gone", json!({"peerAddress": "192.0.2.250", "peerASN": 64650}));
+    admin.put(&format!("{OURS}/bgppeers"), &gone).await;
+    store
+        .until("the store has it", |view| in_force(view).is_some_and(|all| all.peers.contains_key("gone")))
+        .await;
+    admin.delete(&format!("{OURS}/bgppeers/gone")).await;
     let granted = granted();
     until(&format!("{granted:?} are all used"), async || granted.is_subset(&done(&server.audit()).0)).await;
     let (done, _) = done(&server.audit());

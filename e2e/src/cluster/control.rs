@@ -12,7 +12,7 @@ use super::network::{CONTROL, FROM_HOST, POD_NETWORKS, SERVICE_NETWORKS};
 /// Where keys, certificates, tokens and kubeconfigs lie on every machine.
 pub(super) const PKI: &str = "/etc/kubernetes";
 /// The administrator's kubeconfig on the control plane's machine.
-pub(super) const ADMIN: &str = "/etc/kubernetes/admin.kubeconfig";
+pub const ADMIN: &str = "/etc/kubernetes/admin.kubeconfig";
 /// etcd's files, and where a copy of them lies.
 const DATA: &str = "/var/lib/etcd/data";
 /// How long a part of the control plane may take to be there, on a machine busy with other things.
@@ -153,6 +153,16 @@ impl Control<'_> {
     }
 
     fn start_controllers(&self) -> Result<()> {
+        self.start_controller_manager()?;
+        self.run_program(
+            "kube-scheduler",
+            &format!(
+                "--kubeconfig={PKI}/kube-scheduler.kubeconfig --leader-elect=false --bind-address=127.0.0.1"
+            ),
+        )
+    }
+
+    fn start_controller_manager(&self) -> Result<()> {
         self.run_program(
             "kube-controller-manager",
             &format!(
@@ -160,12 +170,6 @@ impl Control<'_> {
                  --bind-address=127.0.0.1 --allocate-node-cidrs --cluster-cidr={POD_NETWORKS} \
                  --service-cluster-ip-range={SERVICE_NETWORKS} --use-service-account-credentials \
                  --service-account-private-key-file={PKI}/sa.key --root-ca-file={PKI}/ca.crt"
-            ),
-        )?;
-        self.run_program(
-            "kube-scheduler",
-            &format!(
-                "--kubeconfig={PKI}/kube-scheduler.kubeconfig --leader-elect=false --bind-address=127.0.0.1"
             ),
         )
     }
@@ -199,6 +203,18 @@ impl Control<'_> {
     pub fn resume_api_server(&self) -> Result<()> {
         self.start_api_server()?;
         self.wait_api_server()
+    }
+
+    /// Gives the API server, and who asks it for tokens, another key for them: it believes none of before.
+    pub fn change_token_key(&self) -> Result<()> {
+        let script = "cd /etc/kubernetes && openssl ecparam -name prime256v1 -genkey -noout -out sa.key && \
+                      openssl ec -in sa.key -pubout -out sa.pub";
+        self.machine.run(["sh", "-c", script])?;
+        self.stop_api_server()?;
+        self.resume_api_server()?;
+        // It signs tokens, too, and has some of its own.
+        self.machine.stop("kube-controller-manager", Signal::SIGKILL)?;
+        self.start_controller_manager()
     }
 
     /// Keeps what etcd holds now under a name.

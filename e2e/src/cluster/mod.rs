@@ -27,17 +27,20 @@ pub mod node;
 pub mod pod_network;
 pub mod services;
 pub mod state;
+pub mod workload;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::cgroups::left as cgroups_left;
 pub use self::command::{down, status, up};
+pub use self::control::ADMIN;
 
 use self::binaries::Binaries;
 use self::control::Control;
@@ -449,6 +452,14 @@ impl Cluster {
         network::let_control_reach(&self.router, &self.pod_networks()?)
     }
 
+    /// Gives every node an image.
+    ///
+    /// # Errors
+    /// When a node does not take it.
+    pub fn import(&self, image: &Path) -> Result<()> {
+        self.nodes.values().try_for_each(|(_, machine)| node::import(machine, image))
+    }
+
     /// Ends the API server, at once; etcd, controllers and nodes go on without.
     ///
     /// # Errors
@@ -463,6 +474,25 @@ impl Cluster {
     /// When it is not in time.
     pub fn start_api_server(&self) -> Result<()> {
         self.control().resume_api_server()
+    }
+
+    /// Makes the API server refuse all tokens of service accounts that it has given out so far, as where its key for
+    /// them is rotated without the old one staying good. Kubelets go on with those they have, until they are restarted.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn change_token_key(&self) -> Result<()> {
+        self.control().change_token_key()
+    }
+
+    /// Ends a node's kubelet and starts it again; its containers go on. Pods get new tokens.
+    ///
+    /// # Errors
+    /// When there is no such node, or it does not end.
+    pub fn restart_kubelet(&self, name: &str) -> Result<()> {
+        let (place, machine) = self.nodes.get(name).with_context(|| format!("there is no node {name}"))?;
+        machine.stop("kubelet", Signal::SIGTERM)?;
+        node::start_kubelet(machine, *place, &self.binaries)
     }
 
     /// Keeps all that etcd holds now under a name.

@@ -8,23 +8,18 @@ mod common;
 
 mod audit;
 mod changes;
+mod prometheus;
 
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::LATER;
-use common::kubernetes::{addresses, all_reach, everywhere, somewhere};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
+use heliograph_e2e::cluster::workload::{NAMESPACE, Streams, all_reach, everywhere, somewhere};
 use heliograph_e2e::cluster::{Cluster, Spec, network};
-use heliograph_e2e::netns::NetNs;
-use heliograph_e2e::probe::PingStream;
 use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
-
-/// Heliograph's namespace.
-const NAMESPACE: &str = "heliograph-system";
 
 #[test]
 fn one_apply_and_everything_by_kubectl() {
@@ -36,16 +31,20 @@ fn one_apply_and_everything_by_kubectl() {
         told("from `kubectl apply` until every pair reaches", begun);
         audit::nothing_refused(&cluster)?;
 
-        let mut streams = Streams::start(&cluster)?;
+        let mut streams = Streams::start(&cluster, &[])?;
         the_api_server_has_another_address(&cluster)?;
         an_upgrade(&cluster)?;
-        streams.lost_nothing("a rolling restart")?;
+        nothing_lost(&mut streams, "a rolling restart")?;
         a_node_joins_and_leaves(&mut cluster)?;
-        streams.lost_nothing("a node that joins and leaves")?;
-        changes::a_peer_by_kubectl(&mut cluster)?;
-        streams.lost_nothing("changes of a BGPPeer")?;
+        nothing_lost(&mut streams, "a node that joins and leaves")?;
+        changes::a_peer_comes(&mut cluster)?;
+        nothing_lost(&mut streams, "a BGPPeer that comes and changes")?;
+        changes::status_by_kubectl(&cluster)?;
+        prometheus::tells_what_kubectl_tells(&cluster)?;
         changes::reflectors_on_and_off(&cluster)?;
-        streams.lost_nothing("reflectors on and off")?;
+        nothing_lost(&mut streams, "reflectors on and off")?;
+        changes::the_peer_goes(&cluster)?;
+        nothing_lost(&mut streams, "a BGPPeer that goes")?;
 
         audit::nothing_refused(&cluster)?;
         audit::nothing_granted_in_vain(&cluster)?;
@@ -89,43 +88,11 @@ fn one_apply_is_enough(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Pings from the first node's pod to those of two other nodes, over both families.
-struct Streams {
-    running: Vec<(String, PingStream)>,
-    from: NetNs,
-    to: Vec<IpAddr>,
-}
-
-impl Streams {
-    fn start(cluster: &Cluster) -> Result<Self> {
-        let pods = cluster.wait_pods_ready("app=everywhere", 3)?;
-        let on = |node: &str| pods.iter().find(|pod| pod["spec"]["nodeName"] == node).cloned();
-        let from = on("n1").context("no pod on n1")?;
-        let from = cluster.pod_netns(from["metadata"]["name"].as_str().unwrap_or_default())?;
-        let others = [on("n2").context("no pod on n2")?, on("n3").context("no pod on n3")?];
-        let to = addresses(&others).into_iter().flat_map(|(_, addresses)| addresses);
-        let to = to.map(|address| Ok(address.parse()?)).collect::<Result<Vec<IpAddr>>>()?;
-        let mut streams = Self { running: Vec::new(), from, to };
-        streams.go()?;
-        Ok(streams)
-    }
-
-    fn go(&mut self) -> Result<()> {
-        for to in &self.to {
-            self.running.push((to.to_string(), PingStream::start(&self.from, *to)?));
-        }
-        Ok(())
-    }
-
-    /// Ends them, sees that every ping of them was answered, and starts others.
-    fn lost_nothing(&mut self, what: &str) -> Result<()> {
-        for (to, stream) in std::mem::take(&mut self.running) {
-            let found = stream.stop()?;
-            println!("{what}: {} pings to {to}, {} lost", found.sent, found.lost.len());
-            ensure!(found.lost.is_empty(), "{what}: to {to}: {found:?}");
-        }
-        self.go()
-    }
+/// Sees that no ping of the streams was lost, and says how many there were.
+fn nothing_lost(streams: &mut Streams, what: &str) -> Result<()> {
+    let pings = streams.lost_nothing(what)?;
+    println!("{what}: {pings} pings, none lost");
+    Ok(())
 }
 
 /// Where there is no kube-proxy, or an address of the API server's own is to be used, a ConfigMap says so.
@@ -205,17 +172,5 @@ fn a_node_joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
         }
     }
     told("a node leaves: from `kubectl delete node` to no routes on others", begun);
-    cluster.kill_node(&joined)?;
-    wait_until(Duration::from_secs(240), "its pods gone", || {
-        let pods = cluster.kubectl_json(&[
-            "get",
-            "pods",
-            "-A",
-            "--field-selector",
-            &format!("spec.nodeName={joined}"),
-        ])?;
-        let left = pods["items"].as_array().map_or(0, Vec::len);
-        ensure!(left == 0, "{left} left");
-        Ok(())
-    })
+    cluster.kill_node(&joined)
 }

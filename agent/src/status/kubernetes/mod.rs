@@ -95,6 +95,7 @@ where
             unsent: Vec::new(),
             network_unavailable: None,
             compare_at: Instant::now(),
+            compared_at: None,
             failures: 0,
             events_refused: None,
             has_peers,
@@ -145,6 +146,8 @@ struct Writer {
     network_unavailable: Option<bool>,
     /// When to look again what the API server holds.
     compare_at: Instant,
+    /// When that was last done.
+    compared_at: Option<Instant>,
     /// Failures in a row that keep us from doing anything.
     failures: u32,
     /// Why the last Event could not be sent.
@@ -203,7 +206,7 @@ impl Writer {
         let news = self.events.look(status, Instant::now().into_std());
         self.unsent.extend(news);
         self.unsent.truncate(BACKLOG);
-        let compare = Instant::now() >= self.compare_at;
+        let compare = Instant::now() >= self.compare_at || self.may_be_another(status);
         if compare {
             self.network_unavailable = self.cluster.look_up_node().await.map_err(Trouble::of_everything)?;
         }
@@ -212,10 +215,18 @@ impl Writer {
             let found = self.cluster.look_up().await.map_err(Trouble::of_everything)?;
             self.planner.adopt(&found);
             self.compare_at = Instant::now() + jittered(COMPARE_EVERY);
+            self.compared_at = Some(Instant::now());
         }
         self.tell_objects(status).await?;
         self.tell_events().await?;
         network
+    }
+
+    /// The API server was away since we last looked: it may know an older state than we told it.
+    fn may_be_another(&self, status: &NodeStatus) -> bool {
+        let back = status.store.as_ref().filter(|store| store.connected);
+        let since = |at: Instant| at.elapsed().as_secs_f64();
+        back.zip(self.compared_at).is_some_and(|(store, at)| store.since_seconds < since(at))
     }
 
     /// First of all: without it no pod comes to the node.

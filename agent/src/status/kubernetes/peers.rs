@@ -8,6 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
@@ -78,15 +79,17 @@ impl Counter {
             return Ok(None);
         }
         let (counts, total) = self.sessions().await?;
-        let peers = Api::<BGPPeer>::all(self.client.clone());
+        // As they are: one that makes no sense is no reason not to count for others.
+        let peers = Api::<DynamicObject>::all_with(self.client.clone(), &ApiResource::erase::<BGPPeer>(&()));
         let all = self.requests.read("list bgppeers", peers.list(&ListParams::default())).await?;
         let params = PatchParams::apply(MANAGER).force();
         for peer in all.items {
-            let status = counts.status(&peer, super::now());
-            if peer.status.as_ref() == Some(&status) {
+            let name = peer.name_any();
+            let before = serde_json::from_value::<BGPPeerStatus>(peer.data["status"].clone()).ok();
+            let status = counts.status(&name, peer.metadata.generation, before.as_ref(), super::now());
+            if before.as_ref() == Some(&status) {
                 continue;
             }
-            let name = peer.name_any();
             let patch = json!({"apiVersion": api::API_VERSION, "kind": "BGPPeer", "metadata": {"name": name},
                 "status": status});
             let what = format!("write the status of bgppeer {name}");
@@ -166,9 +169,15 @@ impl Counts {
         }
     }
 
-    fn status(&self, peer: &BGPPeer, now: Timestamp) -> BGPPeerStatus {
+    fn status(
+        &self,
+        name: &str,
+        generation: Option<i64>,
+        before: Option<&BGPPeerStatus>,
+        now: Timestamp,
+    ) -> BGPPeerStatus {
         let none = Count::default();
-        let count = self.0.get(&peer.name_any()).unwrap_or(&none);
+        let count = self.0.get(name).unwrap_or(&none);
         let (status, reason, message) = match count {
             Count { total: 0, .. } => ("False", "NoSessions", "no node has a session with it".into()),
             Count { up, total, .. } if up == total => ("True", "All", String::new()),
@@ -178,7 +187,7 @@ impl Counts {
                 ("False", "NotAll", format!("not established on {}{more}", down.join(", ")))
             }
         };
-        let conditions = peer.status.iter().flat_map(|status| &status.conditions);
+        let conditions = before.into_iter().flat_map(|status| &status.conditions);
         let before = conditions.into_iter().find(|condition| condition.type_ == "Established");
         let since =
             before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
@@ -190,7 +199,7 @@ impl Counts {
             reason: reason.into(),
             message,
             last_transition_time: since.unwrap_or(Time(now)),
-            observed_generation: peer.metadata.generation,
+            observed_generation: generation,
         };
         BGPPeerStatus {
             sessions: Some(SessionCounts::new(count.up, count.total)),
@@ -223,20 +232,16 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
         let mut cases = Vec::new();
         for name in ["tor", "other", "unused"] {
-            let mut peer: BGPPeer = serde_json::from_value(json!({"metadata": {"name": name, "generation": 3},
-                "spec": {"peerAddress": "192.0.2.1", "peerASN": 64600}, "apiVersion": "heliograph.io/v1alpha1",
-                "kind": "BGPPeer"}))
-            .unwrap();
-            let status = counts.status(&peer, at(1000));
-            peer.status = Some(status.clone());
-            assert_eq!(counts.status(&peer, at(2000)), status, "nothing to write");
-            let condition = &status.conditions[0];
+            let mut status = counts.status(name, Some(3), None, at(1000));
+            assert_eq!(counts.status(name, Some(3), Some(&status), at(2000)), status, "nothing to write");
+            let condition = &mut status.conditions[0];
             assert_eq!(condition.observed_generation, Some(3));
-            let established = status.sessions.unwrap().established;
+            let established = &status.sessions.as_ref().unwrap().established;
             cases.push(format!("{established} {} {}", condition.status, condition.message));
             // When it turns the time does, too.
-            peer.status.as_mut().unwrap().conditions[0].status = "Unknown".into();
-            assert_eq!(counts.status(&peer, at(2000)).conditions[0].last_transition_time, Time(at(2000)));
+            condition.status = "Unknown".into();
+            let turned = counts.status(name, Some(3), Some(&status), at(2000));
+            assert_eq!(turned.conditions[0].last_transition_time, Time(at(2000)));
         }
         let expected = [
             "3/10 False not established on n0, n1, n2, n3, n4 and 2 more",

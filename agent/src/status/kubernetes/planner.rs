@@ -117,8 +117,14 @@ impl Planner {
         let keys: BTreeSet<&Key> = wanted.iter().map(|object| &object.key).collect();
         let gone = self.entries.keys().filter(|key| complete && !keys.contains(key));
         let gone = gone.map(|key| (self.not_before(key, now), Write::Delete(key.clone())));
-        let changed = wanted.iter().filter_map(|object| self.due(object, now));
-        for (due, write) in gone.chain(changed).collect::<Vec<_>>() {
+        let mut due: Vec<_> = gone.collect();
+        for object in wanted {
+            match self.due(object, now) {
+                Some(write) => due.push(write),
+                None => self.settled(&object.key),
+            }
+        }
+        for (due, write) in due {
             let due = due.max(self.bucket.ready(now));
             if due > now {
                 next = Some(next.map_or(due, |next: Instant| next.min(due)));
@@ -174,6 +180,13 @@ impl Planner {
         entry.failures += 1;
         entry.not_before = Some(now + pause.max(failure.wait.unwrap_or_default()));
         entry.trouble = Some(failure.words);
+    }
+
+    /// There is nothing to write: what failed is of no use any more, as the object is again as it was.
+    fn settled(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            (entry.failures, entry.trouble, entry.not_before) = (0, None, None);
+        }
     }
 
     /// It isn't there after all.

@@ -16,6 +16,8 @@ pub struct Failure {
     pub wait: Option<Duration>,
     /// The version that we asked for changes since is no longer kept (410).
     pub expired: bool,
+    /// The API server doesn't know the kind (404).
+    pub undefined: bool,
 }
 
 impl Failure {
@@ -59,11 +61,12 @@ impl Failure {
             words: format!("{what}: the API server answered {}: {}; {remedy}", status.code, said.trim()),
             wait: (wait > 0).then(|| Duration::from_secs(u64::from(wait)).min(LONGEST_WAIT)),
             expired: status.code == 410,
+            undefined: status.code == 404,
         }
     }
 
     fn new(words: String) -> Self {
-        Self { words, wait: None, expired: false }
+        Self { words, wait: None, expired: false, undefined: false }
     }
 }
 
@@ -108,6 +111,7 @@ mod tests {
                 assert!(failure.words.contains(word), "{word} in {}", failure.words);
             }
             assert_eq!((failure.wait, failure.expired), (wait.map(Duration::from_secs), expired));
+            assert_eq!(failure.undefined, code == 404);
         }
     }
 }

@@ -1,23 +1,22 @@
 //! Where the sources come together: which are needed, what they have told, and what of it is in force.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::Options;
 use super::keeper::Keeper;
 use super::scope::Scope;
 use super::shelf::Shelf;
 use super::source::{self, Entry, Event, Selection};
-use super::{Options, failure};
+use super::vanished::{self, Vanished};
 use crate::api;
 use crate::intent::Selector;
 use crate::store::check::{CONFIGURATION_NAME, Kind, Object};
@@ -34,6 +33,11 @@ const BACKLOG: usize = 256;
 const GRACE: Duration = Duration::from_secs(3);
 /// Time between attempts to find out where the API server is.
 const CONNECT_AGAIN: Duration = Duration::from_secs(5);
+
+/// Our kinds of which objects may be missing because their kind is, with their plurals. A BGPConfiguration that is gone
+/// takes nothing with it anyway.
+const DEFINED: [(Slot, &str, &str); 2] =
+    [(Slot::Peers, "BGPPeer", "bgppeers"), (Slot::Filters, "BGPFilter", "bgpfilters")];
 
 /// What a shelf is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +60,7 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
     let recall_at = Instant::now() + GRACE;
     let mut connection = Connection::new("the API server".into());
     let client = loop {
-        match connect(options.kubeconfig.as_deref()).await {
+        match options.access.connect().await {
             Ok((client, server)) => {
                 connection.server = server;
                 break client;
@@ -82,37 +86,13 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
         connection,
         shelves: BTreeMap::new(),
         scopes: BTreeMap::new(),
+        vanished: Vanished::default(),
+        fates: mpsc::channel(BACKLOG),
         sender,
         numbers: 0,
     };
     hub.begin();
     hub.follow(receiver, recall_at, views).await;
-}
-
-/// Finds the API server: a given file, KUBECONFIG, or what a pod is given. A client for it, and its address.
-///
-/// # Errors
-/// What is missing, in words.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
-    let config = match kubeconfig {
-        Some(path) => from_file(path).await.map_err(|error| failure::chain(&error)),
-        None => kube::Config::infer().await.map_err(|error| failure::chain(&error)),
-    };
-    let mut config = config.map_err(|error| {
-        format!(
-            "there is no way to an API server: {error}; set KUBECONFIG, or run as a pod with a ServiceAccount"
-        )
-    })?;
-    // What fails is tried again where it can be told of.
-    config.default_retry = false;
-    let server = config.cluster_url.to_string().trim_end_matches('/').to_string();
-    let client = Client::try_from(config)
-        .map_err(|error| format!("can't speak with {server}: {}", failure::chain(&error)))?;
-    Ok((client, server))
-}
-
-async fn from_file(path: &Path) -> Result<kube::Config, KubeconfigError> {
-    kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
 }
 
 struct Hub {
@@ -124,9 +104,15 @@ struct Hub {
     shelves: BTreeMap<Slot, Shelf>,
     /// Of the shelves with other nodes.
     scopes: BTreeMap<Slot, Scope>,
+    vanished: Vanished,
+    /// What the API server says of those: whether their kind is defined.
+    fates: (mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>),
     sender: mpsc::Sender<(u64, Event)>,
     numbers: u64,
 }
+
+/// Objects that are gone, and whether their kind is still defined.
+type Verdict = (Vec<Culprit>, bool);
 
 impl Hub {
     fn begin(&mut self) {
@@ -185,6 +171,13 @@ impl Hub {
                         news |= self.take(told);
                     }
                     if news {
+                        self.look_for_vanished();
+                        self.steer();
+                        self.settle();
+                    }
+                }
+                Some((keys, defined)) = self.fates.1.recv() => {
+                    if self.vanished.judge(&keys, defined) {
                         self.steer();
                         self.settle();
                     }
@@ -210,9 +203,31 @@ impl Hub {
         shelf.is_some_and(|(slot, shelf)| {
             let refused = shelf.trouble.is_some();
             let news = shelf.take(event);
+            if shelf.trouble.as_ref().is_some_and(|failure| failure.undefined) {
+                self.vanished.undefine(kind_of(slot));
+            }
             // A Secret that can't be read is waited for no longer.
             news || (matches!(slot, Slot::Secret(_)) && refused != shelf.trouble.is_some())
         })
+    }
+
+    /// What of that in force isn't there any more stays until it is known why.
+    fn look_for_vanished(&mut self) {
+        for (slot, kind, plural) in DEFINED {
+            let Some(shelf) = self.shelves.get(&slot).filter(|shelf| shelf.listed) else { continue };
+            let current = shelf.trouble.is_none();
+            let good = self.keeper.good().iter().filter(|object| object.kind_name() == kind);
+            let good = good.map(|object| object.name.as_str());
+            let keys = self.vanished.look(kind, current, good, |name| shelf.entries.contains_key(name));
+            if !keys.is_empty() {
+                let (client, tell) = (self.client.clone(), self.fates.0.clone());
+                tokio::spawn(async move {
+                    let defined = vanished::is_defined(client, plural).await;
+                    // The only error is that nobody listens.
+                    let _ = tell.send((keys, defined)).await;
+                });
+            }
+        }
     }
 
     /// Sees that there is a source for all that is needed now, and none for anything else.
@@ -325,6 +340,14 @@ impl Hub {
                     }
                 }
             }
+        }
+        unreadable.extend(self.vanished.kept());
+        // As they were last good, so that what they refer to is looked for, too.
+        let kept = unreadable
+            .iter()
+            .filter_map(|kept| self.keeper.good().iter().find(|good| good.key() == kept.key));
+        for object in kept {
+            objects.entry(object.key()).or_insert_with(|| object.clone());
         }
         if self.lacks_configuration()
             && let Some(defaults) = self.keeper.stand_in()

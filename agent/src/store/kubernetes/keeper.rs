@@ -18,7 +18,7 @@ use crate::store::{Connection, Refusal, View, last_good};
 /// The last good intent is written at most once in this time.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
 
-/// An object that couldn't be read.
+/// An object that can't be taken as it is, or isn't there.
 #[derive(Debug)]
 pub struct Unreadable {
     /// Which.
@@ -84,6 +84,11 @@ impl Keeper {
     /// What the intent in force needs to know of nodes.
     pub fn scope(&self) -> Option<Scope> {
         Scope::of_objects(&self.good, &self.node)
+    }
+
+    /// What the intent in force is made of.
+    pub fn good(&self) -> &[Object] {
+        &self.good
     }
 
     /// The BGPConfiguration that holds where there is none: what is left out of one is as documented, and so is all of

@@ -164,6 +164,20 @@ fn what_failed_is_tried_again_with_growing_pauses_without_holding_up_the_rest() 
 }
 
 #[test]
+fn what_failed_is_forgotten_when_all_is_again_as_it_was_written() {
+    let mut case = Case::new(PACE);
+    let before = [object("a", "up", 0)];
+    let [start, later, end] = [0.0, 100.0, 101.0].map(|seconds| case.at(seconds));
+    let first = case.planner.plan(&before, true, start).remove(0);
+    case.planner.done(first, "1", start);
+    let refused = case.planner.plan(&[object("a", "down", 0)], true, later).remove(0);
+    case.planner.failed(refused.key(), failure(None), later);
+    assert!(case.planner.trouble().is_some());
+    assert_eq!(case.planner.plan(&before, true, end), []);
+    assert_eq!(case.planner.trouble(), None);
+}
+
+#[test]
 fn what_is_found_in_the_api_server_is_taken_over() {
     let mut case = Case::new(PACE);
     let found = |names: &[(&str, &str)]| {

@@ -1,0 +1,113 @@
+//! What can happen to our kinds and to what is of them.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use heliograph_e2e::cluster::Cluster;
+use heliograph_e2e::cluster::pod_network::PodNetwork;
+use heliograph_e2e::wait::wait_until;
+use serde_json::{Value, json};
+
+use super::common::LATER;
+use super::outside::{self, TOR};
+use super::{
+    LATE, NODES, all_is_well, configuration, everywhere_told, forwards, has_session, kill_agent, late, ours,
+    sessions, wait_for_successor,
+};
+
+const SCHEMA: &str = "/spec/versions/0/schema";
+
+/// Where the definition lets everything in, an object that makes no sense is refused, and nothing but that object.
+pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    let crd = cluster.kubectl_json(&["get", "crd", "bgppeers.heliograph.io"])?;
+    let schema = crd.pointer(SCHEMA).cloned().unwrap_or_default();
+    define_peers(
+        cluster,
+        &json!({ "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } }),
+    )?;
+    let patch = json!({ "spec": { "peerASN": "a lot" } }).to_string();
+    wait_until(LATER, "the lax definition", || {
+        cluster.kubectl(&["patch", "bgppeer", TOR, "--type=merge", "-p", &patch]).map(drop)
+    })?;
+    cluster.apply(&ours("BGPPeer", "odd", &json!(["no", "object"])))?;
+    cluster.apply(&late())?;
+    everywhere_told(cluster, "nonsense is refused, what makes sense is taken", |status| {
+        refuses(status, &format!("BGPPeer {TOR}"))?;
+        refuses(status, "BGPPeer odd")?;
+        ensure!(status["intent"]["inSync"] == false && status["store"]["connected"] == true);
+        has_session(status, LATE, true)?;
+        untouched(status, begun)
+    })?;
+    for node in NODES {
+        wait_until(LATER, &format!("bgpnode {node} names what is refused"), || {
+            let status = cluster.kubectl_json(&["get", "bgpnode", node])?["status"].clone();
+            ensure!(status["inSync"] == false && status.to_string().contains("spec.peerASN"), "{status}");
+            Ok(())
+        })?;
+    }
+    // Others are counted all the same.
+    wait_until(LATER, "the status of a BGPPeer that makes sense", || {
+        let status = cluster.kubectl_json(&["get", "bgppeer", LATE])?["status"].clone();
+        ensure!(status["sessions"]["total"] == 3, "{status}");
+        Ok(())
+    })?;
+    cluster.apply(&outside::peer(outside::address(cluster)?, &outside::OUTSIDE))?;
+    cluster.kubectl(&["delete", "bgppeer", "odd", LATE])?;
+    define_peers(cluster, &schema)?;
+    all_is_well(cluster)
+}
+
+fn define_peers(cluster: &Cluster, schema: &Value) -> Result<()> {
+    let patch = json!([{ "op": "replace", "path": SCHEMA, "value": schema }]).to_string();
+    cluster.kubectl(&["patch", "crd", "bgppeers.heliograph.io", "--type=json", "-p", &patch]).map(drop)
+}
+
+/// Who deletes the definitions deletes all objects with them. That is no wish for a network without neighbours.
+pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    let delete = |plurals: &[&str]| {
+        let names: Vec<_> = plurals.iter().map(|plural| format!("{plural}.heliograph.io")).collect();
+        let words = ["delete", "crd"].into_iter().chain(names.iter().map(String::as_str)).collect::<Vec<_>>();
+        cluster.kubectl(&words).map(drop)
+    };
+    delete(&["bgppeers", "bgpsessions", "bgpnodes"])?;
+    let says_so = |status: &Value| {
+        let error = status["store"]["lastError"].as_str().unwrap_or_default();
+        ensure!(status["store"]["connected"] == false && error.contains("heliograph crds"), "{error}");
+        ensure!(status["telling"]["error"].as_str().is_some_and(|words| words.contains("404")));
+        untouched(status, begun)
+    };
+    everywhere_told(cluster, "kinds are missing", says_so)?;
+    delete(&["bgpfilters", "bgpconfigurations"])?;
+    everywhere_told(cluster, "all kinds are missing", says_so)?;
+    let killed = Instant::now();
+    kill_agent(cluster, "n2")?;
+    wait_for_successor(cluster, "n2", killed)?;
+
+    cluster.apply_network(PodNetwork::Heliograph)?;
+    cluster.apply(&configuration())?;
+    everywhere_told(cluster, "the kinds are back, without the objects", |status| {
+        ensure!(status["store"]["connected"] == true);
+        refuses(status, &format!("BGPPeer {TOR}"))?;
+        forwards(status)
+    })?;
+    cluster.apply(&outside::peer(outside::address(cluster)?, &outside::OUTSIDE))?;
+    all_is_well(cluster)
+}
+
+/// An object is refused.
+fn refuses(status: &Value, object: &str) -> Result<()> {
+    let refusals = status["intent"]["refusals"].as_array().into_iter().flatten();
+    let of_object = refusals.filter(|refusal| refusal["object"] == object).count();
+    ensure!(of_object > 0, "{object} isn't refused");
+    Ok(())
+}
+
+/// All sessions are those of before.
+fn untouched(status: &Value, begun: Instant) -> Result<()> {
+    forwards(status)?;
+    let age = sessions(status)?[TOR]["uptimeSeconds"].as_f64().unwrap_or_default();
+    ensure!(age > begun.elapsed().as_secs_f64(), "the session with {TOR} is new");
+    Ok(())
+}
