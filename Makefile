@@ -6,7 +6,7 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-# For `make cluster`: only `flat` has been tried; `two-racks` and SERVICES=--services (kube-proxy, CoreDNS) have not.
+# For `make cluster`: only `flat` has been tried; `two-racks` and SERVICES=--services (CoreDNS) have not.
 NODES    ?= 3
 SERVICES ?=
 ifeq ($(origin TOPOLOGY),file)
@@ -50,9 +50,12 @@ image:
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 
-# All that users apply in one file; a test sees that it is up to date.
+# The kinds as their types say, and all that users apply in one file; tests see that both are up to date.
 manifests:
-	for part in $(wildcard manifests/crds.yaml) $(addprefix manifests/base/,namespace.yaml rbac.yaml daemonset.yaml); do \
+	mkdir -p target
+	cargo run --quiet -p heliograph-agent --bin heliograph -- crds > target/crds.yaml
+	mv target/crds.yaml manifests/crds.yaml
+	for part in manifests/crds.yaml $(addprefix manifests/base/,namespace.yaml rbac.yaml daemonset.yaml); do \
 		echo ---; cat $$part; done > manifests/install.yaml
 
 check:

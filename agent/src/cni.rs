@@ -12,8 +12,9 @@ use thiserror::Error;
 pub const NODE_FILE: &str = "node.json";
 /// What the container runtime finds the network by, in the CNI configuration directory.
 pub const CONFLIST_FILE: &str = "10-heliograph.conflist";
-/// The newest version of the CNI specification that the shim speaks.
-const CNI_VERSION: &str = "1.1.0";
+/// The versions of the CNI specification that the shim speaks and that are worth a choice, the newest last. Runtimes that
+/// know several choose among these; others, such as containerd 1.6, take the first and refuse what they don't know.
+const CNI_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
 /// Why a file could not be put in place or taken away.
 #[derive(Debug, Error)]
@@ -91,7 +92,8 @@ impl Installer {
 
     fn conflist_content(&self) -> Result<Vec<u8>, CniError> {
         let conflist = serde_json::json!({
-            "cniVersion": CNI_VERSION,
+            "cniVersion": CNI_VERSIONS[0],
+            "cniVersions": CNI_VERSIONS,
             "name": "heliograph",
             "plugins": [{"type": "heliograph-cni", "runDir": self.run_dir}],
         });
@@ -199,7 +201,8 @@ mod tests {
         assert!(!installer.conflist().exists());
         assert!(installer.install(&node(1480), true).unwrap());
         let conflist = read(&installer.conflist());
-        assert_eq!(conflist["cniVersion"], "1.1.0");
+        assert_eq!(conflist["cniVersion"], "1.0.0");
+        assert_eq!(conflist["cniVersions"], json!(["1.0.0", "1.1.0"]));
         assert_eq!(conflist["plugins"][0]["type"], "heliograph-cni");
         assert_eq!(conflist["plugins"][0]["runDir"], json!(installer.run_dir));
         installer.install(&node(1480), false).unwrap();

@@ -73,10 +73,10 @@ enum ClusterVerb {
         /// How they are cabled.
         #[arg(long, value_enum, default_value_t)]
         topology: cluster::network::Topology,
-        /// The pods' network: Heliograph if its manifest and image are there, else static routes.
-        #[arg(long, value_enum)]
-        network: Option<cluster::pod_network::PodNetwork>,
-        /// Also kube-proxy and CoreDNS, so that Services work.
+        /// The pods' network.
+        #[arg(long, value_enum, default_value_t)]
+        network: cluster::pod_network::PodNetwork,
+        /// Also CoreDNS, so that Services have names.
         #[arg(long)]
         services: bool,
     },

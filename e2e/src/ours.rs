@@ -1,10 +1,19 @@
-//! Our own image: the two programs, static, and nothing else.
+//! Our own image: the two programs and nothing else.
+//!
+//! The one that people get is made of static programs ([`image`]). The clusters of a developer's machine get one of the
+//! programs of the running build ([`quick`]): the same programs under the same paths, with the libraries they are linked
+//! to. It is made in a second, and what is tested is what was just built.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::cache;
 use crate::image::{File, docker_archive};
+use crate::lab::binary;
 
 /// Our programs, which the image holds in [`FOLDER`].
 const PROGRAMS: [&str; 2] = ["heliograph", "heliograph-cni"];
@@ -14,6 +23,68 @@ const FOLDER: &str = "usr/local/bin";
 /// The name of our image as runtimes write `heliograph:VERSION` out.
 pub fn name() -> String {
     format!("docker.io/library/heliograph:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// An image to use instead of one of the running build.
+const GIVEN: &str = "HELIOGRAPH_IMAGE";
+
+/// The archive for this machine's clusters: the one that `HELIOGRAPH_IMAGE` names, else one of the programs of the
+/// running build.
+///
+/// # Errors
+/// When there is no such archive, or it can't be made.
+pub fn for_clusters() -> Result<PathBuf> {
+    let Some(given) = std::env::var_os(GIVEN).filter(|path| !path.is_empty()) else { return quick() };
+    let path = PathBuf::from(given);
+    ensure!(path.is_file(), "{GIVEN} names {}, which is no file", path.display());
+    Ok(path)
+}
+
+/// The image of the programs of the running build, with their libraries, made anew when a program is newer.
+fn quick() -> Result<PathBuf> {
+    let programs = PROGRAMS.iter().map(|name| binary(name)).collect::<Result<Vec<_>>>()?;
+    let folder =
+        programs.iter().find_map(|program| program.parent()).context("a program without a folder")?;
+    let folder = folder.join("image");
+    let out = folder.join("heliograph-image.tar");
+    let _lock = cache::lock(&folder, "the image", &mut |step| println!("image: {step}"))?;
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified());
+    let newest = programs.iter().map(|path| changed(path)).collect::<std::io::Result<Vec<SystemTime>>>()?;
+    if changed(&out).is_ok_and(|made| newest.iter().all(|program| *program < made)) {
+        return Ok(out);
+    }
+    let scratch = tempfile::tempdir_in(&folder)?;
+    let mut files = Vec::new();
+    let mut libraries = BTreeSet::new();
+    for (name, program) in PROGRAMS.iter().zip(&programs) {
+        libraries.extend(linked(program)?);
+        let source = stripped(program, &scratch.path().join(name));
+        files.push(File::program(format!("{FOLDER}/{name}"), source));
+    }
+    let library = |path: &PathBuf| Some(File::program(path.strip_prefix("/").ok()?, path));
+    files.extend(libraries.iter().filter_map(library));
+    docker_archive(&out, &name(), &files, &[&format!("/{FOLDER}/{}", PROGRAMS[0])])?;
+    Ok(out)
+}
+
+/// What a program's loader loads, and the loader. A static program has none.
+fn linked(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(!text.contains("not found"), "a library of {} is missing:\n{text}", program.display());
+    Ok(libraries(&text))
+}
+
+/// The paths in what ldd says: `libc.so.6 => /lib/libc.so.6 (0x…)`, and the loader without an arrow.
+fn libraries(said: &str) -> Vec<PathBuf> {
+    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    said.lines().filter_map(path).collect()
+}
+
+/// A program without what only debuggers read: every node holds the image in memory. As it is where nobody can strip it.
+fn stripped(program: &Path, draft: &Path) -> PathBuf {
+    let done = Command::new("strip").arg("-o").arg(draft).arg(program).status();
+    if done.is_ok_and(|status| status.success()) { draft.to_owned() } else { program.to_owned() }
 }
 
 /// Writes the image of the programs in a folder to `out` and says how large it is.
@@ -50,4 +121,17 @@ fn must_be_static(program: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_found_in_what_ldd_says() {
+        let said =
+            "\tlinux-vdso.so.1 (0x7f)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x7f)\n\t/lib64/ld.so.2 (0x7f)\n";
+        assert_eq!(libraries(said), ["/lib/x/libc.so.6", "/lib64/ld.so.2"].map(PathBuf::from));
+        assert!(libraries("\tstatically linked\n").is_empty());
+    }
 }

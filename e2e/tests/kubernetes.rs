@@ -1,61 +1,16 @@
 //! A real Kubernetes on this machine: it comes up, its pods reach each other, and nothing of it is left.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use common::kubernetes::{all_reach, everywhere};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
-use heliograph_e2e::cluster::{Cluster, Spec, cgroups_left, images, is_ready};
+use heliograph_e2e::cluster::{Cluster, Spec, cgroups_left, is_ready};
 use heliograph_e2e::uml::as_root;
-use serde_json::{Value, json};
-
-/// A pod on every node.
-fn everywhere() -> String {
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": { "name": "everywhere" },
-        "spec": {
-            "selector": { "matchLabels": { "app": "everywhere" } },
-            "template": {
-                "metadata": { "labels": { "app": "everywhere" } },
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [{ "name": "pod", "image": images::POD, "imagePullPolicy": "Never" }],
-                },
-            },
-        },
-    })
-    .to_string()
-}
-
-/// (name, addresses of both families) of each pod.
-fn addresses(pods: &[Value]) -> Vec<(String, Vec<String>)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let ips = |pod: &Value| {
-        pod["status"]["podIPs"].as_array().into_iter().flatten().map(|ip| text(&ip["ip"])).collect()
-    };
-    pods.iter().map(|pod| (text(&pod["metadata"]["name"]), ips(pod))).collect()
-}
-
-/// Every ordered pair of pods, over both families.
-fn all_reach(cluster: &Cluster, pods: &[Value]) -> Result<usize> {
-    let pods = addresses(pods);
-    let mut reached = 0;
-    for (from, _) in &pods {
-        for (to, addresses) in pods.iter().filter(|(name, _)| name != from) {
-            ensure!(addresses.len() == 2, "{to} has not both families: {addresses:?}");
-            for address in addresses {
-                cluster
-                    .exec(from, &["ping", "-c", "1", "-W", "10", address])
-                    .with_context(|| format!("{from} does not reach {to} at {address}"))?;
-                reached += 1;
-            }
-        }
-    }
-    Ok(reached)
-}
 
 /// What a cluster could leave on a machine.
 #[derive(Debug, PartialEq, Eq)]

@@ -68,6 +68,27 @@ pub struct BGPConfigurationSpec {
     pub listen_port: Option<u16>,
 }
 
+/// The AS number where nobody says one: the first that is for private use (RFC 6996).
+pub const DEFAULT_AS_NUMBER: u32 = 64512;
+
+/// What holds in a cluster without a BGPConfiguration: that AS number, and every field as if it were left out.
+impl Default for BGPConfigurationSpec {
+    fn default() -> Self {
+        Self {
+            as_number: DEFAULT_AS_NUMBER,
+            topology: Topology::default(),
+            reflectors: None,
+            cluster_cidrs: Vec::new(),
+            encapsulation: Encapsulation::default(),
+            nat_outgoing: NatOutgoing::default(),
+            timers: None,
+            graceful_restart: None,
+            bfd: None,
+            listen_port: None,
+        }
+    }
+}
+
 /// Who peers with whom among the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(

@@ -8,15 +8,19 @@ pub mod configuration;
 pub mod crds;
 pub mod filter;
 pub mod node;
+pub mod node_status;
 pub mod peer;
 pub mod rules;
+pub mod session;
 pub mod status;
 
 pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulation, GracefulRestart};
 pub use configuration::{NatOutgoing, Reflectors, Timers, Topology};
 pub use filter::{BGPFilter, BGPFilterSpec};
 pub use node::Node;
+pub use node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPNodeStatusStatus};
 pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule, SecretRef};
+pub use session::{BGPSession, BGPSessionSpec, BGPSessionStatus};
 
 /// Group of our own kinds.
 pub const GROUP: &str = "heliograph.io";

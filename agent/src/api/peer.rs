@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::configuration::{Bfd, Timers, yes};
 use super::rules;
-use super::status::ObjectStatus;
+use super::status::BGPPeerStatus;
 
 /// A neighbour that is no node of the cluster, and the nodes that peer with it.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -22,9 +22,10 @@ use super::status::ObjectStatus;
     category = "heliograph",
     derive = "PartialEq",
     doc = "A neighbour that is no node of the cluster, and the nodes that peer with it.",
-    status = "ObjectStatus",
+    status = "BGPPeerStatus",
     printcolumn(name = "Peer", type_ = "string", json_path = ".spec.peerAddress"),
     printcolumn(name = "ASN", type_ = "integer", json_path = ".spec.peerASN"),
+    printcolumn(name = "Sessions", type_ = "string", json_path = ".status.sessions.established"),
     printcolumn(name = "Import", type_ = "string", json_path = ".spec.importFilter", priority = "1"),
     printcolumn(name = "Export", type_ = "string", json_path = ".spec.exportFilter", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use heliograph_bgp::io::{BestRoutes, StartError, Stop};
-use tokio::sync::{mpsc, watch};
+use heliograph_bgp::report::SessionState;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::cni::{self, CniError, Installer};
@@ -19,9 +20,9 @@ use crate::kernel::linux::Linux;
 use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
-use crate::plan::{self, Speaking};
+use crate::plan::{self, Handover, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
-use crate::status::{Role, http};
+use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
 use crate::store::{self, View};
 
 mod forwarding;
@@ -91,6 +92,25 @@ impl Options {
                 "see how it stands with the API server (heliograph status), and that a \
                                          BGPConfiguration is there (kubectl get bgpconfigurations)"
                     .into()
+            }
+        }
+    }
+
+    /// Sees that the cluster is told how we stand, if there is one.
+    fn tell_cluster(
+        &self,
+        report: mpsc::Sender<oneshot::Sender<NodeStatus>>,
+        looks: watch::Receiver<()>,
+    ) -> Option<watch::Receiver<TellingStatus>> {
+        match &self.store {
+            Store::Files(_) => None,
+            Store::Kubernetes { kubeconfig, namespace, .. } => {
+                let kubeconfig = kubeconfig.clone();
+                let connect = move || {
+                    let kubeconfig = kubeconfig.clone();
+                    async move { store::kubernetes::connect(kubeconfig.as_deref()).await }
+                };
+                Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, looks))
             }
         }
     }
@@ -186,6 +206,9 @@ async fn attend<K: Kernel>(
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
     run_dir.serve(ask.clone())?;
     let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    let (report, reports) = mpsc::channel(1);
+    let (looked, looks) = watch::channel(());
+    let telling = options.tell_cluster(report, looks);
     let (forwarding, hints) = match kernel {
         Some((kernel, changes)) => {
             let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
@@ -207,6 +230,7 @@ async fn attend<K: Kernel>(
         started: Instant::now(),
         view: Arc::default(),
         speaking: None,
+        handover: Handover::default(),
         speech: Speech::default(),
         restarting,
         best: BestRoutes::default(),
@@ -215,8 +239,11 @@ async fn attend<K: Kernel>(
         changed_at: None,
         waiting_for: vec!["the first look".into()],
         doors,
+        telling,
+        looked,
     };
-    let result = agent.attend(views, questions, hints, stop).await;
+    let asked = Asked { questions, reports };
+    let result = agent.attend(views, asked, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
     result
 }
@@ -227,6 +254,7 @@ struct Agent<K> {
     started: Instant,
     view: Arc<View>,
     speaking: Option<Speaking>,
+    handover: Handover,
     speech: Speech,
     /// There was an earlier run, by whose routes packets still go: peers are asked to keep theirs (RFC 4724 §4.1).
     restarting: bool,
@@ -240,6 +268,16 @@ struct Agent<K> {
     waiting_for: Vec<String>,
     /// The addresses of health and metrics.
     doors: Vec<http::Trouble>,
+    /// What is told to the cluster, if there is one.
+    telling: Option<watch::Receiver<TellingStatus>>,
+    /// Hints that the status may have changed.
+    looked: watch::Sender<()>,
+}
+
+/// Those who want to know how we stand: people and scrapers, and the writer of objects in the cluster.
+struct Asked {
+    questions: mpsc::Receiver<Question>,
+    reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -247,7 +285,7 @@ impl<K: Kernel> Agent<K> {
     async fn attend(
         &mut self,
         mut views: watch::Receiver<Arc<View>>,
-        mut questions: mpsc::Receiver<Question>,
+        mut asked: Asked,
         mut hints: Option<Changes>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
@@ -271,6 +309,7 @@ impl<K: Kernel> Agent<K> {
                     self.look().await?;
                     self.note_first_sync();
                     look_at = self.next_look(distrust_at);
+                    self.looked.send_replace(());
                 }
                 Ok(()) = views.changed() => look_at = soon(look_at),
                 () = self.speech.changed() => look_at = soon(look_at),
@@ -280,15 +319,21 @@ impl<K: Kernel> Agent<K> {
                     }
                     look_at = soon(look_at);
                 }
-                Some(question) = questions.recv() => self.answer(question).await,
+                Some(question) = asked.questions.recv() => self.answer(question).await,
+                Some(answer) = asked.reports.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(self.status().await);
+                }
             }
         }
     }
 
     /// When to look again even if nothing hints at anything.
     fn next_look(&self, regular: Instant) -> Instant {
+        let now = Instant::now();
         let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
-        retry.map_or(regular, |retry| regular.min(retry.max(Instant::now() + BREATH)))
+        let leaves = self.handover.next_look(now.into_std()).map(Instant::from_std);
+        [retry, leaves].into_iter().flatten().map(|at| at.max(now + BREATH)).fold(regular, Instant::min)
     }
 
     /// Looks at everything and does what is needed.
@@ -299,7 +344,8 @@ impl<K: Kernel> Agent<K> {
         };
         let known = snapshot.nodes.contains_key(&self.options.node);
         self.tell_once(Some(known));
-        let speaking = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
+        let wanted = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
+        let (snapshot, speaking) = self.hand_over(&snapshot, wanted).await;
         self.speak(&snapshot, &speaking, known).await?;
         self.speaking = Some(speaking);
         self.best = self.speech.best_routes().await;
@@ -307,6 +353,24 @@ impl<K: Kernel> Agent<K> {
             forwarding.look(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
         }
         Ok(())
+    }
+
+    /// What is wanted, and beside it for a while what was wanted before.
+    async fn hand_over(&mut self, snapshot: &Arc<Snapshot>, wanted: Speaking) -> (Arc<Snapshot>, Speaking) {
+        let was_active = self.handover.active();
+        let sessions = if was_active { self.speech.sessions().await } else { Vec::new() };
+        let up = sessions.iter().filter(|session| session.state == SessionState::Established);
+        let up = up.map(|session| session.address).collect();
+        let now = Instant::now().into_std();
+        let both = self.handover.follow(&self.options.node, snapshot, wanted, &up, now);
+        match (was_active, self.handover.active()) {
+            (false, true) => {
+                tracing::info!("other sessions between nodes are wanted: the old ones stay meanwhile")
+            }
+            (true, false) => tracing::info!("the new sessions between nodes have taken over"),
+            _ => {}
+        }
+        both
     }
 
     /// Says in the log when the first sync is done.

@@ -29,7 +29,7 @@ impl<K: Kernel> Agent<K> {
         let _ = question.answer.send(answer);
     }
 
-    async fn status(&self) -> NodeStatus {
+    pub(super) async fn status(&self) -> NodeStatus {
         let sessions = self.speech.sessions().await;
         NodeStatus {
             node: self.options.node.clone(),
@@ -47,6 +47,7 @@ impl<K: Kernel> Agent<K> {
                 refusals: self.view.refusals.clone(),
             },
             store: self.view.connection.as_ref().map(store),
+            telling: self.telling.as_ref().map(|telling| telling.borrow().clone()),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
             routes: self.route_counts(),
             kernel: self.kernel(),
@@ -174,6 +175,7 @@ impl<K: Kernel> Agent<K> {
             problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
+        problems.extend(self.telling.iter().filter_map(|telling| telling.borrow().error.clone()));
         problems.extend(self.speech.problem().map(str::to_string));
         problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
         if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -17,12 +16,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::process::Process;
 use super::server::{Question, Subject};
-use super::{NodeStatus, metrics};
+use super::{NodeStatus, metrics, places};
 
 /// How many are served at the same time on one address; more wait.
 const MAX_CONNECTIONS: usize = 16;
@@ -64,30 +63,10 @@ pub fn serve(address: SocketAddr, questions: mpsc::Sender<Question>) -> Trouble 
         // The port may have been left to the kernel.
         let address = listener.local_addr().unwrap_or(address);
         tracing::info!("health and metrics on http://{address}");
-        accept(listener, questions).await;
+        let conversation = |stream| converse(stream, questions.clone());
+        places::serve(listener, "the HTTP port", MAX_CONNECTIONS, PATIENCE, conversation).await;
     });
     trouble
-}
-
-async fn accept(listener: TcpListener, questions: mpsc::Sender<Question>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let questions = questions.clone();
-                tokio::spawn(async move {
-                    // A client that goes away in between is its own business.
-                    let _ = timeout(PATIENCE, converse(stream, questions)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("accept on the HTTP port: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
 }
 
 async fn converse(stream: TcpStream, questions: mpsc::Sender<Question>) -> Result<(), hyper::Error> {

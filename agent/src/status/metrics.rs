@@ -12,7 +12,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{Encoder, TextEncoder};
 
 use super::process::Process;
-use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, state_name};
+use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, TellingStatus, state_name};
 use crate::plan::{NeighborRole, Verdict};
 
 /// Most mesh neighbours or clients that have series of their own.
@@ -43,6 +43,9 @@ pub fn render(status: &NodeStatus, process: Option<&Process>) -> Result<String, 
     let mut page = Page::default();
     of_agent(&mut page, status);
     of_store(&mut page, status);
+    if let Some(telling) = &status.telling {
+        of_telling(&mut page, telling);
+    }
     of_sessions(&mut page, &status.sessions);
     of_routes(&mut page, status);
     if let Some(kernel) = &status.kernel {
@@ -173,6 +176,24 @@ fn of_store(page: &mut Page, status: &NodeStatus) {
         "heliograph_store_refusals",
         "Reasons why what the store holds now is not in force.",
         intent.refusals.len() as f64,
+    );
+}
+
+fn of_telling(page: &mut Page, telling: &TellingStatus) {
+    page.gauge(
+        "heliograph_status_up_to_date",
+        "Whether the cluster is told how this node stands: objects, Events, the Node's condition.",
+        flag(telling.error.is_none()),
+    );
+    page.counter(
+        "heliograph_status_writes_total",
+        "Writes of that to the API server, done or not.",
+        telling.writes as f64,
+    );
+    page.counter(
+        "heliograph_status_failures_total",
+        "Requests for that which the API server has refused or not answered.",
+        telling.failures as f64,
     );
 }
 
@@ -355,6 +376,20 @@ fn of_process(page: &mut Page, process: &Process) {
 mod tests {
     use super::super::testing::{session, status};
     use super::*;
+
+    #[test]
+    fn what_the_cluster_is_told_is_there_where_there_is_one() {
+        let mut status = status();
+        let up_to_date = "heliograph_status_up_to_date";
+        assert_eq!(value(&lines(&status), up_to_date), None);
+        status.telling = Some(TellingStatus { error: None, writes: 7, failures: 2 });
+        let told = lines(&status);
+        assert_eq!(value(&told, up_to_date), Some(1.0));
+        assert_eq!(value(&told, "heliograph_status_writes_total"), Some(7.0));
+        assert_eq!(value(&told, "heliograph_status_failures_total"), Some(2.0));
+        status.telling = Some(TellingStatus { error: Some("forbidden".into()), ..Default::default() });
+        assert_eq!(value(&lines(&status), up_to_date), Some(0.0));
+    }
 
     fn lines(status: &NodeStatus) -> Vec<String> {
         let process =

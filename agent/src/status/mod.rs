@@ -1,5 +1,5 @@
 //! How this node stands: one value, made when asked for, of which every view is one: socket, command line, HTTP and
-//! metrics, later objects in the cluster.
+//! metrics, objects in the cluster.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -13,7 +13,9 @@ use crate::store::Refusal;
 
 pub mod client;
 pub mod http;
+pub mod kubernetes;
 pub mod metrics;
+mod places;
 pub mod process;
 pub mod server;
 pub mod table;
@@ -49,6 +51,9 @@ pub struct NodeStatus {
     /// The API server that it comes from; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
+    /// What is told to the cluster; `None`: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telling: Option<TellingStatus>,
     /// Its BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
     /// Best routes that were learned, by what becomes of them.
@@ -104,6 +109,18 @@ pub struct StoreStatus {
     pub since_seconds: f64,
     /// What was last the matter.
     pub last_error: Option<String>,
+}
+
+/// How it stands with what the cluster is told: objects, Events, the Node's condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TellingStatus {
+    /// What keeps it from being up to date, in words.
+    pub error: Option<String>,
+    /// Writes since the start, done or not.
+    pub writes: u64,
+    /// Requests since the start that were refused or not answered.
+    pub failures: u64,
 }
 
 /// One BGP session.

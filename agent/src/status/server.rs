@@ -6,7 +6,6 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -14,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+
+use super::places;
 
 /// The socket's name in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
@@ -123,7 +124,10 @@ impl RunDir {
         let listener = UnixListener::bind(&path).map_err(failed("listen on", &path))?;
         let only_ours = Permissions::from_mode(0o600);
         fs::set_permissions(&path, only_ours).map_err(failed("set the mode of", &path))?;
-        tokio::spawn(accept(listener, questions));
+        tokio::spawn(async move {
+            let conversation = |stream| serve(stream, questions.clone());
+            places::serve(listener, "the agent's socket", MAX_CONNECTIONS, 3 * PATIENCE, conversation).await;
+        });
         Ok(())
     }
 }
@@ -132,27 +136,6 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         // So that clients are told "not there" instead of "refused"; the lock file stays, as removing it would race.
         let _ = fs::remove_file(self.path.join(SOCKET_NAME));
-    }
-}
-
-async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let questions = questions.clone();
-                tokio::spawn(async move {
-                    // A client that goes away in between is its own business.
-                    let _ = timeout(3 * PATIENCE, serve(stream, questions)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("accept on the agent's socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
     }
 }
 

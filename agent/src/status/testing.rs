@@ -56,6 +56,7 @@ pub fn status() -> NodeStatus {
             ..Default::default()
         },
         store: None,
+        telling: None,
         sessions: vec![session("c", 3, NeighborRole::Mesh), down, outside],
         routes: vec![RouteCount { family: "ipv4".into(), verdict: "tunnel".into(), count: 3 }],
         kernel: Some(KernelStatus {

@@ -1,8 +1,12 @@
 //! The store in Kubernetes against a real API server: what its definitions take and refuse, what of the objects comes
 //! into force, and that nothing an API server does or fails to do takes it away again.
 
-#[allow(dead_code)]
+#[path = "../common/binaries.rs"]
+mod binaries;
+mod proxy;
+mod rights;
 mod server;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,7 +15,7 @@ use std::time::{Duration, Instant};
 use heliograph_agent::api::crds;
 use heliograph_agent::intent::Snapshot;
 use heliograph_agent::store::kubernetes::{self, Options};
-use heliograph_agent::store::{Refusal, View, files};
+use heliograph_agent::store::{View, convert, files};
 use heliograph_bgp::{Authentication, Key, Ttl};
 use kube::Client;
 use serde_json::{Value, json};
@@ -79,7 +83,7 @@ impl User {
             assert!(answer.code < 300, "{answer:?}");
             assert_eq!(answer.warnings, [""; 0], "{}", crd["metadata"]["name"]);
         }
-        for plural in ["bgpconfigurations", "bgppeers", "bgpfilters"] {
+        for plural in ["bgpconfigurations", "bgppeers", "bgpfilters", "bgpsessions", "bgpnodes"] {
             until(&format!("{plural} are served"), async || {
                 self.get(&format!("{OURS}/{plural}")).await.is_some()
             })
@@ -237,13 +241,10 @@ async fn definitions_come_late(admin: &User, store: &mut Followed) {
     grant(admin).await;
     store.until("it says that the kinds are missing", |view| error(view).contains("heliograph crds")).await;
     admin.define().await;
-    let view = store
-        .until("it says that there is no configuration", |view| {
-            let said = |refusal: &Refusal| refusal.problem.contains("no BGPConfiguration");
-            connected(view) && view.refusals.iter().any(said)
-        })
-        .await;
-    assert_eq!(in_force(&view), None);
+    // Nobody has to write a BGPConfiguration.
+    let view = store.until("the defaults are in force", |view| connected(view) && view.in_sync).await;
+    assert_eq!(in_force(&view).unwrap().configuration, convert::stand_in());
+    assert!(view.origin.contains("defaults") && view.refusals.is_empty(), "{view:?}");
 }
 
 async fn nonsense_is_refused(admin: &User) {

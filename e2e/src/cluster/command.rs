@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::network::Topology;
-use super::pod_network::{PodNetwork, can_apply};
+use super::pod_network::PodNetwork;
 use super::state::State;
 use super::{Cluster, Spec, machine::Machine, take_down};
 use crate::uml;
@@ -12,17 +12,10 @@ use crate::uml;
 ///
 /// # Errors
 /// When a step fails; nothing is left then.
-pub fn up(spec: Spec, network: Option<PodNetwork>) -> Result<()> {
+pub fn up(spec: Spec, network: PodNetwork) -> Result<()> {
     if spec.topology == Topology::TwoRacks && !uml::runs_here()? {
         bail!("two racks reach each other through IPIP, and this kernel has none: use `TOPOLOGY=flat`");
     }
-    let network = network.unwrap_or_else(|| {
-        if can_apply() {
-            return PodNetwork::Heliograph;
-        }
-        println!("cluster: no manifest or no image to apply: plugin and static routes instead of Heliograph");
-        PodNetwork::Static
-    });
     let (nodes, folder) = (spec.nodes, spec.folder.clone());
     println!("cluster: starting a control plane and {nodes} nodes");
     let cluster = Cluster::up(spec)?;

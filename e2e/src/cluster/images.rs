@@ -6,13 +6,12 @@ use anyhow::{Context, Result};
 
 use crate::cache;
 use crate::image::{File, docker_archive};
+use crate::ours;
 
 /// The image of the container that holds a pod's namespaces.
 pub const PAUSE: &str = "heliograph.local/pause:1";
 /// The image of the pods that tests run: a shell and the usual small programs. `sleep infinity` unless told.
 pub const POD: &str = "heliograph.local/pod:1";
-/// Our own image, as `make image` writes it.
-pub const OURS: &str = "heliograph-image.tar";
 /// A static program with everything in it.
 const BUSYBOX: &str = "/bin/busybox";
 /// What of it is called by name.
@@ -45,21 +44,14 @@ const APPLETS: [&str; 24] = [
 /// To be raised when what is in the images changes.
 const EDITION: &str = "1";
 
-/// The archives of all images a node gets: ours among them if it was made.
+/// The archives of all images a node gets.
 ///
 /// # Errors
 /// When one cannot be made.
 pub fn all() -> Result<Vec<PathBuf>> {
     let mut images = basic()?;
-    images.extend(ours());
+    images.push(ours::for_clusters()?);
     Ok(images)
-}
-
-/// The archive of our own image, if it was made: it lies beside the folder of the running program's build.
-#[must_use]
-pub fn ours() -> Option<PathBuf> {
-    let me = std::env::current_exe().ok()?;
-    me.ancestors().skip(1).map(|folder| folder.join(OURS)).take(4).find(|path| path.is_file())
 }
 
 /// [`PAUSE`] and [`POD`] are the same but for the name: what waits in one is a shell's `sleep` in the other.

@@ -20,6 +20,7 @@ mod command;
 mod control;
 mod go;
 pub mod images;
+mod inside;
 pub mod machine;
 pub mod network;
 pub mod node;
@@ -60,7 +61,8 @@ pub struct Spec {
     pub nodes: usize,
     /// How they are cabled.
     pub topology: Topology,
-    /// Whether Services work: kube-proxy and CoreDNS.
+    /// Whether Services have names: CoreDNS. Their addresses always work, by kube-proxy, as pods that ask the API server
+    /// count on it.
     pub services: bool,
     /// An interface of this name leads from here to the API server, if wanted. Not where tests may run beside each
     /// other: its addresses are always the same.
@@ -105,6 +107,8 @@ pub struct Cluster {
     router: Machine,
     control: Machine,
     nodes: BTreeMap<String, (Place, Machine)>,
+    /// Machines beside the nodes.
+    others: Vec<Machine>,
     /// What is dropped takes the cluster down, unless it was released.
     ours: bool,
     _on_interrupt: Option<cleanup::Registered>,
@@ -178,6 +182,7 @@ impl Cluster {
             router,
             control,
             nodes: BTreeMap::new(),
+            others: Vec::new(),
             ours: true,
             _on_interrupt: Some(on_interrupt),
         };
@@ -191,8 +196,8 @@ impl Cluster {
         let everyone: Vec<_> = (1..=MOST).map(|number| self.place(number).name()).collect();
         self.control().prepare(&everyone)?;
         self.control().start()?;
+        services::allow_proxies(&self.control())?;
         if self.spec.services {
-            services::allow_proxies(&self.control())?;
             services::start_dns(&self.control())?;
         }
         for number in 1..=self.spec.nodes {
@@ -225,15 +230,13 @@ impl Cluster {
             machine.write(&format!("{}/{file}", control::PKI), &text)?;
         }
         node::start(machine, place, &cgroup, &self.binaries)?;
-        if self.spec.services {
-            services::start_proxy(machine, place, &self.binaries)?;
-        }
-        Ok(())
+        services::start_proxy(machine, place, &self.binaries)
     }
 
     fn remember(&self, complete: bool) -> Result<()> {
+        let nodes = self.nodes.values().map(|n| &n.1);
         let machines =
-            [&self.switch, &self.router, &self.control].into_iter().chain(self.nodes.values().map(|n| &n.1));
+            [&self.switch, &self.router, &self.control].into_iter().chain(nodes).chain(&self.others);
         let machines = machines.map(|m| Remembered { name: m.name().to_owned(), init: m.init().clone() });
         State { spec: self.spec.clone(), maker: Identity::me()?, machines: machines.collect(), complete }
             .write(&self.spec.folder)
@@ -265,13 +268,15 @@ impl Cluster {
             router,
             control,
             nodes: BTreeMap::new(),
+            others: Vec::new(),
             ours: false,
             _on_interrupt: None,
         };
         for (name, machine) in machines {
-            let number =
-                name.trim_start_matches('n').parse().with_context(|| format!("`{name}` is no node"))?;
-            cluster.nodes.insert(name, (cluster.place(number), machine));
+            match name.strip_prefix('n').and_then(|number| number.parse().ok()) {
+                Some(number) => drop(cluster.nodes.insert(name, (cluster.place(number), machine))),
+                None => cluster.others.push(machine),
+            }
         }
         Ok(cluster)
     }
@@ -281,7 +286,7 @@ impl Cluster {
     /// # Errors
     /// When a machine is gone.
     pub fn release(mut self) -> Result<()> {
-        let nodes = self.nodes.values_mut().map(|(_, machine)| machine);
+        let nodes = self.nodes.values_mut().map(|(_, machine)| machine).chain(&mut self.others);
         for machine in [&mut self.switch, &mut self.router, &mut self.control].into_iter().chain(nodes) {
             machine.release()?;
         }
@@ -299,7 +304,7 @@ impl Cluster {
 
     fn end(&mut self) -> Result<()> {
         self.ours = false;
-        for (_, machine) in self.nodes.values_mut() {
+        for machine in self.nodes.values_mut().map(|(_, machine)| machine).chain(&mut self.others) {
             machine.end();
         }
         for machine in [&mut self.control, &mut self.router, &mut self.switch] {
@@ -529,7 +534,8 @@ impl Cluster {
     /// The last lines of all logs.
     #[must_use]
     pub fn last_words(&self) -> String {
-        let machines = std::iter::once(&self.control).chain(self.nodes.values().map(|(_, machine)| machine));
+        let nodes = self.nodes.values().map(|(_, machine)| machine);
+        let machines = std::iter::once(&self.control).chain(nodes).chain(&self.others);
         let words = machines.flat_map(|m| m.daemons().into_iter().map(|daemon| m.last_words(&daemon)));
         words.collect::<Vec<_>>().join("\n---\n")
     }

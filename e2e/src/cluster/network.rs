@@ -140,7 +140,12 @@ pub(super) fn cable(topology: Topology, switch: &Machine, router: &Machine, cont
 
 /// Joins a node to its rack.
 pub(super) fn join(place: Place, node: &Machine, switch: &Machine) -> Result<()> {
-    let (name, [v4, v6]) = (place.name(), place.addresses());
+    join_as(&place.name(), place, node, switch)
+}
+
+/// Joins a machine of any name to a rack.
+pub(super) fn join_as(name: &str, place: Place, node: &Machine, switch: &Machine) -> Result<()> {
+    let [v4, v6] = place.addresses();
     let (s, n, rack) = (switch.init().pid, node.init().pid, place.rack);
     let line = format!("link add name {name} netns {s} type veth peer name eth0 netns {n}");
     ip_batch(Command::new("ip"), &[line]).with_context(|| format!("cannot make the link of {name}"))?;

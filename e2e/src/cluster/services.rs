@@ -1,4 +1,4 @@
-//! What a cluster needs for Services: kube-proxy on the nodes, CoreDNS beside the API server.
+//! What a cluster needs for Services: kube-proxy on the nodes, and for their names CoreDNS beside the API server.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! What several end-to-end tests share.
 #![allow(dead_code)] // Each test program uses its part.
 
+pub mod kubernetes;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};

@@ -20,7 +20,7 @@ use super::source::{self, Entry, Event, Selection};
 use super::{Options, failure};
 use crate::api;
 use crate::intent::Selector;
-use crate::store::check::{Kind, Object};
+use crate::store::check::{CONFIGURATION_NAME, Kind, Object};
 use crate::store::convert;
 use crate::store::decode::{self, Unknown};
 use crate::store::problem::{Culprit, Problems};
@@ -89,8 +89,11 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
     hub.follow(receiver, recall_at, views).await;
 }
 
-/// Finds the API server: a given file, KUBECONFIG, or what a pod is given.
-async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
+/// Finds the API server: a given file, KUBECONFIG, or what a pod is given. A client for it, and its address.
+///
+/// # Errors
+/// What is missing, in words.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, String), String> {
     let config = match kubeconfig {
         Some(path) => from_file(path).await.map_err(|error| failure::chain(&error)),
         None => kube::Config::infer().await.map_err(|error| failure::chain(&error)),
@@ -292,7 +295,11 @@ impl Hub {
         }
         let (objects, unreadable) = self.objects();
         let all_nodes = self.scopes.get(&Slot::Others).is_none_or(|scope| scope.labels.is_none());
-        self.keeper.take(objects, unreadable, all_nodes, &self.connection.server);
+        let mut origin = self.connection.server.clone();
+        if self.lacks_configuration() && self.keeper.stand_in().is_some() {
+            origin += ", with the defaults of a BGPConfiguration, as there is none";
+        }
+        self.keeper.take(objects, unreadable, all_nodes, &origin);
     }
 
     /// Everything that was told, and what of it couldn't be read.
@@ -319,7 +326,18 @@ impl Hub {
                 }
             }
         }
+        if self.lacks_configuration()
+            && let Some(defaults) = self.keeper.stand_in()
+        {
+            objects.insert(defaults.key(), defaults);
+        }
         (objects.into_values().collect(), unreadable)
+    }
+
+    /// There is no BGPConfiguration, for sure.
+    fn lacks_configuration(&self) -> bool {
+        let shelf = self.shelves.get(&Slot::Configurations);
+        shelf.is_some_and(|shelf| shelf.listed && !shelf.entries.contains_key(CONFIGURATION_NAME))
     }
 
     /// How it stands with the API server: it is well where every source is.

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::scope::Scope;
+use crate::api::BGPConfigurationSpec;
 use crate::intent::Snapshot;
-use crate::store::check::{self, Extent, Object};
+use crate::store::check::{self, Extent, Kind, Object};
 use crate::store::problem::{Culprit, Problem};
 use crate::store::settle::{self, Refused};
 use crate::store::{Connection, Refusal, View, last_good};
@@ -34,7 +35,9 @@ pub struct Keeper {
     /// What the intent in force is made of.
     good: Vec<Object>,
     view: View,
-    /// It was looked for on disk.
+    /// What was last good before this process, until it is of no more use.
+    kept: Option<Snapshot>,
+    /// It is in force, or there was none.
     recalled: bool,
     /// The API server has told everything once.
     synced: bool,
@@ -46,11 +49,14 @@ impl Keeper {
     pub fn new(last_good: PathBuf, node: String) -> Self {
         let (writer, wanted) = watch::channel(None);
         tokio::spawn(write(last_good.clone(), wanted));
+        let (kept, good) = read(&last_good, &node).unzip();
         Self {
             node,
             last_good,
-            good: Vec::new(),
+            // What was good before this process has precedence over newcomers, too.
+            good: good.unwrap_or_default(),
             view: View::default(),
+            kept,
             recalled: false,
             synced: false,
             writer,
@@ -67,43 +73,12 @@ impl Keeper {
         if !self.waits() {
             return;
         }
-        let Some((snapshot, good)) = self.read() else { return };
+        self.recalled = true;
+        let Some(snapshot) = self.kept.take() else { return };
         tracing::info!("the last good intent, kept in {}, is in force", self.last_good.display());
         self.view.snapshot = Some(Arc::new(snapshot));
         self.view.generation = 1;
         self.view.origin = self.last_good.display().to_string();
-        self.good = good;
-    }
-
-    fn read(&mut self) -> Option<(Snapshot, Vec<Object>)> {
-        self.recalled = true;
-        let objects = match last_good::read(&self.last_good) {
-            Ok(objects) => objects?,
-            Err(problem) => {
-                tracing::warn!(
-                    "the last good intent in {} can't be used: {problem}",
-                    self.last_good.display()
-                );
-                return None;
-            }
-        };
-        match check::assemble(&objects, Extent::Around(&self.node)) {
-            Ok(mut snapshot) => {
-                let scope = Scope::of_objects(&objects, &self.node);
-                snapshot.all_nodes = scope.is_none_or(|scope| scope.labels.is_none());
-                Some((snapshot, objects))
-            }
-            Err(problems) => {
-                for problem in problems {
-                    tracing::warn!(
-                        "the last good intent can't be used: {}: {}",
-                        problem.field,
-                        problem.problem
-                    );
-                }
-                None
-            }
-        }
     }
 
     /// What the intent in force needs to know of nodes.
@@ -111,13 +86,19 @@ impl Keeper {
         Scope::of_objects(&self.good, &self.node)
     }
 
+    /// The BGPConfiguration that holds where there is none: what is left out of one is as documented, and so is all of
+    /// it. Not where there was another: taking that away is no wish for a network of another kind.
+    pub fn stand_in(&self) -> Option<Object> {
+        let defaults = BGPConfigurationSpec::default();
+        let another = settle::configuration(&self.good).is_some_and(|spec| *spec != defaults);
+        let kind = Kind::Configuration(Arc::new(defaults));
+        (!another).then(|| Object { name: check::CONFIGURATION_NAME.into(), kind })
+    }
+
     /// Takes what the API server holds now.
     pub fn take(&mut self, objects: Vec<Object>, unreadable: Vec<Unreadable>, all_nodes: bool, server: &str) {
-        if !self.synced && !self.recalled {
-            // What was good before this process has precedence over newcomers, too.
-            self.good = self.read().map(|(_, good)| good).unwrap_or_default();
-        }
         self.synced = true;
+        self.kept = None;
         let keys: Vec<_> = unreadable.iter().map(|object| object.key.clone()).collect();
         let settled = settle::settle(objects, &keys, &self.good, &self.node);
         let mut refusals: Vec<_> = unreadable.iter().flat_map(unread).collect();
@@ -154,6 +135,24 @@ impl Keeper {
     /// How it stands.
     pub fn view(&self, connection: &Connection) -> View {
         View { connection: Some(connection.clone()), ..self.view.clone() }
+    }
+}
+
+/// What was last good before this process; what can't be used is said.
+fn read(path: &Path, node: &str) -> Option<(Snapshot, Vec<Object>)> {
+    let cannot =
+        |problem: &str| tracing::warn!("the last good intent in {} can't be used: {problem}", path.display());
+    let objects = last_good::read(path).map_err(|problem| cannot(&problem)).ok()??;
+    match check::assemble(&objects, Extent::Around(node)) {
+        Ok(mut snapshot) => {
+            let scope = Scope::of_objects(&objects, node);
+            snapshot.all_nodes = scope.is_none_or(|scope| scope.labels.is_none());
+            Some((snapshot, objects))
+        }
+        Err(problems) => {
+            problems.iter().for_each(|problem| cannot(&format!("{}: {}", problem.field, problem.problem)));
+            None
+        }
     }
 }
 

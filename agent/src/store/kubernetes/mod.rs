@@ -11,12 +11,14 @@ use tokio::sync::watch;
 
 use super::View;
 
-mod failure;
+pub mod failure;
 mod hub;
 mod keeper;
 mod scope;
 mod shelf;
 mod source;
+
+pub use hub::connect;
 
 /// What the store is told.
 #[derive(Clone, Debug)]

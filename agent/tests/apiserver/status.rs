@@ -1,0 +1,383 @@
+//! How a node stands, told to a real API server under the very rights that the manifests give.
+
+use std::process::Command;
+
+use heliograph_agent::status::kubernetes::tell;
+use heliograph_agent::status::{NodeStatus, SessionStatus, TellingStatus};
+use heliograph_agent::store::kubernetes::connect;
+use tokio::sync::{mpsc, oneshot};
+
+use super::binaries::binary;
+use super::proxy::{Fault, Proxy};
+use super::rights::{done, grant_manifests, granted};
+use super::*;
+
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+
+/// An agent of which only the writer is real.
+struct Agent {
+    status: Arc<Mutex<NodeStatus>>,
+    hint: watch::Sender<()>,
+    telling: watch::Receiver<TellingStatus>,
+    source: tokio::task::JoinHandle<()>,
+}
+
+impl Agent {
+    fn start(kubeconfig: PathBuf, status: Value) -> Self {
+        let status = Arc::new(Mutex::new(serde_json::from_value::<NodeStatus>(status).unwrap()));
+        let (source, mut asked) = mpsc::channel::<oneshot::Sender<NodeStatus>>(1);
+        let held = status.clone();
+        let source_task = tokio::spawn(async move {
+            while let Some(answer) = asked.recv().await {
+                let _ = answer.send(held.lock().unwrap().clone());
+            }
+        });
+        let (hint, looks) = watch::channel(());
+        let connect = move || {
+            let kubeconfig = kubeconfig.clone();
+            async move { connect(Some(&kubeconfig)).await }
+        };
+        let telling = tell("a".into(), None, connect, source, looks);
+        Self { status, hint, telling, source: source_task }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut NodeStatus)) {
+        change(&mut self.status.lock().unwrap());
+        self.hint.send_replace(());
+    }
+
+    fn trouble(&self) -> String {
+        self.telling.borrow().error.clone().unwrap_or_default()
+    }
+
+    async fn until_nothing_is_the_matter(&self) {
+        let mut telling = self.telling.clone();
+        let well =
+            tokio::time::timeout(WAIT, telling.wait_for(|telling| telling.error.is_none())).await.is_ok();
+        assert!(well, "still the matter: {}", self.trouble());
+    }
+
+    /// Kills it: the writer is heard of no more.
+    async fn stop(self) {
+        self.source.abort();
+        let _ = self.source.await;
+    }
+}
+
+fn session(name: &str, peer: &str, role: &str, state: &str) -> Value {
+    json!({"peer": peer, "name": name, "asn": if role == "External" { 64600 } else { 64512 }, "role": role,
+        "state": state, "uptimeSeconds": 90.0, "received": 3, "accepted": 3, "advertised": 1, "stale": 0,
+        "routerId": null, "holdSeconds": 90, "establishedCount": u8::from(state == "Established"),
+        "lastError": if state == "Established" { Value::Null } else { json!("connect: connection refused") },
+        "reason": ""})
+}
+
+fn node_status() -> Value {
+    json!({"node": "a", "version": "1.2.3", "role": "Node", "uptimeSeconds": 10.0, "waitingFor": ["the neighbours"],
+        "intent": {"inSync": true, "generation": 1, "origin": "test", "refusals": []},
+        "sessions": [
+            session("b", "192.0.2.2", "Mesh", "Connect"),
+            session("c", "fd00::3", "Mesh", "Established"),
+            session("tor", "192.0.2.254", "External", "Established")],
+        "routes": [{"family": "ipv4", "verdict": "tunnel", "count": 3}],
+        "kernel": {"inSync": true, "routes": 0, "desired": 4, "kept": 0, "errors": []},
+        "segments": [{"node": "b", "nextHop": "192.0.2.2", "verdict": "Tunnel", "reason": "test"}], "problems": []})
+}
+
+impl User {
+    async fn session(&self, name: &str) -> Option<Value> {
+        self.get(&format!("{OURS}/bgpsessions/{name}")).await
+    }
+
+    async fn sessions(&self) -> Vec<String> {
+        let list = self.get(&format!("{OURS}/bgpsessions")).await.unwrap_or_default();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_string()).collect()
+    }
+
+    async fn network_unavailable(&self) -> Value {
+        let node = self.get("/api/v1/nodes/a").await.unwrap_or_default();
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == "NetworkUnavailable").unwrap_or_default()
+    }
+
+    async fn events(&self) -> Vec<Value> {
+        let list = self.get(EVENTS).await.unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+}
+
+/// What a person sees.
+fn kubectl(server: &Server, what: &str) -> Vec<Vec<String>> {
+    let kubeconfig = server.kubeconfig("admin");
+    let output = Command::new(binary("kubectl").expect("kubectl"))
+        .arg(format!("--kubeconfig={}", kubeconfig.display()))
+        .arg(format!("--cache-dir={}", kubeconfig.with_file_name("kubectl").display()))
+        .args(["get", what])
+        .output()
+        .expect("run kubectl");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("$ kubectl get {what}\n{text}");
+    // Columns are at least three spaces apart; a heading may have one.
+    let row = |line: &str| {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(String::from).collect()
+    };
+    text.lines().map(row).collect()
+}
+
+#[tokio::test]
+async fn the_status_in_a_real_api_server() {
+    let (Some(_), Some(mut server)) = (binary("kubectl"), Server::start().await) else { return };
+    let admin = User(server.client("admin").await);
+    let proxy = Proxy::start(server.client("agent").await).await;
+    let agent = Agent::start(proxy.kubeconfig(), node_status());
+    until("it says that it may do nothing", async || agent.trouble().contains("403")).await;
+    grant_manifests(&admin, None).await;
+    put_node(&admin, "a", "192.0.2.1", Some("10.244.1.0/24"), json!({})).await;
+
+    the_node_has_no_network_until_it_is_ready(&admin, &agent).await;
+    objects_are_there(&admin, &agent, &server).await;
+    a_peer_counts_its_sessions(&admin, &server).await;
+    transitions_are_told(&admin, &agent).await;
+    what_is_gone_goes(&admin, &agent).await;
+    rights_are_those_that_are_used(&server, &admin).await;
+    a_right_that_is_missing_holds_up_nothing_else(&admin, &agent).await;
+    an_api_server_in_trouble_is_told_afterwards(&proxy, &admin, &agent).await;
+    the_server_goes_and_comes_again(&mut server, &admin, &agent).await;
+    a_large_mesh_is_counted(&admin, &agent).await;
+    an_agent_that_starts_anew_takes_over(&proxy, &admin, agent).await;
+}
+
+async fn the_node_has_no_network_until_it_is_ready(admin: &User, agent: &Agent) {
+    until("the node has no network", async || admin.network_unavailable().await["status"] == "True").await;
+    let message = admin.network_unavailable().await["message"].clone();
+    assert_eq!(message, "Heliograph's first sync waits for the neighbours");
+    until("the kinds are missing", async || agent.trouble().contains("404")).await;
+    agent.change(|status| status.waiting_for.clear());
+    until("it has one, kinds or not", async || admin.network_unavailable().await["status"] == "False").await;
+    assert_eq!(admin.network_unavailable().await["reason"], "HeliographIsUp");
+    admin.define().await;
+}
+
+async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
+    until("sessions are there", async || {
+        let sessions = admin.sessions().await;
+        let mut up = sessions.len() == 3;
+        for name in sessions {
+            up &= admin.session(&name).await.is_some_and(|session| session["status"]["state"].is_string());
+        }
+        up
+    })
+    .await;
+    agent.until_nothing_is_the_matter().await;
+    assert_eq!(admin.sessions().await, ["a-192.0.2.2", "a-192.0.2.254", "a-fd00-0-0-0-0-0-0-3"]);
+    let uid = admin.get("/api/v1/nodes/a").await.unwrap()["metadata"]["uid"].clone();
+    for path in ["bgpsessions/a-192.0.2.2", "bgpnodes/a"] {
+        let object = admin.get(&format!("{OURS}/{path}")).await.unwrap();
+        assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], uid, "{path}");
+        let managers = object["metadata"]["managedFields"].as_array().unwrap();
+        assert!(managers.iter().all(|one| one["manager"] == "heliograph-a"), "{managers:?}");
+    }
+    let rows = kubectl(server, "bgpsessions");
+    let headings =
+        ["NAME", "NODE", "PEER", "ASN", "ROLE", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "BFD", "ERROR"];
+    assert_eq!(rows[0], headings);
+    assert_eq!(rows[1][..6], ["a-192.0.2.2", "a", "192.0.2.2", "64512", "Mesh", "Connect"]);
+    assert_eq!(rows[1].last().unwrap(), "connect: connection refused");
+    assert_eq!(rows[2][..6], ["a-192.0.2.254", "a", "192.0.2.254", "64600", "External", "Established"]);
+    let rows = kubectl(server, "bgpnodes");
+    assert_eq!(rows[0], ["NAME", "ROLE", "SESSIONS", "ROUTES", "TUNNELS", "IN SYNC", "AGE"]);
+    assert_eq!(rows[1][..6], ["a", "Node", "2/3", "3", "1", "true"]);
+}
+
+async fn a_peer_counts_its_sessions(admin: &User, server: &Server) {
+    let tor = json!({"peerAddress": "192.0.2.254", "peerASN": 64600, "passwordSecretRef": {"name": "tor"}});
+    let tor = ours("BGPPeer", "tor", tor);
+    admin.put(&format!("{OURS}/bgppeers"), &tor).await;
+    let status =
+        async || admin.get(&format!("{OURS}/bgppeers/tor")).await.unwrap_or_default()["status"].clone();
+    until("its sessions are counted", async || status().await["sessions"]["established"] == "1/1").await;
+    let condition = status().await["conditions"][0].clone();
+    assert_eq!((&condition["status"], &condition["observedGeneration"]), (&json!("True"), &json!(1)));
+    let rows = kubectl(server, "bgppeers");
+    assert_eq!(rows[0], ["NAME", "PEER", "ASN", "SESSIONS", "AGE"]);
+    assert_eq!(rows[1][..4], ["tor", "192.0.2.254", "64600", "1/1"]);
+}
+
+async fn transitions_are_told(admin: &User, agent: &Agent) {
+    let state = async || admin.session("a-192.0.2.2").await.unwrap_or_default()["status"].clone();
+    agent.change(|status| {
+        let session = &mut status.sessions[0];
+        (session.state, session.established_count, session.last_error) = ("Established".into(), 1, None);
+    });
+    let begun = Instant::now();
+    until("the session is up", async || state().await["state"] == "Established").await;
+    println!("a transition is told after {:?}", begun.elapsed());
+    assert!(state().await.get("error").is_none());
+    until("the node counts it", async || {
+        let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
+        node["status"]["sessions"]["established"] == "3/3"
+    })
+    .await;
+    agent.change(|status| {
+        let session = &mut status.sessions[0];
+        (session.state, session.last_error) = ("Idle".into(), Some("hold timer expired".into()));
+    });
+    until("it is down again", async || state().await["error"] == "hold timer expired").await;
+    until("there are Events of it", async || {
+        let events = admin.events().await;
+        let told = |reason: &str| {
+            events
+                .iter()
+                .any(|event| event["reason"] == reason && event["regarding"]["name"] == "a-192.0.2.2")
+        };
+        told("SessionUp") && told("SessionDown")
+    })
+    .await;
+    let uid = admin.session("a-192.0.2.2").await.unwrap()["metadata"]["uid"].clone();
+    let events = admin.events().await;
+    let down = events.iter().find(|event| event["reason"] == "SessionDown").unwrap();
+    assert_eq!((&down["type"], &down["regarding"]["uid"]), (&json!("Warning"), &uid));
+}
+
+async fn what_is_gone_goes(admin: &User, agent: &Agent) {
+    agent.change(|status| {
+        status.sessions.retain(|session| session.name != "c");
+    });
+    until("a neighbour's session goes with it", async || admin.sessions().await.len() == 2).await;
+    // Somebody removes one: it comes again with the next that there is to tell.
+    admin.delete(&format!("{OURS}/bgpsessions/a-192.0.2.2")).await;
+    agent.change(|status| status.sessions[0].last_error = Some("another".into()));
+    until("it is there again", async || {
+        admin.session("a-192.0.2.2").await.is_some_and(|session| session["status"]["error"] == "another")
+    })
+    .await;
+}
+
+/// With the store beside it, as in an agent: nothing it needs is missing, and nothing is granted that it doesn't use.
+async fn rights_are_those_that_are_used(server: &Server, admin: &User) {
+    admin.put(SECRETS, &secret("secret")).await;
+    admin.put(&format!("{OURS}/bgpconfigurations"), &configuration(json!({"asNumber": 64512}))).await;
+    let before = server.audit().len();
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Followed::start(server.kubeconfig("agent"), &folder.path().join("last-good.yaml"));
+    store.until("the store has the password", |view| password(view) == md5("secret")).await;
+    let granted = granted();
+    until(&format!("{granted:?} are all used"), async || granted.is_subset(&done(&server.audit()).0)).await;
+    let (done, _) = done(&server.audit());
+    assert_eq!(done, granted, "done and granted");
+    let refused = rights::done(&server.audit()[before..]).1;
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+async fn a_right_that_is_missing_holds_up_nothing_else(admin: &User, agent: &Agent) {
+    grant_manifests(admin, Some("bgpsessions/status")).await;
+    let session = async || admin.session("a-192.0.2.2").await.unwrap_or_default()["status"].clone();
+    // That it is forbidden shows at the first write after the API server knows.
+    let mut turn = 0;
+    until("it says that it may not write", async || {
+        turn += 1;
+        agent.change(|status| status.sessions[0].last_error = Some(format!("error {turn}")));
+        agent.trouble().contains("403")
+    })
+    .await;
+    agent.change(|status| {
+        status.problems = vec!["something else".into()];
+        status.sessions[0].last_error = Some("the last error".into());
+    });
+    until("the node is told of all the same", async || {
+        let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
+        node["status"]["problems"] == json!(["something else"])
+    })
+    .await;
+    assert!(agent.trouble().contains("bgpsessions a-192.0.2.2"), "it is still said: {:?}", agent.trouble());
+    grant_manifests(admin, None).await;
+    until("the session is told of, too", async || session().await["error"] == "the last error").await;
+    agent.until_nothing_is_the_matter().await;
+    agent.change(|status| status.problems.clear());
+}
+
+async fn an_api_server_in_trouble_is_told_afterwards(proxy: &Proxy, admin: &User, agent: &Agent) {
+    let faults = [409, 410, 422, 429, 500, 503, 504].map(Fault::Answer);
+    for (number, fault) in faults.into_iter().chain([Fault::Silence]).enumerate() {
+        let failures = agent.telling.borrow().failures;
+        proxy.set(Some(fault));
+        // Each time another: one that changes again and again is written ever more rarely.
+        let peer = format!("203.0.113.{number}");
+        let new = session("n", &peer, "Mesh", "Established");
+        agent.change(|status| status.sessions.push(serde_json::from_value(new).unwrap()));
+        until(&format!("{fault:?} is said"), async || match fault {
+            Fault::Answer(code @ (429 | 500..)) => agent.trouble().contains(&format!("answered {code}")),
+            // What else failed may be said first.
+            Fault::Answer(_) => !agent.trouble().is_empty() && agent.telling.borrow().failures > failures,
+            Fault::Silence => agent.trouble().contains("no answer"),
+        })
+        .await;
+        proxy.set(None);
+        until("it is told", async || {
+            let told = admin.session(&format!("a-{peer}")).await;
+            told.is_some_and(|session| session["status"]["state"] == "Established")
+        })
+        .await;
+    }
+    agent.until_nothing_is_the_matter().await;
+    agent.change(|status| status.sessions.truncate(2));
+    until("those sessions are gone", async || admin.sessions().await.len() == 2).await;
+}
+
+async fn a_large_mesh_is_counted(admin: &User, agent: &Agent) {
+    agent.change(|status| {
+        status.sessions.extend((0..100).map(|number| {
+            let state = if number < 3 { "Active" } else { "Established" };
+            let peer = format!("198.51.100.{number}");
+            serde_json::from_value::<SessionStatus>(session("n", &peer, "Mesh", state)).unwrap()
+        }));
+    });
+    until("only those that are down, or not with nodes, are listed", async || {
+        let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
+        let status = &node["status"];
+        status["unlistedSessions"] == 97
+            && status["sessions"]["total"] == 102
+            && admin.sessions().await.len() == 5
+    })
+    .await;
+    agent.change(|status| status.sessions.truncate(2));
+    until("all of few are", async || admin.sessions().await.len() == 2).await;
+}
+
+async fn the_server_goes_and_comes_again(server: &mut Server, admin: &User, agent: &Agent) {
+    server.down();
+    agent.change(|status| status.sessions[0].last_error = Some("yet another".into()));
+    until("the server is away", async || agent.trouble().contains("can't be reached")).await;
+    server.up(true).await;
+    until("it is told what happened meanwhile", async || {
+        admin.session("a-192.0.2.2").await.is_some_and(|session| session["status"]["error"] == "yet another")
+    })
+    .await;
+    agent.until_nothing_is_the_matter().await;
+}
+
+async fn an_agent_that_starts_anew_takes_over(proxy: &Proxy, admin: &User, agent: Agent) {
+    agent.stop().await;
+    let before = admin.network_unavailable().await;
+    // The intent isn't there yet.
+    let mut empty = node_status();
+    empty["sessions"] = json!([]);
+    let agent = Agent::start(proxy.kubeconfig(), empty);
+    until("the node is told", async || {
+        let node = admin.get(&format!("{OURS}/bgpnodes/a")).await.unwrap_or_default();
+        node["status"]["sessions"]["established"] == "0/0"
+    })
+    .await;
+    assert_eq!(admin.sessions().await.len(), 2, "what was stays until everything is known");
+    assert_eq!(admin.network_unavailable().await, before);
+    agent.change(|status| {
+        status.waiting_for.clear();
+        status.sessions =
+            vec![serde_json::from_value(session("tor", "192.0.2.254", "External", "Established")).unwrap()];
+    });
+    until("what is no more goes", async || admin.sessions().await == ["a-192.0.2.254"]).await;
+    assert_eq!(admin.network_unavailable().await, before);
+    agent.stop().await;
+}

@@ -1,0 +1,77 @@
+//! What the agents asked the API server for, against what they may.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use heliograph_e2e::cluster::Cluster;
+use serde_json::Value;
+
+use super::NAMESPACE;
+
+/// (group, resource, verb), a subresource after a slash.
+type Right = (String, String, String);
+
+/// Rights that no run of this test uses, and why they are granted all the same.
+const UNUSED: [(&str, &str, &str); 0] = [];
+
+/// All that the agents asked for.
+fn asked(cluster: &Cluster) -> Result<Vec<Value>> {
+    let user = format!("system:serviceaccount:{NAMESPACE}:heliograph");
+    let events = cluster.audit()?.into_iter().filter(|event| event["user"]["username"] == user.as_str());
+    let events: Vec<_> = events.collect();
+    ensure!(!events.is_empty(), "nothing in the audit log is of {user}");
+    Ok(events)
+}
+
+/// No request was refused for want of a right or a good token.
+pub fn nothing_refused(cluster: &Cluster) -> Result<()> {
+    let refused = |event: &&Value| matches!(event["responseStatus"]["code"].as_u64(), Some(401 | 403));
+    let asked = asked(cluster)?;
+    let refused: Vec<_> = asked.iter().filter(refused).map(|event| &event["requestURI"]).collect();
+    ensure!(refused.is_empty(), "refused: {refused:?}");
+    println!("audit: {} requests of the agents, none refused", asked.len());
+    Ok(())
+}
+
+/// Every right that our roles grant was used, but for those with a reason.
+pub fn nothing_granted_in_vain(cluster: &Cluster) -> Result<()> {
+    let used: BTreeSet<Right> = asked(cluster)?.iter().map(right).collect();
+    let mut granted = BTreeSet::new();
+    for kind in ["clusterroles", "roles"] {
+        let roles = cluster.kubectl_json(&["get", kind, "-A", "-l", "app.kubernetes.io/name=heliograph"])?;
+        for role in roles["items"].as_array().into_iter().flatten() {
+            granted.extend(role["rules"].as_array().into_iter().flatten().flat_map(rights));
+        }
+    }
+    ensure!(!granted.is_empty(), "there are no roles of ours");
+    let excused = |right: &&Right| UNUSED.contains(&(right.0.as_str(), right.1.as_str(), right.2.as_str()));
+    let unused: Vec<_> = granted.difference(&used).filter(|right| !excused(right)).collect();
+    ensure!(unused.is_empty(), "granted and never used: {unused:?}\nused: {used:?}");
+    println!("audit: {} rights granted, all of them used but {}", granted.len(), UNUSED.len());
+    Ok(())
+}
+
+fn right(event: &Value) -> Right {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let object = &event["objectRef"];
+    let resource = match object["subresource"].as_str() {
+        Some(subresource) => format!("{}/{subresource}", text(&object["resource"])),
+        None => text(&object["resource"]),
+    };
+    (text(&object["apiGroup"]), resource, text(&event["verb"]))
+}
+
+/// The rights of a rule: every group with every resource with every verb.
+fn rights(rule: &Value) -> Vec<Right> {
+    let list = |field: &str| {
+        let values = rule[field].as_array().into_iter().flatten();
+        values.filter_map(Value::as_str).map(String::from).collect::<Vec<_>>()
+    };
+    let mut rights = Vec::new();
+    for group in list("apiGroups") {
+        for resource in list("resources") {
+            rights.extend(list("verbs").into_iter().map(|verb| (group.clone(), resource.clone(), verb)));
+        }
+    }
+    rights
+}

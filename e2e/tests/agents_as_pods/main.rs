@@ -1,0 +1,221 @@
+//! Heliograph as people get it: one `kubectl apply` on a whole Kubernetes, the agents pods like any others, and then
+//! everything that is changed by kubectl while packets flow.
+//!
+//! One cluster for all of it: bringing one up is most of the time that a test of it takes.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod audit;
+mod changes;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use common::LATER;
+use common::kubernetes::{addresses, all_reach, everywhere, somewhere};
+use heliograph_e2e::cluster::pod_network::PodNetwork;
+use heliograph_e2e::cluster::{Cluster, Spec, network};
+use heliograph_e2e::netns::NetNs;
+use heliograph_e2e::probe::PingStream;
+use heliograph_e2e::uml::as_root;
+use heliograph_e2e::wait::wait_until;
+use serde_json::{Value, json};
+
+/// Heliograph's namespace.
+const NAMESPACE: &str = "heliograph-system";
+
+#[test]
+fn one_apply_and_everything_by_kubectl() {
+    as_root(|| {
+        let mut cluster = Cluster::up(Spec { nodes: 3, ..Spec::for_test() })?;
+        let begun = Instant::now();
+        cluster.apply_network(PodNetwork::Heliograph)?;
+        one_apply_is_enough(&cluster)?;
+        told("from `kubectl apply` until every pair reaches", begun);
+        audit::nothing_refused(&cluster)?;
+
+        let mut streams = Streams::start(&cluster)?;
+        the_api_server_has_another_address(&cluster)?;
+        an_upgrade(&cluster)?;
+        streams.lost_nothing("a rolling restart")?;
+        a_node_joins_and_leaves(&mut cluster)?;
+        streams.lost_nothing("a node that joins and leaves")?;
+        changes::a_peer_by_kubectl(&mut cluster)?;
+        streams.lost_nothing("changes of a BGPPeer")?;
+        changes::reflectors_on_and_off(&cluster)?;
+        streams.lost_nothing("reflectors on and off")?;
+
+        audit::nothing_refused(&cluster)?;
+        audit::nothing_granted_in_vain(&cluster)?;
+        cluster.down()
+    });
+}
+
+/// Says how long a step took. Never judged: machines differ.
+fn told(what: &str, since: Instant) {
+    println!("{what}: {:.2} s", since.elapsed().as_secs_f64());
+}
+
+fn one_apply_is_enough(cluster: &Cluster) -> Result<()> {
+    cluster.wait_nodes_ready()?;
+    let nodes = cluster.kubectl_json(&["get", "nodes"])?;
+    let taints = |node: &Value| node["spec"]["taints"].as_array().is_some_and(|taints| !taints.is_empty());
+    wait_until(LATER, "no taint on any node", || {
+        let nodes = cluster.kubectl_json(&["get", "nodes"])?;
+        let tainted = nodes["items"].as_array().into_iter().flatten().find(|node| taints(node));
+        tainted.map_or(Ok(()), |node| bail!("{}", node["spec"]["taints"]))
+    })?;
+    let agents = cluster.wait_pods_ready("app.kubernetes.io/name=heliograph", 3)?;
+    for agent in &agents {
+        let context = &agent["spec"]["containers"][0]["securityContext"];
+        ensure!(context["privileged"] == false, "{context}");
+    }
+    cluster.apply(&everywhere())?;
+    cluster.apply(&somewhere(2))?;
+    let pods = cluster.wait_pods_ready("app in (everywhere, somewhere)", 5)?;
+    let reached = all_reach(cluster, &pods)?;
+    ensure!(reached == 5 * 4 * 2, "{reached}");
+    // Nobody wrote a BGPConfiguration, and that is said.
+    for node in nodes["items"].as_array().into_iter().flatten() {
+        let name = node["metadata"]["name"].as_str().unwrap_or_default();
+        let status = cluster.agent_status(name)?;
+        let origin = status["intent"]["origin"].as_str().unwrap_or_default();
+        ensure!(origin.contains("10.96.0.1") && origin.contains("defaults"), "{name}: {origin}");
+        let problems = status["problems"].as_array().context("no problems")?;
+        ensure!(problems.is_empty() && status["intent"]["inSync"] == true, "{name}: {status}");
+    }
+    Ok(())
+}
+
+/// Pings from the first node's pod to those of two other nodes, over both families.
+struct Streams {
+    running: Vec<(String, PingStream)>,
+    from: NetNs,
+    to: Vec<IpAddr>,
+}
+
+impl Streams {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let pods = cluster.wait_pods_ready("app=everywhere", 3)?;
+        let on = |node: &str| pods.iter().find(|pod| pod["spec"]["nodeName"] == node).cloned();
+        let from = on("n1").context("no pod on n1")?;
+        let from = cluster.pod_netns(from["metadata"]["name"].as_str().unwrap_or_default())?;
+        let others = [on("n2").context("no pod on n2")?, on("n3").context("no pod on n3")?];
+        let to = addresses(&others).into_iter().flat_map(|(_, addresses)| addresses);
+        let to = to.map(|address| Ok(address.parse()?)).collect::<Result<Vec<IpAddr>>>()?;
+        let mut streams = Self { running: Vec::new(), from, to };
+        streams.go()?;
+        Ok(streams)
+    }
+
+    fn go(&mut self) -> Result<()> {
+        for to in &self.to {
+            self.running.push((to.to_string(), PingStream::start(&self.from, *to)?));
+        }
+        Ok(())
+    }
+
+    /// Ends them, sees that every ping of them was answered, and starts others.
+    fn lost_nothing(&mut self, what: &str) -> Result<()> {
+        for (to, stream) in std::mem::take(&mut self.running) {
+            let found = stream.stop()?;
+            println!("{what}: {} pings to {to}, {} lost", found.sent, found.lost.len());
+            ensure!(found.lost.is_empty(), "{what}: to {to}: {found:?}");
+        }
+        self.go()
+    }
+}
+
+/// Where there is no kube-proxy, or an address of the API server's own is to be used, a ConfigMap says so.
+fn the_api_server_has_another_address(cluster: &Cluster) -> Result<()> {
+    let endpoint = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "name": "kubernetes-services-endpoint", "namespace": NAMESPACE },
+        "data": { "KUBERNETES_SERVICE_HOST": network::CONTROL, "KUBERNETES_SERVICE_PORT": "6443" },
+    });
+    cluster.apply(&endpoint.to_string()).map(drop)
+}
+
+/// Every agent anew, one after the other.
+fn an_upgrade(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/heliograph"])?;
+    cluster.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/heliograph", "--timeout=240s"])?;
+    told("kubectl rollout restart of three agents", begun);
+    for place in cluster.places() {
+        let server = format!("https://{}:6443", network::CONTROL);
+        wait_until(LATER, "the new agent with its new API server", || {
+            let status = cluster.agent_status(&place.name())?;
+            ensure!(status["store"]["server"] == server, "{}", status["store"]);
+            established(&status, 2)
+        })?;
+    }
+    Ok(())
+}
+
+/// So many sessions with nodes, all of them up.
+fn established(status: &Value, count: usize) -> Result<()> {
+    let sessions = status["sessions"].as_array().context("no sessions")?;
+    let up = sessions.iter().filter(|session| session["state"] == "Established").count();
+    ensure!(up == count && sessions.len() == count, "{up} of {} up: {sessions:?}", sessions.len());
+    Ok(())
+}
+
+/// Waits until a node's kernel has a route of the agent's to a prefix, or has none.
+fn wait_for_route(cluster: &Cluster, node: &str, prefix: &str, there: bool) -> Result<()> {
+    let family = if prefix.contains(':') { "-6" } else { "-4" };
+    let what = format!("{node}: {} route to {prefix}", if there { "a" } else { "no" });
+    wait_until(LATER, &what, || {
+        let routes = cluster.node(node)?.run([
+            "ip",
+            family,
+            "route",
+            "show",
+            "exact",
+            prefix,
+            "proto",
+            common::OURS[0],
+        ])?;
+        if routes.trim().is_empty() == there { bail!("{routes:?}") } else { Ok(()) }
+    })
+}
+
+fn a_node_joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
+    let joined = cluster.join_node()?;
+    let networks = cluster.pod_networks()?;
+    let (_, networks) =
+        networks.iter().find(|(place, _)| place.name() == joined).context("it has no networks")?;
+    let known = Instant::now();
+    for network in networks {
+        wait_for_route(cluster, "n1", network, true)?;
+    }
+    told("a node joins: from its pod networks to the routes on others", known);
+    cluster.wait_nodes_ready()?;
+    let pods = cluster.wait_pods_ready("app=everywhere", 4)?;
+    ensure!(all_reach(cluster, &pods)? == 4 * 3 * 2);
+
+    let begun = Instant::now();
+    cluster.kubectl(&["delete", "node", &joined])?;
+    for node in ["n1", "n2", "n3"] {
+        for network in networks {
+            wait_for_route(cluster, node, network, false)?;
+        }
+    }
+    told("a node leaves: from `kubectl delete node` to no routes on others", begun);
+    cluster.kill_node(&joined)?;
+    wait_until(Duration::from_secs(240), "its pods gone", || {
+        let pods = cluster.kubectl_json(&[
+            "get",
+            "pods",
+            "-A",
+            "--field-selector",
+            &format!("spec.nodeName={joined}"),
+        ])?;
+        let left = pods["items"].as_array().map_or(0, Vec::len);
+        ensure!(left == 0, "{left} left");
+        Ok(())
+    })
+}
