@@ -1,4 +1,6 @@
 //! `BGPNodeStatus`: how one node stands; written by its agent.
+// Printer columns are alike in type and priority, which is no slip.
+#![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

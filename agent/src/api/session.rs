@@ -1,4 +1,6 @@
 //! `BGPSession`: how one BGP session of one node stands; written by that node's agent.
+// Printer columns are alike in type and priority, which is no slip.
+#![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};

@@ -56,15 +56,15 @@ pub fn a_peer_by_kubectl(cluster: &mut Cluster) -> Result<()> {
     }
     told("a BGPPeer is changed: another route instead, on all nodes", begun);
 
-    let before = NODES.map(|node| times_established(cluster, node).unwrap_or_default());
     cluster.machine(TOR)?.write("/run/bird.conf", &bird(cluster, address, "second"))?;
+    let begun = Instant::now();
     cluster.apply(&secret("second"))?;
     birdc(cluster, &["configure"])?;
-    let begun = Instant::now();
-    for (node, before) in NODES.iter().zip(before) {
-        wait_until(LATER, "a session under the new password", || {
-            let times = times_established(cluster, node)?;
-            ensure!(times > before, "{node}: established {times} times");
+    for node in NODES {
+        wait_until(LATER, "a new session under the new password", || {
+            let session = session(&cluster.agent_status(node)?)?;
+            let age = session["uptimeSeconds"].as_f64().context("no uptime")?;
+            ensure!(age < begun.elapsed().as_secs_f64(), "{node}: {session}");
             Ok(())
         })?;
     }
@@ -197,10 +197,6 @@ fn session(status: &Value) -> Result<Value> {
         Some(session) => Ok(session.clone()),
         None => bail!("no session with {TOR} among {sessions:?}"),
     }
-}
-
-fn times_established(cluster: &Cluster, node: &str) -> Result<u64> {
-    session(&cluster.agent_status(node)?)?["establishedCount"].as_u64().context("no count")
 }
 
 /// Waits until a node has so many sessions of a role, all up.
