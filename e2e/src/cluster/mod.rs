@@ -129,6 +129,17 @@ fn binaries_for(spec: &Spec) -> Result<Binaries> {
     build(&mut |step| println!("cluster: {step}"))
 }
 
+/// Makes what clusters are made of and caches: programs and images. For those who bring one up where it would be made
+/// in vain, such as in User-mode Linux, of which nothing is kept.
+///
+/// # Errors
+/// When something is missing, or a build fails.
+pub fn prepare(spec: &Spec) -> Result<()> {
+    node::check_machine()?;
+    binaries_for(spec)?;
+    images::all().map(drop)
+}
+
 /// Takes down what was made so far, should the rest fail.
 struct Undo<'a>(Option<&'a Spec>);
 
@@ -345,6 +356,12 @@ impl Cluster {
     #[must_use]
     pub fn router(&self) -> &Machine {
         &self.router
+    }
+
+    /// The machine with a bridge a rack: every packet that leaves a node is seen here.
+    #[must_use]
+    pub fn switch(&self) -> &Machine {
+        &self.switch
     }
 
     /// A node's machine.
