@@ -21,7 +21,7 @@ IMAGE    := target/heliograph-image.tar
 .PHONY: demo test check bench scale audit build cluster cluster-down image manifests
 
 demo: build
-	$(LAB) setup
+	$(LAB) setup $(if $(filter kubernetes,$(TOPOLOGY)),--cluster)
 	$(LAB) demo --topology $(TOPOLOGY)
 
 # The end-to-end tests use the binaries of the same profile, so these are built first.
@@ -47,7 +47,7 @@ image:
 	@rustup target list --installed | grep -q $(STATIC) || rustup target add $(STATIC)
 	@command -v musl-gcc >/dev/null || { \
 		echo "musl-gcc is missing: installing musl-tools, which compiles the C of the TLS library"; \
-		apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
+		apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends musl-tools; }
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 

@@ -1,12 +1,15 @@
-//! The demonstration: a lab comes up, pods reach each other, and what was seen on the router is told.
+//! The demonstration: a lab comes up, pods reach each other, and what was seen on the router is told. Or a whole
+//! Kubernetes does ([`KUBERNETES`]).
 
-use std::io::{IsTerminal, Write};
+mod kubernetes;
+mod progress;
+
 use std::net::IpAddr;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use self::progress::Progress;
 use crate::lab::Lab;
 use crate::pods::Pod;
 use crate::sniff::Sniffer;
@@ -23,6 +26,9 @@ const REACH: Duration = Duration::from_secs(60);
 /// What the bulk transfer carries.
 const BULK: usize = 100_000_000;
 
+/// Names the demonstration on a whole Kubernetes instead of a topology's.
+pub const KUBERNETES: &str = "kubernetes";
+
 /// Runs the demonstration, in User-mode Linux if need be, and gives the exit status.
 ///
 /// # Errors
@@ -30,6 +36,9 @@ const BULK: usize = 100_000_000;
 pub fn demo(topology: &str) -> Result<i32> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("the lab builds networks and needs root: `sudo make demo`");
+    }
+    if topology == KUBERNETES {
+        return kubernetes::show();
     }
     if uml::runs_here()? {
         return show(topology).inspect_err(|_| println!("\n{}", crate::lab::last_words()));
@@ -190,68 +199,6 @@ fn print_addresses(pods: &[Pod], found: &Survey) {
             println!("  {}  {}: its own, {} times of {}", pod.id, pod.address, asked.len(), asked.len());
         } else {
             println!("  {}  {}: translated to {strange:?}", pod.id, pod.address);
-        }
-    }
-}
-
-/// Tells how far things are: on a terminal in one line that changes, elsewhere in a line at most every 2 s.
-struct Progress {
-    terminal: bool,
-    state: Mutex<State>,
-}
-
-struct State {
-    phase: String,
-    told: Instant,
-    start: Instant,
-}
-
-const TELL: Duration = Duration::from_secs(2);
-const TELL_TERMINAL: Duration = Duration::from_millis(50);
-
-impl Progress {
-    fn new() -> Self {
-        // In a guest the console always is a terminal; the host's own word counts.
-        let terminal = match std::env::var(uml::TERMINAL) {
-            Ok(told) => told == "1",
-            Err(_) => std::io::stdout().is_terminal(),
-        };
-        let now = Instant::now();
-        Self { terminal, state: Mutex::new(State { phase: String::new(), told: now, start: now }) }
-    }
-
-    fn phase(&self, phase: &str) {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        state.phase = phase.to_owned();
-        self.tell(&mut state, None);
-    }
-
-    fn say(&self, detail: &str) {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let pause = if self.terminal { TELL_TERMINAL } else { TELL };
-        if state.told.elapsed() >= pause {
-            self.tell(&mut state, Some(detail));
-        }
-    }
-
-    fn tell(&self, state: &mut State, detail: Option<&str>) {
-        state.told = Instant::now();
-        let detail = detail.map(|d| format!(": {d}")).unwrap_or_default();
-        let line = format!("[{:>5.1} s] {}{detail}", state.start.elapsed().as_secs_f64(), state.phase);
-        if self.terminal {
-            let line: String = line.chars().take(100).collect();
-            print!("\r\x1b[K{line}");
-        } else {
-            println!("{line}");
-        }
-        let _ = std::io::stdout().flush();
-    }
-
-    /// Clears the changing line, before something else is printed.
-    fn end(&self) {
-        if self.terminal {
-            print!("\r\x1b[K");
-            let _ = std::io::stdout().flush();
         }
     }
 }

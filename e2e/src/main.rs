@@ -20,7 +20,7 @@ struct Arguments {
 enum Verb {
     /// Brings a lab up, shows that its pods reach each other and how, and takes it down.
     Demo {
-        /// A topology in e2e/topologies, or the path of a containerlab file.
+        /// A topology in e2e/topologies, the path of a containerlab file, or `kubernetes` for a whole Kubernetes.
         #[arg(long, default_value = "two-racks")]
         topology: String,
     },

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use super::status::ObjectStatus;
 
-/// What holds for the whole cluster. There is exactly one, named `default`.
+/// What holds for the whole cluster. There is one at most, named `default`; without it the AS number is 64512, and
+/// everything else as if left out. (A folder must have one.)
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "heliograph.io",
@@ -18,7 +19,8 @@ use super::status::ObjectStatus;
     shortname = "bgpconfig",
     category = "heliograph",
     derive = "PartialEq",
-    doc = "What holds for the whole cluster. There is exactly one, named `default`.",
+    doc = "What holds for the whole cluster. There is one at most, named `default`; without it the AS number is 64512, and \
+           everything else as if left out.",
     status = "ObjectStatus",
     validation = Rule::new("self.metadata.name == 'default'")
         .message("there is one BGPConfiguration, and it is named default"),

@@ -89,9 +89,7 @@ impl Options {
                 format!("put Node and BGPConfiguration documents into {}", folder.display())
             }
             Store::Kubernetes { .. } => {
-                "see how it stands with the API server (heliograph status), and that a \
-                                         BGPConfiguration is there (kubectl get bgpconfigurations)"
-                    .into()
+                "see how it stands with the API server (heliograph status, Store)".into()
             }
         }
     }

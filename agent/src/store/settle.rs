@@ -72,7 +72,8 @@ impl Settling<'_> {
         for key in unreadable {
             self.restore(key);
         }
-        // Without a BGPConfiguration nothing is meant at all: somebody took the definitions away, or hasn't begun.
+        // Where the defaults hold they are among the objects. Else, without a BGPConfiguration, somebody took ours away, or
+        // the definitions of all.
         if !self.taken.contains_key(&Culprit::new("BGPConfiguration", CONFIGURATION_NAME)) {
             let ours: Vec<_> =
                 self.before.keys().filter(|key| key.kind.starts_with("BGP")).cloned().collect();

@@ -27,6 +27,7 @@ pub mod node;
 pub mod pod_network;
 pub mod services;
 pub mod state;
+pub mod workload;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -11,8 +11,10 @@ use super::NAMESPACE;
 /// (group, resource, verb), a subresource after a slash.
 type Right = (String, String, String);
 
-/// Rights that no run of this test uses, and why they are granted all the same.
-const UNUSED: [(&str, &str, &str); 0] = [];
+/// Rights that no request shows, although they are needed: a server-side apply is a `patch` to the audit log, and where
+/// that makes the object the API server also asks for the right to `create` it.
+const HIDDEN: [(&str, &str, &str); 2] =
+    [("heliograph.io", "bgpnodes", "create"), ("heliograph.io", "bgpsessions", "create")];
 
 /// All that the agents asked for.
 fn asked(cluster: &Cluster) -> Result<Vec<Value>> {
@@ -44,10 +46,10 @@ pub fn nothing_granted_in_vain(cluster: &Cluster) -> Result<()> {
         }
     }
     ensure!(!granted.is_empty(), "there are no roles of ours");
-    let excused = |right: &&Right| UNUSED.contains(&(right.0.as_str(), right.1.as_str(), right.2.as_str()));
-    let unused: Vec<_> = granted.difference(&used).filter(|right| !excused(right)).collect();
+    let hidden = |right: &&Right| HIDDEN.contains(&(right.0.as_str(), right.1.as_str(), right.2.as_str()));
+    let unused: Vec<_> = granted.difference(&used).filter(|right| !hidden(right)).collect();
     ensure!(unused.is_empty(), "granted and never used: {unused:?}\nused: {used:?}");
-    println!("audit: {} rights granted, all of them used but {}", granted.len(), UNUSED.len());
+    println!("audit: {} rights granted, all of them used but {}", granted.len(), HIDDEN.len());
     Ok(())
 }
 

@@ -1,0 +1,141 @@
+//! What runs on a cluster to see that its network is one: pods, who reaches whom, and packets that flow all the time.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{Cluster, images};
+use crate::netns::NetNs;
+use crate::probe::PingStream;
+
+/// Heliograph's namespace.
+pub const NAMESPACE: &str = "heliograph-system";
+
+/// What pods are made from.
+fn template(app: &str) -> Value {
+    json!({
+        "metadata": { "labels": { "app": app } },
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": "pod", "image": images::POD, "imagePullPolicy": "Never" }],
+        },
+    })
+}
+
+/// A DaemonSet `everywhere`: a pod on every node.
+#[must_use]
+pub fn everywhere() -> String {
+    let labels = json!({ "matchLabels": { "app": "everywhere" } });
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "everywhere" },
+        "spec": { "selector": labels, "template": template("everywhere") },
+    })
+    .to_string()
+}
+
+/// A Deployment `somewhere`: pods wherever there is room.
+#[must_use]
+pub fn somewhere(replicas: usize) -> String {
+    let labels = json!({ "matchLabels": { "app": "somewhere" } });
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": { "name": "somewhere" },
+        "spec": { "replicas": replicas, "selector": labels, "template": template("somewhere") },
+    })
+    .to_string()
+}
+
+/// (name, addresses of both families) of each pod.
+#[must_use]
+pub fn addresses(pods: &[Value]) -> Vec<(String, Vec<String>)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let ips = |pod: &Value| {
+        pod["status"]["podIPs"].as_array().into_iter().flatten().map(|ip| text(&ip["ip"])).collect()
+    };
+    pods.iter().map(|pod| (text(&pod["metadata"]["name"]), ips(pod))).collect()
+}
+
+/// Pings all of its arguments, one after the other; names those that don't answer.
+const PING: &str =
+    r#"for a; do ping -c 1 -W 10 "$a" >/dev/null || { echo "no answer from $a" >&2; exit 1; }; done"#;
+
+/// Pings every ordered pair of pods over both families; gives how many pairs there were.
+///
+/// # Errors
+/// When one does not answer; it is named.
+pub fn all_reach(cluster: &Cluster, pods: &[Value]) -> Result<usize> {
+    let pods = addresses(pods);
+    let mut reached = 0;
+    for (from, _) in &pods {
+        let mut targets = Vec::new();
+        for (to, addresses) in pods.iter().filter(|(name, _)| name != from) {
+            ensure!(addresses.len() == 2, "{to} has not both families: {addresses:?}");
+            targets.extend(addresses.iter().map(String::as_str));
+        }
+        let words = [&["sh", "-c", PING, "ping"], targets.as_slice()].concat();
+        cluster.exec(from, &words).with_context(|| format!("{from} does not reach all of {pods:?}"))?;
+        reached += targets.len();
+    }
+    Ok(reached)
+}
+
+/// Pings from the pod of `everywhere` on the first node to those on all others, over both families, and to others.
+pub struct Streams {
+    running: Vec<(String, PingStream)>,
+    from: NetNs,
+    to: Vec<IpAddr>,
+}
+
+impl Streams {
+    /// Starts them, also to the addresses in `more`.
+    ///
+    /// # Errors
+    /// When there are no such pods.
+    pub fn start(cluster: &Cluster, more: &[IpAddr]) -> Result<Self> {
+        let pods = cluster.wait_pods_ready("app=everywhere", cluster.places().len())?;
+        let (first, others): (Vec<_>, Vec<_>) =
+            pods.into_iter().partition(|pod| pod["spec"]["nodeName"] == "n1");
+        let first = first.first().context("no pod on n1")?;
+        let from = cluster.pod_netns(first["metadata"]["name"].as_str().unwrap_or_default())?;
+        let to = addresses(&others).into_iter().flat_map(|(_, addresses)| addresses);
+        let mut to = to.map(|address| Ok(address.parse()?)).collect::<Result<Vec<IpAddr>>>()?;
+        to.extend(more);
+        let mut streams = Self { running: Vec::new(), from, to };
+        streams.go()?;
+        Ok(streams)
+    }
+
+    fn go(&mut self) -> Result<()> {
+        for to in &self.to {
+            self.running.push((to.to_string(), PingStream::start(&self.from, *to)?));
+        }
+        Ok(())
+    }
+
+    /// Waits until `count` more pings to an address were sent.
+    ///
+    /// # Errors
+    /// When they don't flow.
+    pub fn wait_for(&self, count: usize) -> Result<()> {
+        self.running.first().map_or(Ok(()), |(_, stream)| stream.wait_for(count))
+    }
+
+    /// Ends them, sees that every ping was answered, and starts others. Gives how many there were.
+    ///
+    /// # Errors
+    /// When one was lost.
+    pub fn lost_nothing(&mut self, what: &str) -> Result<usize> {
+        let mut sent = 0;
+        for (to, stream) in std::mem::take(&mut self.running) {
+            let found = stream.stop()?;
+            ensure!(found.lost.is_empty(), "{what}: to {to}: {found:?}");
+            sent += found.sent;
+        }
+        self.go()?;
+        Ok(sent)
+    }
+}

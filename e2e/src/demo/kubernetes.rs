@@ -1,0 +1,172 @@
+//! The demonstration on a whole Kubernetes: one `kubectl apply`, and then all that operators do and fear, while packets
+//! flow.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::progress::Progress;
+use crate::cluster::pod_network::PodNetwork;
+use crate::cluster::workload::{self, Streams};
+use crate::cluster::{Cluster, Spec};
+use crate::wait::wait_until;
+
+/// How long a step may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the API server is away.
+const AWAY: usize = 500;
+
+/// Shows it and gives the exit status.
+pub(super) fn show() -> Result<i32> {
+    let progress = Progress::new();
+    progress.phase("a whole Kubernetes: control plane and three nodes, in network namespaces");
+    let cluster = Cluster::up(Spec { nodes: 3, ..Spec::for_test() })?;
+    let mut story = Story { cluster: &cluster, progress, pings: 0 };
+    let reached = story.one_apply()?;
+    story.under_a_stream()?;
+    let pings = story.pings;
+    story.progress.phase("taking the cluster down");
+    story.progress.end();
+    cluster.down()?;
+    println!("demo: {reached} pairs reached over IPv4 and IPv6, {pings} pings through all of it, 0 lost");
+    Ok(0)
+}
+
+struct Story<'a> {
+    cluster: &'a Cluster,
+    progress: Progress,
+    /// Answered so far.
+    pings: usize,
+}
+
+impl Story<'_> {
+    /// From no network to pods that reach each other. Gives how many pairs there are.
+    fn one_apply(&mut self) -> Result<usize> {
+        let begun = Instant::now();
+        self.progress.phase("kubectl apply -f manifests/install.yaml");
+        self.cluster.apply_network(PodNetwork::Heliograph)?;
+        self.progress.phase("waiting until the nodes are Ready");
+        self.cluster.wait_nodes_ready()?;
+        let ready = begun.elapsed();
+        self.print("kubectl get nodes", &["get", "nodes"])?;
+        self.progress.phase("starting a DaemonSet and a Deployment");
+        self.cluster.apply(&workload::everywhere())?;
+        self.cluster.apply(&workload::somewhere(2))?;
+        let pods = self.cluster.wait_pods_ready("app in (everywhere, somewhere)", 5)?;
+        self.progress.phase("pinging every pod from every pod");
+        let reached = workload::all_reach(self.cluster, &pods)?;
+        let words = ["get", "pods", "-o", "wide"];
+        self.print("kubectl get pods -o wide", &words)?;
+        println!(
+            "nodes Ready {:.1} s after `kubectl apply`, {reached} of {reached} pairs reached",
+            ready.as_secs_f64()
+        );
+        Ok(reached)
+    }
+
+    /// What must not cost a packet.
+    fn under_a_stream(&mut self) -> Result<()> {
+        let mut streams = Streams::start(self.cluster, &[])?;
+        self.step(&mut streams, "kubectl rollout restart daemonset/heliograph", Self::an_upgrade)?;
+        self.step(&mut streams, "from the mesh to a route reflector", Self::reflectors_on)?;
+        self.print("kubectl get bgpsessions", &["get", "bgpsessions"])?;
+        self.step(&mut streams, "back to the mesh", Self::reflectors_off)?;
+        self.step(&mut streams, "the API server is away, and comes back", Self::an_outage)?;
+        for kind in ["bgpnodes", "bgpsessions"] {
+            self.print(&format!("kubectl get {kind}"), &["get", kind])?;
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        streams: &mut Streams,
+        what: &str,
+        run: impl FnOnce(&Self, &Streams) -> Result<()>,
+    ) -> Result<()> {
+        self.progress.phase(what);
+        let begun = Instant::now();
+        run(self, streams).with_context(|| what.to_owned())?;
+        let pings = streams.lost_nothing(what)?;
+        self.pings += pings;
+        self.progress.end();
+        println!("{what}: {:.1} s, {pings} pings, 0 lost", begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    fn an_upgrade(&self, _: &Streams) -> Result<()> {
+        let rollout = |verb, more: &[&str]| {
+            let words =
+                [&["-n", workload::NAMESPACE, "rollout", verb, "daemonset/heliograph"], more].concat();
+            self.cluster.kubectl(&words)
+        };
+        rollout("restart", &[])?;
+        rollout("status", &["--timeout=240s"])?;
+        self.wait_for_roles([("n1", "Mesh", 2), ("n2", "Mesh", 2), ("n3", "Mesh", 2)])
+    }
+
+    fn reflectors_on(&self, _: &Streams) -> Result<()> {
+        self.cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector=true"])?;
+        let selector = json!({ "matchLabels": { "heliograph.io/reflector": "true" } });
+        let reflectors = json!({ "nodeSelector": selector });
+        self.configure(json!({ "topology": "Reflectors", "reflectors": reflectors }))?;
+        self.wait_for_roles([("n1", "Client", 2), ("n2", "Reflector", 1), ("n3", "Reflector", 1)])
+    }
+
+    fn reflectors_off(&self, _: &Streams) -> Result<()> {
+        self.configure(json!({ "topology": "FullMesh" }))?;
+        self.wait_for_roles([("n1", "Mesh", 2), ("n2", "Mesh", 2), ("n3", "Mesh", 2)])
+    }
+
+    fn an_outage(&self, streams: &Streams) -> Result<()> {
+        self.cluster.stop_api_server()?;
+        streams.wait_for(AWAY)?;
+        self.cluster.start_api_server()?;
+        for place in self.cluster.places() {
+            wait_until(PATIENCE, "the agents hear of the cluster again", || {
+                self.progress.say(&format!("{} has not caught up yet", place.name()));
+                let status = self.cluster.agent_status(&place.name())?;
+                ensure!(status["intent"]["inSync"] == true, "{}: {}", place.name(), status["intent"]);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// All nodes are on one segment: no tunnels, so that it makes no difference whether the kernel has any.
+    fn configure(&self, mut spec: serde_json::Value) -> Result<()> {
+        spec["asNumber"] = 64512.into();
+        spec["encapsulation"] = "Never".into();
+        let configuration = json!({
+            "apiVersion": "heliograph.io/v1alpha1",
+            "kind": "BGPConfiguration",
+            "metadata": { "name": "default" },
+            "spec": spec,
+        });
+        self.cluster.apply(&configuration.to_string()).map(drop)
+    }
+
+    /// Waits until nodes have so many sessions of a role, as kubectl tells, and no other role's.
+    fn wait_for_roles(&self, expected: [(&str, &str, usize); 3]) -> Result<()> {
+        wait_until(PATIENCE, "all sessions, as kubectl tells", || {
+            let list = self.cluster.kubectl_json(&["get", "bgpsessions"])?;
+            let sessions = list["items"].as_array().context("no list")?;
+            self.progress.say("sessions are coming and going");
+            for (node, role, count) in expected {
+                let mut of_node = sessions.iter().filter(|session| session["spec"]["node"] == node);
+                let up = of_node.clone().filter(|s| s["status"]["state"] == "Established").count();
+                let all = of_node.all(|session| session["spec"]["role"] == role);
+                ensure!(up == count && all, "{node}: {up} sessions up, {count} of role {role} expected");
+            }
+            Ok(())
+        })
+    }
+
+    fn print(&self, command: &str, words: &[&str]) -> Result<()> {
+        let said = self.cluster.kubectl(words)?;
+        self.progress.end();
+        println!("\n$ {command}\n{}\n", said.trim_end());
+        Ok(())
+    }
+}
