@@ -116,19 +116,17 @@ impl Pods {
         seen.no_tunnel_within_a_rack(cluster)
     }
 
-    /// Pings from the first rack to the second, between two clients of reflectors and between two reflectors.
+    /// Pings from the first rack to the second, over both families, between nodes that become clients of reflectors.
     fn streams(&self, cluster: &Cluster) -> Result<Vec<(String, PingStream)>> {
         let pods = self.all(cluster)?;
         let on = |number| pods.iter().find(|(place, ..)| place.number == number).context("no pod there");
-        let mut streams = Vec::new();
-        for (from, to) in [(on(1)?, on(3)?), (on(2)?, on(4)?)] {
-            let netns = cluster.pod_netns(&from.1)?;
-            for address in &to.2 {
-                let what = format!("from {} to {address} on {}", from.0.name(), to.0.name());
-                streams.push((what, PingStream::start(&netns, *address)?));
-            }
-        }
-        Ok(streams)
+        let (from, to) = (on(2)?, on(4)?);
+        let netns = cluster.pod_netns(&from.1)?;
+        let stream = |address: &IpAddr| {
+            let what = format!("from {} to {address} on {}", from.0.name(), to.0.name());
+            Ok((what, PingStream::start(&netns, *address)?))
+        };
+        to.2.iter().map(stream).collect()
     }
 }
 

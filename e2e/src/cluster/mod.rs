@@ -419,14 +419,17 @@ impl Cluster {
     /// # Errors
     /// When they are not in time; with what each says.
     pub fn wait_nodes_ready(&self) -> Result<()> {
-        wait_until(PATIENCE, "all nodes Ready", || {
+        let ready = || {
             let list = self.kubectl_json(&["get", "nodes"])?;
             let ready = list["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count();
             if ready == self.nodes.len() {
                 return Ok(());
             }
-            Err(anyhow!("{ready} of {} Ready\n{}", self.nodes.len(), self.kubectl(&["describe", "nodes"])?))
-        })
+            self.watch_ready(&["nodes", "--all"]);
+            bail!("{ready} of {} Ready", self.nodes.len())
+        };
+        wait_until(PATIENCE, "all nodes Ready", ready)
+            .with_context(|| self.kubectl(&["describe", "nodes"]).unwrap_or_default())
     }
 
     /// Waits until all pods that a selector finds are Ready, at least `count`, and gives them.
@@ -434,15 +437,23 @@ impl Cluster {
     /// # Errors
     /// When they are not in time; with what they say.
     pub fn wait_pods_ready(&self, selector: &str, count: usize) -> Result<Vec<Value>> {
-        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), || {
+        let ready = || {
             let list = self.kubectl_json(&["get", "pods", "-A", "-l", selector])?;
             let pods = list["items"].as_array().cloned().unwrap_or_default();
             if pods.len() >= count && pods.iter().all(is_ready) {
                 return Ok(pods);
             }
-            let described = self.kubectl(&["describe", "pods", "-A", "-l", selector])?;
-            bail!("{} pods, {} Ready\n{described}", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
-        })
+            self.watch_ready(&["pods", "-A", "-l", selector]);
+            bail!("{} pods, {} Ready", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
+        };
+        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), ready)
+            .with_context(|| self.kubectl(&["describe", "pods", "-A", "-l", selector]).unwrap_or_default())
+    }
+
+    /// Waits for a while until these are Ready, whatever comes of it. To ask again and again would keep those who work
+    /// at it from their work where there is one processor only.
+    fn watch_ready(&self, what: &[&str]) {
+        let _ = self.kubectl(&[&["wait", "--for=condition=Ready", "--timeout=20s"], what].concat());
     }
 
     /// The pod networks of every node, as soon as all have theirs.
