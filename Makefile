@@ -6,7 +6,8 @@ LAB      := target/debug/heliograph-lab
 # For test programs that know nothing of the lab: cargo runs them where ipip is to be had.
 RUNNER   := --config "target.'cfg(unix)'.runner = ['$(CURDIR)/$(LAB)', 'run']"
 
-# For `make cluster`: SERVICES=--services adds CoreDNS. Of the topologies only `flat` has been tried.
+# For `make cluster`: TOPOLOGY=two-racks needs a kernel with ipip, and says what to do without one. SERVICES=--services
+# adds CoreDNS.
 NODES    ?= 3
 SERVICES ?=
 ifeq ($(origin TOPOLOGY),file)

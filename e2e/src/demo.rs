@@ -46,7 +46,7 @@ pub fn demo(topology: &str) -> Result<i32> {
     println!("demo: this kernel has no ipip, so the lab runs in User-mode Linux");
     let me = std::env::current_exe()?.to_string_lossy().into_owned();
     let words = [me, "demo".into(), "--topology".into(), topology.into()];
-    uml::run(&words, &mut std::io::stdout(), &mut |step| println!("demo: {step}"))
+    uml::run(&words, 0, &mut std::io::stdout(), &mut |step| println!("demo: {step}"))
 }
 
 fn show(topology: &str) -> Result<i32> {

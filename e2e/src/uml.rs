@@ -65,6 +65,14 @@ fn in_guest() -> bool {
 /// # Panics
 /// When the test fails, wherever it ran; and without root, with a word on how to run it.
 pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
+    with_ipip_and(0, test, body);
+}
+
+/// The same for a test that needs more memory than a guest has otherwise: so many MiB.
+///
+/// # Panics
+/// As [`with_ipip`].
+pub fn with_ipip_and(memory: u64, test: &str, body: impl FnOnce() -> Result<()>) {
     as_root(|| {
         if runs_here()? {
             return body();
@@ -72,10 +80,9 @@ pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
         let me = std::env::current_exe()?;
         let words = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture", "--include-ignored"]
             .map(String::from);
-        let mut output = Vec::new();
-        let code = run(&words, &mut output, &mut |step| println!("{step}"))?;
-        let output = String::from_utf8_lossy(&output);
-        println!("{output}");
+        let mut output = Told::default();
+        let code = run(&words, memory, &mut output, &mut |step| println!("{step}"))?;
+        let output = String::from_utf8_lossy(&output.0);
         // A name that fits no test would pass by running none.
         if code == 0 && !output.contains("1 passed") {
             bail!("`{test}` is not the name of a test: nothing ran");
@@ -86,6 +93,22 @@ pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
             Err(anyhow!("`{test}` failed in User-mode Linux; its output is above"))
         }
     });
+}
+
+/// Tells what is written to it as a test does, at once: of a guest that hangs one wants to know what it said.
+#[derive(Default)]
+struct Told(Vec<u8>);
+
+impl Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        print!("{}", String::from_utf8_lossy(bytes));
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stdout().flush()
+    }
 }
 
 /// The body of a test that needs a lab, but no ipip.
@@ -103,15 +126,43 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
     }
 }
 
-/// Runs a command in User-mode Linux, its output passed on as it comes, and gives its exit status. Builds the
-/// kernel first if there is none.
+/// Runs a command in User-mode Linux with so many MiB of memory at least, its output passed on as it comes, and gives
+/// its exit status. Builds the kernel first if there is none.
 ///
 /// # Errors
 /// When there is no kernel to be had, or the guest did not get as far as to run the command.
-pub fn run(words: &[String], output: &mut dyn Write, progress: &mut dyn FnMut(&str)) -> Result<i32> {
+pub fn run(
+    words: &[String],
+    memory: u64,
+    output: &mut dyn Write,
+    progress: &mut dyn FnMut(&str),
+) -> Result<i32> {
     let kernel = kernel(progress)?;
     let limit = std::env::var("HELIOGRAPH_UML_TIMEOUT").ok().and_then(|s| s.parse().ok()).unwrap_or(900);
-    boot(&kernel, words, output, Duration::from_secs(limit))
+    boot(&kernel, words, memory.max(usual_memory()?), output, Duration::from_secs(limit))
+}
+
+/// What a guest has that asked for no more, in MiB.
+const MEMORY: u64 = 1024;
+
+/// The same, as the user wants it: `1024M` or `2G`.
+fn usual_memory() -> Result<u64> {
+    match std::env::var("HELIOGRAPH_UML_MEMORY") {
+        Ok(text) => {
+            mebibytes(&text).with_context(|| format!("HELIOGRAPH_UML_MEMORY={text}: write 1024M or 2G"))
+        }
+        Err(_) => Ok(MEMORY),
+    }
+}
+
+fn mebibytes(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "M" | "m" => 1,
+        "G" | "g" => 1024,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// Whether ipip is to be had without a guest, or this already is the guest.
@@ -128,7 +179,7 @@ pub fn runs_here() -> Result<bool> {
 /// When it could not be run.
 pub fn run_with_ipip(words: &[String], progress: &mut dyn FnMut(&str)) -> Result<i32> {
     if !runs_here()? {
-        return run(words, &mut std::io::stdout(), progress);
+        return run(words, 0, &mut std::io::stdout(), progress);
     }
     let (program, arguments) = words.split_first().context("no command")?;
     let status =
@@ -136,19 +187,24 @@ pub fn run_with_ipip(words: &[String], progress: &mut dyn FnMut(&str)) -> Result
     Ok(jail::code(status))
 }
 
-/// Boots a guest for one command.
-fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration) -> Result<i32> {
+/// Boots a guest of so many MiB for one command.
+fn boot(
+    kernel: &Path,
+    words: &[String],
+    memory: u64,
+    output: &mut dyn Write,
+    limit: Duration,
+) -> Result<i32> {
     let scratch =
         tempfile::Builder::new().prefix("heliograph-uml-").tempdir().context("cannot make a folder")?;
     let job = Job { words: words.to_vec(), env: environment(), folder: std::env::current_dir()? };
     let job_file = scratch.path().join("job.json");
     std::fs::write(&job_file, serde_json::to_vec(&job)?)?;
 
-    let memory = std::env::var("HELIOGRAPH_UML_MEMORY").unwrap_or_else(|_| "1024M".into());
     let lab = binary("heliograph-lab")?;
     let mut command = jail::jailed(kernel)?;
     command
-        .args([&format!("mem={memory}"), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
+        .args([&format!("mem={memory}M"), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
         // The console is our pipe; nothing is asked for, nobody logs in.
         .args(["con=null", "con0=null,fd:1", "ssl=null"])
         // A guest that panics is over. Kernel warnings would end up in the middle of a test's output.
@@ -160,7 +216,7 @@ fn boot(kernel: &Path, words: &[String], output: &mut dyn Write, limit: Duration
         .env_clear()
         .env("PATH", PATH)
         .env("HOME", scratch.path())
-        .env("TMPDIR", memory_folder(&memory)?)
+        .env("TMPDIR", memory_folder(memory)?)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut guest = command.spawn().context("cannot start User-mode Linux")?;
@@ -259,13 +315,9 @@ fn environment() -> BTreeMap<String, String> {
     env
 }
 
-/// Where the file that is the guest's memory can lie: it needs the room, and to be mapped executable.
-fn memory_folder(memory: &str) -> Result<PathBuf> {
-    let digits: String = memory.chars().take_while(char::is_ascii_digit).collect();
-    let unit = if memory.ends_with(['g', 'G']) { 30 } else { 20 };
-    let needed =
-        digits.parse::<u64>().with_context(|| format!("HELIOGRAPH_UML_MEMORY={memory}: write 1024M"))?
-            << unit;
+/// Where the file that is the guest's memory, of so many MiB, can lie: it needs the room, and to be mapped executable.
+fn memory_folder(memory: u64) -> Result<PathBuf> {
+    let needed = memory << 20;
     let candidates = [PathBuf::from("/dev/shm"), std::env::temp_dir(), PathBuf::from("/var/tmp")];
     let fits = |folder: &&PathBuf| {
         nix::sys::statvfs::statvfs(folder.as_path()).is_ok_and(|fs| {
@@ -276,7 +328,7 @@ fn memory_folder(memory: &str) -> Result<PathBuf> {
         })
     };
     candidates.iter().find(fits).cloned().with_context(|| {
-        format!("no folder for the {memory} of a guest's memory: none of {candidates:?} has the room without `noexec`")
+        format!("no folder for the {memory} MiB of a guest's memory: none of {candidates:?} has the room without `noexec`")
     })
 }
 
@@ -366,7 +418,7 @@ fn said(folder: &Path, what: &str, kernel: &Path) -> bool {
 fn check(folder: &Path, kernel: &Path) -> Result<()> {
     let mut output = Vec::new();
     let words = ["ip", "link", "add", "probe", "type", "ipip", "external"].map(String::from);
-    let code = boot(kernel, &words, &mut output, Duration::from_secs(60))?;
+    let code = boot(kernel, &words, usual_memory()?, &mut output, Duration::from_secs(60))?;
     if code != 0 {
         bail!("it has no ipip: {}", String::from_utf8_lossy(&output).trim());
     }
@@ -436,6 +488,15 @@ fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_written_with_its_unit() {
+        assert_eq!(mebibytes("512M"), Some(512));
+        assert_eq!(mebibytes("6g"), Some(6144));
+        for wrong in ["", "M", "512", "1.5G", "6GB", "-1M", "6€"] {
+            assert_eq!(mebibytes(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_commands_output_is_told_from_the_kernels() {

@@ -14,7 +14,13 @@ use crate::uml;
 /// When a step fails; nothing is left then.
 pub fn up(spec: Spec, network: PodNetwork) -> Result<()> {
     if spec.topology == Topology::TwoRacks && !uml::runs_here()? {
-        bail!("two racks reach each other through IPIP, and this kernel has none: use `TOPOLOGY=flat`");
+        let lab = std::env::current_exe()?;
+        let lab = lab.display();
+        bail!(
+            "two racks reach each other through IPIP, and this kernel has none. `modprobe -a ipip ip6_tunnel` may bring \
+             it, and `TOPOLOGY=flat` needs none. In User-mode Linux such a cluster runs for the time of a command: \
+             `HELIOGRAPH_UML_MEMORY=6G {lab} run sh -c '{lab} cluster up --topology two-racks && COMMAND'`"
+        );
     }
     let (nodes, folder) = (spec.nodes, spec.folder.clone());
     println!("cluster: starting a control plane and {nodes} nodes");

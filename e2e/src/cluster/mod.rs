@@ -132,6 +132,17 @@ fn binaries_for(spec: &Spec) -> Result<Binaries> {
     build(&mut |step| println!("cluster: {step}"))
 }
 
+/// Makes what clusters are made of and caches: programs and images. For those who bring one up where it would be made
+/// in vain, such as in User-mode Linux, of which nothing is kept.
+///
+/// # Errors
+/// When something is missing, or a build fails.
+pub fn prepare(spec: &Spec) -> Result<()> {
+    node::check_machine()?;
+    binaries_for(spec)?;
+    images::all().map(drop)
+}
+
 /// Takes down what was made so far, should the rest fail.
 struct Undo<'a>(Option<&'a Spec>);
 
@@ -350,6 +361,12 @@ impl Cluster {
         &self.router
     }
 
+    /// The machine with a bridge a rack: every packet that leaves a node is seen here.
+    #[must_use]
+    pub fn switch(&self) -> &Machine {
+        &self.switch
+    }
+
     /// A node's machine.
     ///
     /// # Errors
@@ -404,14 +421,17 @@ impl Cluster {
     /// # Errors
     /// When they are not in time; with what each says.
     pub fn wait_nodes_ready(&self) -> Result<()> {
-        wait_until(PATIENCE, "all nodes Ready", || {
+        let ready = || {
             let list = self.kubectl_json(&["get", "nodes"])?;
             let ready = list["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count();
             if ready == self.nodes.len() {
                 return Ok(());
             }
-            Err(anyhow!("{ready} of {} Ready\n{}", self.nodes.len(), self.kubectl(&["describe", "nodes"])?))
-        })
+            self.watch_ready(&["nodes", "--all"]);
+            bail!("{ready} of {} Ready", self.nodes.len())
+        };
+        wait_until(PATIENCE, "all nodes Ready", ready)
+            .with_context(|| self.kubectl(&["describe", "nodes"]).unwrap_or_default())
     }
 
     /// Waits until all pods that a selector finds are Ready, at least `count`, and gives them.
@@ -419,15 +439,23 @@ impl Cluster {
     /// # Errors
     /// When they are not in time; with what they say.
     pub fn wait_pods_ready(&self, selector: &str, count: usize) -> Result<Vec<Value>> {
-        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), || {
+        let ready = || {
             let list = self.kubectl_json(&["get", "pods", "-A", "-l", selector])?;
             let pods = list["items"].as_array().cloned().unwrap_or_default();
             if pods.len() >= count && pods.iter().all(is_ready) {
                 return Ok(pods);
             }
-            let described = self.kubectl(&["describe", "pods", "-A", "-l", selector])?;
-            bail!("{} pods, {} Ready\n{described}", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
-        })
+            self.watch_ready(&["pods", "-A", "-l", selector]);
+            bail!("{} pods, {} Ready", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
+        };
+        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), ready)
+            .with_context(|| self.kubectl(&["describe", "pods", "-A", "-l", selector]).unwrap_or_default())
+    }
+
+    /// Waits for a while until these are Ready, whatever comes of it. To ask again and again would keep those who work
+    /// at it from their work where there is one processor only.
+    fn watch_ready(&self, what: &[&str]) {
+        let _ = self.kubectl(&[&["wait", "--for=condition=Ready", "--timeout=20s"], what].concat());
     }
 
     /// The pod networks of every node, as soon as all have theirs.

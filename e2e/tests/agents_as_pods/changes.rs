@@ -98,9 +98,25 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
         ensure!(network.is_some_and(|condition| condition["status"] == "False"), "{conditions:?}");
     }
     for kind in ["bgppeers", "bgpnodes", "bgpsessions"] {
-        println!("$ kubectl get {kind}\n{}", cluster.kubectl(&["get", kind])?);
+        let said = cluster.kubectl(&["get", kind])?;
+        println!("$ kubectl get {kind}\n{said}");
+        ensure!(columns(&said) == documented(kind)?, "docs/operations.md has other columns of {kind}");
     }
     Ok(())
+}
+
+/// The names above a table of kubectl's.
+fn columns(table: &str) -> Vec<&str> {
+    table.lines().next().unwrap_or_default().split_whitespace().collect()
+}
+
+/// The columns that the documentation shows of a kind.
+fn documented(kind: &str) -> Result<Vec<&'static str>> {
+    let page = include_str!("../../../docs/operations.md");
+    let (_, after) = page
+        .split_once(&format!("$ kubectl get {kind}\n"))
+        .with_context(|| format!("docs/operations.md has no `kubectl get {kind}`"))?;
+    Ok(columns(after))
 }
 
 /// A BGPPeer goes, and its routes with it.
@@ -124,6 +140,8 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     let selector = json!({ "matchLabels": { "heliograph.io/reflector": "true" } });
     let reflectors = json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": selector } });
     cluster.apply(&configuration(reflectors))?;
+    let said = cluster.kubectl(&["get", "bgpconfigurations"])?;
+    ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/operations.md, not: {said}");
     let begun = Instant::now();
     wait_for_roles(cluster, "n1", "Client", 2)?;
     for node in ["n2", "n3"] {
