@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::*;
+use super::user::{User, until};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 

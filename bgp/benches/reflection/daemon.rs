@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::clients::{DAEMON, PORT};
 use crate::peers::{Peer, Setting};
 use crate::processes::{self, tree};
+use crate::usage::{cpu, peak};
 
 /// A running daemon; killed with all its processes when dropped.
 pub struct Daemon {
@@ -70,20 +71,4 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         processes::kill_all(&mut self.child);
     }
-}
-
-/// Time on a processor, of all its threads: nanoseconds from the scheduler, where it tells.
-fn cpu(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let spent = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(spent.sum())
-}
-
-fn peak(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
 }

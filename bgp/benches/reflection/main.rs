@@ -11,6 +11,7 @@ mod peers;
 mod processes;
 mod report;
 mod serve;
+mod usage;
 mod words;
 
 use std::net::Ipv4Addr;

@@ -1,0 +1,117 @@
+//! Two network namespaces: one for the agent, one for everything else, and a cable between them.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use ipnetwork::IpNetwork;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Where the agent finds the API server.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 100, 255, 254);
+/// The agent's device.
+const DEVICE: &str = "up0";
+
+/// The IPv4 InternalIP of node `n`.
+pub fn address(n: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 100, (n / 250) as u8, (n % 250 + 1) as u8)
+}
+
+/// Which node has this address.
+pub fn node_at(address: Ipv4Addr) -> usize {
+    let [_, _, high, low] = address.octets();
+    usize::from(high) * 250 + usize::from(low) - 1
+}
+
+/// The IPv6 InternalIP of node `n`.
+pub fn address6(n: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 100, 0, 0, 0, 0, 0, n as u16 + 1)
+}
+
+/// The pod CIDRs of node `n`.
+pub fn pod_cidrs(n: usize) -> [IpNetwork; 2] {
+    let v4 = Ipv4Addr::new(10, 128 + (n / 256) as u8, (n % 256) as u8, 0);
+    let v6 = Ipv6Addr::new(0xfd00, 128, 0, n as u16, 0, 0, 0, 0);
+    [(v4.into(), 24), (v6.into(), 64)]
+        .map(|(address, length)| IpNetwork::new(address, length).expect("a length that fits"))
+}
+
+/// Leaves the machine's network for one of our own, with the addresses of all nodes but the agent's.
+pub fn enter() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)
+        .context("cannot make a network namespace: this benchmark needs root")?;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, limit.1, limit.1)?;
+    // In the main table, so that the way to the agent is a better match.
+    ip("link set lo up\n route add local 10.100.0.0/16 dev lo table main\n")
+}
+
+/// The agent's namespace. Gone, with the cable, once nobody is in it.
+pub struct AgentNet(File);
+
+impl AgentNet {
+    /// A new one, with a cable to us.
+    pub fn new() -> Result<Self> {
+        let others = std::process::id();
+        let this = std::thread::spawn(move || -> Result<Self> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let namespace = File::open("/proc/thread-self/ns/net")?;
+            ip(&format!(
+                "link set lo up\n link add {DEVICE} type veth peer name agent netns {others}\n link set {DEVICE} up\n \
+                 address add {}/16 dev {DEVICE}\n address add {}/64 dev {DEVICE} nodad\n",
+                address(0),
+                address6(0)
+            ))?;
+            Ok(Self(namespace))
+        });
+        let this = this.join().expect("no panic").context("cannot make the agent's network namespace")?;
+        ip(&format!(
+            "link set agent up\n address add {GATEWAY}/32 dev agent\n route add {}/32 dev agent\n",
+            address(0)
+        ))?;
+        Ok(this)
+    }
+
+    /// Tells where the addresses of these nodes are, once and for all: what is looked up is limited for the whole
+    /// machine (net.ipv4.neigh.default.gc_thresh3), what is permanent isn't counted.
+    pub fn place(&self, nodes: std::ops::Range<usize>) -> Result<()> {
+        let mac = std::fs::read_to_string("/sys/class/net/agent/address");
+        let mac = mac.or_else(|_| mac_of("agent")).context("cannot read the address of device agent")?;
+        let places = nodes.map(address).chain([GATEWAY]);
+        let commands: String = places
+            .map(|to| format!("neigh replace {to} lladdr {} dev {DEVICE} nud permanent\n", mac.trim()))
+            .collect();
+        let mut command = self.command("ip");
+        batch(command.args(["-batch", "-"]), &commands)
+    }
+
+    /// A command that runs in it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())).arg(program);
+        command
+    }
+}
+
+/// Of a device of our own namespace: /sys shows that in which it was mounted.
+fn mac_of(device: &str) -> std::io::Result<String> {
+    let output = Command::new("ip").args(["-brief", "link", "show", device]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mac = text.split_whitespace().find(|word| word.len() == 17 && word.matches(':').count() == 5);
+    mac.map(String::from).ok_or_else(|| std::io::Error::other(text))
+}
+
+fn ip(commands: &str) -> Result<()> {
+    batch(Command::new("ip").args(["-batch", "-"]), commands)
+}
+
+fn batch(command: &mut Command, commands: &str) -> Result<()> {
+    let mut child = command.stdin(Stdio::piped()).spawn().context("cannot run ip (iproute2)")?;
+    child.stdin.take().expect("it is piped").write_all(commands.as_bytes())?;
+    ensure!(child.wait()?.success(), "ip failed, see above");
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! One start of an agent in a cluster, and what it took.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::kubelets::{Kubelets, register};
+use crate::network::{AgentNet, GATEWAY};
+use crate::objects::{Cluster, name};
+use crate::peers::Peers;
+use crate::processes::{bind_to_us, kill_all};
+use crate::rights::grant_manifests;
+use crate::server::Server;
+use crate::tap::{Passed, Tap};
+use crate::usage;
+use crate::user::{OURS, User, until};
+
+/// For all routes to be in the kernel.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How often the kernel is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What happened in a while.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phase {
+    pub time: Duration,
+    pub cpu: Duration,
+    pub passed: Passed,
+    /// What the agent asked the API server, watches included, and what it wrote.
+    pub reads: usize,
+    pub writes: usize,
+    /// Reports of kubelets.
+    pub reports: usize,
+}
+
+/// What one start of an agent took.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Until the last route was in the kernel.
+    pub start: Phase,
+    /// From then on until it was taken to be at rest.
+    pub settling: Phase,
+    pub rest: Phase,
+    /// Of memory, in octets: until the last route, and until the end.
+    pub peaks: [u64; 2],
+    /// Its objects in the API server.
+    pub objects: usize,
+}
+
+/// The API server with its nodes.
+pub struct Site {
+    server: Server,
+    admin: User,
+    nodes: std::cell::Cell<usize>,
+}
+
+impl Site {
+    pub async fn prepare(server: Server) -> Result<Self> {
+        let admin = User(server.client("admin").await);
+        grant_manifests(&admin, None).await;
+        admin.define().await;
+        Ok(Self { server, admin, nodes: 0.into() })
+    }
+
+    /// Makes it a cluster.
+    pub async fn make(&self, cluster: Cluster) -> Result<()> {
+        ensure!(self.nodes.get() <= cluster.nodes, "{cluster}: give clusters in order of their size");
+        register(&self.admin, self.nodes.get()..cluster.nodes).await;
+        self.nodes.set(cluster.nodes);
+        self.admin.put(&format!("{OURS}/bgpconfigurations"), &cluster.configuration()).await;
+        let one = self.admin.get(&format!("/api/v1/nodes/{}", name(0))).await.context("there is no node")?;
+        println!("{cluster}: a Node is {} octets of JSON", one.to_string().len());
+        Ok(())
+    }
+
+    /// Starts an agent in it, as on a node that is new.
+    pub async fn run(&self, cluster: Cluster, settle: Duration, rest: Duration) -> Result<Outcome> {
+        for kind in ["bgpsessions", "bgpnodes"] {
+            self.admin.delete(&format!("{OURS}/{kind}")).await;
+        }
+        until("the objects of the agent before are gone", async || self.objects().await == 0).await;
+        let network = AgentNet::new()?;
+        let peers = if cluster.reflected { 1..3 } else { 1..cluster.nodes };
+        network.place(peers)?;
+        let _peers = Peers::start(cluster).await?;
+        let _kubelets = Kubelets::start(self.server.client("admin").await, cluster.nodes);
+        let folder = tempfile::tempdir()?;
+        let (kubeconfig, api) = self.way_in()?;
+        fs::write(folder.path().join("kubeconfig"), kubeconfig)?;
+        let tap = Tap::start((GATEWAY, api.port()).into(), api).await?;
+
+        let agent = Agent::start(&network, folder)?;
+        let meter = Meter {
+            site: self,
+            agent: &agent,
+            tap: &tap,
+            kubelets: &_kubelets,
+            lines: self.server.audit().lines().count(),
+        };
+        let begin = meter.read();
+        let deadline = Instant::now() + PATIENCE;
+        let wanted = cluster.nodes - 1;
+        while agent.routes() != [wanted, wanted] {
+            ensure!(
+                Instant::now() < deadline,
+                "{:?} of {wanted} routes\n{}",
+                agent.routes(),
+                agent.last_words()
+            );
+            tokio::time::sleep(LOOK).await;
+        }
+        let routed = meter.read();
+        let peak = usage::peak(agent.child.id());
+        tokio::time::sleep(settle.saturating_sub(begin.at.elapsed())).await;
+        let settled = meter.read();
+        tokio::time::sleep(rest).await;
+        let end = meter.read();
+        ensure!(
+            agent.routes() == [wanted, wanted],
+            "routes were lost: {:?}\n{}",
+            agent.routes(),
+            agent.last_words()
+        );
+        Ok(Outcome {
+            start: begin.until(&routed),
+            settling: routed.until(&settled),
+            rest: settled.until(&end),
+            peaks: [peak, usage::peak(agent.child.id())],
+            objects: self.objects().await,
+        })
+    }
+
+    /// How the agent gets to the API server, and where that really is.
+    fn way_in(&self) -> Result<(String, SocketAddr)> {
+        let text = fs::read_to_string(self.server.kubeconfig("agent"))?;
+        let (_, rest) = text.split_once("https://127.0.0.1:").context("an API server at 127.0.0.1")?;
+        let port: u16 = rest.split('"').next().unwrap_or_default().parse()?;
+        let text = text.replace("https://127.0.0.1:", &format!("https://{GATEWAY}:"));
+        Ok((text, (Ipv4Addr::LOCALHOST, port).into()))
+    }
+
+    async fn objects(&self) -> usize {
+        let mut count = 0;
+        for kind in ["bgpsessions", "bgpnodes"] {
+            let list = self.admin.get(&format!("{OURS}/{kind}")).await.unwrap_or_default();
+            count += list["items"].as_array().map_or(0, Vec::len);
+        }
+        count
+    }
+}
+
+/// The agent of node 0, until dropped.
+struct Agent {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Agent {
+    fn start(network: &AgentNet, folder: tempfile::TempDir) -> Result<Self> {
+        let log = File::create(folder.path().join("log"))?;
+        let mut command = network.command(env!("CARGO_BIN_EXE_heliograph"));
+        command.args(["agent", "--store", "kubernetes", "--node", &name(0)]);
+        for (option, place) in [
+            ("run-dir", "run"),
+            ("state-dir", "state"),
+            ("cni-conf-dir", "cni"),
+            ("kubeconfig", "kubeconfig"),
+        ] {
+            command.arg(format!("--{option}={}", folder.path().join(place).display()));
+        }
+        fs::create_dir(folder.path().join("cni"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        bind_to_us(&mut command);
+        Ok(Self { child: command.spawn().context("cannot run nsenter (util-linux)")?, folder })
+    }
+
+    /// How many routes to pods of other nodes the kernel has, by family.
+    fn routes(&self) -> [usize; 2] {
+        let read =
+            |file| fs::read_to_string(format!("/proc/{}/net/{file}", self.child.id())).unwrap_or_default();
+        // Numbers of IPv4 are written the other way round: 10.128.0.0/9. Our own are blackholes, by way of nobody.
+        let v4 = |to: &str, via: &str| to.ends_with("0A") && via != "00000000";
+        let v6 = |to: &str, via: &str| to.starts_with("fd000080") && via.bytes().any(|digit| digit != b'0');
+        let count = |text: String, columns: [usize; 2], wanted: &dyn Fn(&str, &str) -> bool| {
+            let column =
+                |line: &str, number| line.split_ascii_whitespace().nth(number).unwrap_or_default().to_owned();
+            text.lines().filter(|line| wanted(&column(line, columns[0]), &column(line, columns[1]))).count()
+        };
+        [count(read("route"), [1, 2], &v4), count(read("ipv6_route"), [0, 4], &v6)]
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        kill_all(&mut self.child);
+    }
+}
+
+/// What all meters show at a moment.
+struct Reading {
+    at: Instant,
+    since: Phase,
+}
+
+impl Reading {
+    fn until(&self, later: &Self) -> Phase {
+        let (from, to) = (&self.since, &later.since);
+        Phase {
+            time: later.at - self.at,
+            cpu: to.cpu.saturating_sub(from.cpu),
+            passed: Passed {
+                to_agent: to.passed.to_agent - from.passed.to_agent,
+                from_agent: to.passed.from_agent - from.passed.from_agent,
+            },
+            reads: to.reads - from.reads,
+            writes: to.writes - from.writes,
+            reports: to.reports - from.reports,
+        }
+    }
+}
+
+struct Meter<'a> {
+    site: &'a Site,
+    agent: &'a Agent,
+    tap: &'a Tap,
+    kubelets: &'a Kubelets,
+    /// Of the audit log, from before.
+    lines: usize,
+}
+
+impl Meter<'_> {
+    fn read(&self) -> Reading {
+        let (at, cpu) = (Instant::now(), usage::cpu(self.agent.child.id()));
+        let log = self.site.server.audit();
+        let (mut reads, mut writes) = (0, 0);
+        for entry in log.lines().skip(self.lines).filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        {
+            match (entry["verb"].as_str(), entry["stage"].as_str()) {
+                // A watch is told of as it begins and as it ends.
+                (Some("watch"), Some("ResponseStarted")) | (Some("get" | "list"), _) => reads += 1,
+                (Some("watch"), _) => {}
+                _ => writes += 1,
+            }
+        }
+        let since = Phase {
+            time: Duration::ZERO,
+            cpu,
+            passed: self.tap.passed(),
+            reads,
+            writes,
+            reports: self.kubelets.reports(),
+        };
+        Reading { at, since }
+    }
+}
