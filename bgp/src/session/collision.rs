@@ -8,7 +8,7 @@ use crate::wire::{Notification, Open, cease, code};
 
 /// No peer can have restarted so soon after the session was established. Its OPEN on another connection left it before
 /// it knew that this one stands: at a start of both sides at once. Would we take it for a restart, both connections
-/// would be lost, as the peer closes the other one.
+/// would be lost, as the peer closes the other one. So RFC 4724 §5 waits this long, and RFC 4271 §6.8 holds until then.
 const YOUNG: Duration = Duration::from_secs(1);
 
 impl Session {
