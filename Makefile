@@ -18,7 +18,7 @@ endif
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test test-racks check bench scale audit build cluster cluster-down conformance image manifests
+.PHONY: demo test check bench scale audit build cluster cluster-down conformance image manifests
 
 demo: build
 	$(LAB) setup $(if $(filter kubernetes,$(TOPOLOGY)),--cluster)
@@ -30,11 +30,6 @@ test: build
 	$(MAKE) --no-print-directory check
 	cargo test --workspace
 	cargo test -p heliograph-agent --test tunnel $(RUNNER) -- --ignored
-
-# A whole Kubernetes in two racks with IPIP: some ten minutes where the kernel has none, too long for every time.
-test-racks: build
-	$(LAB) setup --tests
-	cargo test -p heliograph-e2e --test kubernetes_racks -- --ignored --nocapture
 
 # A whole Kubernetes on this machine, left running. Builds it once: about 6 minutes on 2 idle cores.
 cluster: build

@@ -31,6 +31,7 @@ pub mod netns;
 pub mod ours;
 pub mod pods;
 pub mod probe;
+pub mod processor;
 pub mod setup;
 pub mod sniff;
 pub mod survey;

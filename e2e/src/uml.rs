@@ -24,6 +24,7 @@ use crate::guest::{BEGIN, END, Job, MARK, PATH};
 use crate::jail;
 use crate::lab::binary;
 use crate::netns::in_fresh_netns;
+use crate::processor::Processor;
 
 /// What the guest's kernel has to have.
 const FRAGMENT: &str = include_str!("../uml/kernel.config");
@@ -78,8 +79,7 @@ pub fn with_ipip_and(memory: u64, test: &str, body: impl FnOnce() -> Result<()>)
             return body();
         }
         let me = std::env::current_exe()?;
-        let words = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture", "--include-ignored"]
-            .map(String::from);
+        let words = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture"].map(String::from);
         let mut output = Told::default();
         let code = run(&words, memory, &mut output, &mut |step| println!("{step}"))?;
         let output = String::from_utf8_lossy(&output.0);
@@ -219,7 +219,8 @@ fn boot(
         .env("TMPDIR", memory_folder(memory)?)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    let mut guest = command.spawn().context("cannot start User-mode Linux")?;
+    let processor = Processor::take()?;
+    let mut guest = processor.hosting(|| command.spawn())?.context("cannot start User-mode Linux")?;
     let _tidy = end_and_remove(&guest, scratch.path().to_owned());
     let _lifeline = guest.stdin.take();
     let mut console = guest.stdout.take().context("no console")?;

@@ -25,7 +25,6 @@ const NODES: usize = 4;
 const MEMORY: u64 = 6 << 10;
 
 #[test]
-#[ignore = "takes some ten minutes where it runs in User-mode Linux: `make test-racks`"]
 fn every_pod_reaches_every_other_in_two_racks() {
     let spec = || Spec { nodes: NODES, topology: Topology::TwoRacks, ..Spec::for_test() };
     as_root(|| cluster::prepare(&spec()));
