@@ -18,7 +18,7 @@ endif
 STATIC   := $(shell uname -m)-unknown-linux-musl
 IMAGE    := target/heliograph-image.tar
 
-.PHONY: demo test check bench scale audit build cluster cluster-down conformance image manifests
+.PHONY: demo test test-cluster check bench scale audit build cluster cluster-down conformance image manifests
 
 demo: build
 	$(LAB) setup $(if $(filter kubernetes,$(TOPOLOGY)),--cluster)
@@ -30,6 +30,12 @@ test: build
 	$(MAKE) --no-print-directory check
 	cargo test --workspace
 	cargo test -p heliograph-agent --test tunnel $(RUNNER) -- --ignored
+
+# What of the tests takes no more than kubectl, on a cluster of KUBECONFIG's: kind, k3s, `make cluster`. Without a pod
+# network, or with Heliograph; its nodes need our image (`make image`).
+test-cluster:
+	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG is not set: which cluster?"; exit 2; }
+	cargo test -p heliograph-e2e --test any_cluster -- --nocapture
 
 # A whole Kubernetes on this machine, left running. Builds it once: about 6 minutes on 2 idle cores.
 cluster: build

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{all_reach, everywhere};
-use heliograph_e2e::cluster::{Cluster, Spec, cgroups_left, is_ready};
+use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, cgroups_left, kubectl::is_ready};
 use heliograph_e2e::uml::as_root;
 
 /// What a cluster could leave on a machine.

@@ -12,7 +12,7 @@ use common::{LATER, SOON};
 use heliograph_e2e::cluster::network::{Place, Topology};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{addresses, all_reach, everywhere};
-use heliograph_e2e::cluster::{self, Cluster, Spec};
+use heliograph_e2e::cluster::{self, Cluster, Kubectl, Spec};
 use heliograph_e2e::probe::PingStream;
 use heliograph_e2e::sniff::Sniffer;
 use heliograph_e2e::uml::{as_root, with_ipip_and};

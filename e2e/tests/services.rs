@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
-use heliograph_e2e::cluster::{Cluster, Spec, images};
+use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, images};
 use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use super::network::Topology;
 use super::pod_network::PodNetwork;
 use super::state::State;
-use super::{Cluster, Spec, machine::Machine, take_down};
+use super::{Cluster, Kubectl, Spec, machine::Machine, take_down};
 use crate::uml;
 
 /// Brings a cluster up, gives it its network, waits until all is ready and leaves it running.

@@ -1,13 +1,11 @@
 //! Looking into a running cluster: its pods' networks, its agents, and routers beside its nodes.
 
-use std::net::IpAddr;
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::machine::Machine;
-use super::network::{self, Place};
-use super::{Cluster, MOST, node};
+use super::network;
+use super::{BESIDE, Cluster, Kubectl, node};
 use crate::lab::binary;
 use crate::netns::NetNs;
 
@@ -40,20 +38,17 @@ impl Cluster {
         serde_json::from_str(&text).with_context(|| format!("this is no JSON: {text}"))
     }
 
-    /// Puts a machine on the segment of the first rack that is no node, such as a router; once a cluster. Gives its
-    /// addresses, IPv4 first.
+    /// Puts a machine on the segment of the first rack that is no node, such as a router; once a cluster.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn add_machine(&mut self, name: &str) -> Result<[IpAddr; 2]> {
+    pub fn add_machine(&mut self, name: &str) -> Result<()> {
         if !self.others.is_empty() {
             bail!("there is one already");
         }
-        let place = Place { number: MOST + 1, rack: 1 };
         self.others.push(Machine::up(node::plan(name, &[]), &self.spec.logs())?);
         self.remember(true)?;
-        network::join_as(name, place, &self.others[0], &self.switch)?;
-        Ok(place.addresses())
+        network::join_as(name, BESIDE, &self.others[0], &self.switch)
     }
 
     /// A machine that was added.

@@ -18,15 +18,18 @@ pub mod binaries;
 mod cgroups;
 mod command;
 mod control;
+pub mod elsewhere;
 mod go;
 pub mod images;
 mod inside;
+pub mod kubectl;
 pub mod machine;
 pub mod network;
 pub mod node;
 pub mod pod_network;
 pub mod services;
 pub mod state;
+pub mod tor;
 pub mod workload;
 
 use std::collections::BTreeMap;
@@ -41,17 +44,16 @@ use serde_json::Value;
 pub use self::cgroups::left as cgroups_left;
 pub use self::command::{down, status, up};
 pub use self::control::ADMIN;
+pub use self::kubectl::Kubectl;
 
 use self::binaries::Binaries;
 use self::control::Control;
+use self::kubectl::PATIENCE;
 use self::machine::{Input, Machine};
 use self::network::{Place, Topology};
 use self::state::{Identity, Remembered, State};
 use crate::cleanup;
 use crate::wait::wait_until;
-
-/// How long the cluster's controllers may take for what they do at once on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,6 +121,8 @@ pub struct Cluster {
 
 /// The most nodes a cluster can have, joined ones included: each has its token from the start.
 const MOST: usize = 60;
+/// Where a machine stands that is no node: on the segment of the first rack.
+const BESIDE: Place = Place { number: MOST + 1, rack: 1 };
 /// Where the folders of clusters are.
 const RUN: &str = "/run";
 /// How the names of the tests' clusters begin.
@@ -383,79 +387,12 @@ impl Cluster {
         places
     }
 
-    /// Runs kubectl as the administrator and gives what it printed.
-    ///
-    /// # Errors
-    /// When it fails; its standard error is in the message.
-    pub fn kubectl(&self, words: &[&str]) -> Result<String> {
-        self.control().kubectl(words, Input::None)
-    }
-
-    /// `kubectl … -o json`, read.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn kubectl_json(&self, words: &[&str]) -> Result<Value> {
-        let text = self.kubectl(&[words, &["-o", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| format!("this is no JSON: {text}"))
-    }
-
-    /// `kubectl apply` of documents in YAML or JSON.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn apply(&self, documents: &str) -> Result<String> {
-        self.control().kubectl(&["apply", "-f", "-"], Input::Text(documents.to_owned()))
-    }
-
-    /// Runs a command in a pod's first container.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
-        self.kubectl(&[&["exec", pod, "--"], words].concat())
-    }
-
     /// Waits until all nodes are Ready.
     ///
     /// # Errors
     /// When they are not in time; with what each says.
     pub fn wait_nodes_ready(&self) -> Result<()> {
-        let ready = || {
-            let list = self.kubectl_json(&["get", "nodes"])?;
-            let ready = list["items"].as_array().into_iter().flatten().filter(|node| is_ready(node)).count();
-            if ready == self.nodes.len() {
-                return Ok(());
-            }
-            self.watch_ready(&["nodes", "--all"]);
-            bail!("{ready} of {} Ready", self.nodes.len())
-        };
-        wait_until(PATIENCE, "all nodes Ready", ready)
-            .with_context(|| self.kubectl(&["describe", "nodes"]).unwrap_or_default())
-    }
-
-    /// Waits until all pods that a selector finds are Ready, at least `count`, and gives them.
-    ///
-    /// # Errors
-    /// When they are not in time; with what they say.
-    pub fn wait_pods_ready(&self, selector: &str, count: usize) -> Result<Vec<Value>> {
-        let ready = || {
-            let list = self.kubectl_json(&["get", "pods", "-A", "-l", selector])?;
-            let pods = list["items"].as_array().cloned().unwrap_or_default();
-            if pods.len() >= count && pods.iter().all(is_ready) {
-                return Ok(pods);
-            }
-            self.watch_ready(&["pods", "-A", "-l", selector]);
-            bail!("{} pods, {} Ready", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
-        };
-        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), ready)
-            .with_context(|| self.kubectl(&["describe", "pods", "-A", "-l", selector]).unwrap_or_default())
-    }
-
-    /// Waits for a while until these are Ready, whatever comes of it. To ask again and again would keep those who work
-    /// at it from their work where there is one processor only.
-    fn watch_ready(&self, what: &[&str]) {
-        let _ = self.kubectl(&[&["wait", "--for=condition=Ready", "--timeout=20s"], what].concat());
+        self.wait_ready_nodes(self.nodes.len())
     }
 
     /// The pod networks of every node, as soon as all have theirs.
@@ -576,6 +513,14 @@ impl Cluster {
     }
 }
 
+/// As its administrator.
+impl Kubectl for Cluster {
+    fn kubectl_with(&self, words: &[&str], document: Option<&str>) -> Result<String> {
+        let input = document.map_or(Input::None, |text| Input::Text(text.to_owned()));
+        self.control().kubectl(words, input)
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if !self.ours {
@@ -597,13 +542,6 @@ impl Cluster {
         let words = machines.flat_map(|m| m.daemons().into_iter().map(|daemon| m.last_words(&daemon)));
         words.collect::<Vec<_>>().join("\n---\n")
     }
-}
-
-/// Whether an object says that it is Ready.
-#[must_use]
-pub fn is_ready(object: &Value) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 /// For root only: whoever reads it is the cluster's administrator.

@@ -1,13 +1,11 @@
 //! The network of the pods: Heliograph, or static routes where it is the cluster itself that is looked at.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::node::{CONFIGURATIONS, PLUGINS};
-use super::{Cluster, network};
+use super::{Cluster, Kubectl, network};
 use crate::lab::binary;
 
 /// Who makes pods reach each other.
@@ -24,9 +22,7 @@ pub enum PodNetwork {
 }
 
 /// What a person applies to a cluster.
-fn manifest() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/install.yaml")
-}
+pub const MANIFEST: &str = include_str!("../../../manifests/install.yaml");
 
 impl Cluster {
     /// Gives the cluster its network.
@@ -37,12 +33,7 @@ impl Cluster {
         match network {
             PodNetwork::None => Ok(()),
             PodNetwork::Static => self.route_statically(),
-            PodNetwork::Heliograph => {
-                let manifest = manifest();
-                let text = std::fs::read_to_string(&manifest)
-                    .with_context(|| format!("cannot read {}", manifest.display()))?;
-                self.apply(&text).map(drop)
-            }
+            PodNetwork::Heliograph => self.apply(MANIFEST).map(drop),
         }
     }
 

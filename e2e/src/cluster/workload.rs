@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Cluster, images};
+use super::{Cluster, Kubectl, images};
 use crate::netns::NetNs;
 use crate::probe::PingStream;
 
@@ -13,12 +13,16 @@ use crate::probe::PingStream;
 pub const NAMESPACE: &str = "heliograph-system";
 
 /// What pods are made from.
-fn template(app: &str) -> Value {
+fn template(app: &str, image: &str) -> Value {
     json!({
         "metadata": { "labels": { "app": app } },
         "spec": {
             "terminationGracePeriodSeconds": 0,
-            "containers": [{ "name": "pod", "image": images::POD, "imagePullPolicy": "Never" }],
+            // A node that takes no work takes no pod of ours, but a control plane may.
+            "tolerations": [{ "key": "node-role.kubernetes.io/control-plane", "operator": "Exists" }],
+            "containers": [{
+                "name": "pod", "image": image, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"],
+            }],
         },
     })
 }
@@ -26,12 +30,18 @@ fn template(app: &str) -> Value {
 /// A DaemonSet `everywhere`: a pod on every node.
 #[must_use]
 pub fn everywhere() -> String {
+    everywhere_from(images::POD)
+}
+
+/// The same from another image, which has a shell, `sleep` and `ping`.
+#[must_use]
+pub fn everywhere_from(image: &str) -> String {
     let labels = json!({ "matchLabels": { "app": "everywhere" } });
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": { "name": "everywhere" },
-        "spec": { "selector": labels, "template": template("everywhere") },
+        "spec": { "selector": labels, "template": template("everywhere", image) },
     })
     .to_string()
 }
@@ -39,12 +49,18 @@ pub fn everywhere() -> String {
 /// A Deployment `somewhere`: pods wherever there is room.
 #[must_use]
 pub fn somewhere(replicas: usize) -> String {
+    somewhere_from(images::POD, replicas)
+}
+
+/// The same from another image, as [`everywhere_from`].
+#[must_use]
+pub fn somewhere_from(image: &str, replicas: usize) -> String {
     let labels = json!({ "matchLabels": { "app": "somewhere" } });
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": { "name": "somewhere" },
-        "spec": { "replicas": replicas, "selector": labels, "template": template("somewhere") },
+        "spec": { "replicas": replicas, "selector": labels, "template": template("somewhere", image) },
     })
     .to_string()
 }
@@ -63,17 +79,18 @@ pub fn addresses(pods: &[Value]) -> Vec<(String, Vec<String>)> {
 const PING: &str =
     r#"for a; do ping -c 1 -W 10 "$a" >/dev/null || { echo "no answer from $a" >&2; exit 1; }; done"#;
 
-/// Pings every ordered pair of pods over both families; gives how many pairs there were.
+/// Pings every ordered pair of pods over every family that pods have; gives how many pings there were.
 ///
 /// # Errors
 /// When one does not answer; it is named.
-pub fn all_reach(cluster: &Cluster, pods: &[Value]) -> Result<usize> {
+pub fn all_reach(cluster: &impl Kubectl, pods: &[Value]) -> Result<usize> {
     let pods = addresses(pods);
+    let families = pods.iter().map(|(_, addresses)| addresses.len()).max().unwrap_or_default();
     let mut reached = 0;
     for (from, _) in &pods {
         let mut targets = Vec::new();
         for (to, addresses) in pods.iter().filter(|(name, _)| name != from) {
-            ensure!(addresses.len() == 2, "{to} has not both families: {addresses:?}");
+            ensure!(addresses.len() == families, "{to} has not {families} addresses: {addresses:?}");
             targets.extend(addresses.iter().map(String::as_str));
         }
         let words = [&["sh", "-c", PING, "ping"], targets.as_slice()].concat();

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use self::report::{Outcome, Verdict};
 use crate::cluster::binaries::Binaries;
 use crate::cluster::pod_network::PodNetwork;
-use crate::cluster::{ADMIN, Cluster, Spec};
+use crate::cluster::{ADMIN, Cluster, Kubectl, Spec};
 
 /// The name of the running tests among the daemons of the control plane's machine.
 const DAEMON: &str = "e2e";

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::progress::Progress;
 use crate::cluster::pod_network::PodNetwork;
 use crate::cluster::workload::{self, Streams};
-use crate::cluster::{Cluster, Spec};
+use crate::cluster::{Cluster, Kubectl, Spec};
 use crate::wait::wait_until;
 
 /// How long a step may take on a slow machine.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use heliograph_e2e::cluster::Cluster;
+use heliograph_e2e::cluster::{Cluster, Kubectl};
 use serde_json::Value;
 
 use super::NAMESPACE;

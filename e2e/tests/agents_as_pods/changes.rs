@@ -1,36 +1,25 @@
 //! A neighbour outside the cluster, and reflectors: all by kubectl.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use heliograph_e2e::cluster::Cluster;
+use heliograph_e2e::cluster::tor::{self, OUTSIDE};
+use heliograph_e2e::cluster::{Cluster, Kubectl};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::common::LATER;
-use super::{NAMESPACE, told, wait_for_route};
+use super::{told, wait_for_route};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// The router, which BIRD plays.
-const TOR: &str = "tor";
-const TOR_ASN: u32 = 64600;
-/// What it announces.
-const OUTSIDE: [&str; 2] = ["203.0.113.0/24", "198.51.100.0/24"];
-const CONTROL: &str = "/run/bird.ctl";
 
 /// A BGPPeer comes, changes, and gets another password.
 pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
-    let [address, _] = cluster.add_machine(TOR)?;
-    let router = cluster.machine(TOR)?;
-    router.write("/run/bird.conf", &bird(cluster, address, "first"))?;
-    let words = ["bird", "-f", "-c", "/run/bird.conf", "-s", CONTROL].map(String::from);
-    router.start("bird", &words)?;
-    router.wait_for("bird", LATER, || birdc(cluster, &["show", "status"]))?;
-    cluster.apply(&secret("first"))?;
+    tor::start(cluster, &OUTSIDE, "first")?;
+    cluster.apply(&tor::secret("first"))?;
 
     let begun = Instant::now();
-    cluster.apply(&peer(address, OUTSIDE[0]))?;
+    cluster.apply(&tor::peer(&OUTSIDE[..1]))?;
     told("kubectl apply of a BGPPeer took", begun);
     let begun = Instant::now();
     wait_for_tor(cluster, "Established")?;
@@ -42,13 +31,13 @@ pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
     for (place, networks) in cluster.pod_networks()? {
         let network = networks.iter().find(|network| !network.contains(':')).context("no IPv4")?;
         wait_until(LATER, "the router knows the pods", || {
-            let routes = birdc(cluster, &["show", "route", "protocol", &place.name()])?;
+            let routes = tor::birdc(cluster, &["show", "route", "protocol", &place.name()])?;
             ensure!(routes.contains(network.as_str()), "{network} of {}: {routes}", place.name());
             Ok(())
         })?;
     }
 
-    cluster.apply(&peer(address, OUTSIDE[1]))?;
+    cluster.apply(&tor::peer(&OUTSIDE[1..]))?;
     let begun = Instant::now();
     for node in NODES {
         wait_for_route(cluster, node, OUTSIDE[1], true)?;
@@ -56,10 +45,9 @@ pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
     }
     told("a BGPPeer is changed: another route instead, on all nodes", begun);
 
-    cluster.machine(TOR)?.write("/run/bird.conf", &bird(cluster, address, "second"))?;
     let begun = Instant::now();
-    cluster.apply(&secret("second"))?;
-    birdc(cluster, &["configure"])?;
+    cluster.apply(&tor::secret("second"))?;
+    tor::configure(cluster, &OUTSIDE, "second")?;
     for node in NODES {
         wait_until(LATER, "a new session under the new password", || {
             let session = session(&cluster.agent_status(node)?)?;
@@ -78,7 +66,7 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let up = "jsonpath={.status.sessions.established}";
     wait_until(LATER, "kubectl get bgppeers", || {
-        let said = cluster.kubectl(&["get", "bgppeers", TOR, "-o", up])?;
+        let said = cluster.kubectl(&["get", "bgppeers", tor::NAME, "-o", up])?;
         ensure!(said == "3/3", "{said:?}");
         Ok(())
     })?;
@@ -121,14 +109,14 @@ fn documented(kind: &str) -> Result<Vec<&'static str>> {
 
 /// A BGPPeer goes, and its routes with it.
 pub fn the_peer_goes(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["delete", "bgppeer", TOR])?;
+    cluster.kubectl(&["delete", "bgppeer", tor::NAME])?;
     let begun = Instant::now();
     for node in NODES {
         wait_for_route(cluster, node, OUTSIDE[1], false)?;
     }
     told("a BGPPeer is deleted: no route on any node", begun);
     wait_until(LATER, "no sessions at the router", || {
-        let said = birdc(cluster, &["show", "protocols"])?;
+        let said = tor::birdc(cluster, &["show", "protocols"])?;
         ensure!(!said.contains("Established"), "{said}");
         Ok(())
     })
@@ -186,54 +174,13 @@ fn ours(kind: &str, metadata: Value, spec: Value) -> Value {
     json!({ "apiVersion": "heliograph.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec })
 }
 
-/// The router as a neighbour that may tell us of one network.
-fn peer(address: IpAddr, import: &str) -> String {
-    let spec = json!({
-        "peerAddress": address,
-        "peerASN": TOR_ASN,
-        "passwordSecretRef": { "name": TOR, "key": "password" },
-        "timers": { "connectRetrySeconds": 1 },
-        "import": [{ "cidr": import }],
-        "export": [{ "cidr": "10.244.0.0/16", "maxLength": 24 }],
-    });
-    ours("BGPPeer", json!({ "name": TOR }), spec).to_string()
-}
-
-fn secret(password: &str) -> String {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": TOR, "namespace": NAMESPACE },
-        "stringData": { "password": password },
-    })
-    .to_string()
-}
-
-/// BIRD's configuration: all nodes are its neighbours.
-fn bird(cluster: &Cluster, address: IpAddr, password: &str) -> String {
-    let routes = OUTSIDE.map(|network| format!("route {network} blackhole;")).join(" ");
-    let mut text = format!(
-        "router id {address};\nprotocol device {{}}\nprotocol static {{ ipv4; {routes} }}\n\
-         template bgp node {{\n  local {address} as {TOR_ASN};\n  password \"{password}\";\n\
-         connect delay time 1;\n  connect retry time 1;\n  error wait time 1, 1;\n\
-         ipv4 {{ import all; export where source = RTS_STATIC; }};\n}}\n"
-    );
-    for place in cluster.places() {
-        let [v4, _] = place.addresses();
-        text += &format!("protocol bgp {} from node {{ neighbor {v4} as 64512; }}\n", place.name());
-    }
-    text
-}
-
-fn birdc(cluster: &Cluster, words: &[&str]) -> Result<String> {
-    cluster.machine(TOR)?.run([&["birdc", "-s", CONTROL], words].concat())
-}
-
 /// Waits until all nodes' sessions with the router are in a state, on both sides.
 fn wait_for_tor(cluster: &Cluster, state: &str) -> Result<()> {
     for node in NODES {
         wait_until(LATER, &format!("{node}: the session with the router {state}"), || {
             let session = session(&cluster.agent_status(node)?)?;
             ensure!(session["state"] == state, "{session}");
-            let said = birdc(cluster, &["show", "protocols", node])?;
+            let said = tor::birdc(cluster, &["show", "protocols", node])?;
             ensure!(said.contains(state), "{said}");
             Ok(())
         })?;
@@ -243,9 +190,9 @@ fn wait_for_tor(cluster: &Cluster, state: &str) -> Result<()> {
 
 fn session(status: &Value) -> Result<Value> {
     let sessions = status["sessions"].as_array().context("no sessions")?;
-    match sessions.iter().find(|session| session["name"] == TOR) {
+    match sessions.iter().find(|session| session["name"] == tor::NAME) {
         Some(session) => Ok(session.clone()),
-        None => bail!("no session with {TOR} among {sessions:?}"),
+        None => bail!("no session with {} among {sessions:?}", tor::NAME),
     }
 }
 

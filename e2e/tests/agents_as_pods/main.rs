@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use common::LATER;
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{NAMESPACE, Streams, all_reach, everywhere, somewhere};
-use heliograph_e2e::cluster::{Cluster, Spec, network};
+use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, network};
 use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};

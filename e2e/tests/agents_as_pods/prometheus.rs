@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use heliograph_e2e::cluster::Cluster;
+use heliograph_e2e::cluster::{Cluster, Kubectl};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 

@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use heliograph_e2e::cluster::Cluster;
 use heliograph_e2e::cluster::pod_network::PodNetwork;
+use heliograph_e2e::cluster::{Cluster, Kubectl, tor};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::common::LATER;
-use super::outside::{self, TOR};
 use super::{
     LATE, NODES, all_is_well, configuration, everywhere_told, forwards, has_session, kill_agent, late, ours,
     sessions, wait_for_successor,
@@ -28,12 +27,12 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     )?;
     let patch = json!({ "spec": { "peerASN": "a lot" } }).to_string();
     wait_until(LATER, "the lax definition", || {
-        cluster.kubectl(&["patch", "bgppeer", TOR, "--type=merge", "-p", &patch]).map(drop)
+        cluster.kubectl(&["patch", "bgppeer", tor::NAME, "--type=merge", "-p", &patch]).map(drop)
     })?;
     cluster.apply(&ours("BGPPeer", "odd", &json!(["no", "object"])))?;
     cluster.apply(&late())?;
     everywhere_told(cluster, "nonsense is refused, what makes sense is taken", |status| {
-        refuses(status, &format!("BGPPeer {TOR}"))?;
+        refuses(status, &format!("BGPPeer {}", tor::NAME))?;
         refuses(status, "BGPPeer odd")?;
         ensure!(status["intent"]["inSync"] == false && status["store"]["connected"] == true);
         has_session(status, LATE, true)?;
@@ -52,7 +51,7 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
         ensure!(status["sessions"]["total"] == 3, "{status}");
         Ok(())
     })?;
-    cluster.apply(&outside::peer(outside::address(cluster)?, &outside::OUTSIDE))?;
+    cluster.apply(&tor::peer(&tor::OUTSIDE))?;
     cluster.kubectl(&["delete", "bgppeer", "odd", LATE])?;
     define_peers(cluster, &schema)?;
     all_is_well(cluster)
@@ -89,10 +88,10 @@ pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
     cluster.apply(&configuration())?;
     everywhere_told(cluster, "the kinds are back, without the objects", |status| {
         ensure!(status["store"]["connected"] == true);
-        refuses(status, &format!("BGPPeer {TOR}"))?;
+        refuses(status, &format!("BGPPeer {}", tor::NAME))?;
         forwards(status)
     })?;
-    cluster.apply(&outside::peer(outside::address(cluster)?, &outside::OUTSIDE))?;
+    cluster.apply(&tor::peer(&tor::OUTSIDE))?;
     all_is_well(cluster)
 }
 
@@ -107,7 +106,7 @@ fn refuses(status: &Value, object: &str) -> Result<()> {
 /// All sessions are those of before.
 fn untouched(status: &Value, begun: Instant) -> Result<()> {
     forwards(status)?;
-    let age = sessions(status)?[TOR]["uptimeSeconds"].as_f64().unwrap_or_default();
-    ensure!(age > begun.elapsed().as_secs_f64(), "the session with {TOR} is new");
+    let age = sessions(status)?[tor::NAME]["uptimeSeconds"].as_f64().unwrap_or_default();
+    ensure!(age > begun.elapsed().as_secs_f64(), "the session with {} is new", tor::NAME);
     Ok(())
 }

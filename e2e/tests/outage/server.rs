@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use heliograph_e2e::cluster::Cluster;
+use heliograph_e2e::cluster::tor::{self, OUTSIDE};
+use heliograph_e2e::cluster::{Cluster, Kubectl};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::common::{LATER, OURS, SOON};
-use super::outside::{self, OUTSIDE};
+use super::outside::PASSWORD;
 use super::{
     LATE, NODES, all_is_well, everywhere_told, forwards, has_session, kill_agent, late, on, told,
     wait_for_successor,
@@ -35,7 +36,7 @@ pub fn is_away(cluster: &Cluster) -> Result<()> {
     for node in NODES {
         pages_tell(cluster, node)?;
     }
-    outside::announce(cluster, &OUTSIDE)?;
+    tor::configure(cluster, &OUTSIDE, PASSWORD)?;
     for node in NODES {
         wait_for_route(cluster, node, OUTSIDE[1], true)?;
     }
@@ -119,7 +120,7 @@ pub fn is_restored(cluster: &Cluster) -> Result<()> {
     cluster.save_etcd("before")?;
 
     cluster.kubectl(&["delete", "bgppeer", LATE])?;
-    cluster.apply(&outside::peer(outside::address(cluster)?, &OUTSIDE[..1]))?;
+    cluster.apply(&tor::peer(&OUTSIDE[..1]))?;
     let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "lost" } });
     cluster.apply(&node.to_string())?;
     let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.98" }] } });

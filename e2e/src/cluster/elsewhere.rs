@@ -1,0 +1,162 @@
+//! Somebody's cluster, such as one of kind or k3s, which `KUBECONFIG` leads to: nothing but kubectl is to be had there.
+
+use std::ffi::OsString;
+use std::io::{Seek, Write};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::binaries::Binaries;
+use super::kubectl::{Kubectl, is_ready};
+use super::workload;
+
+/// Where tests put their pods.
+const NAMESPACE: &str = "heliograph-test";
+/// What tests put on the BGPConfiguration that they make.
+const MADE_BY_TESTS: (&str, &str) = ("app.kubernetes.io/managed-by", "heliograph-tests");
+/// What tests put on nodes.
+pub const NODE_LABEL: &str = "heliograph.io/test-reflector";
+/// The intent that a person gives to Heliograph.
+const INTENT: [&str; 2] = ["bgpconfigurations.heliograph.io", "bgppeers.heliograph.io"];
+
+/// The cluster that `KUBECONFIG` leads to.
+#[derive(Debug)]
+pub struct Elsewhere {
+    kubectl: PathBuf,
+    kubeconfig: OsString,
+}
+
+impl Elsewhere {
+    /// The one that `KUBECONFIG` names, if it is set.
+    ///
+    /// # Errors
+    /// When there is no kubectl, nor one to be built.
+    pub fn from_env() -> Result<Option<Self>> {
+        let Some(kubeconfig) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) else {
+            return Ok(None);
+        };
+        let installed = Command::new("kubectl").args(["version", "--client"]).output();
+        let kubectl = match installed {
+            Ok(output) if output.status.success() => "kubectl".into(),
+            _ => Binaries::cluster(&mut |step| println!("cluster: {step}"))?.path("kubectl"),
+        };
+        Ok(Some(Self { kubectl, kubeconfig }))
+    }
+
+    /// Takes the cluster for a test, if it may be taken: it has no pod network yet, or Heliograph with nothing that a
+    /// person has told it. `KUBECONFIG` is easily set to a cluster that people live on.
+    ///
+    /// # Errors
+    /// When it is such a cluster, or does not answer.
+    pub fn take(self) -> Result<Taken> {
+        let nodes = self.list(&["nodes"])?;
+        ensure!(!nodes.is_empty(), "the cluster of KUBECONFIG has no nodes");
+        if self.has_heliograph()? {
+            self.is_unconfigured()?;
+        } else if let Some(ready) = nodes.iter().find(|node| is_ready(node)) {
+            bail!(
+                "node {} of the cluster of KUBECONFIG is Ready: it has a pod network, and these tests would install \
+                 another. Make a cluster without one (kind: `networking: {{disableDefaultCNI: true}}`; k3s: \
+                 `--flannel-backend=none --disable-network-policy`), or unset KUBECONFIG",
+                ready["metadata"]["name"]
+            );
+        }
+        // From here on what a test leaves is removed, and so is what one left that was killed.
+        let taken = Taken(self);
+        taken.0.tidy()?;
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+        taken.0.apply(&namespace.to_string())?;
+        Ok(taken)
+    }
+
+    fn has_heliograph(&self) -> Result<bool> {
+        let there = ["-n", workload::NAMESPACE, "--ignore-not-found", "-o", "name"];
+        Ok(!self.kubectl(&[&["get", "daemonset", "heliograph"][..], &there].concat())?.is_empty())
+    }
+
+    fn is_unconfigured(&self) -> Result<()> {
+        let (label, value) = MADE_BY_TESTS;
+        for kind in INTENT {
+            let objects = self.kubectl(&["get", kind, "-l", &format!("{label}!={value}"), "-o", "name"])?;
+            ensure!(
+                objects.is_empty(),
+                "somebody has configured Heliograph on the cluster of KUBECONFIG, and these tests would change that: \
+                 {}. Delete what is there, or unset KUBECONFIG",
+                objects.trim().replace('\n', ", ")
+            );
+        }
+        Ok(())
+    }
+
+    /// Removes what tests make. Heliograph stays, and a BGPConfiguration that says what holds without one: deleting it
+    /// would change nothing, but agents would complain.
+    fn tidy(&self) -> Result<()> {
+        if self.has_heliograph()? {
+            let (label, value) = MADE_BY_TESTS;
+            let made = self.kubectl(&["get", INTENT[0], "-l", &format!("{label}={value}"), "-o", "name"])?;
+            if !made.is_empty() {
+                self.apply(&configuration(&json!({ "topology": "FullMesh" })))?;
+            }
+        }
+        self.kubectl(&["label", "nodes", "--all", &format!("{NODE_LABEL}-")])?;
+        self.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found"]).map(drop)
+    }
+}
+
+/// The BGPConfiguration as the tests want it: the AS number that holds without one, and these fields.
+#[must_use]
+pub fn configuration(fields: &Value) -> String {
+    let (label, value) = MADE_BY_TESTS;
+    let mut spec = json!({ "asNumber": 64512 });
+    for (field, value) in fields.as_object().into_iter().flatten() {
+        spec[field] = value.clone();
+    }
+    json!({
+        "apiVersion": "heliograph.io/v1alpha1",
+        "kind": "BGPConfiguration",
+        "metadata": { "name": "default", "labels": { label: value } },
+        "spec": spec,
+    })
+    .to_string()
+}
+
+/// A cluster that a test may change. Dropping it removes what the test made there, but for Heliograph.
+#[derive(Debug)]
+pub struct Taken(Elsewhere);
+
+impl Kubectl for Taken {
+    fn kubectl_with(&self, words: &[&str], document: Option<&str>) -> Result<String> {
+        self.0.kubectl_with(words, document)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.tidy() {
+            eprintln!("what the tests made is left on the cluster of KUBECONFIG: {error:#}");
+        }
+    }
+}
+
+/// With whatever rights `KUBECONFIG` gives, in the tests' own namespace unless another is named.
+impl Kubectl for Elsewhere {
+    fn kubectl_with(&self, words: &[&str], document: Option<&str>) -> Result<String> {
+        let mut command = Command::new(&self.kubectl);
+        // The last of two such options counts, so that `words` may name another.
+        command.env("KUBECONFIG", &self.kubeconfig).args(["--namespace", NAMESPACE]).args(words);
+        let mut input = tempfile::tempfile().context("cannot make a file")?;
+        input.write_all(document.unwrap_or_default().as_bytes())?;
+        input.rewind()?;
+        let output = command.stdin(input).output().context("cannot run kubectl")?;
+        ensure!(
+            output.status.success(),
+            "`kubectl {}` failed ({}): {}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
