@@ -119,6 +119,11 @@ fn a_cluster_survives_what_tests_do_to_it() {
         cluster.stop_api_server()?;
         ensure!(cluster.kubectl(&["get", "nodes"]).is_err());
         cluster.start_api_server()?;
+
+        // Nobody waits for nodes that have nobody to make them Ready.
+        cluster.node("n1")?.run(["pkill", "-KILL", "-x", "kubelet"])?;
+        let ended = cluster.wait_ready_nodes(9).expect_err("there are two");
+        ensure!(format!("{ended:#}").contains("n1: kubelet has ended"), "{ended:#}");
         cluster.down()
     });
 }

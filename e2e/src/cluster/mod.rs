@@ -53,7 +53,7 @@ use self::machine::{Input, Machine};
 use self::network::{Place, Topology};
 use self::state::{Identity, Remembered, State};
 use crate::cleanup;
-use crate::wait::wait_until;
+use crate::wait::{wait_until, wait_while};
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -400,17 +400,22 @@ impl Cluster {
     /// # Errors
     /// When they have none in time.
     pub fn pod_networks(&self) -> Result<Vec<(Place, Vec<String>)>> {
-        wait_until(PATIENCE, "every node's pod networks", || {
-            let list = self.kubectl_json(&["get", "nodes"])?;
-            let items = list["items"].as_array().cloned().unwrap_or_default();
-            let of = |place: Place| {
-                let node = items.iter().find(|node| node["metadata"]["name"] == place.name());
-                let networks = node.map(network::pod_networks).unwrap_or_default();
-                ensure!(!networks.is_empty(), "{} has none", place.name());
-                Ok((place, networks))
-            };
-            self.places().into_iter().map(of).collect()
-        })
+        wait_while(
+            || self.lives(),
+            PATIENCE,
+            "every node's pod networks",
+            || {
+                let list = self.kubectl_json(&["get", "nodes"])?;
+                let items = list["items"].as_array().cloned().unwrap_or_default();
+                let of = |place: Place| {
+                    let node = items.iter().find(|node| node["metadata"]["name"] == place.name());
+                    let networks = node.map(network::pod_networks).unwrap_or_default();
+                    ensure!(!networks.is_empty(), "{} has none", place.name());
+                    Ok((place, networks))
+                };
+                self.places().into_iter().map(of).collect()
+            },
+        )
     }
 
     fn let_control_reach_pods(&self) -> Result<()> {
@@ -518,6 +523,13 @@ impl Kubectl for Cluster {
     fn kubectl_with(&self, words: &[&str], document: Option<&str>) -> Result<String> {
         let input = document.map_or(Input::None, |text| Input::Text(text.to_owned()));
         self.control().kubectl(words, input)
+    }
+
+    fn lives(&self) -> Result<()> {
+        let nodes = self.nodes.values().map(|(_, machine)| machine);
+        std::iter::once(&self.control)
+            .chain(nodes)
+            .try_for_each(|machine| machine.daemons().iter().try_for_each(|daemon| machine.must_run(daemon)))
     }
 }
 
