@@ -11,8 +11,7 @@
 //! # Ok(())
 //! # }
 //! ```
-//! Dropping a [`Cluster`] takes it down; [`Cluster::release`] leaves it running, and [`Cluster::attach`] finds it
-//! again.
+//! Dropping a [`Cluster`] takes it down; [`Cluster::release`] leaves it running.
 
 pub mod binaries;
 mod cgroups;
@@ -116,7 +115,7 @@ pub struct Cluster {
     others: Vec<Machine>,
     /// What is dropped takes the cluster down, unless it was released.
     ours: bool,
-    _on_interrupt: Option<cleanup::Registered>,
+    _on_interrupt: cleanup::Registered,
 }
 
 /// The most nodes a cluster can have, joined ones included: each has its token from the start.
@@ -202,7 +201,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             others: Vec::new(),
             ours: true,
-            _on_interrupt: Some(on_interrupt),
+            _on_interrupt: on_interrupt,
         };
         // From here on the cluster's own end takes everything down.
         undo.0 = None;
@@ -258,45 +257,6 @@ impl Cluster {
         let machines = machines.map(|m| Remembered { name: m.name().to_owned(), init: m.init().clone() });
         State { spec: self.spec.clone(), maker: Identity::me()?, machines: machines.collect(), complete }
             .write(&self.spec.folder)
-    }
-
-    /// Finds the cluster that somebody left running in this folder. Dropping it leaves it running.
-    ///
-    /// # Errors
-    /// When there is none, or not a whole one.
-    pub fn attach(folder: &Path) -> Result<Self> {
-        let state =
-            State::read(folder)?.with_context(|| format!("there is no cluster in {}", folder.display()))?;
-        ensure!(
-            state.complete,
-            "the cluster in {} did not come up to its end: take it down",
-            folder.display()
-        );
-        let spec = state.spec;
-        let mut machines: BTreeMap<_, _> = (state.machines.into_iter())
-            .map(|m| Ok((m.name.clone(), Machine::attach(&m.name, m.init, &spec.logs())?)))
-            .collect::<Result<_>>()?;
-        let mut take =
-            |name: &str| machines.remove(name).with_context(|| format!("it has no machine {name}"));
-        let (switch, router, control) = (take(SWITCH)?, take(ROUTER)?, take(CONTROL)?);
-        let mut cluster = Self {
-            binaries: binaries_for(&spec)?,
-            spec,
-            switch,
-            router,
-            control,
-            nodes: BTreeMap::new(),
-            others: Vec::new(),
-            ours: false,
-            _on_interrupt: None,
-        };
-        for (name, machine) in machines {
-            match name.strip_prefix('n').and_then(|number| number.parse().ok()) {
-                Some(number) => drop(cluster.nodes.insert(name, (cluster.place(number), machine))),
-                None => cluster.others.push(machine),
-            }
-        }
-        Ok(cluster)
     }
 
     /// Leaves the cluster running when this program ends.
