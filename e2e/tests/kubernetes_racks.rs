@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{LATER, SOON};
+use common::LATER;
 use heliograph_e2e::cluster::network::{Place, Topology};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{addresses, all_reach, everywhere};
@@ -97,16 +97,18 @@ impl Pods {
             router: Sniffer::start(cluster.router().net())?,
         };
         ensure!(all_reach(cluster, &self.0)? == NODES * (NODES - 1) * 2);
+        // What was answered has passed; that a sniffer has not seen it counts when it has read that far.
+        seen.switch.catch_up()?;
+        seen.router.catch_up()?;
         let pods = self.all(cluster)?;
         let mut ways = BTreeMap::<&str, usize>::new();
         for (from, _, sources) in &pods {
             for (to, _, targets) in pods.iter().filter(|(to, ..)| to != from) {
                 for (family, (source, target)) in sources.iter().zip(targets).enumerate() {
                     let nodes = (from.addresses()[family], to.addresses()[family]);
-                    // What was answered was sent; that the sniffers have read of it may take a moment.
-                    let way = wait_until(SOON, &format!("the way from {source} to {target}"), || {
-                        seen.way((*source, *target), nodes, from.rack == to.rack)
-                    })?;
+                    let way = seen
+                        .way((*source, *target), nodes, from.rack == to.rack)
+                        .with_context(|| format!("from {source} to {target}"))?;
                     *ways.entry(way).or_default() += 1;
                 }
             }
