@@ -13,6 +13,7 @@
 //! ```
 //! Dropping a [`Cluster`] takes it down; [`Cluster::release`] leaves it running.
 
+pub mod bgp;
 pub mod binaries;
 mod cgroups;
 mod command;
