@@ -97,6 +97,12 @@ fn remove_tree(group: &Path) -> Result<()> {
     }
 }
 
+/// The names of all groups that a cluster may have made.
+pub(super) fn clusters() -> impl Iterator<Item = String> {
+    let groups = hierarchies().into_iter().filter_map(|hierarchy| std::fs::read_dir(hierarchy).ok());
+    groups.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
 /// The groups of a cluster that are there.
 #[must_use]
 pub fn left(cluster: &str) -> Vec<PathBuf> {

@@ -19,6 +19,7 @@ mod cgroups;
 mod command;
 mod control;
 pub mod elsewhere;
+mod end;
 mod go;
 pub mod images;
 mod inside;
@@ -34,9 +35,8 @@ pub mod workload;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,6 +44,7 @@ use serde_json::Value;
 pub use self::cgroups::left as cgroups_left;
 pub use self::command::{down, status, up};
 pub use self::control::ADMIN;
+pub use self::end::take_down;
 pub use self::kubectl::Kubectl;
 
 use self::binaries::Binaries;
@@ -53,7 +54,7 @@ use self::machine::{Input, Machine};
 use self::network::{Place, Topology};
 use self::state::{Identity, Remembered, State};
 use crate::cleanup;
-use crate::wait::{wait_until, wait_while};
+use crate::wait::wait_while;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,8 +168,10 @@ impl Cluster {
         ensure!((1..=MOST).contains(&spec.nodes), "a cluster has 1 to {MOST} nodes, not {}", spec.nodes);
         node::check_machine()?;
         let binaries = binaries_for(&spec)?;
-        refuse_second(&spec)?;
-        remove_killed_tests();
+        end::refuse_second(&spec)?;
+        if let Err(error) = end::remove_killed_tests() {
+            eprintln!("what a killed test left stays: {error:#}");
+        }
         let on_interrupt = cleanup::register({
             let spec = spec.clone();
             move || drop(take_down(&spec))
@@ -525,62 +528,4 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     let file = options.create(true).write(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// A cluster of this name that runs is somebody's; what is left of one that ended is removed.
-fn refuse_second(spec: &Spec) -> Result<()> {
-    let Some(state) = State::read(&spec.folder)? else { return Ok(()) };
-    if state.lives() {
-        bail!(
-            "there is a cluster already, use it with `export KUBECONFIG={}`, or take it down first \
-             (`make cluster-down`)",
-            spec.folder.join("kubeconfig").display()
-        );
-    }
-    take_down(&state.spec)
-}
-
-/// What tests left behind that were killed: files and control groups outlive everybody.
-fn remove_killed_tests() {
-    let folders = std::fs::read_dir(RUN).into_iter().flatten().flatten().map(|entry| entry.path());
-    let of_tests = folders.filter(|path| path.to_string_lossy().contains(TEST));
-    for state in
-        of_tests.filter_map(|folder| State::read(&folder).ok().flatten()).filter(|state| !state.lives())
-    {
-        if let Err(error) = take_down(&state.spec) {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-/// Removes every trace of a cluster, whatever state it is in.
-///
-/// # Errors
-/// When something is left; all the rest is removed all the same.
-pub fn take_down(spec: &Spec) -> Result<()> {
-    let state = State::read(&spec.folder).unwrap_or_else(|error| {
-        eprintln!("{error:#}");
-        None
-    });
-    let inits: Vec<Identity> =
-        state.into_iter().flat_map(|s| s.machines).map(|machine| machine.init).collect();
-    inits.iter().for_each(Identity::kill);
-    let gone = wait_until(Duration::from_secs(30), "the end of the machines", || {
-        let left = inits.iter().filter(|init| init.lives()).count();
-        if left == 0 { Ok(()) } else { Err(anyhow!("{left} of them still live")) }
-    });
-    // The interface goes with the control plane's end of it; this is for an end that came too early.
-    if let Some(interface) = &spec.host_interface {
-        let mut ip = std::process::Command::new("ip");
-        ip.env("PATH", crate::guest::PATH).args(["link", "delete", interface]);
-        let _ = ip.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
-    }
-    let cgroups = cgroups::remove(&spec.name, None);
-    let files = match std::fs::remove_dir_all(&spec.folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", spec.folder.display()))
-        }
-        _ => Ok(()),
-    };
-    gone.and(cgroups).and(files)
 }
