@@ -3,6 +3,9 @@
 
 #[path = "../common/binaries.rs"]
 mod binaries;
+#[allow(dead_code)]
+#[path = "../../../bgp/benches/reflection/processes.rs"]
+mod processes;
 mod proxy;
 mod rights;
 mod server;
