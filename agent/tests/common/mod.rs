@@ -1,6 +1,8 @@
 //! A private network namespace for a test, with the real `ip` and `nft` to look at it from outside our own code.
 #![allow(dead_code, missing_docs)]
 
+pub mod place;
+
 use heliograph_agent::kernel::linux::Linux;
 use heliograph_agent::kernel::{Desired, Hop, Route, TunnelDevice, Tunnels};
 use heliograph_agent::reconcile::{Reconciler, Summary};
