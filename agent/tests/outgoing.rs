@@ -41,8 +41,11 @@ impl Neighbours {
                  ip address add 10.{number}.0.2/24 dev eth0; ip -6 address add fd0{number}::2/64 dev eth0 nodad
                  ip route add default via 10.{number}.0.1; ip -6 route add default via fd0{number}::1"
             ));
+            sh(&once_ours(&format!("fd0{number}::1")));
+            place.sh(&once_ours(&format!("fd0{number}::2")));
         }
         all.peer.sh("ip address add 10.20.0.2/32 dev lo && ip -6 address add fd20::2/128 dev lo nodad");
+        all.peer.sh(&once_ours("fd20::2"));
         sh("ip route add 10.20.0.0/24 via 10.2.0.2 && ip -6 route add fd20::/64 via fd02::2");
         sh("echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
         all
