@@ -40,7 +40,8 @@ pub fn up(spec: Spec, network: PodNetwork) -> Result<()> {
     Ok(())
 }
 
-/// Takes the cluster down, or what is left of one, and removes what killed tests left of theirs. None at all is no fault.
+/// Takes the cluster down, or what is left of one, and removes what killed tests left of theirs. None at all is no
+/// fault.
 ///
 /// # Errors
 /// When something is left; it is named.

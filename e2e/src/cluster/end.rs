@@ -38,7 +38,8 @@ pub(super) fn remove_killed_tests() -> Result<Vec<String>> {
     for name in names {
         let folder = Path::new(RUN).join(&name);
         let spec = match State::read(&folder) {
-            Ok(Some(state)) if state.lives() => continue,
+            // It runs, or its test is just taking it down.
+            Ok(Some(state)) if state.lives() || state.maker.lives() => continue,
             Ok(Some(state)) => state.spec,
             // It ended before it wrote anything, or while it removed everything.
             _ if maker_may_live(&name) => continue,

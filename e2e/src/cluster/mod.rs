@@ -364,22 +364,17 @@ impl Cluster {
     /// # Errors
     /// When they have none in time.
     pub fn pod_networks(&self) -> Result<Vec<(Place, Vec<String>)>> {
-        wait_while(
-            || self.lives(),
-            PATIENCE,
-            "every node's pod networks",
-            || {
-                let list = self.kubectl_json(&["get", "nodes"])?;
-                let items = list["items"].as_array().cloned().unwrap_or_default();
-                let of = |place: Place| {
-                    let node = items.iter().find(|node| node["metadata"]["name"] == place.name());
-                    let networks = node.map(network::pod_networks).unwrap_or_default();
-                    ensure!(!networks.is_empty(), "{} has none", place.name());
-                    Ok((place, networks))
-                };
-                self.places().into_iter().map(of).collect()
-            },
-        )
+        let lives = || self.lives();
+        wait_while(lives, PATIENCE, "every node's pod networks", || {
+            let nodes = self.list(&["nodes"])?;
+            let of = |place: Place| {
+                let node = nodes.iter().find(|node| node["metadata"]["name"] == place.name());
+                let networks = node.map(network::pod_networks).unwrap_or_default();
+                ensure!(!networks.is_empty(), "{} has none", place.name());
+                Ok((place, networks))
+            };
+            self.places().into_iter().map(of).collect()
+        })
     }
 
     fn let_control_reach_pods(&self) -> Result<()> {

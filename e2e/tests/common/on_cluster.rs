@@ -17,7 +17,7 @@ pub fn wait_for_route(cluster: &Cluster, node: &str, prefix: &str, there: bool) 
     })
 }
 
-/// Waits until a node has so many sessions of a role, as its agent tells, in whatever state, and all of them are up.
+/// Waits until a node has exactly so many sessions of a role, as its agent tells, and all of them are up.
 pub fn wait_for_role(cluster: &Cluster, node: &str, role: &str, count: usize) -> Result<()> {
     wait_until(LATER, &format!("{node}: {count} sessions of role {role}"), || {
         let status = cluster.agent_status(node)?;
