@@ -92,12 +92,13 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
         log.read(progress)?;
         std::thread::sleep(PAUSE);
     }
-    let ended = !control.runs(DAEMON);
+    let took = start.elapsed();
     control.stop(DAEMON, Signal::SIGKILL)?;
     log.read(progress)?;
+    // Ginkgo ended them then: its report is true of those that had ended, and nothing to write a page from.
     ensure!(
-        ended,
-        "Kubernetes' tests did not end within {:?} and {GRACE:?}: {}",
+        took <= plan.within,
+        "Kubernetes' tests did not end within {:?}: {}",
         plan.within,
         control.last_words(DAEMON)
     );
