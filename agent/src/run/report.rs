@@ -35,6 +35,7 @@ impl<K: Kernel> Agent<K> {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             role: self.options.role,
+            reflects: self.reflects(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             waiting_for: self.waiting_for.clone(),
             intent: IntentStatus {
@@ -54,6 +55,13 @@ impl<K: Kernel> Agent<K> {
             segments: self.segments(),
             problems: self.problems(),
         }
+    }
+
+    fn reflects(&self) -> bool {
+        self.view.snapshot.as_ref().is_some_and(|snapshot| {
+            let this = snapshot.nodes.get(&self.options.node);
+            this.is_some_and(|this| snapshot.is_reflector(this))
+        })
     }
 
     fn session(&self, session: &SessionReport) -> SessionStatus {

@@ -41,6 +41,9 @@ pub struct NodeStatus {
     pub version: String,
     /// What it is.
     pub role: Role,
+    /// It is to reflect: what one node tells it the others are told.
+    #[serde(default)]
+    pub reflects: bool,
     /// How long it has run, in seconds.
     pub uptime_seconds: f64,
     /// What the first sync still waits for, in words; empty: it is done, and stays so.

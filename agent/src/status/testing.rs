@@ -47,6 +47,7 @@ pub fn status() -> NodeStatus {
         node: "a".into(),
         version: "1.2.3".into(),
         role: Role::Node,
+        reflects: false,
         uptime_seconds: 100.0,
         waiting_for: vec!["the peers' first word".into()],
         intent: IntentStatus {

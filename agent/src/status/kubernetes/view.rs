@@ -131,9 +131,10 @@ impl View {
         ];
         let signal =
             conditions.iter().map(|condition| format!("{}: {}; ", condition.status, condition.message));
-        let signal = format!("{up}/{total} {} {problems:?}", signal.collect::<String>());
+        let role = role(status);
+        let signal = format!("{role} {up}/{total} {} {problems:?}", signal.collect::<String>());
         let told = BGPNodeStatusStatus {
-            role: role(status.role).into(),
+            role: role.into(),
             version: status.version.clone(),
             sessions: SessionCounts::new(up as u64, total as u64),
             unlisted_sessions: (total - listed) as u64,
@@ -226,11 +227,9 @@ fn sessions_down(status: &NodeStatus) -> String {
     }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Node => "Node",
-        Role::Reflector => "Reflector",
-    }
+/// A stand-alone reflector is one, too, while nobody has told it to reflect.
+fn role(status: &NodeStatus) -> &'static str {
+    if status.reflects || status.role == Role::Reflector { "Reflector" } else { "Node" }
 }
 
 fn word(holds: bool) -> &'static str {
