@@ -11,6 +11,7 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
         name: name.into(),
         asn: 64512,
         role,
+        peer_generation: None,
         state: state_name(SessionState::Established),
         uptime_seconds: 60.0,
         received: 5,

@@ -90,6 +90,7 @@ impl View {
             hold_seconds: session.hold_seconds,
             established_count: session.established_count,
             bfd: session.bfd.as_ref().map(|bfd| bfd.state.clone()),
+            peer_generation: session.peer_generation,
             error,
             conditions: vec![established],
         };
@@ -104,12 +105,13 @@ impl View {
         Object {
             key: Key { kind: Kind::Session, name: session_name(node, session.peer) },
             signal: format!(
-                "{} {} {} {:?} {:?}",
+                "{} {} {} {:?} {:?} {:?}",
                 session.established(),
                 session.established_count,
                 session.stale > 0,
                 status.bfd,
-                status.error
+                status.error,
+                status.peer_generation
             ),
             spec: value(&spec),
             status: value(&status),
@@ -236,7 +238,8 @@ fn word(holds: bool) -> &'static str {
     if holds { "True" } else { "False" }
 }
 
-fn cut(words: &str) -> String {
+/// Words as they are told: not too many.
+pub fn cut(words: &str) -> String {
     match words.char_indices().nth(LONGEST_WORDS) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words.into(),
