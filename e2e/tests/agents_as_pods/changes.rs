@@ -93,12 +93,27 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
         let network = conditions.iter().find(|condition| condition["type"] == "NetworkUnavailable");
         ensure!(network.is_some_and(|condition| condition["status"] == "False"), "{conditions:?}");
     }
-    for kind in ["bgppeers", "bgpnodes", "bgpsessions"] {
+    let filter =
+        json!({ "rules": [{ "action": "Accept", "match": { "prefixes": [{ "cidr": OUTSIDE[0] }] } }] });
+    cluster.apply(&ours("BGPFilter", json!({ "name": "from-tor" }), filter).to_string())?;
+    for object in ["bgpfilter/from-tor", &format!("bgppeer/{}", tor::NAME)] {
+        wait_until_accepted(cluster, object)?;
+    }
+    for kind in ["bgppeers", "bgpfilters", "bgpnodes", "bgpsessions"] {
         let said = cluster.kubectl(&["get", kind])?;
         println!("$ kubectl get {kind}\n{said}");
         ensure!(columns(&said) == documented(kind)?, "docs/operations.md has other columns of {kind}");
     }
     Ok(())
+}
+
+fn wait_until_accepted(cluster: &Cluster, object: &str) -> Result<()> {
+    let accepted = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}";
+    wait_until(LATER, &format!("{object} is accepted"), || {
+        let said = cluster.kubectl(&["get", object, "-o", accepted])?;
+        ensure!(said == "True", "{said:?}");
+        Ok(())
+    })
 }
 
 /// The names above a table of kubectl's.
@@ -148,6 +163,12 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     told("reflectors are switched on: the last session of the mesh gone", begun);
     wait_for_reflected(cluster, true)?;
     told("reflectors are switched on: routes are reflected", begun);
+    wait_until_accepted(cluster, "bgpconfiguration/default")?;
+    wait_until(LATER, "kubectl get bgpnodes says which node reflects", || {
+        let said = cluster.kubectl(&["get", "bgpnodes", "-o", "jsonpath={.items[*].status.role}"])?;
+        ensure!(said == "Reflector Node Node", "{said:?}");
+        Ok(())
+    })?;
 
     configure(cluster, bgp::full_mesh())?;
     let begun = Instant::now();

@@ -53,6 +53,10 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     })?;
     cluster.apply(&tor::peer(&tor::OUTSIDE))?;
     cluster.kubectl(&["delete", "bgppeer", "odd", LATE])?;
+    // Who deletes the definition next takes along only what is there.
+    everywhere_told(cluster, "what was there for a while is gone", |status| {
+        has_session(status, LATE, false)
+    })?;
     define_peers(cluster, &schema)?;
     all_is_well(cluster)
 }
