@@ -3,6 +3,9 @@
 
 #[path = "../common/binaries.rs"]
 mod binaries;
+#[allow(dead_code)]
+#[path = "../../../bgp/benches/reflection/processes.rs"]
+mod processes;
 mod proxy;
 mod rights;
 mod server;
@@ -80,7 +83,7 @@ async fn put_node(admin: &User, name: &str, address: &str, pods: Option<&str>, l
     assert!(answer.code < 300, "{answer:?}");
 }
 
-/// A store that is followed, with every snapshot that was ever in force.
+/// A store that is followed, with the snapshots in force that were seen: of several in short order only the last is.
 struct Followed {
     views: watch::Receiver<Arc<View>>,
     seen: Arc<Mutex<Vec<Arc<Snapshot>>>>,
@@ -386,7 +389,13 @@ async fn topologies_switch_without_a_gap(admin: &User, store: &mut Followed) {
     admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;
     store.until("the mesh is back", |view| nodes(view) == ["a", "b", "c", "rr"]).await;
     // In between there was never less than one or the other needs.
-    for snapshot in store.seen.lock().unwrap().iter() {
+    let seen = store.seen.lock().unwrap().clone();
+    assert!(
+        seen.iter().any(|snapshot| !snapshot.all_nodes),
+        "of no snapshot with reflectors: {}",
+        seen.len()
+    );
+    for snapshot in seen {
         let names: Vec<_> = snapshot.nodes.keys().map(String::as_str).collect();
         let mesh = matches!(snapshot.configuration.topology, heliograph_agent::intent::Topology::FullMesh);
         assert!(if mesh { names.len() >= 4 } else { names.contains(&"rr") }, "{names:?}, mesh: {mesh}");
