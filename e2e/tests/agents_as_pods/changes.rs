@@ -95,7 +95,7 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
     }
     let filter =
         json!({ "rules": [{ "action": "Accept", "match": { "prefixes": [{ "cidr": OUTSIDE[0] }] } }] });
-    cluster.apply(&ours("BGPFilter", json!({ "name": "from-tor" }), filter).to_string())?;
+    cluster.apply(&bgp::ours("BGPFilter", "from-tor", &filter))?;
     for object in ["bgpfilter/from-tor", &format!("bgppeer/{}", tor::NAME)] {
         wait_until_accepted(cluster, object)?;
     }
