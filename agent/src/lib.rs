@@ -1,6 +1,7 @@
 //! The agent of Heliograph as a library, so that its tests can reach its parts.
 
 pub mod api;
+pub mod backoff;
 pub mod cli;
 pub mod cni;
 pub mod intent;
