@@ -244,6 +244,7 @@ fn store(connection: &Connection) -> StoreStatus {
         connected: connection.connected,
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
+        node_uid: connection.node_uid.clone(),
     }
 }
 

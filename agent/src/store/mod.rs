@@ -49,6 +49,8 @@ pub struct Connection {
     pub since: SystemTime,
     /// What was last the matter.
     pub last_error: Option<String>,
+    /// UID of our own Node; `None`: there is none, or it was not told yet.
+    pub node_uid: Option<String>,
 }
 
 /// One reason why intent is refused, with its place.

@@ -18,10 +18,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::cluster::Cluster;
 use self::events::{Event, Events};
 use self::peers::Counter;
-use self::planner::{Pace, Planner, Write};
+use self::planner::{May, Pace, Planner, Write};
 use self::requests::{Meaning, Requests, Trouble};
 use self::view::View;
 use super::{NodeStatus, TellingStatus};
+use crate::backoff::{Backoff, jittered};
 
 pub mod bucket;
 pub mod cluster;
@@ -39,6 +40,8 @@ const BREATH: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// What the API server holds of ours is looked at so often, give or take a quarter: somebody may have changed it.
 const COMPARE_EVERY: Duration = Duration::from_secs(15 * 60);
+/// While there is no Node of ours it is looked for so often, give or take a quarter, if the store doesn't tell before.
+const SEARCH_EVERY: Duration = Duration::from_secs(60);
 /// Pauses after failures grow from the first to the last of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// An agent that starts doesn't know of all its sessions at once; after this time it does, or they aren't.
@@ -94,9 +97,10 @@ where
             events: Events::new(now),
             unsent: Vec::new(),
             network_unavailable: None,
+            node_told: None,
             compare_at: Instant::now(),
             compared_at: None,
-            failures: 0,
+            backoff: Backoff::new(PAUSES.0, PAUSES.1),
             events_refused: None,
             has_peers,
         };
@@ -144,12 +148,14 @@ struct Writer {
     unsent: Vec<Event>,
     /// What our Node's condition says.
     network_unavailable: Option<bool>,
+    /// UID of our Node as the store told it last.
+    node_told: Option<String>,
     /// When to look again what the API server holds.
     compare_at: Instant,
     /// When that was last done.
     compared_at: Option<Instant>,
-    /// Failures in a row that keep us from doing anything.
-    failures: u32,
+    /// After failures that keep us from doing anything.
+    backoff: Backoff,
     /// Why the last Event could not be sent.
     events_refused: Option<String>,
     /// Some of our sessions are with BGPPeers.
@@ -169,7 +175,9 @@ impl Writer {
             self.has_peers.store(has_peers, Ordering::Relaxed);
             let result = self.tell(&status).await;
             let away = result.as_ref().err().map(|trouble| trouble.failure.words.as_str());
-            report.tell(away.or_else(|| self.planner.trouble()).or(self.events_refused.as_deref()));
+            let nodeless = self.nodeless();
+            let trouble = away.or(nodeless.as_deref()).or_else(|| self.planner.trouble());
+            report.tell(trouble.or(self.events_refused.as_deref()));
             self.pause(result, &mut looks).await;
         }
     }
@@ -178,13 +186,12 @@ impl Writer {
     async fn pause(&mut self, result: Result<(), Trouble>, looks: &mut watch::Receiver<()>) {
         match result {
             Err(Trouble { failure, .. }) => {
-                let growing = PAUSES.0.saturating_mul(1 << self.failures.min(16)).min(PAUSES.1);
-                self.failures += 1;
+                let growing = self.backoff.fail();
                 self.compare_at = Instant::now();
                 sleep(jittered(growing.max(failure.wait.unwrap_or_default()))).await;
             }
             Ok(()) => {
-                self.failures = 0;
+                self.backoff.reset();
                 sleep(BREATH).await;
                 let regular = Instant::now() + LOOK_EVERY;
                 let next = self.planner.next().map_or(regular, |next| regular.min(Instant::from_std(next)));
@@ -206,15 +213,19 @@ impl Writer {
         let news = self.events.look(status, Instant::now().into_std());
         self.unsent.extend(news);
         self.unsent.truncate(BACKLOG);
-        let compare = Instant::now() >= self.compare_at || self.may_be_another(status);
+        let node_is_another = self.node_is_another(status);
+        let compare = node_is_another || Instant::now() >= self.compare_at || self.may_be_another(status);
         if compare {
+            // Should this fail it is still to be done.
+            self.compare_at = Instant::now();
             self.network_unavailable = self.cluster.look_up_node().await.map_err(Trouble::of_everything)?;
         }
         let network = self.tell_network(status).await;
         if compare {
             let found = self.cluster.look_up().await.map_err(Trouble::of_everything)?;
             self.planner.adopt(&found);
-            self.compare_at = Instant::now() + jittered(COMPARE_EVERY);
+            let again = if self.cluster.owner().is_some() { COMPARE_EVERY } else { SEARCH_EVERY };
+            self.compare_at = Instant::now() + jittered(again);
             self.compared_at = Some(Instant::now());
         }
         self.tell_objects(status).await?;
@@ -229,9 +240,23 @@ impl Writer {
         back.zip(self.compared_at).is_some_and(|(store, at)| store.since_seconds < since(at))
     }
 
+    /// Our Node came, went, or is another of the same name, and we don't know it yet.
+    fn node_is_another(&mut self, status: &NodeStatus) -> bool {
+        let Some(store) = &status.store else { return false };
+        let news = store.node_uid != self.node_told && store.node_uid.as_deref() != self.cluster.owner();
+        self.node_told.clone_from(&store.node_uid);
+        news
+    }
+
+    fn nodeless(&self) -> Option<String> {
+        let words =
+            "there is no Node of this name that the objects could belong to; they are made when it is there";
+        self.cluster.owner().is_none().then(|| words.into())
+    }
+
     /// First of all: without it no pod comes to the node.
     async fn tell_network(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
-        if status.role == super::Role::Reflector {
+        if status.role == super::Role::Reflector || self.cluster.owner().is_none() {
             return Ok(());
         }
         let Some(unavailable) = events::network_unavailable(self.network_unavailable, status) else {
@@ -255,7 +280,9 @@ impl Writer {
     async fn tell_objects(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
         let wanted = self.view.objects(status, now());
         let complete = status.waiting_for.is_empty() || status.uptime_seconds > GRACE_SECONDS;
-        for write in self.planner.plan(&wanted, complete, Instant::now().into_std()) {
+        // What belongs to no Node would never be removed.
+        let may = May { make: self.cluster.owner().is_some(), remove: complete };
+        for write in self.planner.plan(&wanted, may, Instant::now().into_std()) {
             let written = match &write {
                 Write::Apply { object, whole } => self.cluster.apply(object, *whole).await,
                 Write::Delete(key) => self.cluster.delete(key).await.map(|()| String::new()),
@@ -295,9 +322,4 @@ impl Writer {
 /// Events and conditions have the time of day.
 fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-/// Between three quarters and five quarters of a time: agents of many nodes shall not ask all at once.
-fn jittered(time: Duration) -> Duration {
-    time.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
