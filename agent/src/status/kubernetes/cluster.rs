@@ -173,7 +173,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The API server doesn't answer, or not as it should.
-    pub async fn send(&self, event: Event, now: Timestamp) -> Result<(), Trouble> {
+    pub async fn send(&self, event: Event) -> Result<(), Trouble> {
         let (api_version, kind) = match event.about.kind {
             Kind::Session => (api::API_VERSION, Kind::Session.name()),
             Kind::Node => ("v1", "Node"),
@@ -198,7 +198,7 @@ impl Cluster {
                 ..ObjectMeta::default()
             },
             action: Some("Peering".into()),
-            event_time: Some(MicroTime(now)),
+            event_time: Some(MicroTime(event.at)),
             note: Some(event.note.chars().take(1000).collect()),
             reason: Some(event.reason.into()),
             regarding: Some(regarding),

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::cluster::Cluster;
-use self::events::{Event, Events};
+use self::events::{Events, Unsent};
 use self::peers::Counter;
 use self::planner::{May, Pace, Planner, Write};
 use self::requests::{Meaning, Requests, Trouble};
@@ -46,8 +46,6 @@ const SEARCH_EVERY: Duration = Duration::from_secs(60);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// An agent that starts doesn't know of all its sessions at once; after this time it does, or they aren't.
 const GRACE_SECONDS: f64 = 60.0;
-/// So many Events wait for the API server.
-const BACKLOG: usize = 20;
 /// So many different things are said in the log while not all is well; the status always has the last.
 const MOST_WARNINGS: usize = 8;
 
@@ -95,13 +93,12 @@ where
             view: View::default(),
             planner: Planner::new(Pace::AGENT, now),
             events: Events::new(now),
-            unsent: Vec::new(),
+            unsent: Unsent::default(),
             network_unavailable: None,
             node_told: None,
             compare_at: Instant::now(),
             compared_at: None,
             backoff: Backoff::new(PAUSES.0, PAUSES.1),
-            events_refused: None,
             has_peers,
         };
         writer.run(source, looks, Report { say, requests, complaint, warned: BTreeSet::new() }).await;
@@ -145,7 +142,7 @@ struct Writer {
     view: View,
     planner: Planner,
     events: Events,
-    unsent: Vec<Event>,
+    unsent: Unsent,
     /// What our Node's condition says.
     network_unavailable: Option<bool>,
     /// UID of our Node as the store told it last.
@@ -156,8 +153,6 @@ struct Writer {
     compared_at: Option<Instant>,
     /// After failures that keep us from doing anything.
     backoff: Backoff,
-    /// Why the last Event could not be sent.
-    events_refused: Option<String>,
     /// Some of our sessions are with BGPPeers.
     has_peers: Arc<AtomicBool>,
 }
@@ -177,7 +172,7 @@ impl Writer {
             let away = result.as_ref().err().map(|trouble| trouble.failure.words.as_str());
             let nodeless = self.nodeless();
             let trouble = away.or(nodeless.as_deref()).or_else(|| self.planner.trouble());
-            report.tell(trouble.or(self.events_refused.as_deref()));
+            report.tell(trouble.or_else(|| self.unsent.trouble()));
             self.pause(result, &mut looks).await;
         }
     }
@@ -194,7 +189,8 @@ impl Writer {
                 self.backoff.reset();
                 sleep(BREATH).await;
                 let regular = Instant::now() + LOOK_EVERY;
-                let next = self.planner.next().map_or(regular, |next| regular.min(Instant::from_std(next)));
+                let due = [self.planner.next(), self.unsent.next()].into_iter().flatten();
+                let next = due.map(Instant::from_std).fold(regular, Instant::min);
                 tokio::select! {
                     () = sleep_until(next) => {}
                     // An end of hints is an end of the agent, which is noticed elsewhere.
@@ -210,9 +206,7 @@ impl Writer {
     /// Nothing can be done now.
     async fn tell(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
         // What happened is kept, also while nobody can be told.
-        let news = self.events.look(status, Instant::now().into_std());
-        self.unsent.extend(news);
-        self.unsent.truncate(BACKLOG);
+        self.unsent.add(self.events.look(status, Instant::now().into_std(), now()));
         let node_is_another = self.node_is_another(status);
         let compare = node_is_another || Instant::now() >= self.compare_at || self.may_be_another(status);
         if compare {
@@ -306,14 +300,14 @@ impl Writer {
     }
 
     async fn tell_events(&mut self) -> Result<(), Trouble> {
-        while let Some(event) = self.unsent.first() {
-            match self.cluster.send(event.clone(), now()).await {
+        while let Some(event) = self.unsent.due(Instant::now().into_std()) {
+            match self.cluster.send(event.clone()).await {
                 Err(trouble) if trouble.meaning == Meaning::Away => return Err(trouble),
-                // There will be others; how things stand is told by objects.
-                Err(trouble) => self.events_refused = Some(trouble.failure.words),
-                Ok(()) => self.events_refused = None,
+                Err(Trouble { failure, .. }) => {
+                    self.unsent.refused(failure.words, failure.wait, Instant::now().into_std());
+                }
+                Ok(()) => self.unsent.done(),
             }
-            self.unsent.remove(0);
         }
         Ok(())
     }
