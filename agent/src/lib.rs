@@ -4,6 +4,7 @@ pub mod api;
 pub mod backoff;
 pub mod cli;
 pub mod cni;
+pub mod disk;
 pub mod intent;
 pub mod kernel;
 pub mod plan;

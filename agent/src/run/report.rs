@@ -174,6 +174,7 @@ impl<K: Kernel> Agent<K> {
         if self.view.snapshot.is_none() {
             problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
+        problems.extend(self.view.problems.iter().cloned());
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.telling.iter().filter_map(|telling| telling.borrow().error.clone()));
         problems.extend(self.speech.problem().map(str::to_string));

@@ -1,7 +1,7 @@
 //! The last good intent on disk: what a start goes by while the store can't be had.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use k8s_openapi::ByteString;
@@ -12,26 +12,28 @@ use super::decode::{self, Unknown};
 use super::problem::Problems;
 use super::yaml;
 use crate::api;
+use crate::disk;
 
-/// Writes documents beside, then renames, so that they are never half there. Only the owner may read them (0600): there
-/// may be passwords among them.
+/// Writes documents, all or none. Only the owner may read them (0600): there may be passwords among them.
 ///
 /// # Errors
 /// The folder can't be made or written to.
 pub fn write(path: &Path, origin: &str, documents: &[Value]) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
-    // tempfile makes files that only their owner may read.
-    let mut file = tempfile::Builder::new().prefix(".intent.").tempfile_in(parent)?;
     let mut text =
         format!("# The last good intent from {origin}, for a start while that is wrong. Not to be edited.\n");
     for document in documents {
         text.push_str(&format!("---\n{}\n", serde_json::to_string_pretty(document)?));
     }
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_data()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    disk::replace(path, text.as_bytes(), 0o600, None)
+}
+
+/// That it could not be written, in words.
+pub fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!(
+        "can't write {}: {error}; a start without the store would go by what is older, or have nothing to go by: see \
+         that the folder is there, has room and may be written to; it is tried again",
+        path.display()
+    )
 }
 
 /// Reads the objects back. `None`: there is no such file.

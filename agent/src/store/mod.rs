@@ -34,6 +34,8 @@ pub struct View {
     pub origin: String,
     /// Why what the store holds now isn't in force; empty where it is.
     pub refusals: Vec<Refusal>,
+    /// What else isn't as it should be, with what to do.
+    pub problems: Vec<String>,
     /// How it stands with the API server; `None`: there is none.
     pub connection: Option<Connection>,
 }

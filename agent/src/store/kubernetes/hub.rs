@@ -180,6 +180,7 @@ impl Hub {
                         self.settle();
                     }
                 }
+                () = self.keeper.changed() => {}
                 () = sleep_until(recall_at), if self.keeper.waits() => self.keeper.recall(),
             }
             self.look_at_troubles();
