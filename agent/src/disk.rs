@@ -44,6 +44,26 @@ pub fn remove(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Removes what a process that was killed while it wrote has left beside a file.
+///
+/// # Errors
+/// There is something that can't be removed.
+pub fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(UNFINISHED.0) && name.ends_with(UNFINISHED.1) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn folder(path: &Path) -> &Path {
     // That of a bare name is empty.
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))

@@ -12,3 +12,4 @@ pub mod reconcile;
 pub mod run;
 pub mod status;
 pub mod store;
+pub mod sum;

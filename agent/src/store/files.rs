@@ -169,7 +169,7 @@ impl Keeper {
 
     /// Keeps what is good for later; what is the matter with that.
     fn keep(&self, origin: &str, good: &Good) -> Vec<String> {
-        let unwritten = last_good::write(&self.last_good, origin, &good.objects).err();
+        let unwritten = last_good::write(&self.last_good, origin, &[], &good.objects).err();
         let problem = unwritten.map(|error| last_good::cannot_write(&self.last_good, &error));
         for words in problem.iter().filter(|words| !self.view.problems.contains(words)) {
             tracing::warn!("{words}");

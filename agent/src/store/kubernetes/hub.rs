@@ -56,7 +56,8 @@ enum Slot {
 
 /// Follows the API server until nobody listens.
 pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
-    let mut keeper = Keeper::new(options.last_good.clone(), options.node.clone());
+    let cluster = options.access.cluster().await;
+    let mut keeper = Keeper::new(options.last_good.clone(), options.node.clone(), cluster);
     let recall_at = Instant::now() + GRACE;
     let mut connection = Connection::new("the API server".into());
     let client = loop {

@@ -50,12 +50,13 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Nothing is in force yet.
-    pub fn new(last_good: PathBuf, node: String) -> Self {
+    /// Nothing is in force yet. `cluster`: what tells it from others.
+    pub fn new(last_good: PathBuf, node: String, cluster: Vec<String>) -> Self {
         let (writer, wanted) = watch::channel(None);
         let (say, unwritten) = watch::channel(None);
-        tokio::spawn(write(last_good.clone(), wanted, say, PAUSES));
-        let (kept, good) = read(&last_good, &node).unzip();
+        let (kept, good) = read(&last_good, &node, &cluster).unzip();
+        let place = Place { path: last_good.clone(), cluster };
+        tokio::spawn(write(place, wanted, say, PAUSES));
         Self {
             node,
             last_good,
@@ -159,10 +160,10 @@ impl Keeper {
 }
 
 /// What was last good before this process; what can't be used is said.
-fn read(path: &Path, node: &str) -> Option<(Snapshot, Vec<Object>)> {
+fn read(path: &Path, node: &str, cluster: &[String]) -> Option<(Snapshot, Vec<Object>)> {
     let cannot =
         |problem: &str| tracing::warn!("the last good intent in {} can't be used: {problem}", path.display());
-    let objects = last_good::read(path).map_err(|problem| cannot(&problem)).ok()??;
+    let objects = last_good::read(path, cluster).map_err(|problem| cannot(&problem)).ok()??;
     match check::assemble(&objects, Extent::Around(node)) {
         Ok(mut snapshot) => {
             let scope = Scope::of_objects(&objects, node);
@@ -195,17 +196,24 @@ fn refusal(refused: &Refused) -> Refusal {
     }
 }
 
+/// Where the last good intent is kept, and what tells its cluster from others.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    cluster: Vec<String>,
+}
+
 /// Writes what is good to disk, the newest only, and not too often. What can't be written is said, and tried again.
 async fn write(
-    path: PathBuf,
+    place: Place,
     mut wanted: watch::Receiver<Option<(String, Vec<Object>)>>,
     say: watch::Sender<Option<String>>,
     pauses: (Duration, Duration),
 ) {
     let mut backoff = Backoff::new(pauses.0, pauses.1);
     while wanted.changed().await.is_ok() {
-        while let Err(error) = write_once(&path, &mut wanted).await {
-            let words = last_good::cannot_write(&path, &error);
+        while let Err(error) = write_once(&place, &mut wanted).await {
+            let words = last_good::cannot_write(&place.path, &error);
             let news = Some(words);
             say.send_if_modified(|said| {
                 let changed = *said != news;
@@ -222,25 +230,25 @@ async fn write(
         }
         backoff.reset();
         if say.send_replace(None).is_some() {
-            tracing::info!("the last good intent is in {} again", path.display());
+            tracing::info!("the last good intent is in {} again", place.path.display());
         }
         sleep(WRITE_EVERY).await;
     }
 }
 
 async fn write_once(
-    path: &Path,
+    place: &Place,
     wanted: &mut watch::Receiver<Option<(String, Vec<Object>)>>,
 ) -> std::io::Result<()> {
     let Some((server, objects)) = wanted.borrow_and_update().clone() else { return Ok(()) };
-    let path = path.to_path_buf();
-    let written = tokio::task::spawn_blocking(move || keep(&path, &server, &objects)).await;
+    let place = place.clone();
+    let written = tokio::task::spawn_blocking(move || keep(&place, &server, &objects)).await;
     written.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
-fn keep(path: &Path, server: &str, objects: &[Object]) -> std::io::Result<()> {
+fn keep(place: &Place, server: &str, objects: &[Object]) -> std::io::Result<()> {
     let documents: Vec<_> = objects.iter().map(last_good::document).collect();
-    last_good::write(path, server, &documents)
+    last_good::write(&place.path, server, &place.cluster, &documents)
 }
 
 #[cfg(test)]
@@ -256,7 +264,8 @@ mod tests {
         let path = state.join("last-good.yaml");
         let (writer, wanted) = watch::channel(None);
         let (say, mut said) = watch::channel(None);
-        tokio::spawn(write(path.clone(), wanted, say, (Duration::from_millis(1), Duration::from_millis(10))));
+        let place = Place { path: path.clone(), cluster: Vec::new() };
+        tokio::spawn(write(place, wanted, say, (Duration::from_millis(1), Duration::from_millis(10))));
         writer.send_replace(Some(("a test".into(), Vec::new())));
         let words = said.wait_for(Option::is_some).await.unwrap().clone().unwrap();
         assert!(words.contains(&path.display().to_string()) && words.contains("tried again"), "{words}");
