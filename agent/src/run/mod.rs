@@ -226,9 +226,11 @@ async fn attend<K: Kernel>(
 ) -> Result<(), RunError> {
     let run_dir = RunDir::take(&options.run_dir)?;
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
-    run_dir.serve(ask.clone())?;
-    let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    run_dir.serve(ask)?;
     let (report, reports) = mpsc::channel(1);
+    let (probe, probes) = mpsc::channel(1);
+    let sources = http::Sources { status: report.clone(), waiting_for: probe };
+    let doors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
     let (looked, looks) = watch::channel(());
     let telling = options.tell_cluster(report, looks);
     let (forwarding, hints) = match kernel {
@@ -264,7 +266,7 @@ async fn attend<K: Kernel>(
         telling,
         looked,
     };
-    let asked = Asked { questions, reports };
+    let asked = Asked { questions, reports, probes };
     let result = agent.attend(views, asked, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
     result
@@ -296,10 +298,14 @@ struct Agent<K> {
     looked: watch::Sender<()>,
 }
 
-/// Those who want to know how we stand: people and scrapers, and the writer of objects in the cluster.
+/// Those who want to know how we stand.
 struct Asked {
+    /// People, by the socket.
     questions: mpsc::Receiver<Question>,
+    /// Scrapers, and the writer of objects in the cluster.
     reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
+    /// Probes of readiness.
+    probes: mpsc::Receiver<oneshot::Sender<Vec<String>>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -346,6 +352,7 @@ impl<K: Kernel> Agent<K> {
                     // Whoever asked may have gone.
                     let _ = answer.send(self.status().await);
                 }
+                Some(answer) = asked.probes.recv() => drop(answer.send(self.waiting_for.clone())),
             }
         }
     }
