@@ -35,6 +35,8 @@ const RELIST: Duration = Duration::from_secs(30 * 60);
 struct Pace {
     /// Pauses after failures grow from the first to the last of these.
     pauses: (Duration, Duration),
+    /// A watch that lasted so long was well, whatever ended it.
+    lasting: Duration,
     /// Before what has expired is listed anew, there is any time up to this: it expires for all agents at once.
     expired: Duration,
     /// So long etcd can't be restored.
@@ -48,6 +50,7 @@ impl Pace {
     /// it may. Nothing waits for that: changes come by the watch meanwhile.
     const AGENT: Self = Self {
         pauses: (Duration::from_millis(250), Duration::from_secs(15)),
+        lasting: Duration::from_secs(5),
         expired: Duration::from_secs(2),
         outage: Duration::from_secs(5),
         relist: Duration::from_secs(30),
@@ -160,7 +163,7 @@ where
                 End::Due => return Ok(()),
                 End::Silent => relist = relist.min(Instant::now() + spread(self.pace.relist)),
                 // An API server that ends watches at once isn't to be asked without pause.
-                End::Over if begun.elapsed() < self.pace.pauses.1 => {
+                End::Over if begun.elapsed() < self.pace.lasting => {
                     sleep(jittered(self.backoff.fail())).await
                 }
                 End::Over => {}
@@ -200,7 +203,7 @@ where
         let granted = Instant::now();
         let end = self.hear(std::pin::pin!(stream), version, relist).await?;
         // That lists and watches are granted is no sign of health: what they are of may have expired each time.
-        if granted.elapsed() >= self.pace.pauses.1 {
+        if granted.elapsed() >= self.pace.lasting {
             self.backoff.reset();
         }
         Ok(end.unwrap_or_else(|error| failed(&error)))

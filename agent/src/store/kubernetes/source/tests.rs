@@ -19,6 +19,7 @@ fn versions_are_compared_as_numbers() {
 
 const PACE: Pace = Pace {
     pauses: (Duration::from_millis(40), Duration::from_secs(15)),
+    lasting: WAIT,
     expired: Duration::from_millis(1),
     outage: Duration::from_millis(60),
     relist: Duration::from_millis(100),
