@@ -19,7 +19,7 @@ const A_SECOND: f64 = 0.1;
 const BACKLOG: usize = 20;
 /// Pauses after an Event was refused grow from the first to the last of these,
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// and after so many tries, some five minutes, it is left out.
+/// and after so many tries in a row, some five minutes, it is left out; so is then each that is refused.
 const TRIES: u32 = 10;
 
 /// Something worth an Event.
@@ -87,7 +87,7 @@ impl Events {
 pub struct Unsent {
     waiting: VecDeque<Event>,
     backoff: Backoff,
-    /// Of the first.
+    /// In a row that were refused.
     tries: u32,
     not_before: Option<Instant>,
     /// Why the first was refused.
@@ -107,7 +107,6 @@ impl Unsent {
         self.waiting.extend(news);
         while self.waiting.len() > BACKLOG {
             self.waiting.pop_front();
-            self.tries = 0;
         }
     }
 
@@ -132,10 +131,9 @@ impl Unsent {
     pub fn refused(&mut self, words: String, wait: Option<Duration>, now: Instant) {
         self.not_before = Some(now + self.backoff.fail().max(wait.unwrap_or_default()));
         self.trouble = Some(words);
-        self.tries += 1;
+        self.tries = self.tries.saturating_add(1);
         if self.tries >= TRIES {
             self.waiting.pop_front();
-            self.tries = 0;
         }
         // Nothing is left to be told: it is over. How things stand is told by objects.
         if self.waiting.is_empty() {
@@ -269,9 +267,10 @@ mod tests {
             at += PAUSES.1;
         }
         assert_eq!((unsent.trouble(), unsent.due(at), unsent.next()), (None, None, None));
+        unsent.add(vec![event(3), event(4)]);
         unsent.refused("403".into(), Some(2 * PAUSES.1), at);
-        unsent.add(vec![event(3)]);
         assert_eq!(unsent.next(), Some(at + 2 * PAUSES.1), "as the API server asks");
+        assert_eq!(unsent.due(at + 2 * PAUSES.1), Some(&event(4)), "each is tried once then");
     }
 
     #[test]

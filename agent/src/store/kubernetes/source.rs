@@ -30,6 +30,7 @@ const WATCH_SECONDS: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(150);
 /// Everything is listed anew from time to time: what was ever missed is found then.
 const RELIST: Duration = Duration::from_secs(30 * 60);
+
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
