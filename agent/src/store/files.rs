@@ -148,6 +148,7 @@ impl Keeper {
                     origin,
                     refusals: Vec::new(),
                     problems,
+                    objects: Vec::new(),
                     connection: None,
                 };
                 true

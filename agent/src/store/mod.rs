@@ -36,6 +36,8 @@ pub struct View {
     pub refusals: Vec<Refusal>,
     /// What else isn't as it should be, with what to do.
     pub problems: Vec<String>,
+    /// Our kinds' objects in the API server, and which generation of each is in force.
+    pub objects: Vec<Taken>,
     /// How it stands with the API server; `None`: there is none.
     pub connection: Option<Connection>,
 }
@@ -53,6 +55,18 @@ pub struct Connection {
     pub last_error: Option<String>,
     /// UID of our own Node; `None`: there is none, or it was not told yet.
     pub node_uid: Option<String>,
+}
+
+/// One of our kinds' objects in the API server, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taken {
+    /// The object, as `BGPPeer tor`.
+    pub object: String,
+    /// The generation that the API server last told of.
+    pub generation: i64,
+    /// The generation in force. Where the newest is refused: an older one, or `None`.
+    pub in_force: Option<i64>,
 }
 
 /// One reason why intent is refused, with its place.

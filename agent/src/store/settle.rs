@@ -95,7 +95,9 @@ impl Settling<'_> {
     }
 
     fn is_as_before(&self, key: &Culprit) -> bool {
-        self.before.get(key).is_some_and(|object| self.taken.get(key) == Some(object))
+        // Whatever its generation: who makes the same object anew has changed nothing.
+        let taken = self.taken.get(key);
+        self.before.get(key).is_some_and(|object| taken.is_some_and(|taken| taken.kind == object.kind))
     }
 
     /// Makes what is to blame give way; whether anything did.

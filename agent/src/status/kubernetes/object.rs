@@ -6,13 +6,19 @@ use serde_json::Value;
 
 use crate::sum::fnv1a;
 
-/// A kind of object that an agent writes.
+/// A kind of object that an agent writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// BGPNodeStatus.
     Node,
     /// BGPSession.
     Session,
+    /// BGPConfiguration; its status only, as of those below.
+    Configuration,
+    /// BGPFilter.
+    Filter,
+    /// BGPPeer.
+    Peer,
 }
 
 impl Kind {
@@ -21,6 +27,9 @@ impl Kind {
         match self {
             Self::Node => "BGPNodeStatus",
             Self::Session => "BGPSession",
+            Self::Configuration => "BGPConfiguration",
+            Self::Filter => "BGPFilter",
+            Self::Peer => "BGPPeer",
         }
     }
 
@@ -29,6 +38,9 @@ impl Kind {
         match self {
             Self::Node => "bgpnodes",
             Self::Session => "bgpsessions",
+            Self::Configuration => "bgpconfigurations",
+            Self::Filter => "bgpfilters",
+            Self::Peer => "bgppeers",
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod pages;
 mod scope;
 mod shelf;
 mod source;
+mod taken;
 mod vanished;
 
 pub use access::Access;

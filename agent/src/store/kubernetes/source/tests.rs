@@ -76,7 +76,7 @@ fn follow(
         fields: None,
     };
     let (tell, told) = mpsc::channel(100);
-    let read = |node: Node| (node.name_any(), Err(Vec::new()));
+    let read = |node: Node| (node.name_any(), Err(Unread { generation: None, problems: Vec::new() }));
     tokio::spawn(async move { Source::new(selection, read, tell, 1, pace).run().await.is_err() });
     told
 }
