@@ -113,11 +113,15 @@ intent refused, a session down, a next hop out of reach, the kernel out of sync,
     /// Remove everything of Heliograph from this node's kernel: routes, tunnels, filters. Pods lose their network.
     #[command(after_help = "\
 The agent has to be stopped first; it would put everything back. The CNI configuration and node.json go too, so that
-no new pods are put on this network. Exit: 0 nothing of Heliograph is left; 1 something is (stderr says what).")]
+no new pods are put on this network, and the last good intent, as it may hold passwords and is of no use to the next.
+Exit: 0 nothing of Heliograph is left; 1 something is (stderr says what).")]
     Cleanup {
         /// The agent's run directory.
         #[arg(long, env = "HELIOGRAPH_RUN_DIR", default_value = "/run/heliograph")]
         run_dir: PathBuf,
+        /// The agent's state directory.
+        #[arg(long, env = "HELIOGRAPH_STATE_DIR", default_value = "/var/lib/heliograph")]
+        state_dir: PathBuf,
         /// Folder where the container runtime looks for CNI configurations.
         #[arg(long, env = "HELIOGRAPH_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
         cni_conf_dir: PathBuf,

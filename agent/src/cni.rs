@@ -2,11 +2,11 @@
 //! in place in one step and only when its content changes. Configurations of others are never touched.
 
 use serde::Serialize;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 use thiserror::Error;
+
+use crate::disk;
 
 /// The shim's picture of this node, in the run directory.
 pub const NODE_FILE: &str = "node.json";
@@ -140,7 +140,7 @@ fn put_program(program: &Path, path: &Path) -> Result<bool, CniError> {
         return Ok(false);
     }
     let content = std::fs::read(program).map_err(failed("read the CNI plugin", program))?;
-    write(path, &content, 0o755, modified(&source)).map_err(failed("write", path))?;
+    disk::replace(path, &content, 0o755, modified(&source)).map_err(failed("write", path))?;
     tracing::info!(path = %path.display(), "plugin written");
     Ok(true)
 }
@@ -150,7 +150,7 @@ fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
     if std::fs::read(path).is_ok_and(|present| present == content) {
         return Ok(false);
     }
-    write(path, content, 0o644, None).map_err(|error| CniError {
+    disk::replace(path, content, 0o644, None).map_err(|error| CniError {
         what: "write",
         path: path.to_owned(),
         error,
@@ -159,40 +159,20 @@ fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
     Ok(true)
 }
 
-/// Puts a file in place in one step, whole or not at all.
-fn write(path: &Path, content: &[u8], mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    // Runtimes read every file with a known ending, so the unfinished one has none.
-    let mut unfinished =
-        tempfile::Builder::new().prefix(".heliograph-").suffix(".tmp").tempfile_in(folder)?;
-    unfinished.write_all(content)?;
-    unfinished.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-    if let Some(modified) = modified {
-        unfinished.as_file().set_modified(modified)?;
-    }
-    unfinished.as_file().sync_all()?;
-    unfinished.persist(path).map_err(|error| error.error)?;
-    // The name is part of the folder: without this a power cut could bring the old file back.
-    std::fs::File::open(folder)?.sync_all()
-}
-
 fn remove(path: &Path) -> Result<bool, CniError> {
-    match std::fs::remove_file(path) {
-        Ok(()) => {
-            tracing::info!(path = %path.display(), "removed");
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(CniError { what: "remove", path: path.to_owned(), error }),
+    let was_there =
+        disk::remove(path).map_err(|error| CniError { what: "remove", path: path.to_owned(), error })?;
+    if was_there {
+        tracing::info!(path = %path.display(), "removed");
     }
+    Ok(was_there)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     fn folder() -> (tempfile::TempDir, Installer) {
         let folder = tempfile::tempdir().unwrap();

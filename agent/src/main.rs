@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),
         Command::Crds => cli::crds(),
-        Command::Cleanup { run_dir, cni_conf_dir } => concluded(cleanup(&run_dir, &cni_conf_dir)),
+        Command::Cleanup { run_dir, state_dir, cni_conf_dir } => {
+            concluded(cleanup(&run_dir, &state_dir, &cni_conf_dir))
+        }
     }
 }
 
@@ -53,9 +55,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn cleanup(run_dir: &Path, cni_conf_dir: &Path) -> anyhow::Result<()> {
-    run::cleanup(run_dir, cni_conf_dir).await?;
-    println!("nothing of Heliograph is left in this node's kernel");
+async fn cleanup(run_dir: &Path, state_dir: &Path, cni_conf_dir: &Path) -> anyhow::Result<()> {
+    run::cleanup(run_dir, state_dir, cni_conf_dir).await?;
+    println!("nothing of Heliograph is left in this node's kernel, nor of its intent on disk");
     Ok(())
 }
 

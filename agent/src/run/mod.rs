@@ -24,7 +24,7 @@ use crate::plan::{self, Handover, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
 use crate::store::kubernetes::Access;
-use crate::store::{self, View};
+use crate::store::{self, View, last_good};
 
 mod forwarding;
 mod report;
@@ -79,7 +79,7 @@ impl Options {
     fn last_good(&self) -> PathBuf {
         match &self.store {
             Store::Files(_) => self.run_dir.join(LAST_GOOD_NAME),
-            Store::Kubernetes { state_dir, .. } => state_dir.join("last-good.yaml"),
+            Store::Kubernetes { state_dir, .. } => state_dir.join(STATE_NAME),
         }
     }
 
@@ -147,6 +147,16 @@ pub enum RunError {
     /// The CNI plugin's files can't be removed.
     #[error(transparent)]
     Cni(#[from] CniError),
+    /// The last good intent can't be removed.
+    #[error(
+        "remove {path}: {source}; see that the folder may be written to, or remove it by hand: there may be passwords in it"
+    )]
+    Kept {
+        /// Its file.
+        path: PathBuf,
+        /// What came back.
+        source: std::io::Error,
+    },
     /// Something of ours could not be removed.
     #[error("something of Heliograph is left in the kernel:\n{0}")]
     Left(String),
@@ -161,6 +171,8 @@ fn where_the_port_stands(error: &StartError) -> &'static str {
 
 /// The file in the run directory that keeps the last good intent.
 pub const LAST_GOOD_NAME: &str = "intent.last-good.yaml";
+/// The same in the state directory, which outlives the machine's next start.
+pub const STATE_NAME: &str = "last-good.yaml";
 
 /// Runs until `stop` is done: then everything stays as it is in the kernel, and peers are left to wait for our return
 /// (RFC 4724 §4.2).
@@ -178,22 +190,33 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     attend(options, Some((kernel, changes)), stop).await
 }
 
-/// Removes everything of ours from this node's kernel, and the plugin's files.
+/// Removes everything of ours from this node's kernel, the plugin's files, and the last good intent: there may be
+/// passwords in it, and it would revive this network in the next cluster.
 ///
 /// # Errors
 /// An agent runs, or something could not be removed.
-pub async fn cleanup(run_dir: &Path, cni_conf_dir: &Path) -> Result<(), RunError> {
+pub async fn cleanup(run_dir: &Path, state_dir: &Path, cni_conf_dir: &Path) -> Result<(), RunError> {
     let _taken = RunDir::take(run_dir)?;
     preflight()?;
     // First of all nobody is to put new pods here.
     Installer::new(run_dir, cni_conf_dir).withdraw()?;
+    let forgotten = forget(run_dir, state_dir);
     let summary = forwarding::purge(Linux::open()?).await;
     if summary.errors.is_empty() && summary.routes == 0 {
-        return Ok(());
+        return forgotten;
     }
     let lines: Vec<_> =
         summary.errors.iter().map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)).collect();
     Err(RunError::Left(lines.join("\n")))
+}
+
+fn forget(run_dir: &Path, state_dir: &Path) -> Result<(), RunError> {
+    for path in [run_dir.join(LAST_GOOD_NAME), state_dir.join(STATE_NAME)] {
+        if last_good::remove(&path).map_err(|source| RunError::Kept { path: path.clone(), source })? {
+            tracing::info!(path = %path.display(), "removed");
+        }
+    }
+    Ok(())
 }
 
 async fn attend<K: Kernel>(
@@ -203,9 +226,11 @@ async fn attend<K: Kernel>(
 ) -> Result<(), RunError> {
     let run_dir = RunDir::take(&options.run_dir)?;
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
-    run_dir.serve(ask.clone())?;
-    let doors = options.http.iter().map(|address| http::serve(*address, ask.clone())).collect();
+    run_dir.serve(ask)?;
     let (report, reports) = mpsc::channel(1);
+    let (probe, probes) = mpsc::channel(1);
+    let sources = http::Sources { status: report.clone(), waiting_for: probe };
+    let doors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
     let (looked, looks) = watch::channel(());
     let telling = options.tell_cluster(report, looks);
     let (forwarding, hints) = match kernel {
@@ -241,7 +266,7 @@ async fn attend<K: Kernel>(
         telling,
         looked,
     };
-    let asked = Asked { questions, reports };
+    let asked = Asked { questions, reports, probes };
     let result = agent.attend(views, asked, hints, stop).await;
     agent.speech.stop(Stop::Silent).await;
     result
@@ -273,10 +298,14 @@ struct Agent<K> {
     looked: watch::Sender<()>,
 }
 
-/// Those who want to know how we stand: people and scrapers, and the writer of objects in the cluster.
+/// Those who want to know how we stand.
 struct Asked {
+    /// People, by the socket.
     questions: mpsc::Receiver<Question>,
+    /// Scrapers, and the writer of objects in the cluster.
     reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
+    /// Probes of readiness.
+    probes: mpsc::Receiver<oneshot::Sender<Vec<String>>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -323,6 +352,7 @@ impl<K: Kernel> Agent<K> {
                     // Whoever asked may have gone.
                     let _ = answer.send(self.status().await);
                 }
+                Some(answer) = asked.probes.recv() => drop(answer.send(self.waiting_for.clone())),
             }
         }
     }

@@ -196,6 +196,7 @@ impl<K: Kernel> Agent<K> {
         if self.view.snapshot.is_none() {
             problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
+        problems.extend(self.view.problems.iter().cloned());
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.telling.iter().filter_map(|telling| telling.borrow().error.clone()));
         problems.extend(self.speech.problem().map(str::to_string));
@@ -266,6 +267,7 @@ fn store(connection: &Connection) -> StoreStatus {
         connected: connection.connected,
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
+        node_uid: connection.node_uid.clone(),
     }
 }
 

@@ -14,13 +14,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::process::Process;
-use super::server::{Question, Subject};
 use super::{NodeStatus, metrics, places};
 
 /// How many are served at the same time on one address; more wait.
@@ -38,9 +36,18 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// What keeps an address from being listened on, in words, until nothing does.
 pub type Trouble = watch::Receiver<Option<String>>;
 
+/// Whom to ask. Readiness has a way of its own: probes are many and want one thing.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Says how the node stands.
+    pub status: mpsc::Sender<oneshot::Sender<NodeStatus>>,
+    /// Says what the first sync still waits for, as [`NodeStatus::waiting_for`].
+    pub waiting_for: mpsc::Sender<oneshot::Sender<Vec<String>>>,
+}
+
 /// Serves on an address until the process ends. One that can't be had is tried again and again: a pod network has more
 /// to do than to tell of itself, so this is trouble to report, not a reason to end.
-pub fn serve(address: SocketAddr, questions: mpsc::Sender<Question>) -> Trouble {
+pub fn serve(address: SocketAddr, sources: Sources) -> Trouble {
     let (tell, trouble) = watch::channel(None);
     tokio::spawn(async move {
         let listener = loop {
@@ -63,16 +70,16 @@ pub fn serve(address: SocketAddr, questions: mpsc::Sender<Question>) -> Trouble 
         // The port may have been left to the kernel.
         let address = listener.local_addr().unwrap_or(address);
         tracing::info!("health and metrics on http://{address}");
-        let conversation = |stream| converse(stream, questions.clone());
+        let conversation = |stream| converse(stream, sources.clone());
         places::serve(listener, "the HTTP port", MAX_CONNECTIONS, PATIENCE, conversation).await;
     });
     trouble
 }
 
-async fn converse(stream: TcpStream, questions: mpsc::Sender<Question>) -> Result<(), hyper::Error> {
+async fn converse(stream: TcpStream, sources: Sources) -> Result<(), hyper::Error> {
     let service = service_fn(|request: Request<Incoming>| {
-        let questions = questions.clone();
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &questions).await) }
+        let sources = sources.clone();
+        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &sources).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -86,7 +93,7 @@ async fn converse(stream: TcpStream, questions: mpsc::Sender<Question>) -> Resul
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(method: &Method, path: &str, questions: &mpsc::Sender<Question>) -> Answer {
+async fn answer(method: &Method, path: &str, sources: &Sources) -> Answer {
     if method != Method::GET && method != Method::HEAD {
         let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD".into());
         refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
@@ -96,11 +103,11 @@ async fn answer(method: &Method, path: &str, questions: &mpsc::Sender<Question>)
         // That this is answered says that the process lives. Peers or an API server that are away are no reason to
         // restart it.
         "/healthz" => plain(StatusCode::OK, "ok".into()),
-        "/readyz" => match status(questions).await {
-            Ok(status) => ready(&status),
+        "/readyz" => match ask(&sources.waiting_for).await {
+            Ok(missing) => ready(&missing),
             Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
-        "/metrics" => match status(questions).await {
+        "/metrics" => match ask(&sources.status).await {
             Ok(status) => measured(&status),
             Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
@@ -108,8 +115,8 @@ async fn answer(method: &Method, path: &str, questions: &mpsc::Sender<Question>)
     }
 }
 
-fn ready(status: &NodeStatus) -> Answer {
-    match status.waiting_for.as_slice() {
+fn ready(missing: &[String]) -> Answer {
+    match missing {
         [] => plain(StatusCode::OK, "ready: the first sync is done".into()),
         missing => {
             plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready, waiting for: {}", missing.join("; ")))
@@ -135,21 +142,15 @@ fn reply(code: StatusCode, kind: &'static str, text: String) -> Answer {
     reply
 }
 
-async fn status(questions: &mpsc::Sender<Question>) -> Result<NodeStatus, String> {
-    ask(questions, Subject::Status).await
-}
-
-/// Asks the agent what the socket's clients ask it, so that all views show the same.
-async fn ask<T: DeserializeOwned>(questions: &mpsc::Sender<Question>, subject: Subject) -> Result<T, String> {
-    let (sender, receiver) = oneshot::channel();
+/// Asks the agent, so that one that hangs is not ready.
+async fn ask<T>(source: &mpsc::Sender<oneshot::Sender<T>>) -> Result<T, String> {
+    let (answer, answered) = oneshot::channel();
     let asked = async {
-        questions.send(Question { subject, answer: sender }).await.ok()?;
-        receiver.await.ok()
+        source.send(answer).await.ok()?;
+        answered.await.ok()
     };
     match timeout(ANSWER_PATIENCE, asked).await {
-        Ok(Some(value)) => {
-            serde_json::from_value(value).map_err(|error| format!("the status is odd: {error}"))
-        }
+        Ok(Some(value)) => Ok(value),
         Ok(None) => Err("the agent is stopping".into()),
         Err(_) => Err("the agent is busy and did not answer in time; ask again".into()),
     }
@@ -161,23 +162,29 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
-    /// An agent that answers with a status, or never.
-    fn agent(status: Option<NodeStatus>) -> mpsc::Sender<Question> {
-        let (questions, mut asked) = mpsc::channel::<Question>(1);
+    /// An agent that answers with this, or never.
+    fn source<T: Clone + Send + 'static>(value: Option<T>) -> mpsc::Sender<oneshot::Sender<T>> {
+        let (source, mut asked) = mpsc::channel::<oneshot::Sender<T>>(1);
         tokio::spawn(async move {
             let mut unanswered = Vec::new();
-            while let Some(question) = asked.recv().await {
-                match &status {
-                    Some(status) => drop(question.answer.send(serde_json::to_value(status).unwrap())),
-                    None => unanswered.push(question),
+            while let Some(answer) = asked.recv().await {
+                match &value {
+                    Some(value) => drop(answer.send(value.clone())),
+                    None => unanswered.push(answer),
                 }
             }
         });
-        questions
+        source
     }
 
-    async fn get(path: &str, questions: &mpsc::Sender<Question>) -> (u16, String) {
-        let answer = answer(&Method::GET, path, questions).await;
+    /// Who is asked whether it is ready is asked for nothing else.
+    fn that_waits_for(missing: &[&str]) -> Sources {
+        let missing = missing.iter().map(|words| words.to_string()).collect();
+        Sources { status: source(None), waiting_for: source(Some(missing)) }
+    }
+
+    async fn get(path: &str, sources: &Sources) -> (u16, String) {
+        let answer = answer(&Method::GET, path, sources).await;
         let code = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (code, String::from_utf8(body.to_vec()).unwrap())
@@ -185,32 +192,39 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_says_what_is_missing_and_life_does_not_depend_on_it() {
-        let mut status = testing::status();
-        let waiting = agent(Some(status.clone()));
+        let waiting = that_waits_for(&["the peers' first word"]);
         assert_eq!(get("/healthz", &waiting).await, (200, "ok\n".into()));
         let (code, text) = get("/readyz", &waiting).await;
         assert!(code == 503 && text.contains("the peers' first word"), "{code} {text}");
-        status.waiting_for.clear();
-        assert_eq!(get("/readyz", &agent(Some(status))).await.0, 200);
+        assert_eq!(get("/readyz", &that_waits_for(&[])).await.0, 200);
         let (code, text) = get("/", &waiting).await;
         assert!(code == 404 && text.contains("/metrics"), "{code} {text}");
         assert_eq!(answer(&Method::POST, "/healthz", &waiting).await.status().as_u16(), 405);
     }
 
     #[tokio::test]
+    async fn metrics_are_those_of_the_status() {
+        let sources = Sources { status: source(Some(testing::status())), waiting_for: source(None) };
+        let (code, text) = get("/metrics", &sources).await;
+        assert!(code == 200 && text.contains("heliograph_store_changes_total 3"), "{code} {text}");
+    }
+
+    #[tokio::test]
     async fn an_agent_that_does_not_answer_is_alive() {
-        assert_eq!(get("/healthz", &agent(None)).await.0, 200);
-        let (gone, _) = mpsc::channel(1);
+        assert_eq!(get("/healthz", &that_waits_for(&[])).await.0, 200);
+        let gone = Sources { status: mpsc::channel(1).0, waiting_for: mpsc::channel(1).0 };
         assert_eq!(get("/healthz", &gone).await.0, 200);
-        let (code, text) = get("/metrics", &gone).await;
-        assert!(code == 503 && text.contains("stopping"), "{code} {text}");
+        for path in ["/metrics", "/readyz"] {
+            let (code, text) = get(path, &gone).await;
+            assert!(code == 503 && text.contains("stopping"), "{code} {text}");
+        }
     }
 
     #[tokio::test]
     async fn an_address_that_is_taken_is_trouble_and_no_end() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let mut trouble = serve(address, agent(None));
+        let mut trouble = serve(address, that_waits_for(&[]));
         let told = trouble.wait_for(Option::is_some).await.unwrap().clone().unwrap();
         assert!(told.contains(&address.to_string()) && told.contains("--http-address"), "{told}");
     }

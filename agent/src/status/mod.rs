@@ -115,6 +115,9 @@ pub struct StoreStatus {
     pub since_seconds: f64,
     /// What was last the matter.
     pub last_error: Option<String>,
+    /// UID of this node's Node in the cluster; `None`: there is none, or it was not told yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_uid: Option<String>,
 }
 
 /// How it stands with what the cluster is told: objects, Events, the Node's condition.

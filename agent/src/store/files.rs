@@ -71,7 +71,8 @@ async fn follow(mut keeper: Keeper, mut seen: Content, sender: watch::Sender<Arc
             return;
         }
         let now = look(&keeper.folder).await;
-        if now == seen {
+        // What could not be kept is tried again.
+        if now == seen && keeper.view.problems.is_empty() {
             continue;
         }
         let (content, result) = settled(&keeper.folder, now).await;
@@ -126,16 +127,13 @@ impl Keeper {
         match result {
             Ok(good) => {
                 let same = self.view.snapshot.as_deref() == Some(&good.snapshot);
-                if same && self.view.in_sync {
+                if same && self.view.in_sync && self.view.problems.is_empty() {
                     return false;
                 }
-                if let Err(error) =
-                    last_good::write(&self.last_good, &self.folder.display().to_string(), &good.objects)
-                {
-                    tracing::warn!(
-                        "can't write {}: {error}; a restart while the intent folder is wrong would have nothing to go by",
-                        self.last_good.display()
-                    );
+                let origin = self.folder.display().to_string();
+                let problems = self.keep(&origin, &good);
+                if same && self.view.in_sync {
+                    return std::mem::replace(&mut self.view.problems, problems) != self.view.problems;
                 }
                 tracing::info!(
                     nodes = good.snapshot.nodes.len(),
@@ -147,8 +145,9 @@ impl Keeper {
                     snapshot: Some(Arc::new(good.snapshot)),
                     generation: self.view.generation + 1,
                     in_sync: true,
-                    origin: self.folder.display().to_string(),
+                    origin,
                     refusals: Vec::new(),
+                    problems,
                     objects: Vec::new(),
                     connection: None,
                 };
@@ -167,6 +166,16 @@ impl Keeper {
                 true
             }
         }
+    }
+
+    /// Keeps what is good for later; what is the matter with that.
+    fn keep(&self, origin: &str, good: &Good) -> Vec<String> {
+        let unwritten = last_good::write(&self.last_good, origin, &[], &good.objects).err();
+        let problem = unwritten.map(|error| last_good::cannot_write(&self.last_good, &error));
+        for words in problem.iter().filter(|words| !self.view.problems.contains(words)) {
+            tracing::warn!("{words}");
+        }
+        problem.into_iter().collect()
     }
 
     /// Goes by what was last good before this process.

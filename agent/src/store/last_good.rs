@@ -1,7 +1,7 @@
 //! The last good intent on disk: what a start goes by while the store can't be had.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use k8s_openapi::ByteString;
@@ -12,38 +12,66 @@ use super::decode::{self, Unknown};
 use super::problem::Problems;
 use super::yaml;
 use crate::api;
+use crate::disk;
 
-/// Writes documents beside, then renames, so that they are never half there. Only the owner may read them (0600): there
-/// may be passwords among them.
+/// What the line begins with that says which cluster they are of.
+const CLUSTER: &str = "# Cluster: ";
+
+/// Writes documents, all or none, with what tells their cluster from others, if anything does. Only the owner may read them (0600): there may be passwords among them.
 ///
 /// # Errors
 /// The folder can't be made or written to.
-pub fn write(path: &Path, origin: &str, documents: &[Value]) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
-    // tempfile makes files that only their owner may read.
-    let mut file = tempfile::Builder::new().prefix(".intent.").tempfile_in(parent)?;
+pub fn write(path: &Path, origin: &str, cluster: &[String], documents: &[Value]) -> io::Result<()> {
     let mut text =
         format!("# The last good intent from {origin}, for a start while that is wrong. Not to be edited.\n");
+    if !cluster.is_empty() {
+        text.push_str(&format!("{CLUSTER}{}\n", cluster.join(" ")));
+    }
     for document in documents {
         text.push_str(&format!("---\n{}\n", serde_json::to_string_pretty(document)?));
     }
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_data()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    disk::replace(path, text.as_bytes(), 0o600, None)
 }
 
-/// Reads the objects back. `None`: there is no such file.
+/// That it could not be written, in words.
+pub fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!(
+        "can't write {}: {error}; a start without the store would go by what is older, or have nothing to go by: see \
+         that the folder is there, has room and may be written to; it is tried again",
+        path.display()
+    )
+}
+
+/// Removes the file, and what a process that was killed while it wrote has left of one; whether it was there.
+///
+/// # Errors
+/// It can't be removed.
+pub fn remove(path: &Path) -> io::Result<bool> {
+    disk::remove_unfinished(path)?;
+    disk::remove(path)
+}
+
+/// Whether it is of another cluster than ours. Where either isn't known nothing speaks against it.
+fn is_foreign(text: &str, ours: &[String]) -> bool {
+    let head = text.lines().take_while(|line| line.starts_with('#'));
+    let mut theirs =
+        head.filter_map(|line| line.strip_prefix(CLUSTER)).flat_map(str::split_whitespace).peekable();
+    theirs.peek().is_some() && !ours.is_empty() && !theirs.any(|one| ours.iter().any(|our| our == one))
+}
+
+/// Reads the objects back. `cluster`: what tells ours from others. `None`: there is no such file.
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn read(path: &Path) -> Result<Option<Vec<Object>>, String> {
+pub fn read(path: &Path, cluster: &[String]) -> Result<Option<Vec<Object>>, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("can't be read: {error}")),
     };
+    if is_foreign(&text, cluster) {
+        return Err("it is of another cluster, by its certificate authority".into());
+    }
     let documents = yaml::parse(&text).map_err(|error| format!("line {}: {}", error.line, error.problem))?;
     let mut found = Vec::new();
     let values = documents.iter().map(|document| &document.value).filter(|value| !value.is_null());
@@ -125,10 +153,10 @@ stringData: {k: "pass\nword"}
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("a.yaml"), folder.path().join("deep/b.yaml"));
         fs::write(&from, DOCUMENTS).unwrap();
-        let objects = read(&from).unwrap().unwrap();
+        let objects = read(&from, &[]).unwrap().unwrap();
         assert_eq!(objects.len(), 5);
-        write(&to, "a test", &objects.iter().map(document).collect::<Vec<_>>()).unwrap();
-        assert_eq!(read(&to).unwrap().unwrap(), objects);
+        write(&to, "a test", &[], &objects.iter().map(document).collect::<Vec<_>>()).unwrap();
+        assert_eq!(read(&to, &[]).unwrap().unwrap(), objects);
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -136,10 +164,44 @@ stringData: {k: "pass\nword"}
     fn what_cannot_be_read_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
-        assert_eq!(read(&path), Ok(None));
+        assert_eq!(read(&path, &[]), Ok(None));
         fs::write(&path, "a: [").unwrap();
-        assert!(read(&path).unwrap_err().contains("line"));
+        assert!(read(&path, &[]).unwrap_err().contains("line"));
         fs::write(&path, DOCUMENTS.replace("64512", "many")).unwrap();
-        assert!(read(&path).unwrap_err().contains("spec.asNumber"));
+        assert!(read(&path, &[]).unwrap_err().contains("spec.asNumber"));
+    }
+
+    #[test]
+    fn what_is_of_another_cluster_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        let names = |words: &str| words.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+        // Written in, read in; of two authorities one may have been replaced.
+        for (then, now, used) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a b", "b c", true),
+            ("a b", "c", false),
+            ("", "a", true),
+            ("a", "", true),
+        ] {
+            write(&path, "a test", &names(then), &[]).unwrap();
+            assert_eq!(read(&path, &names(now)).is_ok(), used, "{then:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_with_passwords_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        assert!(!remove(&folder.path().join("none/a.yaml")).unwrap());
+        write(&path, "a test", &[], &[]).unwrap();
+        for other in [".heliograph-x.tmp", "theirs"] {
+            fs::write(folder.path().join(other), "").unwrap();
+        }
+        assert!(remove(&path).unwrap());
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["theirs"]);
     }
 }

@@ -34,6 +34,8 @@ pub struct View {
     pub origin: String,
     /// Why what the store holds now isn't in force; empty where it is.
     pub refusals: Vec<Refusal>,
+    /// What else isn't as it should be, with what to do.
+    pub problems: Vec<String>,
     /// Our kinds' objects in the API server, and which generation of each is in force.
     pub objects: Vec<Taken>,
     /// How it stands with the API server; `None`: there is none.
@@ -51,6 +53,8 @@ pub struct Connection {
     pub since: SystemTime,
     /// What was last the matter.
     pub last_error: Option<String>,
+    /// UID of our own Node; `None`: there is none, or it was not told yet.
+    pub node_uid: Option<String>,
 }
 
 /// One of our kinds' objects in the API server, and what became of it.

@@ -429,3 +429,19 @@ fn bfd_that_cannot_be_is_refused() {
         assert!(fields.contains(&format!("spec.bfd.{field}")), "{field}: {fields:?}");
     }
 }
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_said_and_kept_as_soon_as_it_can() {
+    let run = tempfile::tempdir().unwrap();
+    // A file where the folder should be.
+    let blocked = run.path().join("run");
+    fs::write(&blocked, "").unwrap();
+    let last_good = blocked.join("intent.last-good.yaml");
+    let intent = folder(&[("c.yaml", CONFIGURATION.into()), ("a.yaml", node("a", "1.2.3.4", "10.0.0.0/24"))]);
+    let mut views = files::watch(intent.path().into(), last_good.clone()).await;
+    let view = views.borrow().clone();
+    assert!(view.in_sync && view.problems[0].contains("last-good"), "{view:?}");
+    fs::remove_file(&blocked).unwrap();
+    until(&mut views, "it is kept", |view| view.problems.is_empty()).await;
+    assert!(last_good.exists() && views.borrow().generation == 1);
+}

@@ -322,6 +322,9 @@ async fn it_gives_what_a_folder_gives(admin: &User, store: &mut Followed) {
         .until("it is what the folder gives", |view| in_force(view) == Some(&expected) && connected(view))
         .await;
     assert!(view.in_sync && view.refusals.is_empty(), "{view:#?}");
+    let own = admin.get("/api/v1/nodes/a").await.unwrap();
+    let told = |view: &View| view.connection.as_ref().and_then(|connection| connection.node_uid.clone());
+    store.until("which Node is ours", |view| told(view).as_deref() == own["metadata"]["uid"].as_str()).await;
 }
 
 async fn changes_are_followed(admin: &User, store: &mut Followed) {

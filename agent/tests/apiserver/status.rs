@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use heliograph_agent::status::kubernetes::tell;
-use heliograph_agent::status::{NodeStatus, SessionStatus, TellingStatus};
+use heliograph_agent::status::{NodeStatus, SessionStatus, StoreStatus, TellingStatus};
 use heliograph_agent::store::kubernetes::Access;
 use tokio::sync::{mpsc, oneshot};
 
@@ -55,6 +55,17 @@ impl Agent {
         let well =
             tokio::time::timeout(WAIT, telling.wait_for(|telling| telling.error.is_none())).await.is_ok();
         assert!(well, "still the matter: {}", self.trouble());
+    }
+
+    /// Waits until it has seen, and told, how things are now.
+    async fn until_it_looked(&self) {
+        let mut telling = self.telling.clone();
+        // The first may be of a look that was on its way.
+        for _ in 0..2 {
+            telling.borrow_and_update();
+            self.hint.send_replace(());
+            tokio::time::timeout(WAIT, telling.changed()).await.expect("a look").expect("an agent");
+        }
     }
 
     /// Kills it: the writer is heard of no more.
@@ -140,8 +151,8 @@ async fn the_status_in_a_real_api_server() {
     let proxy = Proxy::start(server.client("agent").await).await;
     let agent = Agent::start(proxy.kubeconfig(), node_status());
     until("it says that it may do nothing", async || agent.trouble().contains("403")).await;
-    grant_manifests(&admin, None).await;
     put_node(&admin, "a", "192.0.2.1", Some("10.244.1.0/24"), json!({})).await;
+    grant_manifests(&admin, None).await;
 
     the_node_has_no_network_until_it_is_ready(&admin, &agent).await;
     objects_are_there(&admin, &agent, &server).await;
@@ -152,6 +163,8 @@ async fn the_status_in_a_real_api_server() {
     a_peer_without_sessions_counts_none(&admin, &agent).await;
     transitions_are_told(&admin, &agent).await;
     what_is_gone_goes(&admin, &agent).await;
+    nothing_is_left_of_a_node_that_is_deleted(&admin, &agent).await;
+    objects_follow_a_node_that_is_made_anew(&admin, &agent).await;
     rights_are_those_that_are_used(&server, &admin).await;
     a_right_that_is_missing_holds_up_nothing_else(&admin, &agent).await;
     an_api_server_in_trouble_is_told_afterwards(&proxy, &admin, &agent).await;
@@ -440,6 +453,53 @@ async fn what_is_gone_goes(admin: &User, agent: &Agent) {
         admin.session("a-192.0.2.2").await.is_some_and(|session| session["status"]["error"] == "another")
     })
     .await;
+}
+
+/// There is no garbage collector here: what it does is done in its place.
+async fn nothing_is_left_of_a_node_that_is_deleted(admin: &User, agent: &Agent) {
+    admin.delete("/api/v1/nodes/a").await;
+    admin.delete(&format!("{OURS}/bgpnodes/a")).await;
+    for session in admin.sessions().await {
+        admin.delete(&format!("{OURS}/bgpsessions/{session}")).await;
+    }
+    // The agent lives on a while, and has something to tell.
+    agent.change(|status| status.sessions[0].last_error = Some("the node is gone".into()));
+    until("it says that there is no Node", async || agent.trouble().contains("there is no Node")).await;
+    agent.change(|status| status.sessions[0].state = "Active".into());
+    agent.until_it_looked().await;
+    assert_eq!(admin.sessions().await, [""; 0]);
+    assert!(admin.get(&format!("{OURS}/bgpnodes/a")).await.is_none(), "nobody would ever remove it");
+}
+
+async fn objects_follow_a_node_that_is_made_anew(admin: &User, agent: &Agent) {
+    let make = async || {
+        put_node(admin, "a", "192.0.2.1", Some("10.244.1.0/24"), json!({})).await;
+        let uid =
+            admin.get("/api/v1/nodes/a").await.unwrap()["metadata"]["uid"].as_str().unwrap().to_string();
+        agent.change(|status| {
+            status.store = Some(StoreStatus {
+                server: "test".into(),
+                connected: true,
+                since_seconds: 1e6,
+                last_error: None,
+                node_uid: Some(uid.clone()),
+            });
+        });
+        for path in ["bgpnodes/a", "bgpsessions/a-192.0.2.2", "bgpsessions/a-192.0.2.254"] {
+            until(&format!("{path} belongs to the new Node"), async || {
+                let object = admin.get(&format!("{OURS}/{path}")).await.unwrap_or_default();
+                let owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+                owners.iter().map(|owner| &owner["uid"]).eq([uid.as_str()]) && object["status"].is_object()
+            })
+            .await;
+        }
+        until("it has a network", async || admin.network_unavailable().await["status"] == "False").await;
+    };
+    make().await;
+    // Deleted and made anew before anything of ours went.
+    admin.delete("/api/v1/nodes/a").await;
+    make().await;
+    agent.until_nothing_is_the_matter().await;
 }
 
 /// With the store beside it, as in an agent: nothing it needs is missing, and nothing is granted that it doesn't use.

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::events::Event;
 use super::object::{Key, Kind, Object, field_manager};
+use super::planner::Found;
 use super::requests::{Meaning, Requests, Trouble};
 use crate::api;
+use crate::store::kubernetes::pages;
 
-/// Objects a page.
-const PAGE: u32 = 500;
 /// Events about what is in no namespace are here.
 const EVENTS: &str = "default";
 /// The condition of a Node by which the scheduler goes.
@@ -70,26 +70,27 @@ impl Cluster {
         Ok(network)
     }
 
-    /// Looks at what there is of ours: objects, with their resource versions.
+    /// UID of our Node when it was last looked at; `None`: there was none.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_ref().map(|owner| owner.uid.as_str())
+    }
+
+    /// Looks at what there is of ours.
     ///
     /// # Errors
     /// The API server doesn't answer, or not as it should.
-    pub async fn look_up(&mut self) -> Result<BTreeMap<Key, String>, Trouble> {
+    pub async fn look_up(&mut self) -> Result<BTreeMap<Key, Found>, Trouble> {
         let mut found = BTreeMap::new();
         self.uids.clear();
-        let mut page = ListParams {
-            limit: Some(PAGE),
-            ..ListParams::default().fields(&format!("spec.node={}", self.node))
-        };
+        let mut page = pages::first(ListParams::default().fields(&format!("spec.node={}", self.node)));
         loop {
             let api = self.api(Kind::Session);
             let list = self.requests.read("list bgpsessions of this node", api.list_metadata(&page)).await?;
             for object in &list.items {
                 self.note(&mut found, Kind::Session, &object.metadata);
             }
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page.continue_token = Some(token),
-                None => break,
+            if !pages::turn(&mut page, &list.metadata) {
+                break;
             }
         }
         let own = self.api(Kind::Node);
@@ -101,10 +102,12 @@ impl Cluster {
         Ok(found)
     }
 
-    fn note(&mut self, found: &mut BTreeMap<Key, String>, kind: Kind, metadata: &ObjectMeta) {
+    fn note(&mut self, found: &mut BTreeMap<Key, Found>, kind: Kind, metadata: &ObjectMeta) {
         let key = Key { kind, name: metadata.name.clone().unwrap_or_default() };
         self.uids.insert(key.clone(), metadata.uid.clone().unwrap_or_default());
-        found.insert(key, metadata.resource_version.clone().unwrap_or_default());
+        let mut owners = metadata.owner_references.iter().flatten();
+        let owned = owners.any(|owner| Some(owner.uid.as_str()) == self.owner());
+        found.insert(key, Found { version: metadata.resource_version.clone().unwrap_or_default(), owned });
     }
 
     /// Makes an object what it is to be; its resource version then.
@@ -183,7 +186,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The API server doesn't answer, or not as it should.
-    pub async fn send(&self, event: Event, now: Timestamp) -> Result<(), Trouble> {
+    pub async fn send(&self, event: Event) -> Result<(), Trouble> {
         let (api_version, kind) = match event.about.kind {
             Kind::Node => ("v1", "Node"),
             kind => (api::API_VERSION, kind.name()),
@@ -208,7 +211,7 @@ impl Cluster {
                 ..ObjectMeta::default()
             },
             action: Some("Peering".into()),
-            event_time: Some(MicroTime(now)),
+            event_time: Some(MicroTime(event.at)),
             note: Some(event.note.chars().take(1000).collect()),
             reason: Some(event.reason.into()),
             regarding: Some(regarding),

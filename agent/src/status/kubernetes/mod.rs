@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::cluster::Cluster;
-use self::events::{Event, Events};
+use self::events::{Events, Unsent};
 use self::peers::Counter;
-use self::planner::{Pace, Planner, Write};
+use self::planner::{May, Pace, Planner, Write};
 use self::requests::{Meaning, Requests, Trouble};
 use self::view::View;
 use super::{IntentStatus, NodeStatus, TellingStatus};
+use crate::backoff::{Backoff, jittered};
 
 pub mod bucket;
 pub mod cluster;
@@ -38,12 +39,12 @@ const BREATH: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// What the API server holds of ours is looked at so often, give or take a quarter: somebody may have changed it.
 const COMPARE_EVERY: Duration = Duration::from_secs(15 * 60);
+/// While there is no Node of ours it is looked for so often, give or take a quarter, if the store doesn't tell before.
+const SEARCH_EVERY: Duration = Duration::from_secs(60);
 /// Pauses after failures grow from the first to the last of these.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// An agent that starts doesn't know of all its sessions at once; after this time it does, or they aren't.
 const GRACE_SECONDS: f64 = 60.0;
-/// So many Events wait for the API server.
-const BACKLOG: usize = 20;
 /// So many different things are said in the log while not all is well; the status always has the last.
 const MOST_WARNINGS: usize = 8;
 
@@ -85,12 +86,12 @@ where
             view: View::default(),
             planner: Planner::new(Pace::AGENT, now),
             events: Events::new(now),
-            unsent: Vec::new(),
+            unsent: Unsent::default(),
             network_unavailable: None,
+            node_told: None,
             compare_at: Instant::now(),
             compared_at: None,
-            failures: 0,
-            events_refused: None,
+            backoff: Backoff::new(PAUSES.0, PAUSES.1),
             intent,
         };
         writer.run(source, looks, Report { say, requests, complaint, warned: BTreeSet::new() }).await;
@@ -134,17 +135,17 @@ struct Writer {
     view: View,
     planner: Planner,
     events: Events,
-    unsent: Vec<Event>,
+    unsent: Unsent,
     /// What our Node's condition says.
     network_unavailable: Option<bool>,
+    /// UID of our Node as the store told it last.
+    node_told: Option<String>,
     /// When to look again what the API server holds.
     compare_at: Instant,
     /// When that was last done.
     compared_at: Option<Instant>,
-    /// Failures in a row that keep us from doing anything.
-    failures: u32,
-    /// Why the last Event could not be sent.
-    events_refused: Option<String>,
+    /// After failures that keep us from doing anything.
+    backoff: Backoff,
     /// For the one who tells what all nodes together make of it.
     intent: watch::Sender<IntentStatus>,
 }
@@ -167,7 +168,9 @@ impl Writer {
             });
             let result = self.tell(&status).await;
             let away = result.as_ref().err().map(|trouble| trouble.failure.words.as_str());
-            report.tell(away.or_else(|| self.planner.trouble()).or(self.events_refused.as_deref()));
+            let nodeless = self.nodeless();
+            let trouble = away.or(nodeless.as_deref()).or_else(|| self.planner.trouble());
+            report.tell(trouble.or_else(|| self.unsent.trouble()));
             self.pause(result, &mut looks).await;
         }
     }
@@ -176,16 +179,16 @@ impl Writer {
     async fn pause(&mut self, result: Result<(), Trouble>, looks: &mut watch::Receiver<()>) {
         match result {
             Err(Trouble { failure, .. }) => {
-                let growing = PAUSES.0.saturating_mul(1 << self.failures.min(16)).min(PAUSES.1);
-                self.failures += 1;
+                let growing = self.backoff.fail();
                 self.compare_at = Instant::now();
                 sleep(jittered(growing.max(failure.wait.unwrap_or_default()))).await;
             }
             Ok(()) => {
-                self.failures = 0;
+                self.backoff.reset();
                 sleep(BREATH).await;
                 let regular = Instant::now() + LOOK_EVERY;
-                let next = self.planner.next().map_or(regular, |next| regular.min(Instant::from_std(next)));
+                let due = [self.planner.next(), self.unsent.next()].into_iter().flatten();
+                let next = due.map(Instant::from_std).fold(regular, Instant::min);
                 tokio::select! {
                     () = sleep_until(next) => {}
                     // An end of hints is an end of the agent, which is noticed elsewhere.
@@ -201,18 +204,20 @@ impl Writer {
     /// Nothing can be done now.
     async fn tell(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
         // What happened is kept, also while nobody can be told.
-        let news = self.events.look(status, Instant::now().into_std());
-        self.unsent.extend(news);
-        self.unsent.truncate(BACKLOG);
-        let compare = Instant::now() >= self.compare_at || self.may_be_another(status);
+        self.unsent.add(self.events.look(status, Instant::now().into_std(), now()));
+        let node_is_another = self.node_is_another(status);
+        let compare = node_is_another || Instant::now() >= self.compare_at || self.may_be_another(status);
         if compare {
+            // Should this fail it is still to be done.
+            self.compare_at = Instant::now();
             self.network_unavailable = self.cluster.look_up_node().await.map_err(Trouble::of_everything)?;
         }
         let network = self.tell_network(status).await;
         if compare {
             let found = self.cluster.look_up().await.map_err(Trouble::of_everything)?;
             self.planner.adopt(&found);
-            self.compare_at = Instant::now() + jittered(COMPARE_EVERY);
+            let again = if self.cluster.owner().is_some() { COMPARE_EVERY } else { SEARCH_EVERY };
+            self.compare_at = Instant::now() + jittered(again);
             self.compared_at = Some(Instant::now());
         }
         self.tell_objects(status).await?;
@@ -227,9 +232,23 @@ impl Writer {
         back.zip(self.compared_at).is_some_and(|(store, at)| store.since_seconds < since(at))
     }
 
+    /// Our Node came, went, or is another of the same name, and we don't know it yet.
+    fn node_is_another(&mut self, status: &NodeStatus) -> bool {
+        let Some(store) = &status.store else { return false };
+        let news = store.node_uid != self.node_told && store.node_uid.as_deref() != self.cluster.owner();
+        self.node_told.clone_from(&store.node_uid);
+        news
+    }
+
+    fn nodeless(&self) -> Option<String> {
+        let words =
+            "there is no Node of this name that the objects could belong to; they are made when it is there";
+        self.cluster.owner().is_none().then(|| words.into())
+    }
+
     /// First of all: without it no pod comes to the node.
     async fn tell_network(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
-        if status.role == super::Role::Reflector {
+        if status.role == super::Role::Reflector || self.cluster.owner().is_none() {
             return Ok(());
         }
         let Some(unavailable) = events::network_unavailable(self.network_unavailable, status) else {
@@ -253,7 +272,9 @@ impl Writer {
     async fn tell_objects(&mut self, status: &NodeStatus) -> Result<(), Trouble> {
         let wanted = self.view.objects(status, now());
         let complete = status.waiting_for.is_empty() || status.uptime_seconds > GRACE_SECONDS;
-        for write in self.planner.plan(&wanted, complete, Instant::now().into_std()) {
+        // What belongs to no Node would never be removed.
+        let may = May { make: self.cluster.owner().is_some(), remove: complete };
+        for write in self.planner.plan(&wanted, may, Instant::now().into_std()) {
             let written = match &write {
                 Write::Apply { object, whole } => self.cluster.apply(object, *whole).await,
                 Write::Delete(key) => self.cluster.delete(key).await.map(|()| String::new()),
@@ -277,14 +298,14 @@ impl Writer {
     }
 
     async fn tell_events(&mut self) -> Result<(), Trouble> {
-        while let Some(event) = self.unsent.first() {
-            match self.cluster.send(event.clone(), now()).await {
+        while let Some(event) = self.unsent.due(Instant::now().into_std()) {
+            match self.cluster.send(event.clone()).await {
                 Err(trouble) if trouble.meaning == Meaning::Away => return Err(trouble),
-                // There will be others; how things stand is told by objects.
-                Err(trouble) => self.events_refused = Some(trouble.failure.words),
-                Ok(()) => self.events_refused = None,
+                Err(Trouble { failure, .. }) => {
+                    self.unsent.refused(failure.words, failure.wait, Instant::now().into_std());
+                }
+                Ok(()) => self.unsent.done(),
             }
-            self.unsent.remove(0);
         }
         Ok(())
     }
@@ -293,9 +314,4 @@ impl Writer {
 /// Events and conditions have the time of day.
 fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-/// Between three quarters and five quarters of a time: agents of many nodes shall not ask all at once.
-fn jittered(time: Duration) -> Duration {
-    time.mul_f64(0.75 + fastrand::f64() / 2.0)
 }

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use crate::sum::fnv1a;
+
 /// A kind of object that an agent writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -89,12 +91,6 @@ pub fn session_name(node: &str, peer: IpAddr) -> String {
 /// harm: no two agents write the same object.
 pub fn field_manager(node: &str) -> String {
     format!("heliograph-{node}").chars().take(128).collect()
-}
-
-/// FNV-1a: the same in every version of this program, unlike the standard library's.
-pub fn fnv1a(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

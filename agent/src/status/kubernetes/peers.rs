@@ -21,6 +21,7 @@ use super::planner::Write;
 use super::requests::{Meaning, Requests, Trouble};
 use crate::api::{self, BGPSession};
 use crate::status::IntentStatus;
+use crate::store::kubernetes::pages;
 
 mod counts;
 mod statuses;
@@ -29,8 +30,6 @@ mod testing;
 
 /// Who we are among those who write: the same whichever agent it is, so that nothing of a former one stays.
 const MANAGER: &str = "heliograph-peers";
-/// Objects a page.
-const PAGE: u32 = 500;
 /// A turn without an end has failed after this time.
 const TURN: Duration = Duration::from_secs(60);
 /// Sessions are counted anew after this time,
@@ -202,8 +201,7 @@ impl Counter {
             self.silent_at = Instant::now() + NODES_EVERY + NODES_EVERY_NODE * nodes;
         }
         let sessions = self.api(Kind::Session);
-        let mut page =
-            ListParams { limit: Some(PAGE), ..ListParams::default().fields("spec.peerKind=BGPPeer") };
+        let mut page = pages::first(ListParams::default().fields("spec.peerKind=BGPPeer"));
         let (mut counts, mut total) = (Counts::default(), 0);
         loop {
             let list = self.requests.read("list bgpsessions with bgppeers", sessions.list(&page)).await;
@@ -218,9 +216,8 @@ impl Counter {
                     }
                 }
             }
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page.continue_token = Some(token),
-                None => return Ok(Some((counts, total))),
+            if !pages::turn(&mut page, &list.metadata) {
+                return Ok(Some((counts, total)));
             }
         }
     }
@@ -228,16 +225,15 @@ impl Counter {
     /// Sees of which nodes nothing is heard; how many nodes there are.
     async fn look_for_silent(&mut self, troubles: &mut Troubles) -> Result<u32, Trouble> {
         let nodes = Api::<Node>::all(self.client.clone());
-        let mut page = ListParams { limit: Some(PAGE), ..ListParams::default() };
+        let mut page = pages::first(ListParams::default());
         let (mut silent, mut total) = (BTreeSet::new(), 0);
         loop {
             let list = self.requests.read("list nodes", nodes.list(&page)).await;
             let Some(list) = troubles.unless_away(list)? else { break };
             total += list.items.len() as u32;
             silent.extend(list.items.iter().filter(|node| is_silent(node)).map(ResourceExt::name_any));
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page.continue_token = Some(token),
-                None => break,
+            if !pages::turn(&mut page, &list.metadata) {
+                break;
             }
         }
         self.silent = silent;

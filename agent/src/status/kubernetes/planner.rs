@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::bucket::Bucket;
-use super::object::{Key, Object, fnv1a};
+use super::object::{Key, Object};
+use crate::backoff::growing;
 use crate::store::kubernetes::failure::Failure;
+use crate::sum::fnv1a;
 
 /// How often to write.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,24 @@ impl Write {
     }
 }
 
+/// What may be done besides telling how what is there stands.
+#[derive(Clone, Copy, Debug)]
+pub struct May {
+    /// Objects may be made: there is a Node for them to belong to, else they would stay for ever.
+    pub make: bool,
+    /// Objects may go: nothing is missing from what is wanted.
+    pub remove: bool,
+}
+
+/// An object of ours as the API server holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its resource version.
+    pub version: String,
+    /// It belongs to our Node, and goes with it.
+    pub owned: bool,
+}
+
 /// What is known of an object in the API server.
 #[derive(Debug, Default)]
 struct Entry {
@@ -98,28 +118,29 @@ impl Planner {
         Self { pace, bucket, entries: BTreeMap::new(), next: None }
     }
 
-    /// These are all that the API server holds of ours, with their resource versions. What isn't as we wrote it, or
-    /// isn't there, is written again.
-    pub fn adopt(&mut self, found: &BTreeMap<Key, String>) {
+    /// These are all that the API server holds of ours. What isn't as we wrote it, doesn't belong to our Node as it is
+    /// now, or isn't there, is written again.
+    pub fn adopt(&mut self, found: &BTreeMap<Key, Found>) {
         self.entries.retain(|key, _| found.contains_key(key));
-        for (key, version) in found {
+        for (key, found) in found {
             let entry = self.entries.entry(key.clone()).or_default();
-            if entry.version != *version {
+            if entry.version != found.version || !found.owned {
                 entry.written = None;
             }
         }
     }
 
-    /// What to do now. `complete`: nothing is missing from what is wanted, so anything else of ours may go.
-    pub fn plan(&mut self, wanted: &[Object], complete: bool, now: Instant) -> Vec<Write> {
+    /// What to do now.
+    pub fn plan(&mut self, wanted: &[Object], may: May, now: Instant) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut next = None;
         let keys: BTreeSet<&Key> = wanted.iter().map(|object| &object.key).collect();
-        let gone = self.entries.keys().filter(|key| complete && !keys.contains(key));
+        let gone = self.entries.keys().filter(|key| may.remove && !keys.contains(key));
         let gone = gone.map(|key| (self.not_before(key, now), Write::Delete(key.clone())));
         let mut due: Vec<_> = gone.collect();
         for object in wanted {
             match self.due(object, now) {
+                Some((_, Write::Apply { whole: true, .. })) if !may.make => {}
                 Some(write) => due.push(write),
                 None => self.settled(&object.key),
             }
@@ -176,7 +197,7 @@ impl Planner {
     /// It failed; it waits for as long as the API server asks at least.
     pub fn failed(&mut self, key: &Key, failure: Failure, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
-        let pause = PAUSES.0.saturating_mul(1 << entry.failures.min(16)).min(PAUSES.1);
+        let pause = growing(PAUSES, entry.failures);
         entry.failures += 1;
         entry.not_before = Some(now + pause.max(failure.wait.unwrap_or_default()));
         entry.trouble = Some(failure.words);
@@ -208,9 +229,7 @@ impl Planner {
         };
         let whole = written.spec != object.spec;
         let gap = if whole || written.signal != object.signal {
-            let growing =
-                self.pace.signals.saturating_mul(1 << entry.streak.saturating_sub(PATIENCE).min(16));
-            growing.min(self.pace.longest)
+            growing((self.pace.signals, self.pace.longest), entry.streak.saturating_sub(PATIENCE))
         } else if written.status != object.status {
             jittered(self.pace.figures, &object.key.name)
         } else {

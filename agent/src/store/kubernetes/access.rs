@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::util::MapRequestLayer;
 
 use super::failure;
+use crate::sum::fnv1a;
 
 /// The variables that a pod finds its API server by, and the files of these names that can be given instead.
 const ENDPOINT: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
@@ -42,6 +43,13 @@ impl Access {
         let client = client(config)
             .map_err(|error| format!("can't speak with {server}: {}", failure::chain(&error)))?;
         Ok((client, server))
+    }
+
+    /// What tells the cluster from others, also while its API server is away: the certificate authorities that we know it
+    /// by, of which a rotation replaces one after the other. Empty: it is not known by any of its own.
+    pub async fn cluster(&self) -> Vec<String> {
+        let authorities = self.config().await.ok().and_then(|config| config.root_cert).unwrap_or_default();
+        authorities.iter().map(|certificate| format!("{:016x}", fnv1a(certificate))).collect()
     }
 
     async fn config(&self) -> Result<kube::Config, String> {
@@ -105,6 +113,28 @@ mod tests {
             assert!(shown.is_sensitive());
         }
         assert_eq!(authorization(Path::new("/nowhere")), None);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_is_known_by_its_authorities() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let access = Access { kubeconfig: Some(file.path().into()), endpoint: None };
+        assert_eq!(access.cluster().await, [""; 0]);
+        let certificate =
+            |octets: &str| format!("-----BEGIN CERTIFICATE-----\n{octets}\n-----END CERTIFICATE-----\n");
+        let mut known = Vec::new();
+        for pem in [certificate("AAAA"), certificate("AAAA") + &certificate("BBBB"), certificate("BBBB")] {
+            let authority = serde_json::json!(k8s_openapi::ByteString(pem.into_bytes()));
+            let kubeconfig = serde_json::json!({"apiVersion": "v1", "kind": "Config", "current-context": "x",
+                "clusters": [{"name": "c", "cluster": {"server": "https://192.0.2.1",
+                    "certificate-authority-data": authority}}],
+                "users": [{"name": "u", "user": {}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]});
+            std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
+            known.push(access.cluster().await);
+        }
+        assert_eq!((known[0].len(), known[1].len(), known[2].len()), (1, 2, 1));
+        assert_eq!(known[1], [known[0].clone(), known[2].clone()].concat());
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Failure {
     pub expired: bool,
     /// The API server doesn't know the kind (404).
     pub undefined: bool,
+    /// Nobody answered, or one that can't do its work (5xx): when it is back it may be another than it was.
+    pub away: bool,
 }
 
 impl Failure {
@@ -62,11 +64,12 @@ impl Failure {
             wait: (wait > 0).then(|| Duration::from_secs(u64::from(wait)).min(LONGEST_WAIT)),
             expired: status.code == 410,
             undefined: status.code == 404,
+            away: status.code >= 500,
         }
     }
 
     fn new(words: String) -> Self {
-        Self { words, wait: None, expired: false, undefined: false }
+        Self { words, wait: None, expired: false, undefined: false, away: true }
     }
 }
 
@@ -111,7 +114,7 @@ mod tests {
                 assert!(failure.words.contains(word), "{word} in {}", failure.words);
             }
             assert_eq!((failure.wait, failure.expired), (wait.map(Duration::from_secs), expired));
-            assert_eq!(failure.undefined, code == 404);
+            assert_eq!((failure.undefined, failure.away), (code == 404, code == 500));
         }
     }
 }

@@ -56,7 +56,8 @@ enum Slot {
 
 /// Follows the API server until nobody listens.
 pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
-    let mut keeper = Keeper::new(options.last_good.clone(), options.node.clone());
+    let cluster = options.access.cluster().await;
+    let mut keeper = Keeper::new(options.last_good.clone(), options.node.clone(), cluster);
     let recall_at = Instant::now() + GRACE;
     let mut connection = Connection::new("the API server".into());
     let client = loop {
@@ -139,9 +140,7 @@ impl Hub {
             labels: None,
             fields: Some(format!("metadata.name={}", self.node)),
         };
-        self.put(Slot::Own, |number, sender| {
-            source::follow(selection, |node| known(node, |_| true), sender, number)
-        });
+        self.put(Slot::Own, |number, sender| source::follow(selection, own, sender, number));
     }
 
     fn put<T: Future<Output = ()> + Send + 'static>(
@@ -182,9 +181,11 @@ impl Hub {
                         self.settle();
                     }
                 }
+                () = self.keeper.changed() => {}
                 () = sleep_until(recall_at), if self.keeper.waits() => self.keeper.recall(),
             }
             self.look_at_troubles();
+            self.connection.node_uid = self.own_uid();
             let view = self.keeper.view(&self.connection);
             views.send_if_modified(|shown| {
                 let changed = **shown != view;
@@ -270,7 +271,7 @@ impl Hub {
                 fields: None,
             };
             let keys = scope.keys.clone();
-            let read = move |node| known(node, |key| keys.contains(key));
+            let read = move |node: api::Node| known(node.trimmed(|key| keys.contains(key)));
             self.put(Slot::OthersToBe, |number, sender| source::follow(selection, read, sender, number));
             self.scopes.insert(Slot::OthersToBe, scope);
         }
@@ -363,6 +364,13 @@ impl Hub {
         shelf.is_some_and(|shelf| shelf.listed && !shelf.entries.contains_key(CONFIGURATION_NAME))
     }
 
+    fn own_uid(&self) -> Option<String> {
+        match &self.shelves.get(&Slot::Own)?.entries.get(&self.node)?.as_ref().ok()?.kind {
+            Kind::Node(node) => node.metadata.uid.clone(),
+            _ => None,
+        }
+    }
+
     /// How it stands with the API server: it is well where every source is.
     fn look_at_troubles(&mut self) {
         let trouble = self.shelves.values().find_map(|shelf| shelf.trouble.as_ref());
@@ -409,10 +417,17 @@ fn ours(kind: &'static str) -> impl Fn(DynamicObject) -> Entry {
     }
 }
 
-fn known(node: api::Node, wanted: impl Fn(&str) -> bool) -> Entry {
+/// Our own Node: with its UID, by which the status knows whether it is still the same.
+fn own(node: api::Node) -> Entry {
+    let uid = node.uid();
+    let mut node = node.trimmed(|_| true);
+    node.metadata.uid = uid;
+    known(node)
+}
+
+fn known(node: api::Node) -> Entry {
     let name = node.name_any();
-    let kind = Kind::Node(Arc::new(node.trimmed(wanted)));
-    let object = Object { name: name.clone(), generation: None, kind };
+    let object = Object { name: name.clone(), generation: None, kind: Kind::Node(Arc::new(node)) };
     (name, Ok(object))
 }
 
@@ -447,7 +462,7 @@ fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
 
 impl Connection {
     fn new(server: String) -> Self {
-        Self { server, connected: false, since: SystemTime::now(), last_error: None }
+        Self { server, connected: false, since: SystemTime::now(), last_error: None, node_uid: None }
     }
 
     fn works(&mut self) {

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::scope::Scope;
 use super::taken;
 use crate::api::BGPConfigurationSpec;
+use crate::backoff::{Backoff, jittered};
 use crate::intent::Snapshot;
 use crate::store::check::{self, Extent, Kind, Object};
 use crate::store::problem::{Culprit, Problem};
@@ -18,6 +19,8 @@ use crate::store::{Connection, Refusal, View, last_good};
 
 /// The last good intent is written at most once in this time.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
+/// Pauses after it could not be written grow from the first to the last of these.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// An object that can't be taken as it is, or isn't there.
 #[derive(Debug)]
@@ -45,14 +48,18 @@ pub struct Keeper {
     /// The API server has told everything once.
     synced: bool,
     writer: watch::Sender<Option<(String, Vec<Object>)>>,
+    /// What keeps the last good intent from being written.
+    unwritten: watch::Receiver<Option<String>>,
 }
 
 impl Keeper {
-    /// Nothing is in force yet.
-    pub fn new(last_good: PathBuf, node: String) -> Self {
+    /// Nothing is in force yet. `cluster`: what tells it from others.
+    pub fn new(last_good: PathBuf, node: String, cluster: Vec<String>) -> Self {
         let (writer, wanted) = watch::channel(None);
-        tokio::spawn(write(last_good.clone(), wanted));
-        let (kept, good) = read(&last_good, &node).unzip();
+        let (say, unwritten) = watch::channel(None);
+        let (kept, good) = read(&last_good, &node, &cluster).unzip();
+        let place = Place { path: last_good.clone(), cluster };
+        tokio::spawn(write(place, wanted, say, PAUSES));
         Self {
             node,
             last_good,
@@ -63,6 +70,14 @@ impl Keeper {
             recalled: false,
             synced: false,
             writer,
+            unwritten,
+        }
+    }
+
+    /// Waits until it is another matter whether the last good intent can be written.
+    pub async fn changed(&mut self) {
+        if self.unwritten.changed().await.is_err() {
+            std::future::pending().await
         }
     }
 
@@ -145,15 +160,16 @@ impl Keeper {
 
     /// How it stands.
     pub fn view(&self, connection: &Connection) -> View {
-        View { connection: Some(connection.clone()), ..self.view.clone() }
+        let problems = self.unwritten.borrow().iter().cloned().collect();
+        View { connection: Some(connection.clone()), problems, ..self.view.clone() }
     }
 }
 
 /// What was last good before this process; what can't be used is said.
-fn read(path: &Path, node: &str) -> Option<(Snapshot, Vec<Object>)> {
+fn read(path: &Path, node: &str, cluster: &[String]) -> Option<(Snapshot, Vec<Object>)> {
     let cannot =
         |problem: &str| tracing::warn!("the last good intent in {} can't be used: {problem}", path.display());
-    let objects = last_good::read(path).map_err(|problem| cannot(&problem)).ok()??;
+    let objects = last_good::read(path, cluster).map_err(|problem| cannot(&problem)).ok()??;
     match check::assemble(&objects, Extent::Around(node)) {
         Ok(mut snapshot) => {
             let scope = Scope::of_objects(&objects, node);
@@ -186,23 +202,81 @@ fn refusal(refused: &Refused) -> Refusal {
     }
 }
 
-/// Writes what is good to disk, the newest only, and not too often.
-async fn write(path: PathBuf, mut wanted: watch::Receiver<Option<(String, Vec<Object>)>>) {
+/// Where the last good intent is kept, and what tells its cluster from others.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    cluster: Vec<String>,
+}
+
+/// Writes what is good to disk, the newest only, and not too often. What can't be written is said, and tried again.
+async fn write(
+    place: Place,
+    mut wanted: watch::Receiver<Option<(String, Vec<Object>)>>,
+    say: watch::Sender<Option<String>>,
+    pauses: (Duration, Duration),
+) {
+    let mut backoff = Backoff::new(pauses.0, pauses.1);
     while wanted.changed().await.is_ok() {
-        let Some((server, objects)) = wanted.borrow_and_update().clone() else { continue };
-        let target = path.clone();
-        let result = tokio::task::spawn_blocking(move || keep(&target, &server, &objects)).await;
-        if let Ok(Err(error)) = result {
-            tracing::warn!(
-                "can't write {}: {error}; a start without the API server would have nothing to go by",
-                path.display()
-            );
+        while let Err(error) = write_once(&place, &mut wanted).await {
+            let words = last_good::cannot_write(&place.path, &error);
+            let news = Some(words);
+            say.send_if_modified(|said| {
+                let changed = *said != news;
+                if changed {
+                    tracing::warn!("{}", news.as_deref().unwrap_or_default());
+                    said.clone_from(&news);
+                }
+                changed
+            });
+            sleep(jittered(backoff.fail())).await;
+            if wanted.has_changed().is_err() {
+                return;
+            }
+        }
+        backoff.reset();
+        if say.send_replace(None).is_some() {
+            tracing::info!("the last good intent is in {} again", place.path.display());
         }
         sleep(WRITE_EVERY).await;
     }
 }
 
-fn keep(path: &Path, server: &str, objects: &[Object]) -> std::io::Result<()> {
+async fn write_once(
+    place: &Place,
+    wanted: &mut watch::Receiver<Option<(String, Vec<Object>)>>,
+) -> std::io::Result<()> {
+    let Some((server, objects)) = wanted.borrow_and_update().clone() else { return Ok(()) };
+    let place = place.clone();
+    let written = tokio::task::spawn_blocking(move || keep(&place, &server, &objects)).await;
+    written.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn keep(place: &Place, server: &str, objects: &[Object]) -> std::io::Result<()> {
     let documents: Vec<_> = objects.iter().map(last_good::document).collect();
-    last_good::write(path, server, &documents)
+    last_good::write(&place.path, server, &place.cluster, &documents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_said_and_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        // A file where the folder should be.
+        let state = folder.path().join("state");
+        std::fs::write(&state, "").unwrap();
+        let path = state.join("last-good.yaml");
+        let (writer, wanted) = watch::channel(None);
+        let (say, mut said) = watch::channel(None);
+        let place = Place { path: path.clone(), cluster: Vec::new() };
+        tokio::spawn(write(place, wanted, say, (Duration::from_millis(1), Duration::from_millis(10))));
+        writer.send_replace(Some(("a test".into(), Vec::new())));
+        let words = said.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(words.contains(&path.display().to_string()) && words.contains("tried again"), "{words}");
+        std::fs::remove_file(&state).unwrap();
+        said.wait_for(Option::is_none).await.unwrap();
+        assert!(path.exists(), "nobody had to change anything for that");
+    }
 }

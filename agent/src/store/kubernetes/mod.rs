@@ -16,6 +16,7 @@ mod access;
 pub mod failure;
 mod hub;
 mod keeper;
+pub mod pages;
 mod scope;
 mod shelf;
 mod source;

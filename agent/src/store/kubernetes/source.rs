@@ -1,25 +1,27 @@
 //! One selection of objects of one kind: listed whole, then watched for changes, for ever.
 //!
 //! A failure never ends it and never takes back what was told: it is told of, and tried again with growing pauses.
-//! Watching goes on from the version it had come to. After a failure it first asks how far the API server's history
-//! reaches: etcd may have been restored to an older state, and then changes since "our" version would never come.
+//! Watching goes on from the version it had come to, unless etcd may have been restored to an older state meanwhile: then
+//! changes since "our" version would never come, or be changes of another history. So after a failure it first asks how
+//! far the API server's history reaches, and where that says nothing, after an outage, lists everything anew.
 
 use std::fmt::Debug;
+use std::pin::Pin;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::failure::Failure;
+use super::pages;
+use crate::backoff::{Backoff, jittered, spread};
 use crate::store::check::Object;
 use crate::store::problem::Problem;
 
-/// Objects a page: what a list takes in memory at a time.
-const PAGE: u32 = 500;
 /// A request without an answer has failed after this time.
 const ANSWER: Duration = Duration::from_secs(30);
 /// The API server ends a watch after this time, in seconds; it is taken up again where it was.
@@ -28,8 +30,33 @@ const WATCH_SECONDS: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(150);
 /// Everything is listed anew from time to time: what was ever missed is found then.
 const RELIST: Duration = Duration::from_secs(30 * 60);
-/// Pauses after failures grow from the first to the last of these.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Pauses after failures grow from the first to the last of these.
+    pauses: (Duration, Duration),
+    /// A watch that lasted so long was well, whatever ended it.
+    lasting: Duration,
+    /// Before what has expired is listed anew, there is any time up to this: it expires for all agents at once.
+    expired: Duration,
+    /// So long etcd can't be restored.
+    outage: Duration,
+    /// After a longer outage everything is listed anew at any time up to this.
+    relist: Duration,
+}
+
+impl Pace {
+    /// As it is for agents. A thousand of them that list a thousand nodes give an API server some 10 GB to say: over 30 s
+    /// it may. Nothing waits for that: changes come by the watch meanwhile.
+    const AGENT: Self = Self {
+        pauses: (Duration::from_millis(250), Duration::from_secs(15)),
+        lasting: Duration::from_secs(5),
+        expired: Duration::from_secs(2),
+        outage: Duration::from_secs(5),
+        relist: Duration::from_secs(30),
+    };
+}
 
 /// An object by name: as it was read, or what is wrong with it.
 pub type Entry = (String, Result<Object, Unread>);
@@ -79,9 +106,8 @@ pub async fn follow<K>(
 ) where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
-    let mut source = Source { selection, read, tell, number, pauses: 0 };
     // The only error is that nobody listens.
-    let _ = source.run().await;
+    let _ = Source::new(selection, read, tell, number, Pace::AGENT).run().await;
 }
 
 /// Nobody listens.
@@ -92,16 +118,20 @@ struct Source<K, F> {
     read: F,
     tell: mpsc::Sender<(u64, Event)>,
     number: u64,
-    /// Failures in a row.
-    pauses: u32,
+    pace: Pace,
+    backoff: Backoff,
+    /// Since when the API server is away; `None`: it answers.
+    away: Option<Instant>,
 }
 
 /// Why a watch ended.
 enum End {
     /// It is to be taken up again.
     Over,
-    /// Everything is to be listed anew.
-    Expired,
+    /// Nothing was heard for a long time.
+    Silent,
+    /// It is time to list everything anew.
+    Due,
     Failed(Failure),
 }
 
@@ -110,11 +140,22 @@ where
     K: Resource + Clone + DeserializeOwned + Debug,
     F: Fn(K) -> Entry + Send,
 {
+    fn new(
+        selection: Selection<K>,
+        read: F,
+        tell: mpsc::Sender<(u64, Event)>,
+        number: u64,
+        pace: Pace,
+    ) -> Self {
+        let backoff = Backoff::new(pace.pauses.0, pace.pauses.1);
+        Self { selection, read, tell, number, pace, backoff, away: None }
+    }
+
     async fn run(&mut self) -> Result<(), Unheard> {
         loop {
             match self.list().await {
                 Ok((entries, version)) => {
-                    self.pauses = 0;
+                    self.away = None;
                     self.say(Event::Listed(entries)).await?;
                     self.watch_from(version).await?;
                 }
@@ -125,18 +166,26 @@ where
 
     /// Watches until everything has to be listed anew.
     async fn watch_from(&mut self, mut version: String) -> Result<(), Unheard> {
-        let relist = Instant::now() + jittered(RELIST);
+        let mut relist = Instant::now() + jittered(RELIST);
         while Instant::now() < relist {
             let begun = Instant::now();
-            match self.watch(&mut version).await? {
-                End::Expired => return Ok(()),
+            match self.watch(&mut version, relist).await? {
+                End::Due => return Ok(()),
+                End::Silent => relist = relist.min(Instant::now() + spread(self.pace.relist)),
                 // An API server that ends watches at once isn't to be asked without pause.
-                End::Over if begun.elapsed() < PAUSES.1 => sleep(jittered(PAUSES.0)).await,
+                End::Over if begun.elapsed() < self.pace.lasting => {
+                    sleep(jittered(self.backoff.fail())).await
+                }
                 End::Over => {}
                 End::Failed(failure) => {
+                    let expired = failure.expired;
                     self.fail(failure).await?;
-                    if self.is_rewound(&version).await? {
+                    if expired || self.is_rewound(&version).await? {
                         return Ok(());
+                    }
+                    // A history that was set back may have grown beyond our version again, which no number tells.
+                    if self.away.take().is_some_and(|since| since.elapsed() > self.pace.outage) {
+                        relist = relist.min(Instant::now() + spread(self.pace.relist));
                     }
                 }
             }
@@ -144,7 +193,8 @@ where
         Ok(())
     }
 
-    async fn watch(&mut self, version: &mut String) -> Result<End, Unheard> {
+    /// Watches until `relist` at most.
+    async fn watch(&mut self, version: &mut String, relist: Instant) -> Result<End, Unheard> {
         let params = WatchParams {
             label_selector: self.selection.labels.clone(),
             field_selector: self.selection.fields.clone(),
@@ -153,22 +203,36 @@ where
             send_initial_events: false,
         };
         let what = format!("watch {}", self.selection.what);
-        let failed = |error: &kube::Error| {
-            let failure = Failure::of(&what, error);
-            if failure.expired { End::Expired } else { End::Failed(failure) }
-        };
+        let failed = |error: &kube::Error| End::Failed(Failure::of(&what, error));
         let stream = match timeout(ANSWER, self.selection.api.watch(&params, version)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Ok(failed(&error)),
             Err(_) => return Ok(End::Failed(Failure::silent(&what, ANSWER))),
         };
-        self.pauses = 0;
         self.say(Event::Reached).await?;
-        let mut stream = std::pin::pin!(stream);
+        let granted = Instant::now();
+        let end = self.hear(std::pin::pin!(stream), version, relist).await?;
+        // That lists and watches are granted is no sign of health: what they are of may have expired each time.
+        if granted.elapsed() >= self.pace.lasting {
+            self.backoff.reset();
+        }
+        Ok(end.unwrap_or_else(|error| failed(&error)))
+    }
+
+    /// Passes on what a watch tells.
+    async fn hear(
+        &mut self,
+        mut stream: Pin<&mut (impl Stream<Item = kube::Result<WatchEvent<K>>> + Send)>,
+        version: &mut String,
+        relist: Instant,
+    ) -> Result<kube::Result<End>, Unheard> {
         loop {
-            let event = match timeout(SILENCE, stream.try_next()).await {
-                Err(_) | Ok(Ok(None)) => return Ok(End::Over),
-                Ok(Err(error)) => return Ok(failed(&error)),
+            let silence = Instant::now() + SILENCE;
+            let event = match timeout_at(silence.min(relist), stream.try_next()).await {
+                Err(_) if Instant::now() >= relist => return Ok(Ok(End::Due)),
+                Err(_) => return Ok(Ok(End::Silent)),
+                Ok(Ok(None)) => return Ok(Ok(End::Over)),
+                Ok(Err(error)) => return Ok(Err(error)),
                 Ok(Ok(Some(event))) => event,
             };
             match event {
@@ -182,21 +246,21 @@ where
                     self.say(Event::Gone(object.name_any())).await?;
                 }
                 WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
-                WatchEvent::Error(status) => return Ok(failed(&kube::Error::Api(status))),
+                WatchEvent::Error(status) => return Ok(Err(kube::Error::Api(status))),
             }
+            self.backoff.reset();
         }
     }
 
     /// Everything, page by page, and the version that it is of.
     async fn list(&mut self) -> Result<(Vec<Entry>, String), Failure> {
         let mut entries = Vec::new();
-        let mut page = ListParams { limit: Some(PAGE), ..self.params() };
+        let mut page = pages::first(self.params());
         loop {
             let list = self.ask(&page).await?;
             entries.extend(list.items.into_iter().map(&self.read));
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page.continue_token = Some(token),
-                None => return Ok((entries, list.metadata.resource_version.unwrap_or_default())),
+            if !pages::turn(&mut page, &list.metadata) {
+                return Ok((entries, list.metadata.resource_version.unwrap_or_default()));
             }
         }
     }
@@ -235,12 +299,15 @@ where
     }
 
     async fn fail(&mut self, failure: Failure) -> Result<(), Unheard> {
-        let (first, last) = PAUSES;
-        let growing = first.saturating_mul(1 << self.pauses.min(16)).min(last);
-        self.pauses += 1;
-        let pause = failure.wait.unwrap_or_default().max(growing);
+        if failure.away {
+            self.away.get_or_insert_with(Instant::now);
+        }
+        let mut pause = jittered(failure.wait.unwrap_or_default().max(self.backoff.fail()));
+        if failure.expired {
+            pause += spread(self.pace.expired);
+        }
         self.say(Event::Failed(failure)).await?;
-        sleep(jittered(pause)).await;
+        sleep(pause).await;
         Ok(())
     }
 }
@@ -253,29 +320,5 @@ fn older(newest: &str, ours: &str) -> bool {
     }
 }
 
-/// Between three quarters and five quarters of a time: agents of many nodes shall not ask all at once.
-fn jittered(time: Duration) -> Duration {
-    time.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        for (newest, ours, expected) in
-            [("9", "10", true), ("10", "9", false), ("10", "10", false), ("", "10", true), ("x", "10", true)]
-        {
-            assert_eq!(older(newest, ours), expected, "{newest} {ours}");
-        }
-    }
-
-    #[test]
-    fn pauses_vary() {
-        for _ in 0..100 {
-            let pause = jittered(Duration::from_secs(4));
-            assert!((Duration::from_secs(3)..=Duration::from_secs(5)).contains(&pause));
-        }
-    }
-}
+mod tests;

@@ -12,8 +12,10 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, core::DynamicObject};
 use tokio::time::{sleep, timeout};
 
+use super::failure::Failure;
 use super::keeper::Unreadable;
 use crate::api;
+use crate::backoff::{Backoff, jittered};
 use crate::store::problem::{Culprit, Problem};
 
 /// A question without an answer has failed after this time.
@@ -110,25 +112,30 @@ pub async fn is_defined(client: Client, plural: &str) -> bool {
     let resource = ApiResource::from_gvk_with_plural(&kind, "customresourcedefinitions");
     let definitions = Api::<DynamicObject>::all_with(client, &resource);
     let name = format!("{plural}.{}", api::GROUP);
-    let mut pause = PAUSES.0;
+    let what = format!("get customresourcedefinition {name}");
+    let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+    let mut told = false;
     loop {
-        match timeout(ANSWER, definitions.get_metadata_opt(&name)).await {
+        let failure = match timeout(ANSWER, definitions.get_metadata_opt(&name)).await {
             Ok(Ok(definition)) => {
                 return definition.is_some_and(|found| found.metadata.deletion_timestamp.is_none());
             }
             // Who isn't told goes by the objects.
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-                tracing::warn!(
-                    "get customresourcedefinition {name}: {}; grant it in the agent's ClusterRole",
-                    status.message
-                );
+                tracing::warn!("{what}: {}; grant it in the agent's ClusterRole", status.message);
                 return true;
             }
-            Ok(Err(_)) | Err(_) => {
-                sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-                pause = PAUSES.1.min(pause * 2);
-            }
+            Ok(Err(error)) => Failure::of(&what, &error),
+            Err(_) => Failure::silent(&what, ANSWER),
+        };
+        // Once is enough: what is the matter with the API server is said by all that it is asked for.
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                "{}; until it is known, objects of {plural} that are gone stay in force",
+                failure.words
+            );
         }
+        sleep(jittered(backoff.fail().max(failure.wait.unwrap_or_default()))).await;
     }
 }
 

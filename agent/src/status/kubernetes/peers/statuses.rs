@@ -11,7 +11,7 @@ use kube::core::DynamicObject;
 use serde_json::Value;
 
 use super::super::object::{Key, Kind, Object};
-use super::super::planner::{Pace, Planner, Write};
+use super::super::planner::{Found, May, Pace, Planner, Write};
 use super::super::view::cut;
 use super::counts::Counts;
 use crate::api::status::BGPPeerStatus;
@@ -64,7 +64,9 @@ impl Statuses {
         let mut found = BTreeMap::new();
         for (kind, object) in listed {
             let key = Key { kind: *kind, name: object.name_any() };
-            found.insert(key.clone(), object.resource_version().unwrap_or_default());
+            // People's own, which need no other owner.
+            let as_found = Found { version: object.resource_version().unwrap_or_default(), owned: true };
+            found.insert(key.clone(), as_found);
             let before = serde_json::from_value::<BGPPeerStatus>(object.data["status"].clone()).ok();
             let status = known.status(&key, object.metadata.generation, before.as_ref());
             if before.as_ref() == Some(&status) {
@@ -75,7 +77,7 @@ impl Statuses {
             wanted.push(Object { key, spec: Value::Null, signal: status.to_string(), status });
         }
         self.0.adopt(&found);
-        self.0.plan(&wanted, false, now)
+        self.0.plan(&wanted, May { make: true, remove: false }, now)
     }
 }
 

@@ -11,6 +11,8 @@ const PACE: Pace = Pace {
     a_second: 1.0,
 };
 
+const ANY: May = May { make: true, remove: true };
+
 fn key(name: &str) -> Key {
     Key { kind: Kind::Session, name: name.into() }
 }
@@ -55,7 +57,7 @@ impl Case {
     /// Plans, and does it.
     fn step(&mut self, seconds: f64, wanted: &[Object]) -> String {
         let now = self.at(seconds);
-        let writes = self.planner.plan(wanted, true, now);
+        let writes = self.planner.plan(wanted, ANY, now);
         let told = words(&writes);
         writes.into_iter().for_each(|write| self.planner.done(write, "1", now));
         told
@@ -136,7 +138,7 @@ fn what_failed_is_tried_again_with_growing_pauses_without_holding_up_the_rest() 
     let mut pauses = Vec::new();
     let mut now = case.at(0.0);
     for round in 0..10 {
-        let writes = case.planner.plan(&wanted, true, now);
+        let writes = case.planner.plan(&wanted, ANY, now);
         assert_eq!(words(&writes), if round == 0 { "+a +b" } else { "+a" });
         for write in writes {
             match write.key().name.as_str() {
@@ -144,7 +146,7 @@ fn what_failed_is_tried_again_with_growing_pauses_without_holding_up_the_rest() 
                 _ => case.planner.done(write, "1", now),
             }
         }
-        assert_eq!(case.planner.plan(&wanted, true, now), []);
+        assert_eq!(case.planner.plan(&wanted, ANY, now), []);
         assert!(case.planner.trouble().is_some_and(|words| words.contains("write it")));
         let next = case.planner.next().unwrap();
         pauses.push(next - now);
@@ -153,11 +155,11 @@ fn what_failed_is_tried_again_with_growing_pauses_without_holding_up_the_rest() 
     assert_eq!(pauses[..3], [0.5, 1.0, 2.0].map(Duration::from_secs_f64));
     assert_eq!(pauses[9], Duration::from_secs(60));
     case.planner.failed(&key("a"), failure(Some(Duration::from_secs(90))), now);
-    case.planner.plan(&wanted, true, now);
+    case.planner.plan(&wanted, ANY, now);
     assert_eq!(case.planner.next(), Some(now + Duration::from_secs(90)));
     // Nobody wants it any more, and it isn't there: nothing is the matter.
     let now = now + Duration::from_secs(90);
-    let writes = case.planner.plan(&wanted[1..], true, now);
+    let writes = case.planner.plan(&wanted[1..], ANY, now);
     assert_eq!(words(&writes), "-a");
     writes.into_iter().for_each(|write| case.planner.done(write, "1", now));
     assert_eq!(case.planner.trouble(), None);
@@ -168,12 +170,12 @@ fn what_failed_is_forgotten_when_all_is_again_as_it_was_written() {
     let mut case = Case::new(PACE);
     let before = [object("a", "up", 0)];
     let [start, later, end] = [0.0, 100.0, 101.0].map(|seconds| case.at(seconds));
-    let first = case.planner.plan(&before, true, start).remove(0);
+    let first = case.planner.plan(&before, ANY, start).remove(0);
     case.planner.done(first, "1", start);
-    let refused = case.planner.plan(&[object("a", "down", 0)], true, later).remove(0);
+    let refused = case.planner.plan(&[object("a", "down", 0)], ANY, later).remove(0);
     case.planner.failed(refused.key(), failure(None), later);
     assert!(case.planner.trouble().is_some());
-    assert_eq!(case.planner.plan(&before, true, end), []);
+    assert_eq!(case.planner.plan(&before, ANY, end), []);
     assert_eq!(case.planner.trouble(), None);
 }
 
@@ -181,12 +183,13 @@ fn what_failed_is_forgotten_when_all_is_again_as_it_was_written() {
 fn what_is_found_in_the_api_server_is_taken_over() {
     let mut case = Case::new(PACE);
     let found = |names: &[(&str, &str)]| {
-        names.iter().map(|(name, version)| (key(name), version.to_string())).collect::<BTreeMap<_, _>>()
+        let found = |version: &str| Found { version: version.into(), owned: true };
+        names.iter().map(|(name, version)| (key(name), found(version))).collect::<BTreeMap<_, _>>()
     };
     case.planner.adopt(&found(&[("a", "7"), ("old", "8")]));
     let wanted = [object("a", "up", 0), object("b", "up", 0)];
     // Nothing goes before everything is known.
-    assert_eq!(words(&case.planner.plan(&wanted, false, case.start)), "+a +b");
+    assert_eq!(words(&case.planner.plan(&wanted, May { remove: false, ..ANY }, case.start)), "+a +b");
     assert_eq!(case.step(0.0, &wanted), "-old +a +b");
     // Somebody removed one.
     case.planner.adopt(&found(&[("a", "1")]));
@@ -196,4 +199,22 @@ fn what_is_found_in_the_api_server_is_taken_over() {
     assert_eq!(case.step(6.0, &wanted), "+b");
     case.planner.missing(&key("a"));
     assert_eq!(case.step(6.1, &wanted), "+a");
+}
+
+#[test]
+fn what_belongs_to_no_node_is_not_made_and_what_belongs_to_another_is_taken_over() {
+    let mut case = Case::new(PACE);
+    let nobody = May { make: false, ..ANY };
+    let wanted = [object("a", "up", 0), object("b", "up", 0)];
+    assert_eq!(case.planner.plan(&wanted, nobody, case.start), []);
+    assert_eq!(case.step(0.0, &wanted), "+a +b");
+    let found = |owned| BTreeMap::from([(key("a"), Found { version: "1".into(), owned })]);
+    // The Node is gone, and one object with it already; what is still there is told of while it is.
+    case.planner.adopt(&found(true));
+    let later = [object("a", "down", 0), object("b", "down", 0)];
+    assert_eq!(words(&case.planner.plan(&later, nobody, case.at(5.0))), "~a");
+    // Another Node of this name: as we wrote it or not, this would go with the old one.
+    case.planner.adopt(&found(false));
+    assert_eq!(case.planner.plan(&wanted, nobody, case.at(10.0)), []);
+    assert_eq!(case.step(10.0, &wanted), "+a +b");
 }

@@ -1,4 +1,4 @@
-use super::super::planner::{Pace, Planner};
+use super::super::planner::{May, Pace, Planner};
 use super::*;
 use crate::status::testing;
 use std::time::Instant;
@@ -117,7 +117,9 @@ fn writes_grow_with_nodes_and_not_with_their_square() {
                 status.sessions[7].state = "Idle".into();
             }
             let objects = view.objects(&status, at(second.into()));
-            for write in planner.plan(&objects, status.waiting_for.is_empty(), now) {
+            for write in
+                planner.plan(&objects, May { make: true, remove: status.waiting_for.is_empty() }, now)
+            {
                 writes[match second {
                     0..300 => 0,
                     300..3600 => 1,
