@@ -39,22 +39,38 @@ struct Pace {
     /// A watch that lasted so long was well, whatever ended it.
     lasting: Duration,
     /// Before what has expired is listed anew, there is any time up to this: it expires for all agents at once.
-    expired: Duration,
+    expired: Spread,
     /// So long etcd can't be restored.
     outage: Duration,
     /// After a longer outage everything is listed anew at any time up to this.
-    relist: Duration,
+    relist: Spread,
+}
+
+/// A time within which all agents list: there are about as many as there are Nodes, and each list is as long.
+#[derive(Clone, Copy, Debug)]
+struct Spread {
+    least: Duration,
+    /// For each object in the list.
+    each: Duration,
+}
+
+impl Spread {
+    /// Any moment of the time that a list of so many objects has.
+    fn moment(self, objects: usize) -> Duration {
+        let each = self.each.saturating_mul(u32::try_from(objects).unwrap_or(u32::MAX));
+        spread((self.least + each).min(RELIST))
+    }
 }
 
 impl Pace {
-    /// As it is for agents. A thousand of them that list a thousand nodes give an API server some 10 GB to say: over 30 s
-    /// it may. Nothing waits for that: changes come by the watch meanwhile.
+    /// As it is for agents. A thousand of them that list a thousand nodes give an API server some 10 GB to say. After an
+    /// outage they have five minutes for it, as changes come by the watch meanwhile; what has expired can't wait so long.
     const AGENT: Self = Self {
         pauses: (Duration::from_millis(250), Duration::from_secs(15)),
         lasting: Duration::from_secs(5),
-        expired: Duration::from_secs(2),
+        expired: Spread { least: Duration::from_secs(2), each: Duration::from_millis(10) },
         outage: Duration::from_secs(5),
-        relist: Duration::from_secs(30),
+        relist: Spread { least: Duration::from_secs(30), each: Duration::from_millis(300) },
     };
 }
 
@@ -122,6 +138,8 @@ struct Source<K, F> {
     backoff: Backoff,
     /// Since when the API server is away; `None`: it answers.
     away: Option<Instant>,
+    /// How many objects the last list had.
+    listed: usize,
 }
 
 /// Why a watch ended.
@@ -148,7 +166,7 @@ where
         pace: Pace,
     ) -> Self {
         let backoff = Backoff::new(pace.pauses.0, pace.pauses.1);
-        Self { selection, read, tell, number, pace, backoff, away: None }
+        Self { selection, read, tell, number, pace, backoff, away: None, listed: 0 }
     }
 
     async fn run(&mut self) -> Result<(), Unheard> {
@@ -156,6 +174,7 @@ where
             match self.list().await {
                 Ok((entries, version)) => {
                     self.away = None;
+                    self.listed = entries.len();
                     self.say(Event::Listed(entries)).await?;
                     self.watch_from(version).await?;
                 }
@@ -171,7 +190,7 @@ where
             let begun = Instant::now();
             match self.watch(&mut version, relist).await? {
                 End::Due => return Ok(()),
-                End::Silent => relist = relist.min(Instant::now() + spread(self.pace.relist)),
+                End::Silent => relist = relist.min(Instant::now() + self.pace.relist.moment(self.listed)),
                 // An API server that ends watches at once isn't to be asked without pause.
                 End::Over if begun.elapsed() < self.pace.lasting => {
                     sleep(jittered(self.backoff.fail())).await
@@ -185,7 +204,7 @@ where
                     }
                     // A history that was set back may have grown beyond our version again, which no number tells.
                     if self.away.take().is_some_and(|since| since.elapsed() > self.pace.outage) {
-                        relist = relist.min(Instant::now() + spread(self.pace.relist));
+                        relist = relist.min(Instant::now() + self.pace.relist.moment(self.listed));
                     }
                 }
             }
@@ -304,7 +323,7 @@ where
         }
         let mut pause = jittered(failure.wait.unwrap_or_default().max(self.backoff.fail()));
         if failure.expired {
-            pause += spread(self.pace.expired);
+            pause += self.pace.expired.moment(self.listed);
         }
         self.say(Event::Failed(failure)).await?;
         sleep(pause).await;

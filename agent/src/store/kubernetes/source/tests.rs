@@ -17,12 +17,26 @@ fn versions_are_compared_as_numbers() {
     }
 }
 
+const fn within(milliseconds: u64) -> Spread {
+    Spread { least: Duration::from_millis(milliseconds), each: Duration::ZERO }
+}
+
+#[test]
+fn longer_lists_are_spread_over_a_longer_time() {
+    let spread = Spread { least: Duration::from_secs(1), each: Duration::from_millis(100) };
+    let longest = |objects| (0..200).map(|_| spread.moment(objects)).max().unwrap();
+    assert!(longest(0) < Duration::from_secs(1));
+    let hundred = longest(100);
+    assert!(hundred > Duration::from_secs(5) && hundred < Duration::from_secs(11), "{hundred:?}");
+    assert!(longest(usize::MAX) < RELIST);
+}
+
 const PACE: Pace = Pace {
     pauses: (Duration::from_millis(40), Duration::from_secs(15)),
     lasting: WAIT,
-    expired: Duration::from_millis(1),
+    expired: within(1),
     outage: Duration::from_millis(60),
-    relist: Duration::from_millis(100),
+    relist: within(100),
 };
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -129,7 +143,7 @@ async fn after_an_outage_all_is_listed_as_another_history_may_have_overtaken_our
 
 #[tokio::test]
 async fn a_short_failure_is_no_reason_to_list_anything() {
-    let pace = Pace { outage: WAIT, relist: Duration::ZERO, ..PACE };
+    let pace = Pace { outage: WAIT, relist: within(0), ..PACE };
     let mut told = follow(pace, |number, request| match number {
         0 => nodes(10, &["a"]),
         1 => Answer::Nothing,
