@@ -52,6 +52,18 @@ impl Object {
     }
 }
 
+impl Object {
+    /// Takes the labels of the same Node that it hasn't: each source keeps those that it was asked for.
+    pub fn take_labels(&mut self, other: &Self) {
+        if let (Kind::Node(node), Kind::Node(other)) = (&mut self.kind, &other.kind) {
+            let known = Arc::make_mut(node).metadata.labels.get_or_insert_default();
+            for (key, value) in other.metadata.labels.iter().flatten() {
+                known.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
 /// How much of the cluster the objects are.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent<'a> {
@@ -108,12 +120,35 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Prob
     if !found.is_empty() {
         return Err(found);
     }
-    Ok(Snapshot {
+    let snapshot = Snapshot {
         nodes: nodes.into_iter().map(|(_, node)| (node.name.clone(), node)).collect(),
         configuration,
         peers: peers.into_iter().map(|(_, peer)| (peer.name.clone(), peer)).collect(),
         all_nodes: true,
-    })
+    };
+    match extent {
+        // What isn't there may be among what couldn't be read.
+        Extent::Whole { complete: true } if snapshot.lacks_reflectors() => {
+            let object = objects.iter().position(|object| matches!(object.kind, Kind::Configuration(_)));
+            Err(vec![Problem { object, ..no_reflector("what was last good stays in force") }])
+        }
+        // What to go by then is for `settle` to find.
+        _ => Ok(snapshot),
+    }
+}
+
+/// Nodes are to have their routes from reflectors, and no node is one.
+pub fn no_reflector(consequence: &str) -> Problem {
+    Problem {
+        object: None,
+        field: "spec.reflectors.nodeSelector".into(),
+        problem: format!("no node's labels match, so none would reflect and nodes would learn nothing of each other; {consequence}"),
+        remedy: "label the nodes that are to reflect as it asks (kubectl label node), correct it, or set spec.topology to \
+                 FullMesh"
+            .into(),
+        clash: None,
+        culprit: None,
+    }
 }
 
 fn nodes(objects: &[Object], found: &mut Vec<Problem>) -> Vec<(usize, Node)> {

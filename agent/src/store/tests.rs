@@ -176,6 +176,14 @@ fn each_refusal_has_line_field_problem_and_remedy() {
         ),
         (spec("topology: Reflectors"), Some(4), "spec.reflectors", "which nodes reflect", "nodeSelector"),
         (
+            spec("topology: Reflectors\n  reflectors: {nodeSelector: {matchLabels: {a: b}}}")
+                + &node("a", "172.20.1.11", "10.244.1.0/24"),
+            Some(7),
+            "spec.reflectors.nodeSelector",
+            "none would reflect",
+            "label the nodes",
+        ),
+        (
             spec("reflectors: {nodeSelector: {matchLabels: {a: b}}}"),
             Some(6),
             "spec.reflectors",

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use heliograph_agent::api::crds;
-use heliograph_agent::intent::Snapshot;
+use heliograph_agent::intent::{Snapshot, Topology};
 use heliograph_agent::store::kubernetes::{self, Access, Options};
 use heliograph_agent::store::{View, convert, files};
 use heliograph_bgp::{Authentication, Key, Ttl};
@@ -157,6 +157,7 @@ async fn the_store_against_a_real_api_server() {
     it_gives_what_a_folder_gives(&admin, &mut store).await;
     changes_are_followed(&admin, &mut store).await;
     topologies_switch_without_a_gap(&admin, &mut store).await;
+    reflectors_that_no_node_is(&admin, &mut store, server.kubeconfig("agent")).await;
     the_server_goes_and_comes(&mut server, &admin, &mut store, &last_good).await;
     a_refused_token_changes_nothing(&mut server, &mut store).await;
     garbage_is_left_out(&admin, &mut store).await;
@@ -378,11 +379,79 @@ async fn topologies_switch_without_a_gap(admin: &User, store: &mut Followed) {
     // In between there was never less than one or the other needs.
     for snapshot in store.seen.lock().unwrap().iter() {
         let names: Vec<_> = snapshot.nodes.keys().map(String::as_str).collect();
-        let mesh = matches!(snapshot.configuration.topology, heliograph_agent::intent::Topology::FullMesh);
+        let mesh = matches!(snapshot.configuration.topology, Topology::FullMesh);
         assert!(if mesh { names.len() >= 4 } else { names.contains(&"rr") }, "{names:?}, mesh: {mesh}");
     }
     admin.delete("/api/v1/nodes/rr").await;
     store.until("three are left", |view| nodes(view).len() == 3).await;
+}
+
+/// What is in force has a reflector, or is a mesh of all three nodes.
+fn holds_together(snapshot: &Snapshot) -> bool {
+    let mesh = matches!(snapshot.configuration.topology, Topology::FullMesh);
+    if mesh { snapshot.nodes.len() >= 3 && snapshot.all_nodes } else { !snapshot.lacks_reflectors() }
+}
+
+async fn reflectors_that_no_node_is(admin: &User, store: &mut Followed, kubeconfig: PathBuf) {
+    let path = format!("{OURS}/bgpconfigurations/default");
+    let reflectors = |label: &str| {
+        json!({"spec": {"topology": "Reflectors", "reflectors":
+            {"nodeSelector": {"matchExpressions": [{"key": label, "operator": "Exists"}], "matchLabels": null}}}})
+    };
+    let label = async |name: &str, value: Value| {
+        let answer =
+            admin.merge(&format!("/api/v1/nodes/{name}"), json!({"metadata": {"labels": value}})).await;
+        assert!(answer.code < 300, "{answer:?}");
+    };
+    let refused = |view: &View| {
+        view.refusals.iter().any(|refusal| refusal.field == "spec.reflectors.nodeSelector") && !view.in_sync
+    };
+    let before = store.view();
+    store.seen.lock().unwrap().clear();
+    admin.merge(&path, reflectors("reflcts")).await;
+    let view = store.until("nobody reflects: it is said", refused).await;
+    assert_eq!(view.snapshot, before.snapshot, "the mesh stays");
+    put_node(admin, "late", "192.0.2.9", None, json!({})).await;
+    store.until("nodes are followed all the same", |view| nodes(view) == ["a", "b", "c", "late"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut second = Followed::start(kubeconfig, &folder.path().join("last-good.yaml"));
+    let view = second.until("a first start is a mesh", refused).await;
+    assert!(holds_together(in_force(&view).unwrap()) && nodes(&view).len() == 4, "{view:#?}");
+    // Later somebody labels one.
+    label("c", json!({"reflcts": "yes"})).await;
+    for store in [&mut *store, &mut second] {
+        let view = store.until("it reflects", |view| nodes(view) == ["a", "c"] && view.in_sync).await;
+        assert!(!in_force(&view).unwrap().all_nodes);
+    }
+    label("c", json!({"reflcts": null})).await;
+    for store in [&mut *store, &mut second] {
+        let view = store.until("the last reflector has lost its label", refused).await;
+        assert_eq!(nodes(&view), ["a", "c"]);
+    }
+    // The right name of the label, first of the configuration, then of a node.
+    admin.merge(&path, reflectors("reflects")).await;
+    label("b", json!({"reflects": "yes"})).await;
+    for store in [&mut *store, &mut second] {
+        store.until("another reflects", |view| nodes(view) == ["a", "b"] && view.in_sync).await;
+    }
+    // Our own is the last to reflect.
+    label("a", json!({"reflects": "yes"})).await;
+    label("b", json!({"reflects": null})).await;
+    for store in [&mut *store, &mut second] {
+        store.until("only we reflect", |view| nodes(view) == ["a", "b", "c", "late"] && view.in_sync).await;
+    }
+    label("a", json!({"reflects": null})).await;
+    for store in [&mut *store, &mut second] {
+        let view = store.until("we go on to", refused).await;
+        let snapshot = in_force(&view).unwrap();
+        assert!(snapshot.is_reflector(&snapshot.nodes["a"]) && snapshot.all_nodes && nodes(&view).len() == 4);
+    }
+    admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;
+    admin.delete("/api/v1/nodes/late").await;
+    store.until("the mesh is back", |view| view.in_sync && view.snapshot == before.snapshot).await;
+    for snapshot in store.seen.lock().unwrap().iter().chain(second.seen.lock().unwrap().iter()) {
+        assert!(holds_together(snapshot), "{snapshot:#?}");
+    }
 }
 
 async fn the_server_goes_and_comes(

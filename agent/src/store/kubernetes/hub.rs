@@ -47,9 +47,10 @@ enum Slot {
     Filters,
     /// Our own Node.
     Own,
-    /// Other Nodes.
+    /// Other Nodes, those that the intent in force needs.
     Others,
-    /// Other Nodes, once the list is complete.
+    /// Other Nodes, those that the intent needs which the API server holds, where these are others. They take the place
+    /// of the former once that intent is in force.
     OthersToBe,
     Secret(String),
 }
@@ -247,33 +248,52 @@ impl Hub {
         }
     }
 
-    /// The nodes that were watched stay until the list of those to be watched is complete.
+    /// The nodes that were watched stay until those to be watched are all known and what needs them is in force.
     fn steer_nodes(&mut self, scope: Scope) {
-        let to_be = self.shelves.get(&Slot::OthersToBe).is_some_and(|shelf| shelf.listed);
-        if to_be && self.scopes.get(&Slot::OthersToBe) == Some(&scope) {
-            if let Some(shelf) = self.shelves.remove(&Slot::OthersToBe) {
-                self.shelves.insert(Slot::Others, shelf);
-            }
-            self.scopes.remove(&Slot::OthersToBe);
-            self.scopes.insert(Slot::Others, scope);
-        } else if self.scopes.get(&Slot::Others) == Some(&scope) {
+        if self.scopes.get(&Slot::Others) == Some(&scope) {
             self.shelves.remove(&Slot::OthersToBe);
             self.scopes.remove(&Slot::OthersToBe);
         } else if self.scopes.get(&Slot::OthersToBe) != Some(&scope) {
-            let selection = Selection {
-                api: Api::<api::Node>::all(self.client.clone()),
-                what: match &scope.labels {
-                    Some(labels) => format!("nodes with {labels}"),
-                    None => "nodes".into(),
-                },
-                labels: scope.labels.clone(),
-                fields: None,
-            };
-            let keys = scope.keys.clone();
-            let read = move |node| known(node, |key| keys.contains(key));
-            self.put(Slot::OthersToBe, |number, sender| source::follow(selection, read, sender, number));
-            self.scopes.insert(Slot::OthersToBe, scope);
+            self.watch_nodes(Slot::OthersToBe, scope);
         }
+    }
+
+    fn watch_nodes(&mut self, slot: Slot, scope: Scope) {
+        let selection = Selection {
+            api: Api::<api::Node>::all(self.client.clone()),
+            what: match &scope.labels {
+                Some(labels) => format!("nodes with {labels}"),
+                None => "nodes".into(),
+            },
+            labels: scope.labels.clone(),
+            fields: None,
+        };
+        let keys = scope.keys.clone();
+        let read = move |node| known(node, |key| keys.contains(key));
+        self.put(slot.clone(), |number, sender| source::follow(selection, read, sender, number));
+        self.scopes.insert(slot, scope);
+    }
+
+    /// Sees that the nodes are known that the intent needs which comes into force of what there is now. It may not be
+    /// what the API server holds: a mesh stays where no node reflects that is to. Whether they are.
+    fn others_are_known(&mut self) -> bool {
+        let Some(to_be) = self.scopes.get(&Slot::OthersToBe) else { return true };
+        let (objects, unreadable) = self.objects();
+        let Some(needed) = self.keeper.needs(objects, &unreadable) else { return true };
+        if needed == *to_be {
+            self.scopes.remove(&Slot::OthersToBe);
+            self.scopes.insert(Slot::Others, needed);
+            if let Some(shelf) = self.shelves.remove(&Slot::OthersToBe) {
+                self.shelves.insert(Slot::Others, shelf);
+            }
+            return true;
+        }
+        let known = |scope: &Scope| scope.labels.is_none() || *scope == needed;
+        if self.scopes.values().any(known) {
+            return true;
+        }
+        self.watch_nodes(Slot::Others, needed);
+        false
     }
 
     fn steer_secrets(&mut self, objects: &[Object]) {
@@ -304,12 +324,13 @@ impl Hub {
         // Without any configuration nobody can say which nodes are needed; that is then what there is to say.
         needed.extend(self.scopes.get(&Slot::Others).map(|_| Slot::Others));
         let secrets = self.shelves.iter().filter(|(slot, _)| matches!(slot, Slot::Secret(_)));
+        needed.extend(self.scopes.get(&Slot::OthersToBe).map(|_| Slot::OthersToBe));
         let waiting = secrets.into_iter().any(|(_, shelf)| !shelf.listed && shelf.trouble.is_none());
-        if waiting || self.shelves.contains_key(&Slot::OthersToBe) || !listed_all(&self.shelves, &needed) {
+        if waiting || !listed_all(&self.shelves, &needed) || !self.others_are_known() {
             return;
         }
         let (objects, unreadable) = self.objects();
-        let all_nodes = self.scopes.get(&Slot::Others).is_none_or(|scope| scope.labels.is_none());
+        let all_nodes = self.scopes.is_empty() || self.scopes.values().any(|scope| scope.labels.is_none());
         let mut origin = self.connection.server.clone();
         if self.lacks_configuration() && self.keeper.stand_in().is_some() {
             origin += ", with the defaults of a BGPConfiguration, as there is none";
@@ -322,17 +343,17 @@ impl Hub {
         let mut objects = BTreeMap::new();
         let mut unreadable = Vec::new();
         for (slot, shelf) in &self.shelves {
-            if *slot == Slot::OthersToBe {
-                continue;
-            }
             for (name, read) in &shelf.entries {
                 // Our own node is known best by its own source.
-                if *slot == Slot::Others && *name == self.node {
+                if matches!(slot, Slot::Others | Slot::OthersToBe) && *name == self.node {
                     continue;
                 }
                 match read {
                     Ok(object) => {
-                        objects.insert(object.key(), object.clone());
+                        let former = objects.insert(object.key(), object.clone());
+                        if let (Some(former), Some(now)) = (former, objects.get_mut(&object.key())) {
+                            now.take_labels(&former);
+                        }
                     }
                     Err(problems) => {
                         let key = Culprit::new(kind_of(slot), name);

@@ -86,6 +86,13 @@ impl Keeper {
         Scope::of_objects(&self.good, &self.node)
     }
 
+    /// What the intent needs to know of nodes that [`Keeper::take`] would put into force.
+    pub fn needs(&self, objects: Vec<Object>, unreadable: &[Unreadable]) -> Option<Scope> {
+        let keys: Vec<_> = unreadable.iter().map(|object| object.key.clone()).collect();
+        let (_, good) = settle::settle(objects, &keys, &self.good, &self.node).good?;
+        Scope::of_objects(&good, &self.node)
+    }
+
     /// What the intent in force is made of.
     pub fn good(&self) -> &[Object] {
         &self.good
