@@ -14,6 +14,12 @@ pub const UNICAST: &str = "isIP(self) && (ip(self).isGlobalUnicast() || ip(self)
 pub const UNICAST_MESSAGE: &str =
     "must be the IPv4 or IPv6 address of one machine, without a prefix length, such as 172.20.1.1";
 
+/// The key of a label, as Kubernetes takes it. Its length is bounded apart from it.
+const LABEL_KEY: &str = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
+                         [A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+/// The value of a label. Its length is bounded apart from it.
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
 /// A label selector as Kubernetes has it, with its operators listed and its lists bounded, so that rules over it have
 /// a bounded cost.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
@@ -25,7 +31,12 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
                 "description": "Labels with the values they must have.",
                 "type": "object",
                 "maxProperties": 32,
-                "additionalProperties": {"type": "string", "maxLength": 63},
+                "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+                // A schema says nothing of the keys of a map.
+                "x-kubernetes-validations": [{
+                    "rule": format!("self.all(key, key.matches('{}'))", LABEL_KEY.replace('\\', "\\\\")),
+                    "message": "keys must be labels' keys, such as heliograph.io/reflector",
+                }],
             },
             "matchExpressions": {
                 "description": "Conditions on labels; all must hold.",
@@ -36,7 +47,7 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
                     "type": "object",
                     "required": ["key", "operator"],
                     "properties": {
-                        "key": {"description": "The label.", "type": "string", "maxLength": 317},
+                        "key": {"description": "The label.", "type": "string", "maxLength": 317, "pattern": LABEL_KEY},
                         "operator": {
                             "description": "What must hold of it.",
                             "type": "string",
@@ -47,7 +58,7 @@ pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
                             "type": "array",
                             "maxItems": 64,
                             "x-kubernetes-list-type": "atomic",
-                            "items": {"type": "string", "maxLength": 63},
+                            "items": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
                         },
                     },
                 },

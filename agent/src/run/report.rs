@@ -174,6 +174,8 @@ impl<K: Kernel> Agent<K> {
         if self.view.snapshot.is_none() {
             problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
+        let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
+        problems.extend(store.and_then(|connection| connection.last_error.clone()));
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.telling.iter().filter_map(|telling| telling.borrow().error.clone()));
         problems.extend(self.speech.problem().map(str::to_string));
@@ -244,6 +246,7 @@ fn store(connection: &Connection) -> StoreStatus {
         connected: connection.connected,
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
+        refused: connection.refused,
     }
 }
 

@@ -109,6 +109,9 @@ pub struct StoreStatus {
     pub since_seconds: f64,
     /// What was last the matter.
     pub last_error: Option<String>,
+    /// It answers, and refuses something that is needed, so intent isn't followed.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 /// How it stands with what the cluster is told: objects, Events, the Node's condition.

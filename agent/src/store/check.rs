@@ -8,6 +8,7 @@ use heliograph_bgp::Key;
 use ipnetwork::IpNetwork;
 
 use super::convert::{self, Surroundings};
+use super::names::is_dns_name;
 use super::problem::{Culprit, Problem, Problems};
 use crate::api;
 use crate::intent::{Configuration, Node, Peer, Snapshot};
@@ -184,18 +185,6 @@ fn names(objects: &[Object], found: &mut Vec<Problem>) {
             }
         }
     }
-}
-
-/// A DNS subdomain name (RFC 1123), as Kubernetes wants names to be.
-fn is_dns_name(name: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 253
-        && name.split('.').all(|part| {
-            let bytes = part.as_bytes();
-            bytes.first().is_some_and(|b| word(*b))
-                && bytes.last().is_some_and(|b| word(*b))
-                && bytes.iter().all(|b| word(*b) || *b == b'-')
-        })
 }
 
 fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Problem>) -> Configuration {

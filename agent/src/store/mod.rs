@@ -16,6 +16,7 @@ pub mod files;
 mod folder;
 pub mod kubernetes;
 pub mod last_good;
+mod names;
 pub mod problem;
 mod schema;
 pub mod settle;
@@ -49,6 +50,9 @@ pub struct Connection {
     pub since: SystemTime,
     /// What was last the matter.
     pub last_error: Option<String>,
+    /// It answers, and refuses something that is needed. Intent isn't followed until somebody does something about it;
+    /// one that is merely away will tell what there is to follow.
+    pub refused: bool,
 }
 
 /// One reason why intent is refused, with its place.

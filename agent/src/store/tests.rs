@@ -219,6 +219,25 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             "NotIn",
         ),
         (
+            spec(
+                "topology: Reflectors\n  reflectors: {nodeSelector: {matchLabels: {heliograph.io/reflector: yes please}}}",
+            ),
+            Some(7),
+            "spec.reflectors.nodeSelector.matchLabels",
+            "\"yes please\" is no label's value",
+            "letters, digits",
+        ),
+        (
+            with(&peer(
+                "tor",
+                "peerAddress: 172.20.1.1, peerASN: 1, nodeSelector: {matchExpressions: [{key: a b, operator: In, values: [ü]}]}",
+            )),
+            Some(10),
+            "spec.nodeSelector.matchExpressions[0].key",
+            "\"a b\" is no label's key",
+            "DNS-NAME/NAME",
+        ),
+        (
             with(
                 &(node("a", "172.20.1.11", "10.244.1.0/24")
                     + &peer("one", "peerAddress: 172.20.1.1, peerASN: 64600")

@@ -158,6 +158,7 @@ async fn the_store_against_a_real_api_server() {
     changes_are_followed(&admin, &mut store).await;
     topologies_switch_without_a_gap(&admin, &mut store).await;
     reflectors_that_no_node_is(&admin, &mut store, server.kubeconfig("agent")).await;
+    what_is_refused_is_not_in_sync(&admin, &mut store).await;
     the_server_goes_and_comes(&mut server, &admin, &mut store, &last_good).await;
     a_refused_token_changes_nothing(&mut server, &mut store).await;
     garbage_is_left_out(&admin, &mut store).await;
@@ -186,6 +187,8 @@ async fn nonsense_is_refused(admin: &User) {
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         ("bgpconfigurations", configuration(spec))
     };
+    let selecting =
+        |selector: Value| bgp(json!({"topology": "Reflectors", "reflectors": {"nodeSelector": selector}}));
     let rule = |rule: Value| ("bgpfilters", ours("BGPFilter", "f", json!({"rules": [rule]})));
     let cases = [
         (bgp(json!({"asNumber": 0})), "greater than or equal to 1"),
@@ -202,6 +205,14 @@ async fn nonsense_is_refused(admin: &User) {
             bgp(json!({"topology": "Reflectors", "reflectors": {"nodeSelector":
                 {"matchExpressions": [{"key": "a", "operator": "Is"}]}}})),
             "Unsupported value",
+        ),
+        (selecting(json!({"matchLabels": {"heliograph.io/reflector": "yes please"}})), "should match"),
+        (selecting(json!({"matchLabels": {"a b": "yes"}})), "labels' keys"),
+        (selecting(json!({"matchLabels": {"A.b/c": "yes"}})), "labels' keys"),
+        (selecting(json!({"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]})), "should match"),
+        (
+            selecting(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["-"]}]})),
+            "should match",
         ),
         (bgp(json!({"clusterCIDRs": ["10.244.0.1/16"]})), "bits beyond its length"),
         (bgp(json!({"clusterCIDRs": ["10.244.0.0"]})), "CIDR notation"),
@@ -452,6 +463,29 @@ async fn reflectors_that_no_node_is(admin: &User, store: &mut Followed, kubeconf
     for snapshot in store.seen.lock().unwrap().iter().chain(second.seen.lock().unwrap().iter()) {
         assert!(holds_together(snapshot), "{snapshot:#?}");
     }
+}
+
+/// The right to list nodes is gone, which shows when they are to be listed anew.
+async fn what_is_refused_is_not_in_sync(admin: &User, store: &mut Followed) {
+    let before = store.view();
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/agent";
+    let nodes = |verbs: Value| json!([{"op": "replace", "path": "/rules/0/verbs", "value": verbs}]);
+    let may = async |verbs: Value| {
+        let answer = admin.ask("PATCH", role, "application/json-patch+json", Some(&nodes(verbs))).await;
+        assert!(answer.code < 300, "{answer:?}");
+    };
+    may(json!(["watch"])).await;
+    let path = format!("{OURS}/bgpconfigurations/default");
+    let reflectors = json!({"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "none"}, "matchExpressions": null}});
+    admin.merge(&path, json!({"spec": {"topology": "Reflectors", "reflectors": reflectors}})).await;
+    let view = store.until("listing is refused: it is no longer in sync", |view| !view.in_sync).await;
+    assert!(view.connection.as_ref().is_some_and(|connection| connection.refused) && !connected(&view));
+    assert!(error(&view).contains("403") && error(&view).contains("nodes with"), "{}", error(&view));
+    assert_eq!(view.snapshot, before.snapshot);
+    admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;
+    may(json!(["list", "watch"])).await;
+    let view = store.until("it is granted again", |view| view.in_sync && connected(view)).await;
+    assert_eq!(view.snapshot, before.snapshot);
 }
 
 async fn the_server_goes_and_comes(

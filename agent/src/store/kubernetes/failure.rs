@@ -16,6 +16,9 @@ pub struct Failure {
     pub wait: Option<Duration>,
     /// The version that we asked for changes since is no longer kept (410).
     pub expired: bool,
+    /// The API server has the answer and won't give it: what is asked, or who asks, isn't to its liking. Asking again
+    /// changes nothing.
+    pub refused: bool,
     /// The API server doesn't know the kind (404).
     pub undefined: bool,
 }
@@ -61,12 +64,14 @@ impl Failure {
             words: format!("{what}: the API server answered {}: {}; {remedy}", status.code, said.trim()),
             wait: (wait > 0).then(|| Duration::from_secs(u64::from(wait)).min(LONGEST_WAIT)),
             expired: status.code == 410,
+            // Conflicts, old versions and too many requests pass.
+            refused: matches!(status.code, 400..=499) && !matches!(status.code, 408 | 409 | 410 | 429),
             undefined: status.code == 404,
         }
     }
 
     fn new(words: String) -> Self {
-        Self { words, wait: None, expired: false, undefined: false }
+        Self { words, wait: None, expired: false, refused: false, undefined: false }
     }
 }
 
@@ -97,6 +102,7 @@ mod tests {
     #[test]
     fn answers_say_what_to_do() {
         let cases = [
+            (400, "unable to parse requirement", 0, "tried again", None, false),
             (401, "Unauthorized", 0, "token", None, false),
             (403, "bgppeers is forbidden", 0, "ClusterRole", None, false),
             (404, "the server could not find the requested resource", 0, "heliograph crds", None, false),
@@ -112,6 +118,7 @@ mod tests {
             }
             assert_eq!((failure.wait, failure.expired), (wait.map(Duration::from_secs), expired));
             assert_eq!(failure.undefined, code == 404);
+            assert_eq!(failure.refused, matches!(code, 400 | 401 | 403 | 404), "{code}");
         }
     }
 }

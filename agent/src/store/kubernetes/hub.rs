@@ -31,6 +31,8 @@ const SETTLE: Duration = Duration::from_millis(30);
 const BACKLOG: usize = 256;
 /// A start goes by the last good intent if the API server hasn't told everything by then.
 const GRACE: Duration = Duration::from_secs(3);
+/// What the API server refuses for so long it means: one that starts may not know yet what we may do.
+const MEANT: Duration = Duration::from_secs(3);
 /// Time between attempts to find out where the API server is.
 const CONNECT_AGAIN: Duration = Duration::from_secs(5);
 
@@ -386,8 +388,12 @@ impl Hub {
 
     /// How it stands with the API server: it is well where every source is.
     fn look_at_troubles(&mut self) {
-        let trouble = self.shelves.values().find_map(|shelf| shelf.trouble.as_ref());
-        match trouble {
+        let refused = |shelf: &Shelf| shelf.refused.is_some_and(|since| since.elapsed() >= MEANT);
+        let troubled = || self.shelves.values().filter(|shelf| shelf.trouble.is_some());
+        // What won't pass is said first.
+        let worst = troubled().max_by_key(|shelf| refused(shelf));
+        self.connection.refused = worst.is_some_and(refused);
+        match worst.and_then(|shelf| shelf.trouble.as_ref()) {
             Some(failure) => self.connection.failed(&failure.words),
             None if self.shelves.values().all(|shelf| shelf.listed) => self.connection.works(),
             None => {}
@@ -466,7 +472,7 @@ fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
 
 impl Connection {
     fn new(server: String) -> Self {
-        Self { server, connected: false, since: SystemTime::now(), last_error: None }
+        Self { server, connected: false, since: SystemTime::now(), last_error: None, refused: false }
     }
 
     fn works(&mut self) {

@@ -146,7 +146,8 @@ impl Keeper {
 
     /// How it stands.
     pub fn view(&self, connection: &Connection) -> View {
-        View { connection: Some(connection.clone()), ..self.view.clone() }
+        let in_sync = self.view.in_sync && !connection.refused;
+        View { connection: Some(connection.clone()), in_sync, ..self.view.clone() }
     }
 }
 
