@@ -365,3 +365,17 @@ fn unicast(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
     }
     Some(address)
 }
+
+/// The same of a neighbour or towards one.
+fn reachable(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
+    let address = unicast(text, field, problems)?;
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        problems.note(
+            field,
+            format!("{address} is link-local: which link is meant isn't said"),
+            "give an address that holds beyond a link, such as 2001:db8::1 or fd00::1",
+        );
+        return None;
+    }
+    Some(address)
+}

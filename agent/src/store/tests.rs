@@ -238,6 +238,27 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             "DNS-NAME/NAME",
         ),
         (
+            with(&peer("tor", "peerAddress: 'fe80::1', peerASN: 64600")),
+            Some(10),
+            "spec.peerAddress",
+            "link-local",
+            "2001:db8::1",
+        ),
+        (
+            with(&peer("tor", "peerAddress: 'fd00::1', peerASN: 64600, sourceAddress: 'fe80::1'")),
+            Some(10),
+            "spec.sourceAddress",
+            "link-local",
+            "2001:db8::1",
+        ),
+        (
+            with(&peer("tor", "peerAddress: 172.20.1.1, peerASN: 64600, passwordSecretRef: {name: 'a,b=c'}")),
+            Some(10),
+            "spec.passwordSecretRef.name",
+            "\"a,b=c\" is no object name",
+            "lower-case",
+        ),
+        (
             with(
                 &(node("a", "172.20.1.11", "10.244.1.0/24")
                     + &peer("one", "peerAddress: 172.20.1.1, peerASN: 64600")

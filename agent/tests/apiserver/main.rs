@@ -210,6 +210,15 @@ async fn nonsense_is_refused(admin: &User) {
         (selecting(json!({"matchLabels": {"a b": "yes"}})), "labels' keys"),
         (selecting(json!({"matchLabels": {"A.b/c": "yes"}})), "labels' keys"),
         (selecting(json!({"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]})), "should match"),
+        (selecting(json!({"matchExpressions": [{"key": "a", "operator": "In"}]})), "need values"),
+        (
+            selecting(json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]})),
+            "need values",
+        ),
+        (
+            selecting(json!({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]})),
+            "take none",
+        ),
         (
             selecting(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["-"]}]})),
             "should match",
@@ -225,6 +234,8 @@ async fn nonsense_is_refused(admin: &User) {
         (tor(json!({"peerAddress": "192.0.2.300"})), "one machine"),
         (tor(json!({"peerAddress": "192.0.2.0/24"})), "one machine"),
         (tor(json!({"peerAddress": "224.0.0.1"})), "one machine"),
+        (tor(json!({"peerAddress": "fe80::1"})), "link-local"),
+        (tor(json!({"sourceAddress": "127.0.0.1"})), "InternalIP or an IP"),
         (tor(json!({"peerASN": 0})), "greater than or equal to 1"),
         (tor(json!({"localASN": 64600})), "own AS number"),
         (tor(json!({"sourceAddress": "eth0"})), "InternalIP or an IP"),
@@ -236,6 +247,8 @@ async fn nonsense_is_refused(admin: &User) {
         (tor(json!({"strictRole": true})), "needs role"),
         (tor(json!({"prefixLimit": {"max": 0}})), "greater than or equal to 1"),
         (tor(json!({"passwordSecretRef": {"name": ""}})), "at least 1"),
+        (tor(json!({"passwordSecretRef": {"name": "a,b=c"}})), "should match"),
+        (tor(json!({"passwordSecretRef": {"name": "a", "key": "b c"}})), "should match"),
         (tor(json!({"import": [], "importFilter": "f"})), "not both"),
         (tor(json!({"export": [], "exportFilter": "f"})), "not both"),
         (tor(json!({"import": [{"cidr": "10.0.0.0/16", "maxLength": 8}]})), "maxLength must lie"),
@@ -252,8 +265,38 @@ async fn nonsense_is_refused(admin: &User) {
             "minLength must lie",
         ),
     ];
+    let communities = [
+        "64512:99999",
+        "65536:1",
+        "no-exprot",
+        "64512",
+        "64512:",
+        "1:2:3:4",
+        "1:2:4294967296",
+        "rt:65536:65536",
+        "rt:1:4294967296",
+        "soo:192.0.2.1:65536",
+        "soo:192.0.2.300:1",
+        "ro:1:1",
+        "0x1234",
+        "0x000000000000000g",
+        "-1:1",
+        "a:b",
+    ];
+    let of_communities = communities.iter().flat_map(|community| {
+        let listed = json!([community]);
+        let matched = json!({"communities": listed});
+        [
+            rule(json!({"action": "Accept", "match": matched})),
+            rule(json!({"action": "Accept", "unless": matched})),
+            rule(json!({"action": "Accept", "set": {"addCommunities": listed}})),
+            rule(json!({"action": "Accept", "set": {"removeCommunities": listed}})),
+        ]
+    });
     let mut taken = Vec::new();
-    for ((plural, object), words) in cases {
+    for ((plural, object), words) in
+        cases.into_iter().chain(of_communities.map(|case| (case, "must be communities")))
+    {
         let answer = admin.apply(&format!("{OURS}/{plural}"), &object).await;
         if !matches!(answer.code, 400 | 422 | 500) || !answer.body.contains(words) {
             taken.push(format!("{words:?} for {object}: {answer:?}"));
@@ -278,7 +321,8 @@ async fn it_gives_what_a_folder_gives(admin: &User, store: &mut Followed) {
                 json!({"otherwise": "Reject", "rules": [
             {"name": "not-theirs", "match": {"asPath": {"contains": 64666}}, "action": "Reject"},
             {"name": "nets", "match": {"prefixes": [{"cidr": "10.9.0.0/16", "minLength": 20, "maxLength": 24}],
-                "communities": ["64600:1"], "nextHops": ["192.0.2.0/24"], "source": "External"},
+                "communities": ["64600:1", "65535:65535", "1:2:4294967295", "rt:65535:4294967295", "rt:65536:65535",
+                    "soo:192.0.2.1:65535", "0x00ff00FF00ff00FF", "no-export", "accept-own"], "nextHops": ["192.0.2.0/24"], "source": "External"},
              "unless": {"communities": ["64600:666"]}, "action": "Accept",
              "set": {"addCommunities": ["64512:1:2"], "removeCommunities": ["rt:64512:1"], "localPref": 50,
                 "med": 7, "prepend": 1}}]}),
@@ -290,7 +334,8 @@ async fn it_gives_what_a_folder_gives(admin: &User, store: &mut Followed) {
                 "BGPPeer",
                 "tor",
                 json!({"peerAddress": "192.0.2.254", "peerASN": 64600, "peerPort": 1790,
-            "localASN": 64700, "nodeSelector": {"matchLabels": {"rack": "1"}},
+            "localASN": 64700, "nodeSelector": {"matchLabels": {"rack": "1"}, "matchExpressions": [
+                {"key": "rack", "operator": "In", "values": ["1", ""]}, {"key": "e.x/y_Z.1", "operator": "DoesNotExist"}]},
             "passwordSecretRef": {"name": "tor"}, "ttlSecurity": 1, "sourceAddress": "InternalIP",
             "role": "Customer", "strictRole": true, "families": ["IPv4"], "passive": true,
             "prefixLimit": {"max": 100, "warnPercent": 50, "restartSeconds": 60},

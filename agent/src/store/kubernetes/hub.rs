@@ -22,6 +22,7 @@ use crate::intent::Selector;
 use crate::store::check::{CONFIGURATION_NAME, Kind, Object};
 use crate::store::convert;
 use crate::store::decode::{self, Unknown};
+use crate::store::names::is_dns_name;
 use crate::store::problem::{Culprit, Problems};
 use crate::store::{Connection, View};
 
@@ -467,6 +468,8 @@ fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
             selector.unwrap_or_else(Selector::default).matches(&labels)
         })
         .filter_map(|spec| spec.password_secret_ref.as_ref().map(|secret| secret.name.clone()))
+        // They become part of a field selector; what is no name is refused where it stands.
+        .filter(|name| is_dns_name(name))
         .collect()
 }
 
