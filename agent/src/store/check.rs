@@ -74,8 +74,13 @@ pub enum Extent<'a> {
         /// Every object could be read.
         complete: bool,
     },
-    /// What this node needs: Secrets of its own peers only, and perhaps not all nodes, nor all of their labels.
-    Around(&'a str),
+    /// What a node needs: Secrets of its own peers only, and perhaps not all nodes, nor all of their labels.
+    Around {
+        /// The node.
+        node: &'a str,
+        /// What may be there, but couldn't be read.
+        unread: &'a [Culprit],
+    },
 }
 
 /// Makes the whole of the objects, or says everything that is wrong. Of two that clash the later one gets the blame.
@@ -91,7 +96,13 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Prob
         secrets: HashMap::new(),
         reader: match extent {
             Extent::Whole { .. } => None,
-            Extent::Around(name) => Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name)),
+            Extent::Around { node: name, .. } => {
+                Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name))
+            }
+        },
+        unread: match extent {
+            Extent::Whole { .. } => &[],
+            Extent::Around { unread, .. } => unread,
         },
         complete,
     };
@@ -363,7 +374,7 @@ fn duplicate_peers(
 }
 
 fn is_reader(extent: Extent, node: &Node) -> bool {
-    matches!(extent, Extent::Around(name) if node.name == name)
+    matches!(extent, Extent::Around { node: name, .. } if node.name == name)
 }
 
 fn contains(outer: &IpNetwork, inner: &IpNetwork) -> bool {

@@ -47,9 +47,10 @@ pub fn settle(current: Vec<Object>, unreadable: &[Culprit], good: &[Object], nod
     let before: BTreeMap<Culprit, &Object> = good.iter().map(|object| (object.key(), object)).collect();
     let mut settling = Settling { before, taken: BTreeMap::new(), refused: Vec::new() };
     settling.begin(current, unreadable);
+    let extent = Extent::Around { node, unread: unreadable };
     loop {
         let objects = settling.in_order();
-        match check::assemble(&objects, Extent::Around(node)) {
+        match check::assemble(&objects, extent) {
             Ok(snapshot) if snapshot.lacks_reflectors() => settling.find_reflectors(&snapshot),
             Ok(snapshot) => {
                 return Settled { good: Some((snapshot, objects)), refused: settling.refused };
@@ -57,7 +58,7 @@ pub fn settle(current: Vec<Object>, unreadable: &[Culprit], good: &[Object], nod
             Err(problems) => {
                 if !settling.give_way(&objects, problems) {
                     // What was good before fits together.
-                    let snapshot = check::assemble(good, Extent::Around(node)).ok();
+                    let snapshot = check::assemble(good, extent).ok();
                     let good = snapshot.map(|snapshot| (snapshot, good.to_vec()));
                     return Settled { good, refused: settling.refused };
                 }

@@ -403,6 +403,10 @@ async fn changes_are_followed(admin: &User, store: &mut Followed) {
     admin.merge(&path, json!({"spec": {"passwordSecretRef": {"name": "foreign"}}})).await;
     let view =
         store.until("a Secret can't be read", |view| error(view).contains("foreign") && !view.in_sync).await;
+    let said = |object: &str, words: &str| {
+        view.refusals.iter().any(|refusal| refusal.object == object && refusal.problem.contains(words))
+    };
+    assert!(said("Secret foreign", "403") && said("BGPPeer tor", "can't be read"), "{:#?}", view.refusals);
     assert_eq!(password(&view), md5("third"));
     admin.merge(&path, json!({"spec": {"passwordSecretRef": {"name": "tor"}}})).await;
     store.until("it is the right one again", |view| view.in_sync && connected(view)).await;

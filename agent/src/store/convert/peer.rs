@@ -33,6 +33,8 @@ pub struct Surroundings<'a> {
     pub reader: Option<Option<&'a Node>>,
     /// What isn't there is missing, not just unreadable.
     pub complete: bool,
+    /// But these are unreadable.
+    pub unread: &'a [Culprit],
 }
 
 /// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
@@ -207,6 +209,10 @@ fn password(secret: &api::SecretRef, around: &Surroundings, problems: &mut Probl
     }
     let (problem, remedy) = match around.secrets.get(name.as_str()).map(|values| values.get(key)) {
         None if !around.complete => return None,
+        None if around.unread.contains(&Culprit::new("Secret", name)) => (
+            format!("whether there is a Secret {name} is not known: it can't be read"),
+            "see what is said of it, and of the API server (heliograph status, Store)".to_string(),
+        ),
         None => (format!("there is no Secret {name}"), "add it to Heliograph's own namespace".to_string()),
         Some(None) => (format!("Secret {name} has no key {key}"), format!("add {key} to its data")),
         Some(Some(value)) if !(1..=MAX_KEY).contains(&value.octets().len()) => (

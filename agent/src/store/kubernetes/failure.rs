@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use kube::core::Status;
 
+/// Who we are to an API server without a token.
+const ANONYMOUS: &str = "system:anonymous";
 /// How long the API server may make us wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,11 @@ impl Failure {
     /// The API server said no.
     pub fn answered(what: &str, status: &Status) -> Self {
         let remedy = match status.code {
+            // Where anonymous requests are allowed, one without a token isn't answered 401.
+            401 | 403 if status.message.contains(ANONYMOUS) => {
+                "our request bore no token: see that the pod has its ServiceAccount's token \
+                 (automountServiceAccountToken), or the kubeconfig a user; it is tried again"
+            }
             401 => {
                 "it refuses our token: see that the agent's ServiceAccount is there and its token is current; \
                  it is tried again"
@@ -105,6 +112,14 @@ mod tests {
             (400, "unable to parse requirement", 0, "tried again", None, false),
             (401, "Unauthorized", 0, "token", None, false),
             (403, "bgppeers is forbidden", 0, "ClusterRole", None, false),
+            (
+                403,
+                "nodes is forbidden: User \"system:anonymous\" cannot list",
+                0,
+                "bore no token",
+                None,
+                false,
+            ),
             (404, "the server could not find the requested resource", 0, "heliograph crds", None, false),
             (410, "too old resource version", 0, "anew", None, true),
             (429, "too many requests", 7, "tried again", Some(7), false),

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Options;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Unreadable};
 use super::scope::Scope;
 use super::shelf::Shelf;
 use super::source::{self, Entry, Event, Selection};
@@ -23,7 +23,7 @@ use crate::store::check::{CONFIGURATION_NAME, Kind, Object};
 use crate::store::convert;
 use crate::store::decode::{self, Unknown};
 use crate::store::names::is_dns_name;
-use crate::store::problem::{Culprit, Problems};
+use crate::store::problem::{Culprit, Problem, Problems};
 use crate::store::{Connection, View};
 
 /// What comes within this time is one change.
@@ -342,7 +342,7 @@ impl Hub {
     }
 
     /// Everything that was told, and what of it couldn't be read.
-    fn objects(&self) -> (Vec<Object>, Vec<super::keeper::Unreadable>) {
+    fn objects(&self) -> (Vec<Object>, Vec<Unreadable>) {
         let mut objects = BTreeMap::new();
         let mut unreadable = Vec::new();
         for (slot, shelf) in &self.shelves {
@@ -360,12 +360,13 @@ impl Hub {
                     }
                     Err(problems) => {
                         let key = Culprit::new(kind_of(slot), name);
-                        unreadable.push(super::keeper::Unreadable { key, problems: problems.clone() });
+                        unreadable.push(Unreadable { key, problems: problems.clone() });
                     }
                 }
             }
         }
         unreadable.extend(self.vanished.kept());
+        unreadable.extend(self.shelves.iter().filter_map(|(slot, shelf)| unread_secret(slot, shelf)));
         // As they were last good, so that what they refer to is looked for, too.
         let kept = unreadable
             .iter()
@@ -446,6 +447,22 @@ fn secret(secret: core::Secret) -> Entry {
     let name = secret.name_any();
     let values = decode::secret_values(secret);
     (name.clone(), Ok(Object { name, kind: Kind::Secret(Arc::new(values)) }))
+}
+
+/// A Secret of which the API server hasn't told, and why.
+fn unread_secret(slot: &Slot, shelf: &Shelf) -> Option<Unreadable> {
+    let (Slot::Secret(name), Some(failure), false) = (slot, &shelf.trouble, shelf.listed) else {
+        return None;
+    };
+    let problem = Problem {
+        object: None,
+        field: String::new(),
+        problem: failure.words.clone(),
+        remedy: "BGPPeers that need it stay as they were last good".into(),
+        clash: None,
+        culprit: None,
+    };
+    Some(Unreadable { key: Culprit::new("Secret", name), problems: vec![problem] })
 }
 
 /// The Secrets that the peers of a node refer to.

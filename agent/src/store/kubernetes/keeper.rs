@@ -156,7 +156,7 @@ fn read(path: &Path, node: &str) -> Option<(Snapshot, Vec<Object>)> {
     let cannot =
         |problem: &str| tracing::warn!("the last good intent in {} can't be used: {problem}", path.display());
     let objects = last_good::read(path).map_err(|problem| cannot(&problem)).ok()??;
-    match check::assemble(&objects, Extent::Around(node)) {
+    match check::assemble(&objects, Extent::Around { node, unread: &[] }) {
         Ok(mut snapshot) => {
             let scope = Scope::of_objects(&objects, node);
             snapshot.all_nodes = scope.is_none_or(|scope| scope.labels.is_none());

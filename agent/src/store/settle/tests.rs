@@ -249,6 +249,19 @@ fn what_cannot_be_read_stays_as_it_was() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_read_is_not_said_to_be_missing() {
+    let needed = peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600, passwordSecretRef: {name: s}");
+    for (unread, words) in
+        [(vec![], "there is no Secret s"), (vec![Culprit::new("Secret", "s")], "can't be read")]
+    {
+        let settled = settle(objects(&(usual() + &needed)), &unread, &first(&usual()), A);
+        let problem = &settled.refused[0].problem;
+        assert!(problem.problem.contains(words), "{problem:?}");
+        assert!(settled.good.unwrap().0.peers.is_empty(), "never without its password");
+    }
+}
+
+#[test]
 fn a_deleted_object_is_gone() {
     let before = usual()
         + &node("b", "192.0.2.2", "10.244.2.0/24")
