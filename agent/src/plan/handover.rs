@@ -56,9 +56,11 @@ impl Handover {
         !(self.leaving.is_empty() && self.clients.is_empty())
     }
 
-    /// Whether what of before is still there could leave now, if all is [`Present`] that has to be.
-    pub fn due(&self, now: Instant) -> bool {
-        self.active() && self.since.is_some_and(|since| now >= since + OTHERS_FOLLOW)
+    /// Whether what of before is still there can leave as far as sessions tell: those that are wanted, too, are up.
+    pub fn due(&self, wanted: &Speaking, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
+        let Some(since) = self.since.filter(|_| self.active()) else { return false };
+        let (up, all) = (up(wanted, established), between_nodes(wanted).count());
+        up > 0 && (now >= since + PATIENCE || now >= since + OTHERS_FOLLOW && up == all)
     }
 
     /// When to look again if nothing else happens. What has stayed for long waits for something to happen.
@@ -91,16 +93,14 @@ impl Handover {
             !gone && !wanted.roles.contains_key(address)
         });
         self.clients.retain(|address| wanted.roles.contains_key(address));
-        let up =
-            between_nodes(&wanted).filter(|neighbor| present.established.contains(&neighbor.address)).count();
-        if self.has_taken_over(&wanted, up, now) {
+        if self.due(&wanted, &present.established, now) {
             self.let_go(present);
         }
         if !self.active() {
             self.forget();
         }
         let mut speaking = self.beside_sessions(wanted.clone());
-        speaking.problems.extend(self.waits_for(&wanted, up, now));
+        speaking.problems.extend(self.waits_for(&wanted, up(&wanted, &present.established), now));
         let shown = (self.beside_nodes(snapshot), speaking);
         self.wanted = Some((snapshot.clone(), wanted));
         shown
@@ -137,12 +137,6 @@ impl Handover {
         any
     }
 
-    /// Whether the new sessions do what the old ones did, as far as can be told by sessions; `up` of them are.
-    fn has_taken_over(&self, wanted: &Speaking, up: usize, now: Instant) -> bool {
-        let late = self.since.is_some_and(|since| now >= since + PATIENCE);
-        self.due(now) && up > 0 && (late || up == between_nodes(wanted).count())
-    }
-
     /// Lets go what brings nothing that no other brings. Where one end has its reflector and the other has not, each may
     /// have the other's routes by their old session only.
     fn let_go(&mut self, present: &Present) {
@@ -153,6 +147,8 @@ impl Handover {
         let alone = old.into_iter().filter(|(prefix, _)| !others.contains(prefix));
         let alone: BTreeSet<IpAddr> = alone.filter_map(|(_, from)| from).collect();
         self.leaving.retain(|address, _| alone.contains(address));
+        let names: BTreeSet<_> = self.leaving.values().map(|(neighbor, _)| neighbor.name.as_str()).collect();
+        self.nodes.retain(|name, _| names.contains(name.as_str()));
         self.clients.clear();
     }
 
@@ -215,6 +211,11 @@ fn goes_on(node: &str, former: &Snapshot, snapshot: &Snapshot) -> bool {
 fn between_nodes(speaking: &Speaking) -> impl Iterator<Item = &Neighbor> {
     let neighbors = speaking.config.neighbors.iter();
     neighbors.filter(|neighbor| speaking.roles.get(&neighbor.address).is_some_and(|role| of_nodes(*role)))
+}
+
+/// How many of these have their session up.
+fn up(speaking: &Speaking, established: &BTreeSet<IpAddr>) -> usize {
+    between_nodes(speaking).filter(|neighbor| established.contains(&neighbor.address)).count()
 }
 
 /// Their names, the first few of many.

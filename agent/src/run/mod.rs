@@ -359,12 +359,13 @@ impl<K: Kernel> Agent<K> {
         let was_active = self.handover.active();
         let now = Instant::now().into_std();
         let sessions = if was_active { self.speech.sessions().await } else { Vec::new() };
-        let paths = if self.handover.due(now) { self.speech.paths().await } else { Vec::new() };
         let up = sessions.iter().filter(|session| session.state == SessionState::Established);
-        let present = Present {
-            established: up.map(|session| session.address).collect(),
-            paths: paths.iter().filter(|path| !path.stale).map(|path| (path.prefix, path.peer)).collect(),
-        };
+        let established = up.map(|session| session.address).collect();
+        // Many, in a large cluster.
+        let due = self.handover.due(&wanted, &established, now);
+        let paths = if due { self.speech.paths().await } else { Vec::new() };
+        let paths = paths.iter().filter(|path| !path.stale).map(|path| (path.prefix, path.peer)).collect();
+        let present = Present { established, paths };
         let both = self.handover.follow(&self.options.node, snapshot, wanted, &present, now);
         match (was_active, self.handover.active()) {
             (false, true) => {

@@ -144,7 +144,7 @@ fn a_session_that_alone_brings_something_stays() {
     }
     assert!(a.problems[0].contains("by no other session"), "{:?}", a.problems);
     a.hears("10.244.2.0/24", R);
-    assert_eq!(a.at(601, reflected("a")).0, ["r"]);
+    assert_eq!(a.at(601, reflected("a")), of(&["r"], &["a", "r"]));
 }
 
 #[test]
