@@ -1,12 +1,12 @@
 //! Somebody's cluster, such as one of kind or k3s, which `KUBECONFIG` leads to: nothing but kubectl is to be had there.
 
-use std::ffi::OsString;
 use std::io::{Seek, Write};
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::binaries::Binaries;
 use super::kubectl::{Kubectl, is_ready};
@@ -21,11 +21,15 @@ pub const NODE_LABEL: &str = "heliograph.io/test-reflector";
 /// The intent that a person gives to Heliograph.
 const INTENT: [&str; 2] = ["bgpconfigurations.heliograph.io", "bgppeers.heliograph.io"];
 
+/// Says all that the present context needs, without other files.
+const FLATTENED: [&str; 5] = ["config", "view", "--raw", "--flatten", "--minify"];
+
 /// The cluster that `KUBECONFIG` leads to.
 #[derive(Debug)]
 pub struct Elsewhere {
     kubectl: PathBuf,
-    kubeconfig: OsString,
+    /// Its own copy: objects without a namespace go to the tests' own.
+    kubeconfig: NamedTempFile,
 }
 
 impl Elsewhere {
@@ -42,7 +46,14 @@ impl Elsewhere {
             Ok(output) if output.status.success() => "kubectl".into(),
             _ => Binaries::cluster(&mut |step| println!("cluster: {step}"))?.path("kubectl"),
         };
-        Ok(Some(Self { kubectl, kubeconfig }))
+        // Readable for us only, as it holds keys.
+        let copy = NamedTempFile::new().context("cannot make a file")?;
+        let text = output(Command::new(&kubectl).env("KUBECONFIG", &kubeconfig).args(FLATTENED))?;
+        std::fs::write(copy.path(), text)
+            .with_context(|| format!("cannot write {}", copy.path().display()))?;
+        let cluster = Self { kubectl, kubeconfig: copy };
+        cluster.kubectl(&["config", "set-context", "--current", "--namespace", NAMESPACE])?;
+        Ok(Some(cluster))
     }
 
     /// Takes the cluster for a test, if it may be taken: it has no pod network yet, or Heliograph with nothing that a
@@ -144,19 +155,22 @@ impl Drop for Taken {
 impl Kubectl for Elsewhere {
     fn kubectl_with(&self, words: &[&str], document: Option<&str>) -> Result<String> {
         let mut command = Command::new(&self.kubectl);
-        // The last of two such options counts, so that `words` may name another.
-        command.env("KUBECONFIG", &self.kubeconfig).args(["--namespace", NAMESPACE]).args(words);
+        command.env("KUBECONFIG", self.kubeconfig.path()).args(words);
         let mut input = tempfile::tempfile().context("cannot make a file")?;
         input.write_all(document.unwrap_or_default().as_bytes())?;
         input.rewind()?;
-        let output = command.stdin(input).output().context("cannot run kubectl")?;
-        ensure!(
-            output.status.success(),
-            "`kubectl {}` failed ({}): {}",
-            words.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        output(command.stdin(input))
     }
+}
+
+/// What a program prints.
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
