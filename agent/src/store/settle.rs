@@ -129,9 +129,9 @@ impl Settling<'_> {
     fn find_reflectors(&mut self, snapshot: &Snapshot) {
         let key = Culprit::new("BGPConfiguration", CONFIGURATION_NAME);
         let consequence = if let Some(names) = self.go_on_reflecting(&snapshot.configuration.topology) {
-            format!("as they were last good, so they go on to reflect: {names}")
+            format!("until one does, those that did go on to reflect: {names}")
         } else if self.can_be_restored(&key) && self.restore(&key) {
-            "the BGPConfiguration stays as it was last good".into()
+            "until one does, the BGPConfiguration stays as it was last good".into()
         } else {
             self.mesh(&key);
             "until one does, all nodes peer with each other (FullMesh)".into()
