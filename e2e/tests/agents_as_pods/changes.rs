@@ -124,10 +124,17 @@ pub fn the_peer_goes(cluster: &Cluster) -> Result<()> {
 
 /// A mesh becomes clients of a reflector, and a mesh again.
 pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
+    let reflectors = |value: &str| {
+        let selector = json!({ "matchLabels": { "heliograph.io/reflector": value } });
+        configuration(json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": selector } }))
+    };
     cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector=true"])?;
-    let selector = json!({ "matchLabels": { "heliograph.io/reflector": "true" } });
-    let reflectors = json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": selector } });
-    cluster.apply(&configuration(reflectors))?;
+    cluster.apply(&reflectors("ture"))?;
+    for node in NODES {
+        wait_for_refusal(cluster, node, "the BGPConfiguration stays as it was")?;
+        wait_for_roles(cluster, node, "Mesh", 2)?;
+    }
+    cluster.apply(&reflectors("true"))?;
     let said = cluster.kubectl(&["get", "bgpconfigurations"])?;
     ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/operations.md, not: {said}");
     let begun = Instant::now();
@@ -140,6 +147,11 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
         wait_for_roles(cluster, node, "Mesh", 0)?;
     }
     told("reflectors are switched on: the last session of the mesh gone", begun);
+    cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector-"])?;
+    for node in NODES {
+        wait_for_refusal(cluster, node, "go on to reflect: n1")?;
+    }
+    wait_for_roles(cluster, "n1", "Client", 2)?;
 
     cluster.apply(&configuration(json!({ "topology": "FullMesh" })))?;
     let begun = Instant::now();
@@ -159,6 +171,16 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     }
     told("reflectors are switched off: nothing reflected any more", begun);
     Ok(())
+}
+
+/// Waits until an agent refuses something of the intent with these words.
+fn wait_for_refusal(cluster: &Cluster, node: &str, words: &str) -> Result<()> {
+    wait_until(LATER, &format!("{node} refuses: {words}"), || {
+        let intent = &cluster.agent_status(node)?["intent"];
+        let refused = intent["refusals"].to_string().contains(words);
+        ensure!(refused && intent["inSync"] == false, "{intent}");
+        Ok(())
+    })
 }
 
 fn configuration(more: Value) -> String {
