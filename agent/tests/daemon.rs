@@ -208,7 +208,7 @@ fn a_reflector_follows_its_intent_and_keeps_the_last_good() {
     let reflector = site.start("rr1");
     let status = site.until("the client's session is tried", |s| s["sessions"][0]["peer"] == "192.0.2.2");
     assert_eq!((&status["role"], &status["kernel"]), (&"Reflector".into(), &Value::Null));
-    assert_eq!(status["sessions"][0]["role"], "Client");
+    assert_eq!((&status["reflects"], &status["sessions"][0]["role"]), (&true.into(), &"Client".into()));
     let checked = site.ask(&["status", "--check"]);
     assert_eq!(checked.status.code(), Some(3), "a session that is down is not as it should be");
     let shown = site.ask(&["status"]);

@@ -48,9 +48,10 @@ fn named<'a>(all: &'a [Value], kind: &str) -> &'a Value {
 
 #[test]
 fn install_yaml_is_the_kustomization_in_one_file() {
-    let whole: String = parts("").iter().map(|part| format!("---\n{}", text(part))).collect();
+    let parts = parts("");
     // Kinds first: nothing of a kind can be applied before it is known.
-    assert_eq!(manifests().join("crds.yaml").exists(), parts("")[0] == "crds.yaml");
+    assert_eq!(parts[0], "crds.yaml");
+    let whole: String = parts.iter().map(|part| format!("---\n{}", text(part))).collect();
     assert!(text("install.yaml") == whole, "manifests/install.yaml is not up to date: run `make manifests`");
 }
 
@@ -98,13 +99,17 @@ fn the_pod_asks_for_no_more_than_it_needs() {
     let list = |value: &Value| serde_yaml::from_value::<Vec<String>>(value.clone()).unwrap();
     assert_eq!(list(&security["capabilities"]["drop"]), ["ALL"]);
     assert_eq!(list(&security["capabilities"]["add"]), ["NET_ADMIN", "NET_BIND_SERVICE"]);
-    for rule in all.iter().filter_map(|document| document.get("rules")?.as_sequence()).flatten() {
+    let rules: Vec<_> =
+        all.iter().filter_map(|document| document.get("rules")?.as_sequence()).flatten().collect();
+    assert!(!rules.is_empty());
+    for rule in rules {
         for words in ["apiGroups", "resources", "verbs"].map(|field| list(&rule[field])) {
             assert!(!words.contains(&"*".to_string()), "{rule:?}");
         }
     }
     // A Secret is read in our own namespace only.
     let cluster_wide = named(&all, "ClusterRole")["rules"].as_sequence().unwrap();
+    assert!(!cluster_wide.is_empty());
     assert!(cluster_wide.iter().all(|rule| !list(&rule["resources"]).contains(&"secrets".to_string())));
 }
 
@@ -115,10 +120,15 @@ fn what_the_agent_is_told_is_what_it_takes() {
     let help = Command::new(env!("CARGO_BIN_EXE_heliograph")).args(["agent", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let names = container["env"].as_sequence().unwrap().iter().map(|env| env["name"].as_str().unwrap());
-    for name in names.filter(|name| name.starts_with("HELIOGRAPH_") && *name != "HELIOGRAPH_STORE") {
+    let names: Vec<_> =
+        names.filter(|name| name.starts_with("HELIOGRAPH_") && *name != "HELIOGRAPH_STORE").collect();
+    assert!(!names.is_empty());
+    for name in names {
         assert!(help.contains(&format!("{name}=")), "{name} isn't in {help}");
     }
-    for argument in container["args"].as_sequence().unwrap().iter().skip(1) {
+    let arguments = container["args"].as_sequence().unwrap();
+    assert!(arguments.len() > 1, "{arguments:?}");
+    for argument in arguments.iter().skip(1) {
         let name = argument.as_str().unwrap().split('=').next().unwrap();
         assert!(help.contains(name), "{name} isn't in {help}");
     }

@@ -6,57 +6,63 @@
 
 mod common;
 
+use common::place::Place;
 use common::*;
 use heliograph_agent::kernel::linux::Linux;
 use heliograph_agent::kernel::{Desired, Kernel, NatOutgoing, Rules, TableState};
 use heliograph_agent::reconcile::Reconciler;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-const NEIGHBOURS: [&str; 3] = ["pod", "peer", "host"];
-
-/// Namespaces around the test's own, which is the node; gone with the test.
-struct Neighbours(String);
+/// Namespaces around the test's own, which is the node.
+struct Neighbours {
+    pod: Place,
+    /// Another node, with a pod's address on its loopback.
+    peer: Place,
+    /// Outside.
+    host: Place,
+}
 
 impl Neighbours {
     fn new() -> Self {
-        let all = Self(format!("heliograph-nat-{}-", std::process::id()));
-        // Prefix 1: the pod. 2: another node, with a pod's address on its loopback. 3: outside.
-        for (number, name) in (1..).zip(NEIGHBOURS) {
+        let all = Self { pod: Place::new(), peer: Place::new(), host: Place::new() };
+        for (number, name) in (1..).zip(["pod", "peer", "host"]) {
+            let place = all.place(name);
             sh(&format!(
-                "ip netns add {ns} && ip -n {ns} link set lo up
-                 ip link add {name} type veth peer name eth0 netns {ns} && ip link set {name} up
-                 ip -n {ns} link set eth0 up
-                 ip address add 10.{number}.0.1/24 dev {name}; ip -6 address add fd0{number}::1/64 dev {name} nodad
-                 ip -n {ns} address add 10.{number}.0.2/24 dev eth0
-                 ip -n {ns} -6 address add fd0{number}::2/64 dev eth0 nodad
-                 ip -n {ns} route add default via 10.{number}.0.1; ip -n {ns} -6 route add default via fd0{number}::1",
-                ns = all.name(name)
+                "set -e
+                 ip link add {name} type veth peer name eth0 netns {path}; ip link set {name} up
+                 ip address add 10.{number}.0.1/24 dev {name}; ip -6 address add fd0{number}::1/64 dev {name} nodad",
+                path = place.path
             ));
+            place.sh(&format!(
+                "set -e
+                 ip link set eth0 up
+                 ip address add 10.{number}.0.2/24 dev eth0; ip -6 address add fd0{number}::2/64 dev eth0 nodad
+                 ip route add default via 10.{number}.0.1; ip -6 route add default via fd0{number}::1"
+            ));
+            sh(&once_ours(&format!("fd0{number}::1")));
+            place.sh(&once_ours(&format!("fd0{number}::2")));
         }
-        let peer = all.name("peer");
-        sh(&format!(
-            "ip -n {peer} address add 10.20.0.2/32 dev lo; ip -n {peer} -6 address add fd20::2/128 dev lo nodad"
-        ));
-        sh("ip route add 10.20.0.0/24 via 10.2.0.2; ip -6 route add fd20::/64 via fd02::2");
-        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        all.peer.sh("ip address add 10.20.0.2/32 dev lo && ip -6 address add fd20::2/128 dev lo nodad");
+        all.peer.sh(&once_ours("fd20::2"));
+        sh("ip route add 10.20.0.0/24 via 10.2.0.2 && ip -6 route add fd20::/64 via fd02::2");
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
         all
     }
 
-    fn name(&self, neighbour: &str) -> String {
-        format!("{}{neighbour}", self.0)
+    fn place(&self, name: &str) -> &Place {
+        match name {
+            "pod" => &self.pod,
+            "peer" => &self.peer,
+            "host" => &self.host,
+            _ => panic!("nobody is called {name}"),
+        }
     }
 
     /// A socket in a neighbour's namespace, which it stays in.
     fn socket(&self, neighbour: &str, address: IpAddr) -> UdpSocket {
-        let namespace = File::open(format!("/run/netns/{}", self.name(neighbour))).unwrap();
-        let open = move || {
-            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            UdpSocket::bind((address, 0)).unwrap()
-        };
-        let socket = std::thread::spawn(open).join().unwrap();
+        let socket = self.place(neighbour).within(move || UdpSocket::bind((address, 0)).unwrap());
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket
     }
@@ -75,14 +81,6 @@ impl Neighbours {
             asking.recv_from(&mut octets).unwrap_or_else(|error| panic!("{at} to {from}: {error}"));
         assert_eq!(answering.ip(), at);
         source.ip().to_string()
-    }
-}
-
-impl Drop for Neighbours {
-    fn drop(&mut self) {
-        for name in NEIGHBOURS {
-            let _ = std::process::Command::new("ip").args(["netns", "delete", &self.name(name)]).output();
-        }
     }
 }
 
@@ -185,8 +183,9 @@ table inet heliograph {
         assert_eq!(listed, wanted);
         assert_eq!(others(), before);
         // What nft itself writes in our place is taken for ours.
-        sh("nft -s list table inet heliograph > /tmp/heliograph-table-$$; nft delete table inet heliograph
-            nft -f /tmp/heliograph-table-$$; rm /tmp/heliograph-table-$$");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, sh("nft -s list table inet heliograph")).unwrap();
+        sh(&format!("nft delete table inet heliograph && nft -f {}", file.path().display()));
         let actual = reconciler.kernel().dump().await.unwrap();
         assert_eq!(actual.table, TableState::Intact(outgoing().rules()));
 

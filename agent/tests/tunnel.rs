@@ -6,76 +6,15 @@
 
 mod common;
 
+use common::place::Place;
 use common::*;
 use heliograph_agent::kernel::linux::Linux;
 use heliograph_agent::kernel::{
     Desired, DeviceForm, Family, Held, Hop, Kernel, Route, Segment, TunnelDevice,
 };
-use heliograph_agent::reconcile::{Reconciler, Summary};
+use heliograph_agent::reconcile::Reconciler;
 use std::process::Command;
-use std::sync::mpsc;
 use std::time::Instant;
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A network namespace: a thread that lives in it and works off what it is sent.
-struct Place {
-    jobs: mpsc::Sender<Job>,
-    path: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        let (jobs, work) = mpsc::channel::<Job>();
-        let (told, tid) = mpsc::channel();
-        std::thread::spawn(move || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-                .expect("make a network namespace: these tests need root (sudo -E cargo test)");
-            told.send(nix::unistd::gettid()).unwrap();
-            work.into_iter().for_each(|job| job());
-        });
-        let tid = tid.recv().expect("the namespace's thread started");
-        let place = Self { jobs, path: format!("/proc/{}/task/{tid}/ns/net", std::process::id()) };
-        place.sh("ip link set lo up");
-        place
-    }
-
-    fn within<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> R {
-        let (sender, result) = mpsc::channel();
-        self.jobs.send(Box::new(move || drop(sender.send(job())))).unwrap();
-        result.recv().expect("the job didn't panic")
-    }
-
-    fn sh(&self, command: &str) -> String {
-        let command = command.to_owned();
-        self.within(move || sh(&command))
-    }
-
-    /// Whether a command succeeds.
-    fn can(&self, command: &str) -> bool {
-        let command = command.to_owned();
-        self.within(move || Command::new("sh").args(["-c", &command]).output().unwrap().status.success())
-    }
-
-    /// Whether pings get an answer; the first one may take long in User-mode Linux.
-    fn pings(&self, arguments: &str) -> bool {
-        self.can(&format!("ping -n -c 3 -i 0.2 -W 5 {arguments}"))
-    }
-
-    /// A new agent without memory brings this place to `desired`.
-    fn bring(&self, desired: &Desired) -> Summary {
-        let desired = desired.clone();
-        self.within(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { bring(&mut Reconciler::new(Linux::open().unwrap()), &desired).await })
-        })
-    }
-
-    fn bring_in_sync(&self, desired: &Desired) {
-        let summary = self.bring(desired);
-        assert!(summary.in_sync, "{summary:#?}\n{}", self.sh("ip -d route show proto 104; ip -d link"));
-    }
-}
 
 /// Node a (192.0.2.1) and node b (198.51.100.3) with a pod each (10.1.0.7, 10.3.0.7), and the router between them.
 struct Racks {

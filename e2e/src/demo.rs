@@ -41,7 +41,7 @@ pub fn demo(topology: &str) -> Result<i32> {
         return kubernetes::show();
     }
     if uml::runs_here()? {
-        return show(topology).inspect_err(|_| println!("\n{}", crate::lab::last_words()));
+        return show(topology);
     }
     println!("demo: this kernel has no ipip, so the lab runs in User-mode Linux");
     let me = std::env::current_exe()?.to_string_lossy().into_owned();

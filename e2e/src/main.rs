@@ -119,6 +119,11 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
+            // What was running is gone by now, its logs too.
+            let words = heliograph_e2e::lab::last_words();
+            if !words.is_empty() {
+                eprintln!("{words}\n");
+            }
             eprintln!("heliograph-lab: {error:#}");
             ExitCode::FAILURE
         }

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::NetNs;
-use crate::wait::wait_until;
+use crate::wait::wait_while;
 
 /// A probe is sent again after so long without an answer.
 const AGAIN: Duration = Duration::from_millis(400);
@@ -229,11 +229,12 @@ pub fn ask_all(from: &NetNs, targets: &[IpAddr], within: Duration) -> Result<BTr
     Ok(views)
 }
 
-/// A ping every 10 ms from a namespace to an address, until stopped.
+/// A ping every 10 ms from a namespace to an address, until stopped or dropped.
 pub struct PingStream {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
-    thread: JoinHandle<Result<Lost>>,
+    /// Absent only while it is being stopped.
+    thread: Option<JoinHandle<Result<Lost>>>,
 }
 
 /// What became of a [`PingStream`].
@@ -263,7 +264,7 @@ impl PingStream {
         let sent = Arc::new(AtomicUsize::new(0));
         let (until, counter) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || stream(pinger, to, &until, &counter));
-        Ok(Self { stop, sent, thread })
+        Ok(Self { stop, sent, thread: Some(thread) })
     }
 
     /// How many were sent so far.
@@ -279,7 +280,11 @@ impl PingStream {
     pub fn wait_for(&self, more: usize) -> Result<()> {
         let goal = self.sent() + more;
         let within = STREAM_PAUSE * more as u32 * 10 + STREAM_GRACE;
-        wait_until(within, "pings of a stream", || match self.sent() {
+        let lives = || {
+            ensure!(self.thread.as_ref().is_some_and(|thread| !thread.is_finished()), "it has ended");
+            Ok(())
+        };
+        wait_while(lives, within, "pings of a stream", || match self.sent() {
             sent if sent >= goal => Ok(()),
             sent => Err(anyhow!("{sent} of {goal} sent")),
         })
@@ -288,10 +293,18 @@ impl PingStream {
     /// Ends the stream, waits for late answers, and tells what was lost.
     ///
     /// # Errors
-    /// When its socket failed.
-    pub fn stop(self) -> Result<Lost> {
+    /// When its socket failed, or it went on so long after a lost ping that their numbers came round to that one.
+    pub fn stop(mut self) -> Result<Lost> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the ping stream panicked"))?
+        let thread = self.thread.take().context("the ping stream was stopped before")?;
+        thread.join().map_err(|_| anyhow!("the ping stream panicked"))?
+    }
+}
+
+impl Drop for PingStream {
+    /// Nobody asks any more what was lost: late answers are not waited for here.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -301,9 +314,10 @@ fn stream(mut pinger: Pinger, to: IpAddr, until: &AtomicBool, counter: &AtomicUs
     let mut next = Instant::now();
     while !until.load(Ordering::Relaxed) {
         if Instant::now() >= next {
-            // Sequence numbers are 16 bits: eleven minutes, longer than any test.
-            pinger.send(to, sent as u16);
-            waiting.insert(sent as u16);
+            // Of 16 bits: it comes round every eleven minutes.
+            let sequence = sent as u16;
+            ensure!(waiting.insert(sequence), "{to} never answered ping {}", sent - (1 << 16));
+            pinger.send(to, sequence);
             sent += 1;
             counter.store(sent, Ordering::Relaxed);
             next = Instant::now() + STREAM_PAUSE;

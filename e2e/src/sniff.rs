@@ -3,17 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::NetNs;
+use crate::wait::wait_until;
 
 /// Every protocol, in the byte order `socket` wants (linux/if_ether.h).
 const ETH_P_ALL: u16 = 0x0003;
@@ -21,6 +22,9 @@ const ETH_P_ALL: u16 = 0x0003;
 const BUFFER: usize = 64 << 20;
 /// Enough of a packet: link-layer header, two IP headers, one of TCP with options.
 const SNAP: usize = 256;
+
+/// How long a sniffer may take to read what has passed, on a busy machine.
+const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// What was seen from one address to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +46,9 @@ type Seen = BTreeMap<(IpAddr, IpAddr), Traffic>;
 /// A running sniffer; it ends when dropped.
 pub struct Sniffer {
     seen: Arc<Mutex<Seen>>,
+    /// Sends the packets that [`Sniffer::catch_up`] looks out for, and receives them: nobody complains of them.
+    marker: UdpSocket,
+    marks: AtomicU16,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -52,14 +59,15 @@ impl Sniffer {
     /// # Errors
     /// When the socket cannot be made.
     pub fn start(netns: &NetNs) -> Result<Self> {
-        let mut socket = netns.enter(|| {
+        let (mut socket, marker) = netns.enter(|| {
             let all = Protocol::from(i32::from(ETH_P_ALL.to_be()));
             let socket =
                 Socket::new(Domain::PACKET, Type::RAW, Some(all)).context("cannot open a packet socket")?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             // A bulk transfer comes faster than a busy machine lets us read. `Force`: beyond what others may ask for.
             setsockopt(&socket, RcvBufForce, &BUFFER).context("cannot enlarge the packet socket's buffer")?;
-            Ok(socket)
+            let marker = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot bind a UDP socket")?;
+            Ok((socket, marker))
         })?;
         let (seen, stop) = (Arc::new(Mutex::new(Seen::new())), Arc::new(AtomicBool::new(false)));
         let (into, until) = (seen.clone(), stop.clone());
@@ -73,7 +81,24 @@ impl Sniffer {
                 }
             }
         });
-        Ok(Self { seen, stop, thread: Some(thread) })
+        Ok(Self { seen, marker, marks: AtomicU16::new(0), stop, thread: Some(thread) })
+    }
+
+    /// Waits until all is read that has passed so far: that nothing of a kind was seen says something only then.
+    /// A packet that is sent now, within the node, comes after all of that.
+    ///
+    /// # Errors
+    /// When it cannot be sent, or is not seen.
+    pub fn catch_up(&self) -> Result<()> {
+        let [high, low] = self.marks.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let mark = IpAddr::from([127, 72, high, low]);
+        let port = self.marker.local_addr()?.port();
+        self.marker.send_to(b"so far", (mark, port)).context("cannot send a packet within the node")?;
+        wait_until(CATCH_UP, "a sniffer sees a packet sent last", || {
+            let seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+            ensure!(seen.keys().any(|(_, to)| *to == mark), "{} pairs seen", seen.len());
+            Ok(())
+        })
     }
 
     /// What was seen so far from one address to another.
@@ -82,10 +107,12 @@ impl Sniffer {
         self.seen.lock().unwrap_or_else(|e| e.into_inner()).get(&(from, to)).cloned().unwrap_or_default()
     }
 
-    /// Everything seen so far.
+    /// Everything seen so far, but for what stayed within the node.
     #[must_use]
     pub fn all(&self) -> BTreeMap<(IpAddr, IpAddr), Traffic> {
-        self.seen.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        let mut all = self.seen.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        all.retain(|(_, to), _| !to.is_loopback());
+        all
     }
 
     /// Forgets what was seen so far.

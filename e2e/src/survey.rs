@@ -80,6 +80,7 @@ pub fn survey(
         Ok((pings?, from_nodes?))
     })?;
 
+    sniffer.catch_up()?;
     let mut survey = Survey { ways: BTreeMap::new(), views: BTreeMap::new(), from_nodes: BTreeMap::new() };
     for (from, reached, views) in from_pods {
         survey.views.extend(views.into_iter().map(|(to, views)| ((from, to), views)));

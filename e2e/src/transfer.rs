@@ -39,6 +39,7 @@ pub fn transfer(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod, bytes: usize
         lab.node(&from.node).run(["ip", "link", "set", &link.interface, "gso_max_segs", "1"])?;
     }
     let fragments = fragments_made(lab)?;
+    sniffer.catch_up()?;
     sniffer.clear();
     let listener =
         to.netns.enter(|| TcpListener::bind((to.address, 0)).context("cannot listen in the pod"))?;
@@ -59,6 +60,7 @@ pub fn transfer(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod, bytes: usize
         bail!("{bytes} bytes were sent, {total} arrived{}", if right { "" } else { ", and not the same" });
     }
     let took = start.elapsed();
+    sniffer.catch_up()?;
     let traffic = sniffer.traffic(from.address, to.address);
     Ok(Transfer { bytes, took, traffic, fragments: fragments_made(lab)? - fragments })
 }

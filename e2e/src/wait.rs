@@ -12,15 +12,31 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When `look` gave no value within `within`.
-pub fn wait_until<T>(within: Duration, what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn wait_until<T>(within: Duration, what: &str, look: impl FnMut() -> Result<T>) -> Result<T> {
+    wait_while(|| Ok(()), within, what, look)
+}
+
+/// The same as long as there is something to wait for: an error of `lives` ends it at once.
+///
+/// # Errors
+/// When `look` gave no value within `within`, or `lives` failed; with its error.
+pub fn wait_while<T>(
+    mut lives: impl FnMut() -> Result<()>,
+    within: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
-        match look() {
-            Ok(value) => return Ok(value),
-            Err(state) if start.elapsed() >= within => {
+        // Asked before the look, as what somebody did just before its end counts.
+        let end = lives().err();
+        match (look(), end) {
+            (Ok(value), _) => return Ok(value),
+            (Err(state), Some(end)) => return Err(end.context(format!("{what}; last seen: {state:#}"))),
+            (Err(state), None) if start.elapsed() >= within => {
                 return Err(anyhow!("{what}: not within {within:?}; last seen: {state:#}"));
             }
-            Err(_) => std::thread::sleep(PAUSE),
+            (Err(_), None) => std::thread::sleep(PAUSE),
         }
     }
 }
@@ -39,5 +55,15 @@ mod tests {
         .unwrap_err()
         .to_string();
         assert!(fault.contains("the moon") && fault.ends_with(&format!("look {looks}")), "{fault}");
+    }
+
+    #[test]
+    fn nobody_waits_for_what_has_ended() {
+        let within = Duration::from_secs(3600);
+        let look = || -> Result<()> { Err(anyhow!("dark")) };
+        let fault = wait_while(|| Err(anyhow!("it fell down")), within, "the moon", look).unwrap_err();
+        let fault = format!("{fault:#}");
+        assert!(["the moon", "dark", "it fell down"].iter().all(|word| fault.contains(word)), "{fault}");
+        assert!(wait_while(|| Err(anyhow!("it fell down")), within, "the moon", || Ok(1)).is_ok());
     }
 }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use anyhow::ensure;
-use common::{LATER, SOON, routes_to, wait_for_route};
+use anyhow::{Context, ensure};
+use common::{LATER, SOON, routes_to, wait_for_route, wait_for_status};
 use heliograph_e2e::lab::Lab;
 use heliograph_e2e::probe::ping;
 use heliograph_e2e::uml::with_ipip;
@@ -29,6 +29,12 @@ fn bird_learns_and_teaches() {
         // We learn what is allowed, and nothing longer.
         wait_for_route(a, "10.9.1.0/24", true)?;
         wait_for_route(b, "10.8.1.0/24", true)?;
+        wait_for_status(a, "both of BIRD's networks received, one let in", |status| {
+            let sessions = status["sessions"].as_array().context("no sessions")?;
+            let session = sessions.iter().find(|s| s["name"] == "bird-ebgp").context("none with BIRD")?;
+            ensure!(session["received"] == 2 && session["accepted"] == 1);
+            Ok(())
+        })?;
         ensure!(routes_to(a, "10.9.200.0/25")?.is_empty(), "longer than the import list allows");
 
         // And it carries packets, both ways.

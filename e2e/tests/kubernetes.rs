@@ -1,6 +1,7 @@
 //! A real Kubernetes on this machine: it comes up, its pods reach each other, and nothing of it is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
@@ -38,25 +39,29 @@ impl Machine {
     }
 }
 
+/// Network namespaces by name, held open: a name is a number that another namespace gets once this one is gone.
+type Namespaces = BTreeMap<String, File>;
+
 /// Processes in any of these network namespaces.
-fn processes_in(namespaces: &BTreeSet<String>) -> Vec<String> {
+fn processes_in(namespaces: &Namespaces) -> Vec<String> {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
     let inside = numbers.filter(|pid| {
         std::fs::read_link(format!("/proc/{pid}/ns/net"))
-            .is_ok_and(|namespace| namespaces.contains(&*namespace.to_string_lossy()))
+            .is_ok_and(|namespace| namespaces.contains_key(&*namespace.to_string_lossy()))
     });
     inside.map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()).collect()
 }
 
 /// The network namespaces of a cluster's machines.
-fn namespaces(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
+fn namespaces(cluster: &Cluster) -> Result<Namespaces> {
+    let mut found = Namespaces::new();
     let names: Vec<_> = cluster.places().iter().map(|place| place.name()).collect();
     let nodes = names.iter().map(|name| cluster.node(name)).collect::<Result<Vec<_>>>()?;
     for machine in [cluster.control_machine(), cluster.router()].into_iter().chain(nodes) {
-        let link = std::fs::read_link(format!("/proc/{}/ns/net", machine.init().pid))?;
-        found.insert(link.to_string_lossy().into_owned());
+        let path = format!("/proc/{}/ns/net", machine.init().pid);
+        let link = std::fs::read_link(&path)?;
+        found.insert(link.to_string_lossy().into_owned(), File::open(&path)?);
     }
     Ok(found)
 }
@@ -119,6 +124,11 @@ fn a_cluster_survives_what_tests_do_to_it() {
         cluster.stop_api_server()?;
         ensure!(cluster.kubectl(&["get", "nodes"]).is_err());
         cluster.start_api_server()?;
+
+        // Nobody waits for nodes that have nobody to make them Ready.
+        cluster.node("n1")?.run(["pkill", "-KILL", "-x", "kubelet"])?;
+        let ended = cluster.wait_ready_nodes(9).expect_err("there are two");
+        ensure!(format!("{ended:#}").contains("n1: kubelet has ended"), "{ended:#}");
         cluster.down()
     });
 }

@@ -8,16 +8,16 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{LATER, SOON};
+use common::{LATER, told};
 use heliograph_e2e::cluster::network::{Place, Topology};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{addresses, all_reach, everywhere};
-use heliograph_e2e::cluster::{self, Cluster, Kubectl, Spec};
+use heliograph_e2e::cluster::{self, Cluster, Kubectl, Spec, bgp};
 use heliograph_e2e::probe::PingStream;
 use heliograph_e2e::sniff::Sniffer;
 use heliograph_e2e::uml::{as_root, with_ipip_and};
 use heliograph_e2e::wait::wait_until;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Two in each rack, so that there are pairs of either kind.
 const NODES: usize = 4;
@@ -45,15 +45,14 @@ fn every_pod_reaches_every_other_in_two_racks() {
         wait_for_objects(&cluster, &[("Mesh", 12)])?;
 
         let streams = pods.streams(&cluster)?;
-        cluster.kubectl(&["label", "node", "n1", "n3", "heliograph.io/reflector=true"])?;
-        let selector = json!({ "matchLabels": { "heliograph.io/reflector": "true" } });
-        configure(&cluster, json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": selector } }))?;
+        cluster.kubectl(&["label", "node", "n1", "n3", bgp::REFLECTOR])?;
+        cluster.apply(&bgp::configuration(&bgp::reflectors()))?;
         // One in each rack: both clients with both of them, and these with each other.
         wait_for_objects(&cluster, &[("Reflector", 4), ("Client", 4), ("Mesh", 2)])?;
         told("reflectors", begun);
         pods.all_go_the_right_way(&cluster)?;
         told("every pair with reflectors", begun);
-        configure(&cluster, json!({ "topology": "FullMesh" }))?;
+        cluster.apply(&bgp::configuration(&bgp::full_mesh()))?;
         wait_for_objects(&cluster, &[("Mesh", 12)])?;
         told("a mesh again", begun);
         for (what, stream) in streams {
@@ -66,11 +65,6 @@ fn every_pod_reaches_every_other_in_two_racks() {
         }
         cluster.down()
     });
-}
-
-/// Says how long it took so far. Never judged: machines differ.
-fn told(what: &str, since: Instant) {
-    println!("{what}: after {:.1} s", since.elapsed().as_secs_f64());
 }
 
 /// One pod on each node.
@@ -97,16 +91,18 @@ impl Pods {
             router: Sniffer::start(cluster.router().net())?,
         };
         ensure!(all_reach(cluster, &self.0)? == NODES * (NODES - 1) * 2);
+        // What was answered has passed; that a sniffer has not seen it counts when it has read that far.
+        seen.switch.catch_up()?;
+        seen.router.catch_up()?;
         let pods = self.all(cluster)?;
         let mut ways = BTreeMap::<&str, usize>::new();
         for (from, _, sources) in &pods {
             for (to, _, targets) in pods.iter().filter(|(to, ..)| to != from) {
                 for (family, (source, target)) in sources.iter().zip(targets).enumerate() {
                     let nodes = (from.addresses()[family], to.addresses()[family]);
-                    // What was answered was sent; that the sniffers have read of it may take a moment.
-                    let way = wait_until(SOON, &format!("the way from {source} to {target}"), || {
-                        seen.way((*source, *target), nodes, from.rack == to.rack)
-                    })?;
+                    let way = seen
+                        .way((*source, *target), nodes, from.rack == to.rack)
+                        .with_context(|| format!("from {source} to {target}"))?;
                     *ways.entry(way).or_default() += 1;
                 }
             }
@@ -168,30 +164,12 @@ impl Seen {
     }
 }
 
-fn configure(cluster: &Cluster, spec: Value) -> Result<()> {
-    let mut spec = spec;
-    spec["asNumber"] = json!(64512);
-    let configuration = json!({
-        "apiVersion": "heliograph.io/v1alpha1", "kind": "BGPConfiguration", "metadata": { "name": "default" },
-        "spec": spec,
-    });
-    cluster.apply(&configuration.to_string()).map(drop)
-}
-
 /// Waits until kubectl tells of these sessions and no others, by role, all established, and of every node that it is in
 /// sync and has its tunnels.
 fn wait_for_objects(cluster: &Cluster, wanted: &[(&str, usize)]) -> Result<()> {
-    let wanted: BTreeMap<_, _> = wanted.iter().map(|(role, count)| ((*role).to_owned(), *count)).collect();
     wait_until(LATER * 2, &format!("sessions {wanted:?}"), || {
-        let sessions = cluster.kubectl_json(&["get", "bgpsessions"])?;
-        let mut found = BTreeMap::<String, usize>::new();
-        for session in sessions["items"].as_array().context("no list")? {
-            ensure!(session["status"]["state"] == "Established", "{session}");
-            *found.entry(session["spec"]["role"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
-        }
-        ensure!(found == wanted, "{found:?}");
-        let nodes = cluster.kubectl_json(&["get", "bgpnodes"])?;
-        let nodes = nodes["items"].as_array().context("no list")?;
+        bgp::sessions_are(cluster, wanted)?;
+        let nodes = cluster.list(&["bgpnodes"])?;
         ensure!(nodes.len() == NODES, "{} objects", nodes.len());
         for node in nodes {
             let status = &node["status"];

@@ -83,11 +83,12 @@ fn a_node_cut_off_and_back() {
 fn a_silent_node_is_given_up_after_the_hold_time() {
     with_ipip("a_silent_node_is_given_up_after_the_hold_time", || {
         let lab = impatient()?;
-        // A frozen agent: its kernel goes on to answer TCP, its BGP speaker does not. Nobody sees a link go.
+        // Nothing of BGP leaves the node any more, not even its kernel's acknowledgements. Nobody sees a link go, and
+        // nobody is told that a connection is at its end.
         let drop_bgp = "table inet silence { chain c { type filter hook output priority 0; tcp dport 179 drop; \
                         tcp sport 179 drop; }; }";
         let node = lab.node("rack1-a");
-        node.output_with(["nft", "-f", "-"], &[], drop_bgp.as_bytes())?;
+        node.run(["nft", drop_bgp])?;
         for other in ["rack1-b", "rack2-a", "rack2-b"] {
             wait_for_route(lab.node(other), "10.244.1.0/24", false)?;
         }

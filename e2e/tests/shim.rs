@@ -40,6 +40,8 @@ fn pods_of_one_node_reach_each_other() {
         // Nobody ever asks by ARP who anybody is.
         let learned = node.ip("neigh show")?;
         let of_pods = learned.iter().filter(|n| n["dst"].as_str().is_some_and(|d| d.starts_with("10.244.")));
+        let of_pods: Vec<_> = of_pods.collect();
+        ensure!(of_pods.len() == 2, "of two pods: {learned:?}");
         for entry in of_pods {
             ensure!(entry["state"] == serde_json::json!(["PERMANENT"]), "{entry}");
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
+use anyhow::{Result, ensure};
 use futures::{StreamExt, stream};
 use kube::Client;
 use tokio::time::{MissedTickBehavior, interval};
@@ -43,7 +44,13 @@ impl Kubelets {
             next.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut patches = tokio::task::JoinSet::new();
             for turn in 0usize.. {
-                next.tick().await;
+                loop {
+                    tokio::select! {
+                        _ = next.tick() => break,
+                        // One that was refused has said so.
+                        Some(patch) = patches.join_next() => patch.expect("a kubelet's report"),
+                    }
+                }
                 // In an order in which neighbours don't follow each other.
                 let n = turn.wrapping_mul(7919) % nodes;
                 let (admin, done) = (User(admin.clone()), done.clone());
@@ -55,10 +62,15 @@ impl Kubelets {
                     assert!(answer.code == 200, "{answer:?}");
                     done.fetch_add(1, Relaxed);
                 });
-                while patches.try_join_next().is_some() {}
             }
         });
         Self { reports, task }
+    }
+
+    /// Whether all reports so far were taken.
+    pub fn all_is_well(&self) -> Result<()> {
+        ensure!(!self.task.is_finished(), "a kubelet's report was refused: see above");
+        Ok(())
     }
 
     pub fn reports(&self) -> usize {

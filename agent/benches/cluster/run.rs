@@ -87,38 +87,41 @@ impl Site {
         let peers = if cluster.reflected { 1..3 } else { 1..cluster.nodes };
         network.place(peers)?;
         let _peers = Peers::start(cluster).await?;
-        let _kubelets = Kubelets::start(self.server.client("admin").await, cluster.nodes);
+        let kubelets = Kubelets::start(self.server.client("admin").await, cluster.nodes);
         let folder = tempfile::tempdir()?;
         let (kubeconfig, api) = self.way_in()?;
         fs::write(folder.path().join("kubeconfig"), kubeconfig)?;
         let tap = Tap::start((GATEWAY, api.port()).into(), api).await?;
 
-        let agent = Agent::start(&network, folder)?;
+        let mut agent = Agent::start(&network, folder)?;
         let meter = Meter {
             site: self,
-            agent: &agent,
+            agent: agent.child.id(),
             tap: &tap,
-            kubelets: &_kubelets,
+            kubelets: &kubelets,
             lines: self.server.audit().lines().count(),
         };
-        let begin = meter.read();
+        let begin = meter.read()?;
         let deadline = Instant::now() + PATIENCE;
         let wanted = cluster.nodes - 1;
         while agent.routes() != [wanted, wanted] {
+            let ended = agent.child.try_wait()?;
             ensure!(
-                Instant::now() < deadline,
-                "{:?} of {wanted} routes\n{}",
+                ended.is_none() && Instant::now() < deadline,
+                "{:?} of {wanted} routes, the agent has {}\n{}",
                 agent.routes(),
+                ended.map_or("not ended".into(), |status| format!("ended with {status}")),
                 agent.last_words()
             );
+            kubelets.all_is_well()?;
             tokio::time::sleep(LOOK).await;
         }
-        let routed = meter.read();
+        let routed = meter.read()?;
         let peak = usage::peak(agent.child.id());
         tokio::time::sleep(settle.saturating_sub(begin.at.elapsed())).await;
-        let settled = meter.read();
+        let settled = meter.read()?;
         tokio::time::sleep(rest).await;
-        let end = meter.read();
+        let end = meter.read()?;
         ensure!(
             agent.routes() == [wanted, wanted],
             "routes were lost: {:?}\n{}",
@@ -231,7 +234,8 @@ impl Reading {
 
 struct Meter<'a> {
     site: &'a Site,
-    agent: &'a Agent,
+    /// The number of its process.
+    agent: u32,
     tap: &'a Tap,
     kubelets: &'a Kubelets,
     /// Of the audit log, from before.
@@ -239,8 +243,9 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    fn read(&self) -> Reading {
-        let (at, cpu) = (Instant::now(), usage::cpu(self.agent.child.id()));
+    fn read(&self) -> Result<Reading> {
+        self.kubelets.all_is_well()?;
+        let (at, cpu) = (Instant::now(), usage::cpu(self.agent));
         let log = self.site.server.audit();
         let (mut reads, mut writes) = (0, 0);
         for entry in log.lines().skip(self.lines).filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -260,6 +265,6 @@ impl Meter<'_> {
             writes,
             reports: self.kubelets.reports(),
         };
-        Reading { at, since }
+        Ok(Reading { at, since })
     }
 }

@@ -27,6 +27,11 @@ use super::status::ObjectStatus;
     printcolumn(name = "ASN", type_ = "integer", json_path = ".spec.asNumber"),
     printcolumn(name = "Topology", type_ = "string", json_path = ".spec.topology"),
     printcolumn(name = "Encapsulation", type_ = "string", json_path = ".spec.encapsulation"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

@@ -1,4 +1,6 @@
 //! `BGPFilter`: rules that say which routes pass between us and peers, and with what changes.
+// Printer columns are alike in type, which is no slip.
+#![allow(clippy::duplicated_attributes)]
 
 use kube::core::Rule as Cel;
 use kube::{CustomResource, KubeSchema};
@@ -21,6 +23,11 @@ use super::status::ObjectStatus;
     doc = "Rules that say which routes pass, and with what changes; BGPPeers name them as importFilter and exportFilter.",
     status = "ObjectStatus",
     printcolumn(name = "Otherwise", type_ = "string", json_path = ".spec.otherwise"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

@@ -39,7 +39,7 @@ pub struct BGPNodeStatusSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BGPNodeStatusStatus {
-    /// What the agent is: Node, or Reflector where it is a stand-alone one.
+    /// What it is: Reflector where it reflects to other nodes, else Node.
     #[serde(default)]
     pub role: String,
     /// The agent's version.

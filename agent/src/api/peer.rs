@@ -28,6 +28,11 @@ use super::status::BGPPeerStatus;
     printcolumn(name = "Sessions", type_ = "string", json_path = ".status.sessions.established"),
     printcolumn(name = "Import", type_ = "string", json_path = ".spec.importFilter", priority = "1"),
     printcolumn(name = "Export", type_ = "string", json_path = ".spec.exportFilter", priority = "1"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

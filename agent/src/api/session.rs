@@ -92,6 +92,10 @@ pub struct BGPSessionStatus {
     /// The state of its BFD session, as RFC 5880 names it; absent where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<String>,
+    /// The generation of the BGPPeer that the session goes by: an older one while the node refuses the newest. Absent
+    /// with a Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_generation: Option<i64>,
     /// Why it isn't established.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

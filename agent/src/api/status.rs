@@ -10,7 +10,7 @@ use super::node_status::SessionCounts;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
-    /// How it stands, one of each type.
+    /// How it stands, one of each type: Accepted (this generation is in force, as the agent that writes this has it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -23,7 +23,8 @@ pub struct BGPPeerStatus {
     /// The sessions of all nodes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<SessionCounts>,
-    /// How it stands, one of each type: Established (on all nodes that peer with it).
+    /// How it stands, one of each type: Established (on all nodes that peer with it; of the oldest generation that any
+    /// session goes by), Accepted (this generation is in force, as the agent that writes this has it).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

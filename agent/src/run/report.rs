@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
+use crate::status::kubernetes::view::of_a_node;
 use crate::status::server::{Question, Subject};
 use crate::status::{
     BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus,
@@ -35,6 +36,7 @@ impl<K: Kernel> Agent<K> {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             role: self.options.role,
+            reflects: self.reflects(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             waiting_for: self.waiting_for.clone(),
             intent: IntentStatus {
@@ -45,6 +47,7 @@ impl<K: Kernel> Agent<K> {
                 }),
                 origin: self.view.origin.clone(),
                 refusals: self.view.refusals.clone(),
+                objects: self.view.objects.clone(),
             },
             store: self.view.connection.as_ref().map(store),
             telling: self.telling.as_ref().map(|telling| telling.borrow().clone()),
@@ -56,13 +59,23 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
+    fn reflects(&self) -> bool {
+        self.view.snapshot.as_ref().is_some_and(|snapshot| {
+            let this = snapshot.nodes.get(&self.options.node);
+            this.is_some_and(|this| snapshot.is_reflector(this))
+        })
+    }
+
     fn session(&self, session: &SessionReport) -> SessionStatus {
         let roles = self.speaking.as_ref().map(|speaking| &speaking.roles);
+        let role = roles.and_then(|roles| roles.get(&session.address)).copied();
+        let role = role.unwrap_or(NeighborRole::Mesh);
         SessionStatus {
             peer: session.address,
             name: session.name.clone(),
             asn: session.asn,
-            role: roles.and_then(|roles| roles.get(&session.address)).copied().unwrap_or(NeighborRole::Mesh),
+            role,
+            peer_generation: self.peer_generation(&session.name, role),
             state: state_name(session.state),
             uptime_seconds: session.since.as_secs_f64(),
             received: session.received,
@@ -78,6 +91,15 @@ impl<K: Kernel> Agent<K> {
             reason: session.reason.clone(),
             bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
+    }
+
+    /// The generation of a BGPPeer that is in force.
+    fn peer_generation(&self, name: &str, role: NeighborRole) -> Option<i64> {
+        if of_a_node(role) {
+            return None;
+        }
+        let object = format!("BGPPeer {name}");
+        self.view.objects.iter().find(|taken| taken.object == object)?.in_force
     }
 
     fn kernel(&self) -> Option<KernelStatus> {

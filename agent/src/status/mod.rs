@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{NeighborRole, Verdict};
-use crate::store::Refusal;
+use crate::store::{Refusal, Taken};
 
 pub mod client;
 pub mod http;
@@ -41,6 +41,9 @@ pub struct NodeStatus {
     pub version: String,
     /// What it is.
     pub role: Role,
+    /// It is to reflect: what one node tells it the others are told.
+    #[serde(default)]
+    pub reflects: bool,
     /// How long it has run, in seconds.
     pub uptime_seconds: f64,
     /// What the first sync still waits for, in words; empty: it is done, and stays so.
@@ -82,6 +85,9 @@ pub struct IntentStatus {
     pub origin: String,
     /// Why what the store holds now isn't in force.
     pub refusals: Vec<Refusal>,
+    /// Our kinds' objects in the API server, and which generation of each is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<Taken>,
 }
 
 /// How many best routes there are of a sort.
@@ -138,6 +144,9 @@ pub struct SessionStatus {
     pub asn: u32,
     /// What it is to us.
     pub role: NeighborRole,
+    /// The generation of its BGPPeer that the session goes by, where it has one and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_generation: Option<i64>,
     /// The session's state, as RFC 4271 names it.
     pub state: String,
     /// How long it has been in this state, in seconds.

@@ -250,6 +250,7 @@ mod tests {
             name: "rr1".into(),
             asn: 64512,
             role: NeighborRole::Mesh,
+            peer_generation: None,
             state: "Active".into(),
             uptime_seconds: 3.0,
             received: 2,

@@ -11,6 +11,7 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
         name: name.into(),
         asn: 64512,
         role,
+        peer_generation: None,
         state: state_name(SessionState::Established),
         uptime_seconds: 60.0,
         received: 5,
@@ -47,6 +48,7 @@ pub fn status() -> NodeStatus {
         node: "a".into(),
         version: "1.2.3".into(),
         role: Role::Node,
+        reflects: false,
         uptime_seconds: 100.0,
         waiting_for: vec!["the peers' first word".into()],
         intent: IntentStatus {

@@ -21,6 +21,8 @@ pub const CONFIGURATION_NAME: &str = "default";
 pub struct Object {
     /// Its `metadata.name`.
     pub name: String,
+    /// Its `metadata.generation`: how often its spec was written; `None`: it comes from no API server.
+    pub generation: Option<i64>,
     /// The rest of it.
     pub kind: Kind,
 }

@@ -61,7 +61,8 @@ pub fn object(value: &Value, unknown: Unknown, problems: &mut Problems) -> Optio
         problems.note("metadata.name", "the object has no name", "add metadata: {name: NAME}");
         return None;
     }
-    Some(Object { name: name.to_string(), kind })
+    let generation = value.pointer("/metadata/generation").and_then(Value::as_i64);
+    Some(Object { name: name.to_string(), generation, kind })
 }
 
 /// The values of a Secret by key; `stringData` counts before `data`, as when it is written to an API server.

@@ -149,6 +149,7 @@ impl Keeper {
                     in_sync: true,
                     origin: self.folder.display().to_string(),
                     refusals: Vec::new(),
+                    objects: Vec::new(),
                     connection: None,
                 };
                 true

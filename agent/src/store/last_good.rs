@@ -59,7 +59,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<Object>>, String> {
 
 /// An object as a document.
 pub fn document(object: &Object) -> Value {
-    let metadata = json!({"name": object.name});
+    let mut metadata = json!({"name": object.name});
+    if let Some(generation) = object.generation {
+        metadata["generation"] = generation.into();
+    }
     let ours = |spec: Result<Value, serde_json::Error>| {
         json!({"apiVersion": api::API_VERSION, "kind": object.kind_name(), "metadata": metadata,
             "spec": spec.unwrap_or_default()})
@@ -97,7 +100,7 @@ spec: {asNumber: 64512, clusterCIDRs: [10.244.0.0/16]}
 ---
 apiVersion: heliograph.io/v1alpha1
 kind: BGPPeer
-metadata: {name: tor}
+metadata: {name: tor, generation: 3}
 spec: {peerAddress: 192.0.2.1, peerASN: 64600, ttlSecurity: 1, importFilter: f, passwordSecretRef: {name: s, key: k}}
 ---
 apiVersion: heliograph.io/v1alpha1

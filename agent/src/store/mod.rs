@@ -35,6 +35,8 @@ pub struct View {
     pub origin: String,
     /// Why what the store holds now isn't in force; empty where it is.
     pub refusals: Vec<Refusal>,
+    /// Our kinds' objects in the API server, and which generation of each is in force.
+    pub objects: Vec<Taken>,
     /// How it stands with the API server; `None`: there is none.
     pub connection: Option<Connection>,
 }
@@ -53,6 +55,18 @@ pub struct Connection {
     /// It answers, and refuses something that is needed. Intent isn't followed until somebody does something about it;
     /// one that is merely away will tell what there is to follow.
     pub refused: bool,
+}
+
+/// One of our kinds' objects in the API server, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taken {
+    /// The object, as `BGPPeer tor`.
+    pub object: String,
+    /// The generation that the API server last told of.
+    pub generation: i64,
+    /// The generation in force. Where the newest is refused: an older one, or `None`.
+    pub in_force: Option<i64>,
 }
 
 /// One reason why intent is refused, with its place.

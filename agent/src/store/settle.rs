@@ -102,7 +102,9 @@ impl Settling<'_> {
     }
 
     fn is_as_before(&self, key: &Culprit) -> bool {
-        self.before.get(key).is_some_and(|object| self.taken.get(key) == Some(object))
+        // Whatever its generation: who makes the same object anew has changed nothing.
+        let taken = self.taken.get(key);
+        self.before.get(key).is_some_and(|object| taken.is_some_and(|taken| taken.kind == object.kind))
     }
 
     /// Makes what is to blame give way; whether anything did.
@@ -164,9 +166,11 @@ impl Settling<'_> {
 
     /// Makes the topology one that needs no reflectors.
     fn mesh(&mut self, key: &Culprit) {
-        if let Some(Object { kind: Kind::Configuration(spec), .. }) = self.taken.get_mut(key) {
+        if let Some(Object { kind: Kind::Configuration(spec), generation, .. }) = self.taken.get_mut(key) {
             let spec = Arc::make_mut(spec);
             (spec.topology, spec.reflectors) = (Topology::FullMesh, None);
+            // It is no longer what anybody wrote.
+            *generation = None;
         }
     }
 

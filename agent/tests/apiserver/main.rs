@@ -3,6 +3,9 @@
 
 #[path = "../common/binaries.rs"]
 mod binaries;
+#[allow(dead_code)]
+#[path = "../../../bgp/benches/reflection/processes.rs"]
+mod processes;
 mod proxy;
 mod rights;
 mod server;
@@ -80,7 +83,7 @@ async fn put_node(admin: &User, name: &str, address: &str, pods: Option<&str>, l
     assert!(answer.code < 300, "{answer:?}");
 }
 
-/// A store that is followed, with every snapshot that was ever in force.
+/// A store that is followed, with the snapshots in force that were seen: of several in short order only the last is.
 struct Followed {
     views: watch::Receiver<Arc<View>>,
     seen: Arc<Mutex<Vec<Arc<Snapshot>>>>,
@@ -134,6 +137,12 @@ fn connected(view: &View) -> bool {
 
 fn error(view: &View) -> String {
     view.connection.as_ref().and_then(|connection| connection.last_error.clone()).unwrap_or_default()
+}
+
+/// The newest generation of the BGPPeer, and that in force.
+fn generations_of_tor(view: &View) -> (i64, Option<i64>) {
+    let taken = view.objects.iter().find(|taken| taken.object == "BGPPeer tor").expect("the BGPPeer");
+    (taken.generation, taken.in_force)
 }
 
 fn password(view: &View) -> Option<Authentication> {
@@ -396,8 +405,12 @@ async fn changes_are_followed(admin: &User, store: &mut Followed) {
     admin.merge(&path, json!({"spec": {"importFilter": "none-such"}})).await;
     let view = store.until("a filter is missing", |view| !view.in_sync).await;
     assert_eq!(view.refusals[0].object, "BGPPeer tor", "{view:#?}");
+    let (refused, in_force) = generations_of_tor(&view);
+    assert_eq!(in_force, Some(refused - 1), "the one before");
     admin.merge(&path, json!({"spec": {"importFilter": "from-tor"}})).await;
-    store.until("it is named rightly", |view| view.in_sync).await;
+    let view = store.until("it is named rightly", |view| view.in_sync).await;
+    assert_eq!(generations_of_tor(&view), (refused + 1, Some(refused + 1)));
+    assert!(view.objects.iter().all(|taken| taken.in_force == Some(taken.generation)), "{:?}", view.objects);
 
     // A Secret that the agent may not read.
     admin.merge(&path, json!({"spec": {"passwordSecretRef": {"name": "foreign"}}})).await;
@@ -437,7 +450,13 @@ async fn topologies_switch_without_a_gap(admin: &User, store: &mut Followed) {
     admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;
     store.until("the mesh is back", |view| nodes(view) == ["a", "b", "c", "rr"]).await;
     // In between there was never less than one or the other needs.
-    for snapshot in store.seen.lock().unwrap().iter() {
+    let seen = store.seen.lock().unwrap().clone();
+    assert!(
+        seen.iter().any(|snapshot| !snapshot.all_nodes),
+        "of no snapshot with reflectors: {}",
+        seen.len()
+    );
+    for snapshot in seen {
         let names: Vec<_> = snapshot.nodes.keys().map(String::as_str).collect();
         let mesh = matches!(snapshot.configuration.topology, Topology::FullMesh);
         assert!(if mesh { names.len() >= 4 } else { names.contains(&"rr") }, "{names:?}, mesh: {mesh}");
@@ -585,6 +604,7 @@ async fn garbage_is_left_out(admin: &User, store: &mut Followed) {
     lax["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
         json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let path = format!("{OURS}/bgppeers/tor");
+    let (_, good) = generations_of_tor(&before);
     let patch = json!([{"op": "replace", "path": "/spec/versions/0/schema", "value": lax["spec"]["versions"][0]["schema"]}]);
     let answer = admin.ask("PATCH", &crd, "application/json-patch+json", Some(&patch)).await;
     assert!(answer.code < 300, "{answer:?}");
@@ -600,6 +620,8 @@ async fn garbage_is_left_out(admin: &User, store: &mut Followed) {
             })
             .await;
         assert_eq!(view.snapshot, before.snapshot);
+        let (newest, in_force) = generations_of_tor(&view);
+        assert!(in_force == good && Some(newest) > good, "{newest}, in force: {in_force:?}, good: {good:?}");
     }
     put_node(admin, "newer", "192.0.2.11", Some("10.244.11.0/24"), json!({})).await;
     store.until("nodes are followed all the same", |view| nodes(view).contains(&"newer")).await;

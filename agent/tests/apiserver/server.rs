@@ -11,6 +11,7 @@ use kube::{Client, Config};
 use tokio::time::{Instant, sleep};
 
 use super::binaries::binary;
+use super::processes::bind_to_us;
 
 /// Starting takes this long at most, on a busy machine.
 const START: Duration = Duration::from_secs(180);
@@ -21,40 +22,62 @@ const AGENT: &str = "agent-token,system:serviceaccount:heliograph-system:agent,a
 const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules":
     [{"level": "Metadata", "users": ["system:serviceaccount:heliograph-system:agent"]}, {"level": "None"}]}"#;
 
+/// How the names of the folders begin in which all this lies; the number of the process follows.
+const FOLDER: &str = "heliograph-apiserver-";
+
 /// An API server that can be stopped and started again. It is gone with this.
 pub struct Server {
-    folder: tempfile::TempDir,
+    // Dropped in this order.
+    apiserver: Option<Daemon>,
+    _etcd: Daemon,
+    etcd_port: u16,
     binary: PathBuf,
     port: u16,
-    etcd: Child,
-    etcd_port: u16,
-    apiserver: Option<Child>,
+    folder: tempfile::TempDir,
+}
+
+/// A process that ends with this, and with the thread that started it, whatever ends that.
+struct Daemon(Child);
+
+impl Daemon {
+    /// `log` gets what it says.
+    fn start(command: &mut Command, log: &Path) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        bind_to_us(command);
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error} (Debian: etcd-server)")))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Server {
     /// Starts one. `None`: there are no binaries, which only a developer's machine may lack.
     pub async fn start() -> Option<Self> {
         let binary = binary("kube-apiserver")?;
-        let folder = tempfile::tempdir().unwrap();
+        remove_killed();
+        let prefix = format!("{FOLDER}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         let (port, etcd_port, peers) = (free_port(), free_port(), free_port());
-        let etcd = Command::new("etcd")
-            .arg("--data-dir")
+        let mut etcd = Command::new("etcd");
+        etcd.arg("--data-dir")
             .arg(folder.path().join("etcd"))
             .args(["--unsafe-no-fsync", "--name", "test", "--log-level", "error"])
             .arg(format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"))
             .arg(format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"))
             .arg(format!("--listen-peer-urls=http://127.0.0.1:{peers}"))
             .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peers}"))
-            .arg(format!("--initial-cluster=test=http://127.0.0.1:{peers}"))
-            .stdin(Stdio::null())
-            .stdout(log(folder.path(), "etcd"))
-            .stderr(log(folder.path(), "etcd"))
-            .spawn()
-            .expect("start etcd (Debian: etcd-server)");
+            .arg(format!("--initial-cluster=test=http://127.0.0.1:{peers}"));
+        let etcd = Daemon::start(&mut etcd, &folder.path().join("etcd.log"));
         let key = folder.path().join("sa.key");
         let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output().unwrap();
         assert!(made.status.success(), "openssl genrsa");
-        let mut server = Self { folder, binary, port, etcd, etcd_port, apiserver: None };
+        let mut server = Self { apiserver: None, _etcd: etcd, etcd_port, binary, port, folder };
         for (name, token) in [("admin", "admin-token"), ("agent", "agent-token")] {
             fs::write(server.kubeconfig(name), kubeconfig(port, token)).unwrap();
         }
@@ -70,7 +93,8 @@ impl Server {
         fs::write(&policy, AUDIT).unwrap();
         let key = self.folder.path().join("sa.key");
         let path = |flag: &str, path: &Path| format!("{flag}={}", path.display());
-        let child = Command::new(&self.binary)
+        let mut apiserver = Command::new(&self.binary);
+        apiserver
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
             .args(["--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount"])
@@ -82,18 +106,13 @@ impl Server {
             .arg(path("--audit-policy-file", &policy))
             .arg(path("--audit-log-path", &self.folder.path().join("audit.log")))
             .arg(path("--service-account-key-file", &key))
-            .arg(path("--service-account-signing-key-file", &key))
-            .stdin(Stdio::null())
-            .stdout(log(self.folder.path(), "apiserver"))
-            .stderr(log(self.folder.path(), "apiserver"))
-            .spawn()
-            .expect("start kube-apiserver");
-        self.apiserver = Some(child);
+            .arg(path("--service-account-signing-key-file", &key));
+        self.apiserver = Some(Daemon::start(&mut apiserver, &self.folder.path().join("apiserver.log")));
         let deadline = Instant::now() + START;
         let client = self.client("admin").await;
         let ready = || http_get("/readyz");
         while client.request_text(ready()).await.is_err() {
-            let ended = self.apiserver.as_mut().and_then(|child| child.try_wait().unwrap());
+            let ended = self.apiserver.as_mut().and_then(|daemon| daemon.0.try_wait().unwrap());
             let waits = ended.is_none() && Instant::now() < deadline;
             assert!(waits, "kube-apiserver is not ready ({ended:?}):\n{}", self.tail("apiserver"));
             sleep(Duration::from_millis(100)).await;
@@ -102,9 +121,7 @@ impl Server {
 
     /// Ends the API server at once, as a machine that fails does.
     pub fn down(&mut self) {
-        if let Some(mut child) = self.apiserver.take() {
-            end(&mut child);
-        }
+        drop(self.apiserver.take());
     }
 
     /// The way in for a user.
@@ -131,26 +148,20 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.down();
-        end(&mut self.etcd);
-    }
-}
-
 /// A GET of a path.
 pub fn http_get(path: &str) -> http::Request<Vec<u8>> {
     http::Request::get(path).body(Vec::new()).unwrap()
 }
 
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-fn log(folder: &Path, name: &str) -> Stdio {
-    let path = folder.join(format!("{name}.log"));
-    fs::OpenOptions::new().create(true).append(true).open(path).unwrap().into()
+/// Removes the folders of processes that were killed.
+fn remove_killed() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix(FOLDER).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if number.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The kernel chooses; that nobody takes it in between is likely enough.

@@ -72,13 +72,20 @@ fn session(name: &str, peer: &str, role: &str, state: &str) -> Value {
         "reason": ""})
 }
 
+/// One with a BGPPeer.
+fn tor_session() -> Value {
+    let mut session = session("tor", "192.0.2.254", "External", "Established");
+    session["peerGeneration"] = 1.into();
+    session
+}
+
 fn node_status() -> Value {
     json!({"node": "a", "version": "1.2.3", "role": "Node", "uptimeSeconds": 10.0, "waitingFor": ["the neighbours"],
         "intent": {"inSync": true, "generation": 1, "origin": "test", "refusals": []},
         "sessions": [
             session("b", "192.0.2.2", "Mesh", "Connect"),
             session("c", "fd00::3", "Mesh", "Established"),
-            session("tor", "192.0.2.254", "External", "Established")],
+            tor_session()],
         "routes": [{"family": "ipv4", "verdict": "tunnel", "count": 3}],
         "kernel": {"inSync": true, "routes": 0, "desired": 4, "kept": 0, "errors": []},
         "segments": [{"node": "b", "nextHop": "192.0.2.2", "verdict": "Tunnel", "reason": "test"}], "problems": []})
@@ -138,7 +145,11 @@ async fn the_status_in_a_real_api_server() {
 
     the_node_has_no_network_until_it_is_ready(&admin, &agent).await;
     objects_are_there(&admin, &agent, &server).await;
-    a_peer_counts_its_sessions(&admin, &server).await;
+    a_peer_counts_its_sessions(&admin, &agent, &server).await;
+    what_is_refused_is_not_accepted(&admin, &agent).await;
+    what_a_dead_node_said_does_not_count(&admin).await;
+    one_that_may_not_be_written_holds_up_no_other(&admin, &agent).await;
+    a_peer_without_sessions_counts_none(&admin, &agent).await;
     transitions_are_told(&admin, &agent).await;
     what_is_gone_goes(&admin, &agent).await;
     rights_are_those_that_are_used(&server, &admin).await;
@@ -178,6 +189,7 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
         assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], uid, "{path}");
         let managers = object["metadata"]["managedFields"].as_array().unwrap();
         assert!(managers.iter().all(|one| one["manager"] == "heliograph-a"), "{managers:?}");
+        assert_eq!(observed(&object), [json!(1)], "{path}");
     }
     let rows = kubectl(server, "bgpsessions");
     let headings =
@@ -186,23 +198,196 @@ async fn objects_are_there(admin: &User, agent: &Agent, server: &Server) {
     assert_eq!(rows[1][..6], ["a-192.0.2.2", "a", "192.0.2.2", "64512", "Mesh", "Connect"]);
     assert_eq!(rows[1].last().unwrap(), "connect: connection refused");
     assert_eq!(rows[2][..6], ["a-192.0.2.254", "a", "192.0.2.254", "64600", "External", "Established"]);
+    let role = async |role: heliograph_agent::plan::NeighborRole, generation: i64| {
+        agent.change(|status| status.sessions[0].role = role);
+        until("a session of another role says so of itself", async || {
+            let session = admin.session("a-192.0.2.2").await.unwrap_or_default();
+            session["metadata"]["generation"] == generation && observed(&session) == [json!(generation)]
+        })
+        .await;
+    };
+    role(heliograph_agent::plan::NeighborRole::Client, 2).await;
+    role(heliograph_agent::plan::NeighborRole::Mesh, 3).await;
     let rows = kubectl(server, "bgpnodes");
     assert_eq!(rows[0], ["NAME", "ROLE", "SESSIONS", "ROUTES", "TUNNELS", "IN SYNC", "AGE"]);
     assert_eq!(rows[1][..6], ["a", "Node", "2/3", "3", "1", "true"]);
 }
 
-async fn a_peer_counts_its_sessions(admin: &User, server: &Server) {
+/// The generations that the conditions of an object are about.
+fn observed(object: &Value) -> Vec<Value> {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let mut observed: Vec<_> = conditions.iter().map(|one| one["observedGeneration"].clone()).collect();
+    observed.dedup();
+    observed
+}
+
+/// A condition of one of our objects: its status, the generation that it is about, and its message.
+async fn condition(admin: &User, path: &str, kind: &str) -> (String, Value, String) {
+    let object = admin.get(&format!("{OURS}/{path}")).await.unwrap_or_default();
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_string();
+    (text("status"), found["observedGeneration"].clone(), text("message"))
+}
+
+async fn counted(admin: &User, peer: &str) -> String {
+    let peer = admin.get(&format!("{OURS}/bgppeers/{peer}")).await.unwrap_or_default();
+    peer["status"]["sessions"]["established"].as_str().unwrap_or_default().to_string()
+}
+
+/// What the agent's store would say of the objects that are there.
+fn taken(tor: (i64, i64), nobody: Option<i64>) -> Value {
+    json!([
+        {"object": "BGPConfiguration default", "generation": 1, "inForce": 1},
+        {"object": "BGPFilter f", "generation": 1, "inForce": 1},
+        {"object": "BGPPeer nobody", "generation": 1, "inForce": nobody},
+        {"object": "BGPPeer tor", "generation": tor.0, "inForce": tor.1}])
+}
+
+async fn a_peer_counts_its_sessions(admin: &User, agent: &Agent, server: &Server) {
     let tor = json!({"peerAddress": "192.0.2.254", "peerASN": 64600, "passwordSecretRef": {"name": "tor"}});
-    let tor = ours("BGPPeer", "tor", tor);
-    admin.put(&format!("{OURS}/bgppeers"), &tor).await;
-    let status =
-        async || admin.get(&format!("{OURS}/bgppeers/tor")).await.unwrap_or_default()["status"].clone();
-    until("its sessions are counted", async || status().await["sessions"]["established"] == "1/1").await;
-    let condition = status().await["conditions"][0].clone();
-    assert_eq!((&condition["status"], &condition["observedGeneration"]), (&json!("True"), &json!(1)));
+    let nobody = json!({"peerAddress": "192.0.2.253", "peerASN": 64600,
+        "nodeSelector": {"matchLabels": {"no": "node"}}});
+    for (name, spec) in [("tor", tor), ("nobody", nobody)] {
+        admin.put(&format!("{OURS}/bgppeers"), &ours("BGPPeer", name, spec)).await;
+    }
+    admin.put(&format!("{OURS}/bgpfilters"), &ours("BGPFilter", "f", json!({"otherwise": "Reject"}))).await;
+    admin.put(&format!("{OURS}/bgpconfigurations"), &configuration(json!({"asNumber": 64512}))).await;
+    agent.change(|status| {
+        status.intent.objects = serde_json::from_value(taken((1, 1), Some(1))).unwrap();
+    });
+    until("its sessions are counted", async || counted(admin, "tor").await == "1/1").await;
+    until("nobody's are, too", async || counted(admin, "nobody").await == "0/0").await;
+    let yes = |message: &str| ("True".to_string(), json!(1), message.to_string());
+    assert_eq!(condition(admin, "bgppeers/tor", "Established").await, yes(""));
+    for path in ["bgppeers/tor", "bgppeers/nobody", "bgpfilters/f", "bgpconfigurations/default"] {
+        assert_eq!(condition(admin, path, "Accepted").await, yes("in force on a"), "{path}");
+    }
     let rows = kubectl(server, "bgppeers");
-    assert_eq!(rows[0], ["NAME", "PEER", "ASN", "SESSIONS", "AGE"]);
-    assert_eq!(rows[1][..4], ["tor", "192.0.2.254", "64600", "1/1"]);
+    assert_eq!(rows[0], ["NAME", "PEER", "ASN", "SESSIONS", "ACCEPTED", "AGE"]);
+    assert_eq!(rows[2][..5], ["tor", "192.0.2.254", "64600", "1/1", "True"]);
+    for (kind, headings) in [
+        ("bgpfilters", &["NAME", "OTHERWISE", "ACCEPTED", "AGE"][..]),
+        ("bgpconfigurations", &["NAME", "ASN", "TOPOLOGY", "ENCAPSULATION", "ACCEPTED", "AGE"]),
+    ] {
+        let rows = kubectl(server, kind);
+        assert_eq!(rows[0], headings);
+        assert_eq!(rows[1][headings.len() - 2], "True");
+    }
+}
+
+async fn what_is_refused_is_not_accepted(admin: &User, agent: &Agent) {
+    let answer =
+        admin.merge(&format!("{OURS}/bgppeers/tor"), json!({"spec": {"importFilter": "none"}})).await;
+    assert!(answer.code < 300, "{answer:?}");
+    agent.change(|status| {
+        status.intent.objects = serde_json::from_value(taken((2, 1), Some(1))).unwrap();
+        status.intent.refusals =
+            serde_json::from_value(json!([{"file": "", "line": null, "object": "BGPPeer tor",
+            "field": "spec.importFilter", "problem": "there is no such filter", "remedy": "add it"}]))
+            .unwrap();
+    });
+    until("it is not accepted", async || {
+        let (status, generation, message) = condition(admin, "bgppeers/tor", "Accepted").await;
+        status == "False" && generation == 2 && message.contains("no such filter")
+    })
+    .await;
+    let (status, generation, _) = condition(admin, "bgppeers/tor", "Established").await;
+    assert_eq!((status.as_str(), generation), ("True", json!(1)), "the session goes by the one before");
+    admin.merge(&format!("{OURS}/bgppeers/tor"), json!({"spec": {"importFilter": null}})).await;
+    agent.change(|status| {
+        status.intent.objects = serde_json::from_value(taken((3, 3), Some(1))).unwrap();
+        status.intent.refusals.clear();
+        status.sessions[2].peer_generation = Some(3);
+    });
+    for kind in ["Accepted", "Established"] {
+        until(&format!("{kind}, the newest"), async || {
+            let (status, generation, _) = condition(admin, "bgppeers/tor", kind).await;
+            status == "True" && generation == 3
+        })
+        .await;
+    }
+}
+
+async fn what_a_dead_node_said_does_not_count(admin: &User) {
+    put_node(admin, "b", "192.0.2.2", Some("10.244.2.0/24"), json!({})).await;
+    let ready = async |status: &str| {
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        let answer = admin.merge("/api/v1/nodes/b/status", status).await;
+        assert!(answer.code < 300, "{answer:?}");
+    };
+    ready("True").await;
+    let spec = json!({"node": "b", "peer": "192.0.2.254", "peerKind": "BGPPeer", "peerName": "tor",
+        "peerASN": 64600, "role": "External"});
+    admin.put(&format!("{OURS}/bgpsessions"), &ours("BGPSession", "b-192.0.2.254", spec)).await;
+    let up = json!({"status": {"state": "Established", "conditions": [{"type": "Established", "status": "True",
+        "reason": "Established", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    let answer = admin.merge(&format!("{OURS}/bgpsessions/b-192.0.2.254/status"), up).await;
+    assert!(answer.code < 300, "{answer:?}");
+    until("both are up", async || counted(admin, "tor").await == "2/2").await;
+    ready("Unknown").await;
+    until("one isn't any more", async || counted(admin, "tor").await == "1/2").await;
+    let (status, _, message) = condition(admin, "bgppeers/tor", "Established").await;
+    assert_eq!((status.as_str(), message.as_str()), ("False", "nothing is heard of b"));
+    ready("True").await;
+    until("it is back", async || counted(admin, "tor").await == "2/2").await;
+    admin.delete(&format!("{OURS}/bgpsessions/b-192.0.2.254")).await;
+    admin.delete("/api/v1/nodes/b").await;
+    until("one is left", async || counted(admin, "tor").await == "1/1").await;
+}
+
+/// Somebody's admission refuses what is written to one object.
+async fn one_that_may_not_be_written_holds_up_no_other(admin: &User, agent: &Agent) {
+    let admission = "/apis/admissionregistration.k8s.io/v1";
+    let object = |kind: &str, spec: Value| {
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "hands-off"},
+            "spec": spec})
+    };
+    let rule = json!({"apiGroups": ["heliograph.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
+        "resources": ["bgppeers/status"], "resourceNames": ["nobody"]});
+    let policy = json!({"matchConstraints": {"resourceRules": [rule]}, "failurePolicy": "Fail",
+        "validations": [{"expression": "false", "message": "hands off"}]});
+    let binding = json!({"policyName": "hands-off", "validationActions": ["Deny"]});
+    let policies = format!("{admission}/validatingadmissionpolicies");
+    let bindings = format!("{admission}/validatingadmissionpolicybindings");
+    admin.put(&policies, &object("ValidatingAdmissionPolicy", policy)).await;
+    admin.put(&bindings, &object("ValidatingAdmissionPolicyBinding", binding)).await;
+    until("the policy is in force", async || {
+        let patch = json!({"status": {"sessions": {"established": "none"}}});
+        admin.merge(&format!("{OURS}/bgppeers/nobody/status"), patch).await.code >= 400
+    })
+    .await;
+    let refused = |status: &mut NodeStatus| {
+        status.intent.objects = serde_json::from_value(taken((3, 3), None)).unwrap()
+    };
+    agent.change(refused);
+    until("it is said", async || agent.trouble().contains("hands off")).await;
+    // Those after it are told all the same.
+    agent.change(|status| status.sessions[2].state = "Idle".into());
+    until("the other is counted", async || counted(admin, "tor").await == "0/1").await;
+    agent.change(|status| status.sessions[2].state = "Established".into());
+    until("and again", async || counted(admin, "tor").await == "1/1").await;
+    admin.delete(&format!("{bindings}/hands-off")).await;
+    admin.delete(&format!("{policies}/hands-off")).await;
+    until("it is told, too", async || {
+        condition(admin, "bgppeers/nobody", "Accepted").await.0 == "False"
+            && counted(admin, "nobody").await == "0/0"
+    })
+    .await;
+    agent.until_nothing_is_the_matter().await;
+}
+
+/// Nobody peers with it any more.
+async fn a_peer_without_sessions_counts_none(admin: &User, agent: &Agent) {
+    agent.change(|status| {
+        status.sessions.pop();
+    });
+    until("there are none", async || counted(admin, "tor").await == "0/0").await;
+    let (status, generation, message) = condition(admin, "bgppeers/tor", "Established").await;
+    assert_eq!((status.as_str(), generation), ("False", json!(3)));
+    assert_eq!(message, "no node has a session with it");
+    agent.change(|status| status.sessions.push(serde_json::from_value(tor_session()).unwrap()));
+    until("there is one again", async || counted(admin, "tor").await == "1/1").await;
 }
 
 async fn transitions_are_told(admin: &User, agent: &Agent) {

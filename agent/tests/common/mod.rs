@@ -1,6 +1,8 @@
 //! A private network namespace for a test, with the real `ip` and `nft` to look at it from outside our own code.
 #![allow(dead_code, missing_docs)]
 
+pub mod place;
+
 use heliograph_agent::kernel::linux::Linux;
 use heliograph_agent::kernel::{Desired, Hop, Route, TunnelDevice, Tunnels};
 use heliograph_agent::reconcile::{Reconciler, Summary};
@@ -42,7 +44,14 @@ pub fn underlay() -> u32 {
     sh("ip link add up0 type veth peer name up1 && ip link set up1 up && ip link set up0 up");
     sh("ip address add 192.0.2.1/24 dev up0");
     sh("ip -6 address add 2001:db8::1/64 dev up0 nodad");
+    sh(&once_ours("2001:db8::1"));
     index("up0")
+}
+
+/// A shell command that waits until an IPv6 address is in force: the kernel takes it, and makes the route to it later.
+pub fn once_ours(address: &str) -> String {
+    let look = format!("ip -6 route show table local | grep -q 'local {address} '");
+    format!("for i in $(seq 500); do if {look}; then exit; fi; sleep 0.01; done; exit 1")
 }
 
 pub fn index(name: &str) -> u32 {

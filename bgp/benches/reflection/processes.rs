@@ -1,4 +1,4 @@
-//! Processes that must not outlive whoever started them; for the benchmark and the interoperability tests.
+//! Processes that must not outlive whoever started them; for benchmarks, and for tests with others' daemons.
 
 use std::fs;
 use std::process::{Child, Command};

@@ -119,9 +119,14 @@ impl Binaries {
                 go.version,
                 folder.join("build.log").display()
             ));
+            // Go leaves what it works with behind when it is killed: where the next build finds and removes it.
+            let scratch = folder.join("scratch");
+            let _ = std::fs::remove_dir_all(&scratch);
+            std::fs::create_dir(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
             for program in wanted {
-                build(&go, program, &folder, progress)?;
+                build(&go, program, &folder, &scratch, progress)?;
             }
+            let _ = std::fs::remove_dir_all(&scratch);
         }
         Ok(Self { folder })
     }
@@ -160,7 +165,13 @@ pub fn version() -> Result<&'static str> {
         .context("e2e/kubernetes/go.mod pins no k8s.io/kubernetes")
 }
 
-fn build(go: &Go, program: &Program, folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
+fn build(
+    go: &Go,
+    program: &Program,
+    folder: &Path,
+    scratch: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
     let done = folder.join(program.name);
     if done.is_file() {
         return Ok(());
@@ -175,6 +186,7 @@ fn build(go: &Go, program: &Program, folder: &Path, progress: &mut dyn FnMut(&st
     command.args(["-mod=readonly", "-trimpath", "-ldflags", &link_flags(program)?, "-o"]);
     command.arg(&draft).arg(program.package).current_dir(modules);
     command.env("CGO_ENABLED", "0").env("GOWORK", "off").env("GOTOOLCHAIN", "local");
+    command.env("GOTMPDIR", scratch);
     command.stdout(log.try_clone()?).stderr(log);
     let mut builder = command.spawn().context("cannot start the build")?;
     let _lifeline = builder.stdin.take();

@@ -47,8 +47,15 @@ fn pass_controllers_on(group: &Path) -> Result<()> {
     for controller in ["cpu", "memory", "pids", "io", "cpuset"] {
         let has = std::fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
         if has.split_whitespace().any(|word| word == controller) {
-            std::fs::write(&file, format!("+{controller}"))
-                .with_context(|| format!("cannot pass {controller} on in {}", file.display()))?;
+            std::fs::write(&file, format!("+{controller}")).with_context(|| {
+                // cgroups(7), "no internal processes": as in a container, where the first group is no root.
+                format!(
+                    "cannot pass {controller} on in {}; if that is busy, {} has processes of its own, and a control \
+                     group of version 2 with processes passes nothing on: move them to a group below it first",
+                    file.display(),
+                    group.display()
+                )
+            })?;
         }
     }
     Ok(())
@@ -88,6 +95,12 @@ fn remove_tree(group: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The names of all groups that a cluster may have made.
+pub(super) fn clusters() -> impl Iterator<Item = String> {
+    let groups = hierarchies().into_iter().filter_map(|hierarchy| std::fs::read_dir(hierarchy).ok());
+    groups.flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// The groups of a cluster that are there.

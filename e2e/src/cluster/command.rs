@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::end::remove_killed_tests;
 use super::network::Topology;
 use super::pod_network::PodNetwork;
 use super::state::State;
@@ -39,15 +40,19 @@ pub fn up(spec: Spec, network: PodNetwork) -> Result<()> {
     Ok(())
 }
 
-/// Takes the cluster down, or what is left of one. None at all is no fault.
+/// Takes the cluster down, or what is left of one, and removes what killed tests left of theirs. None at all is no
+/// fault.
 ///
 /// # Errors
 /// When something is left; it is named.
 pub fn down(spec: &Spec) -> Result<()> {
     // What is remembered counts: it may have been made with other options.
     let state = State::read(&spec.folder).ok().flatten();
-    take_down(state.as_ref().map_or(spec, |state| &state.spec))?;
+    let down = take_down(state.as_ref().map_or(spec, |state| &state.spec));
+    let left = remove_killed_tests();
+    down?;
     println!("cluster: {}", if state.is_some() { "gone" } else { "there was none" });
+    left?.iter().for_each(|name| println!("cluster: {name}, which a killed test had left, is gone"));
     Ok(())
 }
 

@@ -28,14 +28,19 @@ impl Go {
     pub fn find(progress: &mut dyn FnMut(&str)) -> Result<Self> {
         let on_path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("go"));
-        let venv = cache::folder()?.join("go");
-        let places = PLACES.into_iter().map(PathBuf::from);
-        let mut all = on_path.chain(places).chain([venv.join("bin/go")]);
+        let mut all = on_path.chain(PLACES.into_iter().map(PathBuf::from));
         if let Some(go) = all.find_map(|program| Self::at(&program)) {
             return Ok(go);
         }
-        fetch(&venv, progress)?;
+        // One that is being fetched may run long before it is whole.
+        let cache = cache::folder()?;
+        let _lock = cache::lock(&cache, "a Go compiler", progress)?;
+        let venv = cache.join("go");
         let program = venv.join("bin/go");
+        if let Some(go) = Self::at(&program) {
+            return Ok(go);
+        }
+        fetch(&venv, progress)?;
         Self::at(&program).with_context(|| format!("{} does not run, or is too old", program.display()))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::wait::wait_until;
+use crate::wait::wait_while;
 
 /// How long a cluster's controllers may take for what they do at once on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(240);
@@ -60,6 +60,15 @@ pub trait Kubectl {
         self.kubectl(&[&["exec", pod, "--"], words].concat())
     }
 
+    /// Whether all that the cluster's nodes and its control plane run still runs, as far as that can be told: nobody
+    /// need wait for what a daemon does that has ended.
+    ///
+    /// # Errors
+    /// When one has ended.
+    fn lives(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Waits until `count` nodes are Ready.
     ///
     /// # Errors
@@ -73,7 +82,7 @@ pub trait Kubectl {
             self.watch_ready(&["nodes", "--all"]);
             bail!("{ready} of {count} Ready")
         };
-        wait_until(PATIENCE, "all nodes Ready", ready)
+        wait_while(|| self.lives(), PATIENCE, "all nodes Ready", ready)
             .with_context(|| self.kubectl(&["describe", "nodes"]).unwrap_or_default())
     }
 
@@ -90,7 +99,7 @@ pub trait Kubectl {
             self.watch_ready(&["pods", "-A", "-l", selector]);
             bail!("{} pods, {} Ready", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
         };
-        wait_until(PATIENCE, &format!("{count} pods with {selector} Ready"), ready)
+        wait_while(|| self.lives(), PATIENCE, &format!("{count} pods with {selector} Ready"), ready)
             .with_context(|| self.kubectl(&["describe", "pods", "-A", "-l", selector]).unwrap_or_default())
     }
 

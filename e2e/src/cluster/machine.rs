@@ -18,7 +18,7 @@ use crate::guest::PATH;
 use crate::jail::{Jail, NodePlan};
 use crate::lab::ip_batch;
 use crate::netns::{NetNs, NodeNs};
-use crate::wait::wait_until;
+use crate::wait::{wait_until, wait_while};
 
 /// Where a machine keeps the process numbers of its daemons.
 const PIDS: &str = "/run/daemons";
@@ -221,9 +221,11 @@ impl Machine {
     /// When it does not end.
     pub fn stop(&self, daemon: &str, signal: Signal) -> Result<()> {
         let Some(pid) = self.pid(daemon) else { return Ok(()) };
-        self.run(["sh", "-c", &format!("kill -{} {pid} 2>/dev/null || true", signal as i32)])?;
-        let what = format!("{}: the end of {daemon} after {signal}", self.name);
-        wait_until(PATIENCE, &what, || if self.runs(daemon) { bail!("it still runs") } else { Ok(()) })?;
+        if self.runs(daemon) {
+            self.run(["sh", "-c", &format!("kill -{} {pid} 2>/dev/null || true", signal as i32)])?;
+            let what = format!("{}: the end of {daemon} after {signal}", self.name);
+            wait_until(PATIENCE, &what, || if self.runs(daemon) { bail!("it still runs") } else { Ok(()) })?;
+        }
         // The number may be given to another process one day.
         Ok(std::fs::remove_file(self.path(&format!("{PIDS}/{daemon}")))?)
     }
@@ -242,7 +244,7 @@ impl Machine {
         self.pid(daemon).and_then(status).and_then(state).unwrap_or(false)
     }
 
-    /// The daemons that were started here, in order of name.
+    /// The daemons that were started here and not stopped, in order of name.
     #[must_use]
     pub fn daemons(&self) -> Vec<String> {
         let files = std::fs::read_dir(self.path(PIDS)).into_iter().flatten().flatten();
@@ -272,23 +274,22 @@ impl Machine {
     ///
     /// # Errors
     /// When the daemon ends, or the time; with the last lines of its log.
-    pub fn wait_for<T>(
-        &self,
-        daemon: &str,
-        within: Duration,
-        mut look: impl FnMut() -> Result<T>,
-    ) -> Result<T> {
+    pub fn wait_for<T>(&self, daemon: &str, within: Duration, look: impl FnMut() -> Result<T>) -> Result<T> {
         let what = format!("{}: {daemon} at work", self.name);
-        let found = wait_until(within, &what, || match look() {
-            Ok(value) => Ok(Some(value)),
-            Err(_) if !self.runs(daemon) => Ok(None),
-            Err(state) => Err(state),
-        });
-        match found {
-            Ok(Some(value)) => Ok(value),
-            Ok(None) => bail!("{}: {daemon} has ended: {}", self.name, self.last_words(daemon)),
-            Err(error) => Err(error.context(self.last_words(daemon))),
-        }
+        let lives = || {
+            ensure!(self.runs(daemon), "it has ended");
+            Ok(())
+        };
+        wait_while(lives, within, &what, look).with_context(|| self.last_words(daemon))
+    }
+
+    /// Sees that a daemon runs.
+    ///
+    /// # Errors
+    /// When it has ended; with the last lines of its log.
+    pub fn must_run(&self, daemon: &str) -> Result<()> {
+        ensure!(self.runs(daemon), "{}: {daemon} has ended: {}", self.name, self.last_words(daemon));
+        Ok(())
     }
 }
 

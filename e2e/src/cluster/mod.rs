@@ -11,14 +11,15 @@
 //! # Ok(())
 //! # }
 //! ```
-//! Dropping a [`Cluster`] takes it down; [`Cluster::release`] leaves it running, and [`Cluster::attach`] finds it
-//! again.
+//! Dropping a [`Cluster`] takes it down; [`Cluster::release`] leaves it running.
 
+pub mod bgp;
 pub mod binaries;
 mod cgroups;
 mod command;
 mod control;
 pub mod elsewhere;
+mod end;
 mod go;
 pub mod images;
 mod inside;
@@ -34,9 +35,8 @@ pub mod workload;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -44,6 +44,7 @@ use serde_json::Value;
 pub use self::cgroups::left as cgroups_left;
 pub use self::command::{down, status, up};
 pub use self::control::ADMIN;
+pub use self::end::take_down;
 pub use self::kubectl::Kubectl;
 
 use self::binaries::Binaries;
@@ -53,7 +54,7 @@ use self::machine::{Input, Machine};
 use self::network::{Place, Topology};
 use self::state::{Identity, Remembered, State};
 use crate::cleanup;
-use crate::wait::wait_until;
+use crate::wait::wait_while;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,7 +117,7 @@ pub struct Cluster {
     others: Vec<Machine>,
     /// What is dropped takes the cluster down, unless it was released.
     ours: bool,
-    _on_interrupt: Option<cleanup::Registered>,
+    _on_interrupt: cleanup::Registered,
 }
 
 /// The most nodes a cluster can have, joined ones included: each has its token from the start.
@@ -167,8 +168,10 @@ impl Cluster {
         ensure!((1..=MOST).contains(&spec.nodes), "a cluster has 1 to {MOST} nodes, not {}", spec.nodes);
         node::check_machine()?;
         let binaries = binaries_for(&spec)?;
-        refuse_second(&spec)?;
-        remove_killed_tests();
+        end::refuse_second(&spec)?;
+        if let Err(error) = end::remove_killed_tests() {
+            eprintln!("what a killed test left stays: {error:#}");
+        }
         let on_interrupt = cleanup::register({
             let spec = spec.clone();
             move || drop(take_down(&spec))
@@ -202,7 +205,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             others: Vec::new(),
             ours: true,
-            _on_interrupt: Some(on_interrupt),
+            _on_interrupt: on_interrupt,
         };
         // From here on the cluster's own end takes everything down.
         undo.0 = None;
@@ -258,45 +261,6 @@ impl Cluster {
         let machines = machines.map(|m| Remembered { name: m.name().to_owned(), init: m.init().clone() });
         State { spec: self.spec.clone(), maker: Identity::me()?, machines: machines.collect(), complete }
             .write(&self.spec.folder)
-    }
-
-    /// Finds the cluster that somebody left running in this folder. Dropping it leaves it running.
-    ///
-    /// # Errors
-    /// When there is none, or not a whole one.
-    pub fn attach(folder: &Path) -> Result<Self> {
-        let state =
-            State::read(folder)?.with_context(|| format!("there is no cluster in {}", folder.display()))?;
-        ensure!(
-            state.complete,
-            "the cluster in {} did not come up to its end: take it down",
-            folder.display()
-        );
-        let spec = state.spec;
-        let mut machines: BTreeMap<_, _> = (state.machines.into_iter())
-            .map(|m| Ok((m.name.clone(), Machine::attach(&m.name, m.init, &spec.logs())?)))
-            .collect::<Result<_>>()?;
-        let mut take =
-            |name: &str| machines.remove(name).with_context(|| format!("it has no machine {name}"));
-        let (switch, router, control) = (take(SWITCH)?, take(ROUTER)?, take(CONTROL)?);
-        let mut cluster = Self {
-            binaries: binaries_for(&spec)?,
-            spec,
-            switch,
-            router,
-            control,
-            nodes: BTreeMap::new(),
-            others: Vec::new(),
-            ours: false,
-            _on_interrupt: None,
-        };
-        for (name, machine) in machines {
-            match name.strip_prefix('n').and_then(|number| number.parse().ok()) {
-                Some(number) => drop(cluster.nodes.insert(name, (cluster.place(number), machine))),
-                None => cluster.others.push(machine),
-            }
-        }
-        Ok(cluster)
     }
 
     /// Leaves the cluster running when this program ends.
@@ -400,11 +364,11 @@ impl Cluster {
     /// # Errors
     /// When they have none in time.
     pub fn pod_networks(&self) -> Result<Vec<(Place, Vec<String>)>> {
-        wait_until(PATIENCE, "every node's pod networks", || {
-            let list = self.kubectl_json(&["get", "nodes"])?;
-            let items = list["items"].as_array().cloned().unwrap_or_default();
+        let lives = || self.lives();
+        wait_while(lives, PATIENCE, "every node's pod networks", || {
+            let nodes = self.list(&["nodes"])?;
             let of = |place: Place| {
-                let node = items.iter().find(|node| node["metadata"]["name"] == place.name());
+                let node = nodes.iter().find(|node| node["metadata"]["name"] == place.name());
                 let networks = node.map(network::pod_networks).unwrap_or_default();
                 ensure!(!networks.is_empty(), "{} has none", place.name());
                 Ok((place, networks))
@@ -519,6 +483,13 @@ impl Kubectl for Cluster {
         let input = document.map_or(Input::None, |text| Input::Text(text.to_owned()));
         self.control().kubectl(words, input)
     }
+
+    fn lives(&self) -> Result<()> {
+        let nodes = self.nodes.values().map(|(_, machine)| machine);
+        std::iter::once(&self.control)
+            .chain(nodes)
+            .try_for_each(|machine| machine.daemons().iter().try_for_each(|daemon| machine.must_run(daemon)))
+    }
 }
 
 impl Drop for Cluster {
@@ -552,62 +523,4 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     let file = options.create(true).write(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// A cluster of this name that runs is somebody's; what is left of one that ended is removed.
-fn refuse_second(spec: &Spec) -> Result<()> {
-    let Some(state) = State::read(&spec.folder)? else { return Ok(()) };
-    if state.lives() {
-        bail!(
-            "there is a cluster already, use it with `export KUBECONFIG={}`, or take it down first \
-             (`make cluster-down`)",
-            spec.folder.join("kubeconfig").display()
-        );
-    }
-    take_down(&state.spec)
-}
-
-/// What tests left behind that were killed: files and control groups outlive everybody.
-fn remove_killed_tests() {
-    let folders = std::fs::read_dir(RUN).into_iter().flatten().flatten().map(|entry| entry.path());
-    let of_tests = folders.filter(|path| path.to_string_lossy().contains(TEST));
-    for state in
-        of_tests.filter_map(|folder| State::read(&folder).ok().flatten()).filter(|state| !state.lives())
-    {
-        if let Err(error) = take_down(&state.spec) {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-/// Removes every trace of a cluster, whatever state it is in.
-///
-/// # Errors
-/// When something is left; all the rest is removed all the same.
-pub fn take_down(spec: &Spec) -> Result<()> {
-    let state = State::read(&spec.folder).unwrap_or_else(|error| {
-        eprintln!("{error:#}");
-        None
-    });
-    let inits: Vec<Identity> =
-        state.into_iter().flat_map(|s| s.machines).map(|machine| machine.init).collect();
-    inits.iter().for_each(Identity::kill);
-    let gone = wait_until(Duration::from_secs(30), "the end of the machines", || {
-        let left = inits.iter().filter(|init| init.lives()).count();
-        if left == 0 { Ok(()) } else { Err(anyhow!("{left} of them still live")) }
-    });
-    // The interface goes with the control plane's end of it; this is for an end that came too early.
-    if let Some(interface) = &spec.host_interface {
-        let mut ip = std::process::Command::new("ip");
-        ip.env("PATH", crate::guest::PATH).args(["link", "delete", interface]);
-        let _ = ip.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
-    }
-    let cgroups = cgroups::remove(&spec.name, None);
-    let files = match std::fs::remove_dir_all(&spec.folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", spec.folder.display()))
-        }
-        _ => Ok(()),
-    };
-    gone.and(cgroups).and(files)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
+use super::bgp::ours;
 use super::workload::NAMESPACE;
 use super::{BESIDE, Cluster};
 
@@ -68,18 +69,15 @@ pub fn secret(password: &str) -> String {
 #[must_use]
 pub fn peer(import: &[&str]) -> String {
     let import: Vec<_> = import.iter().map(|cidr| json!({ "cidr": cidr })).collect();
-    json!({
-        "apiVersion": "heliograph.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": NAME },
-        "spec": {
-            "peerAddress": address(),
-            "peerASN": ASN,
-            "passwordSecretRef": { "name": NAME, "key": "password" },
-            "timers": { "connectRetrySeconds": 1 },
-            "import": import,
-            "export": [{ "cidr": "10.244.0.0/16", "maxLength": 24 }],
-        },
-    })
-    .to_string()
+    let spec = json!({
+        "peerAddress": address(),
+        "peerASN": ASN,
+        "passwordSecretRef": { "name": NAME, "key": "password" },
+        "timers": { "connectRetrySeconds": 1 },
+        "import": import,
+        "export": [{ "cidr": "10.244.0.0/16", "maxLength": 24 }],
+    });
+    ours("BGPPeer", NAME, &spec)
 }
 
 /// All nodes are its neighbours, and what they announce goes into its kernel.

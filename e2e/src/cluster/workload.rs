@@ -121,6 +121,7 @@ impl Streams {
         let to = addresses(&others).into_iter().flat_map(|(_, addresses)| addresses);
         let mut to = to.map(|address| Ok(address.parse()?)).collect::<Result<Vec<IpAddr>>>()?;
         to.extend(more);
+        ensure!(!to.is_empty(), "there is nobody to ping but the pod on n1 itself");
         let mut streams = Self { running: Vec::new(), from, to };
         streams.go()?;
         Ok(streams)
@@ -138,18 +139,19 @@ impl Streams {
     /// # Errors
     /// When they don't flow.
     pub fn wait_for(&self, count: usize) -> Result<()> {
-        self.running.first().map_or(Ok(()), |(_, stream)| stream.wait_for(count))
+        self.running.first().context("no ping flows: a stream has failed before")?.1.wait_for(count)
     }
 
     /// Ends them, sees that every ping was answered, and starts others. Gives how many there were.
     ///
     /// # Errors
-    /// When one was lost.
+    /// When one was lost, or there were none.
     pub fn lost_nothing(&mut self, what: &str) -> Result<usize> {
+        ensure!(!self.running.is_empty(), "{what}: no ping flows: a stream has failed before");
         let mut sent = 0;
         for (to, stream) in std::mem::take(&mut self.running) {
             let found = stream.stop()?;
-            ensure!(found.lost.is_empty(), "{what}: to {to}: {found:?}");
+            ensure!(found.sent > 0 && found.lost.is_empty(), "{what}: to {to}: {found:?}");
             sent += found.sent;
         }
         self.go()?;

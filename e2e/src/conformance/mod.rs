@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use self::report::{Outcome, Verdict};
@@ -28,6 +28,9 @@ const REPORT: &str = "report.json";
 const LABELS: &str = " [sig-network";
 /// How many tests run at a time: most of what they do is wait.
 const PROCESSES: usize = 6;
+/// What ginkgo has beyond the time for the tests, to end those that run and to write its report, which says how they
+/// stand. It gives them half a minute each.
+const GRACE: Duration = Duration::from_secs(300);
 /// How often the log is looked at.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -78,20 +81,27 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
 
     let control = cluster.control_machine();
     std::fs::create_dir_all(control.path(FOLDER))?;
+    let report = control.path(&format!("{FOLDER}/{REPORT}"));
     // What an earlier run wrote is of no interest.
-    let _ = std::fs::remove_file(control.log_path(DAEMON));
+    for file in [&control.log_path(DAEMON), &report] {
+        let _ = std::fs::remove_file(file);
+    }
     control.start(DAEMON, &words(&binaries, plan, cluster.places().len()))?;
     let (start, mut log) = (Instant::now(), Log::open(&control.log_path(DAEMON))?);
-    while control.runs(DAEMON) {
+    while control.runs(DAEMON) && start.elapsed() <= plan.within + GRACE {
         log.read(progress)?;
-        if start.elapsed() > plan.within {
-            control.stop(DAEMON, Signal::SIGKILL)?;
-            bail!("Kubernetes' tests did not end within {:?}: {}", plan.within, control.last_words(DAEMON));
-        }
         std::thread::sleep(PAUSE);
     }
+    let took = start.elapsed();
+    control.stop(DAEMON, Signal::SIGKILL)?;
     log.read(progress)?;
-    let report = control.path(&format!("{FOLDER}/{REPORT}"));
+    // Ginkgo ended them then: its report is true of those that had ended, and nothing to write a page from.
+    ensure!(
+        took <= plan.within,
+        "Kubernetes' tests did not end within {:?}: {}",
+        plan.within,
+        control.last_words(DAEMON)
+    );
     let text = std::fs::read_to_string(report)
         .with_context(|| format!("Kubernetes' tests left no report: {}", control.last_words(DAEMON)))?;
     let outcomes = report::read(&text)?;
@@ -99,12 +109,45 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
 }
 
 /// Brings a cluster up, runs all tests that the rules do not leave out, writes the page and takes the cluster down.
-/// `folder` gets the whole report, and the log, which says why a test failed. With a focus, runs those it matches; then, and with another network than Heliograph, the page is left alone. Tells
-/// whether any failed.
+/// `folder` gets the whole report, and the log, which says why a test failed. With a focus, runs those it matches; then,
+/// and with another network than Heliograph, the page is left alone. Tells whether any failed.
 ///
 /// # Errors
 /// When the tests cannot be run, or the page not be written.
 pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path, folder: &Path) -> Result<bool> {
+    let of_all = focus.is_none();
+    let plan = focus.map_or_else(plan_of_all, |focus| Ok(plan(focus, String::new())))?;
+    let cluster = prepared(network)?;
+    let start = Instant::now();
+    let outcomes = run(&cluster, &plan, &mut |line| println!("{line}"));
+    let kept = keep(&cluster, folder);
+    let outcomes = outcomes?;
+    kept?;
+    cluster.down()?;
+
+    let failed = tell(&outcomes, start.elapsed());
+    if of_all && network == PodNetwork::Heliograph {
+        let text = page::write(&outcomes)?;
+        std::fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))?;
+        println!("conformance: see {}", page.display());
+    }
+    Ok(failed > 0)
+}
+
+fn plan(focus: String, skip: String) -> Plan {
+    Plan { focus, skip, processes: PROCESSES, within: Duration::from_secs(4 * 3600) }
+}
+
+/// All that the rules do not leave out; says how many these are.
+fn plan_of_all() -> Result<Plan> {
+    let all = list(&Binaries::conformance(&mut |step| println!("{step}"))?)?;
+    let left_out = all.iter().filter(|name| rules::find(name).is_some()).count();
+    println!("conformance: {} tests to run, {left_out} left out", all.len() - left_out);
+    Ok(plan(rules::FOCUS.to_owned(), rules::skip()))
+}
+
+/// A cluster as the tests want it.
+fn prepared(network: PodNetwork) -> Result<Cluster> {
     println!("conformance: starting a cluster of {} nodes", rules::NODES);
     let cluster = Cluster::up(Spec { nodes: rules::NODES, services: true, ..Spec::for_test() })?;
     cluster.apply_network(network)?;
@@ -114,36 +157,18 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path, folde
         let zone = format!("topology.kubernetes.io/zone={}", node.name());
         cluster.kubectl(&["label", "node", &node.name(), &zone, "--overwrite"])?;
     }
-    let plan = Plan {
-        focus: focus.clone().unwrap_or_else(|| rules::FOCUS.to_owned()),
-        skip: if focus.is_some() { String::new() } else { rules::skip() },
-        processes: PROCESSES,
-        within: Duration::from_secs(4 * 3600),
-    };
-    if focus.is_none() {
-        let all = list(&Binaries::conformance(&mut |step| println!("{step}"))?)?;
-        let left_out = all.iter().filter(|name| rules::find(name).is_some()).count();
-        println!("conformance: {} tests to run, {left_out} left out", all.len() - left_out);
-    }
-    let start = Instant::now();
-    let outcomes = run(&cluster, &plan, &mut |line| println!("{line}"));
-    let kept = keep(&cluster, folder);
-    let outcomes = outcomes?;
-    kept?;
-    cluster.down()?;
+    Ok(cluster)
+}
 
+/// Says how the tests ended, and gives how many failed.
+fn tell(outcomes: &[Outcome], took: Duration) -> usize {
     let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict != Verdict::NotRun).collect();
     let failed: Vec<_> = ran.iter().filter(|o| matches!(o.verdict, Verdict::Failed(_))).collect();
     for outcome in &failed {
         println!("FAILED {}: {:?}", outcome.name, outcome.verdict);
     }
-    println!("conformance: {} ran in {} s, {} failed", ran.len(), start.elapsed().as_secs(), failed.len());
-    if focus.is_none() && network == PodNetwork::Heliograph {
-        let text = page::write(&outcomes)?;
-        std::fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))?;
-        println!("conformance: see {}", page.display());
-    }
-    Ok(!failed.is_empty())
+    println!("conformance: {} ran in {} s, {} failed", ran.len(), took.as_secs(), failed.len());
+    failed.len()
 }
 
 /// Keeps what the tests left on the cluster, as far as they came.

@@ -4,17 +4,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::Value;
 
 use super::progress::Progress;
 use crate::cluster::pod_network::PodNetwork;
 use crate::cluster::workload::{self, Streams};
-use crate::cluster::{Cluster, Kubectl, Spec};
+use crate::cluster::{Cluster, Kubectl, Spec, bgp};
 use crate::wait::wait_until;
 
 /// How long a step may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long the API server is away.
+/// How many more pings a stream sends after all agents have noticed that the API server is away.
 const AWAY: usize = 500;
 
 /// Shows it and gives the exit status.
@@ -103,63 +103,58 @@ impl Story<'_> {
         };
         rollout("restart", &[])?;
         rollout("status", &["--timeout=240s"])?;
-        self.wait_for_roles([("n1", "Mesh", 2), ("n2", "Mesh", 2), ("n3", "Mesh", 2)])
+        self.wait_for_sessions(&[("Mesh", 6)])
     }
 
     fn reflectors_on(&self, _: &Streams) -> Result<()> {
-        self.cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector=true"])?;
-        let selector = json!({ "matchLabels": { "heliograph.io/reflector": "true" } });
-        let reflectors = json!({ "nodeSelector": selector });
-        self.configure(json!({ "topology": "Reflectors", "reflectors": reflectors }))?;
-        self.wait_for_roles([("n1", "Client", 2), ("n2", "Reflector", 1), ("n3", "Reflector", 1)])
+        self.cluster.kubectl(&["label", "node", "n1", bgp::REFLECTOR])?;
+        self.configure(bgp::reflectors())?;
+        self.wait_for_sessions(&[("Client", 2), ("Reflector", 2)])
     }
 
     fn reflectors_off(&self, _: &Streams) -> Result<()> {
-        self.configure(json!({ "topology": "FullMesh" }))?;
-        self.wait_for_roles([("n1", "Mesh", 2), ("n2", "Mesh", 2), ("n3", "Mesh", 2)])
+        self.configure(bgp::full_mesh())?;
+        self.wait_for_sessions(&[("Mesh", 6)])
     }
 
     fn an_outage(&self, streams: &Streams) -> Result<()> {
         self.cluster.stop_api_server()?;
+        self.wait_for_store("has not noticed yet", |status| {
+            ensure!(status["store"]["connected"] == false, "{}", status["store"]);
+            Ok(())
+        })?;
         streams.wait_for(AWAY)?;
         self.cluster.start_api_server()?;
+        self.wait_for_store("has not caught up yet", |status| {
+            ensure!(status["store"]["connected"] == true, "{}", status["store"]);
+            ensure!(status["intent"]["inSync"] == true, "{}", status["intent"]);
+            Ok(())
+        })
+    }
+
+    /// Waits until the status of every node's agent is as wanted.
+    fn wait_for_store(&self, not_yet: &str, look: impl Fn(&Value) -> Result<()>) -> Result<()> {
         for place in self.cluster.places() {
-            wait_until(PATIENCE, "the agents hear of the cluster again", || {
-                self.progress.say(&format!("{} has not caught up yet", place.name()));
-                let status = self.cluster.agent_status(&place.name())?;
-                ensure!(status["intent"]["inSync"] == true, "{}: {}", place.name(), status["intent"]);
-                Ok(())
+            let missing = format!("{} {not_yet}", place.name());
+            wait_until(PATIENCE, &missing, || {
+                self.progress.say(&missing);
+                look(&self.cluster.agent_status(&place.name())?)
             })?;
         }
         Ok(())
     }
 
     /// All nodes are on one segment: no tunnels, so that it makes no difference whether the kernel has any.
-    fn configure(&self, mut spec: serde_json::Value) -> Result<()> {
-        spec["asNumber"] = 64512.into();
-        spec["encapsulation"] = "Never".into();
-        let configuration = json!({
-            "apiVersion": "heliograph.io/v1alpha1",
-            "kind": "BGPConfiguration",
-            "metadata": { "name": "default" },
-            "spec": spec,
-        });
-        self.cluster.apply(&configuration.to_string()).map(drop)
+    fn configure(&self, mut fields: Value) -> Result<()> {
+        fields["encapsulation"] = "Never".into();
+        self.cluster.apply(&bgp::configuration(&fields)).map(drop)
     }
 
-    /// Waits until nodes have so many sessions of a role, as kubectl tells, and no other role's.
-    fn wait_for_roles(&self, expected: [(&str, &str, usize); 3]) -> Result<()> {
+    /// Waits until there are so many sessions of these roles and no others, as kubectl tells.
+    fn wait_for_sessions(&self, wanted: &[(&str, usize)]) -> Result<()> {
         wait_until(PATIENCE, "all sessions, as kubectl tells", || {
-            let list = self.cluster.kubectl_json(&["get", "bgpsessions"])?;
-            let sessions = list["items"].as_array().context("no list")?;
             self.progress.say("sessions are coming and going");
-            for (node, role, count) in expected {
-                let mut of_node = sessions.iter().filter(|session| session["spec"]["node"] == node);
-                let up = of_node.clone().filter(|s| s["status"]["state"] == "Established").count();
-                let all = of_node.all(|session| session["spec"]["role"] == role);
-                ensure!(up == count && all, "{node}: {up} sessions up, {count} of role {role} expected");
-            }
-            Ok(())
+            bgp::sessions_are(self.cluster, wanted)
         })
     }
 

@@ -4,16 +4,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use heliograph_e2e::cluster::tor::{self, OUTSIDE};
-use heliograph_e2e::cluster::{Cluster, Kubectl};
+use heliograph_e2e::cluster::{Cluster, Kubectl, bgp};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
-use super::common::LATER;
-use super::{told, wait_for_route};
+use super::common::on_cluster::{wait_for_role, wait_for_route};
+use super::common::{LATER, told};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
-/// A BGPPeer comes, changes, and gets another password.
+/// A BGPPeer comes: sessions, its route on all nodes, and ours on the router.
 pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
     tor::start(cluster, &OUTSIDE, "first")?;
     cluster.apply(&tor::secret("first"))?;
@@ -36,7 +36,11 @@ pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
             Ok(())
         })?;
     }
+    Ok(())
+}
 
+/// Another network may be learned from it, and the one of before no longer.
+pub fn the_peer_changes(cluster: &Cluster) -> Result<()> {
     cluster.apply(&tor::peer(&OUTSIDE[1..]))?;
     let begun = Instant::now();
     for node in NODES {
@@ -44,7 +48,11 @@ pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
         wait_for_route(cluster, node, OUTSIDE[0], false)?;
     }
     told("a BGPPeer is changed: another route instead, on all nodes", begun);
+    Ok(())
+}
 
+/// Its sessions get another password.
+pub fn the_password_changes(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     cluster.apply(&tor::secret("second"))?;
     tor::configure(cluster, &OUTSIDE, "second")?;
@@ -85,12 +93,27 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
         let network = conditions.iter().find(|condition| condition["type"] == "NetworkUnavailable");
         ensure!(network.is_some_and(|condition| condition["status"] == "False"), "{conditions:?}");
     }
-    for kind in ["bgppeers", "bgpnodes", "bgpsessions"] {
+    let filter =
+        json!({ "rules": [{ "action": "Accept", "match": { "prefixes": [{ "cidr": OUTSIDE[0] }] } }] });
+    cluster.apply(&bgp::ours("BGPFilter", "from-tor", &filter))?;
+    for object in ["bgpfilter/from-tor", &format!("bgppeer/{}", tor::NAME)] {
+        wait_until_accepted(cluster, object)?;
+    }
+    for kind in ["bgppeers", "bgpfilters", "bgpnodes", "bgpsessions"] {
         let said = cluster.kubectl(&["get", kind])?;
         println!("$ kubectl get {kind}\n{said}");
         ensure!(columns(&said) == documented(kind)?, "docs/operations.md has other columns of {kind}");
     }
     Ok(())
+}
+
+fn wait_until_accepted(cluster: &Cluster, object: &str) -> Result<()> {
+    let accepted = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}";
+    wait_until(LATER, &format!("{object} is accepted"), || {
+        let said = cluster.kubectl(&["get", object, "-o", accepted])?;
+        ensure!(said == "True", "{said:?}");
+        Ok(())
+    })
 }
 
 /// The names above a table of kubectl's.
@@ -124,51 +147,50 @@ pub fn the_peer_goes(cluster: &Cluster) -> Result<()> {
 
 /// A mesh becomes clients of a reflector, and a mesh again.
 pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
-    let reflectors = |value: &str| {
-        let selector = json!({ "matchLabels": { "heliograph.io/reflector": value } });
-        configuration(json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": selector } }))
-    };
-    cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector=true"])?;
-    cluster.apply(&reflectors("ture"))?;
+    let misspelt = json!({ "matchLabels": { "heliograph.io/reflector": "ture" } });
+    cluster.kubectl(&["label", "node", "n1", bgp::REFLECTOR])?;
+    configure(cluster, json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": misspelt } }))?;
     for node in NODES {
         wait_for_refusal(cluster, node, "the BGPConfiguration stays as it was")?;
-        wait_for_roles(cluster, node, "Mesh", 2)?;
+        wait_for_role(cluster, node, "Mesh", 2)?;
     }
-    cluster.apply(&reflectors("true"))?;
+    configure(cluster, bgp::reflectors())?;
     let said = cluster.kubectl(&["get", "bgpconfigurations"])?;
     ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/operations.md, not: {said}");
     let begun = Instant::now();
-    wait_for_roles(cluster, "n1", "Client", 2)?;
+    wait_for_role(cluster, "n1", "Client", 2)?;
     for node in ["n2", "n3"] {
-        wait_for_roles(cluster, node, "Reflector", 1)?;
+        wait_for_role(cluster, node, "Reflector", 1)?;
     }
     told("reflectors are switched on: all sessions with the reflector", begun);
-    for node in ["n2", "n3"] {
-        wait_for_roles(cluster, node, "Mesh", 0)?;
+    for node in NODES {
+        wait_for_role(cluster, node, "Mesh", 0)?;
     }
     told("reflectors are switched on: the last session of the mesh gone", begun);
+    wait_for_reflected(cluster, true)?;
+    told("reflectors are switched on: routes are reflected", begun);
+    wait_until_accepted(cluster, "bgpconfiguration/default")?;
+    wait_until(LATER, "kubectl get bgpnodes says which node reflects", || {
+        let said = cluster.kubectl(&["get", "bgpnodes", "-o", "jsonpath={.items[*].status.role}"])?;
+        ensure!(said == "Reflector Node Node", "{said:?}");
+        Ok(())
+    })?;
     cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector-"])?;
     for node in NODES {
         wait_for_refusal(cluster, node, "go on to reflect: n1")?;
     }
-    wait_for_roles(cluster, "n1", "Client", 2)?;
+    wait_for_role(cluster, "n1", "Client", 2)?;
 
-    cluster.apply(&configuration(json!({ "topology": "FullMesh" })))?;
+    configure(cluster, bgp::full_mesh())?;
     let begun = Instant::now();
     for node in NODES {
-        wait_for_roles(cluster, node, "Mesh", 2)?;
+        wait_for_role(cluster, node, "Mesh", 2)?;
     }
     told("reflectors are switched off: all sessions of the mesh", begun);
-    let heliograph = heliograph_e2e::lab::binary("heliograph")?;
-    for node in ["n2", "n3"] {
-        wait_until(LATER, "nothing reflected any more", || {
-            let words = [heliograph.as_os_str(), "routes".as_ref(), "-o".as_ref(), "json".as_ref()];
-            let routes: Vec<Value> = serde_json::from_str(&cluster.node(node)?.run(words)?)?;
-            let reflected = routes.iter().filter(|route| !route["originator"].is_null()).count();
-            ensure!(reflected == 0, "{node}: {reflected} of {} reflected", routes.len());
-            Ok(())
-        })?;
+    for (node, role) in [("n1", "Client"), ("n2", "Reflector"), ("n3", "Reflector")] {
+        wait_for_role(cluster, node, role, 0)?;
     }
+    wait_for_reflected(cluster, false)?;
     told("reflectors are switched off: nothing reflected any more", begun);
     Ok(())
 }
@@ -183,17 +205,25 @@ fn wait_for_refusal(cluster: &Cluster, node: &str, words: &str) -> Result<()> {
     })
 }
 
-fn configuration(more: Value) -> String {
-    let mut spec = json!({ "asNumber": 64512, "clusterCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"] });
-    for (field, value) in more.as_object().into_iter().flatten() {
-        spec[field] = value.clone();
+/// Waits until the clients have reflected routes (RFC 4456 §8: ORIGINATOR_ID), or none.
+fn wait_for_reflected(cluster: &Cluster, there: bool) -> Result<()> {
+    let heliograph = heliograph_e2e::lab::binary("heliograph")?;
+    for node in ["n2", "n3"] {
+        wait_until(LATER, &format!("{node}: reflected routes: {there}"), || {
+            let words = [heliograph.as_os_str(), "routes".as_ref(), "-o".as_ref(), "json".as_ref()];
+            let routes: Vec<Value> = serde_json::from_str(&cluster.node(node)?.run(words)?)?;
+            let reflected = routes.iter().filter(|route| !route["originator"].is_null()).count();
+            ensure!((reflected > 0) == there, "{reflected} of {} reflected", routes.len());
+            Ok(())
+        })?;
     }
-    let metadata = json!({ "name": "default" });
-    ours("BGPConfiguration", metadata, spec).to_string()
+    Ok(())
 }
 
-fn ours(kind: &str, metadata: Value, spec: Value) -> Value {
-    json!({ "apiVersion": "heliograph.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec })
+/// Applies the BGPConfiguration with these fields besides the clusters' networks.
+fn configure(cluster: &Cluster, mut fields: Value) -> Result<()> {
+    fields["clusterCIDRs"] = json!(["10.244.0.0/16", "fd00:10:244::/56"]);
+    cluster.apply(&bgp::configuration(&fields)).map(drop)
 }
 
 /// Waits until all nodes' sessions with the router are in a state, on both sides.
@@ -216,15 +246,4 @@ fn session(status: &Value) -> Result<Value> {
         Some(session) => Ok(session.clone()),
         None => bail!("no session with {} among {sessions:?}", tor::NAME),
     }
-}
-
-/// Waits until a node has so many sessions of a role, all up.
-fn wait_for_roles(cluster: &Cluster, node: &str, role: &str, count: usize) -> Result<()> {
-    wait_until(LATER, &format!("{node}: {count} sessions of role {role}"), || {
-        let status = cluster.agent_status(node)?;
-        let sessions = status["sessions"].as_array().context("no sessions")?;
-        let up = sessions.iter().filter(|s| s["role"] == role && s["state"] == "Established").count();
-        ensure!(up == count, "{up} of {count}: {sessions:?}");
-        Ok(())
-    })
 }

@@ -13,7 +13,8 @@ mod prometheus;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::LATER;
+use common::on_cluster::wait_for_route;
+use common::{LATER, told};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{NAMESPACE, Streams, all_reach, everywhere, somewhere};
 use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, network};
@@ -38,6 +39,8 @@ fn one_apply_and_everything_by_kubectl() {
         a_node_joins_and_leaves(&mut cluster)?;
         nothing_lost(&mut streams, "a node that joins and leaves")?;
         changes::a_peer_comes(&mut cluster)?;
+        changes::the_peer_changes(&cluster)?;
+        changes::the_password_changes(&cluster)?;
         nothing_lost(&mut streams, "a BGPPeer that comes and changes")?;
         changes::status_by_kubectl(&cluster)?;
         prometheus::tells_what_kubectl_tells(&cluster)?;
@@ -50,11 +53,6 @@ fn one_apply_and_everything_by_kubectl() {
         audit::nothing_granted_in_vain(&cluster)?;
         cluster.down()
     });
-}
-
-/// Says how long a step took. Never judged: machines differ.
-fn told(what: &str, since: Instant) {
-    println!("{what}: {:.2} s", since.elapsed().as_secs_f64());
 }
 
 fn one_apply_is_enough(cluster: &Cluster) -> Result<()> {
@@ -129,25 +127,6 @@ fn established(status: &Value, count: usize) -> Result<()> {
     let up = sessions.iter().filter(|session| session["state"] == "Established").count();
     ensure!(up == count && sessions.len() == count, "{up} of {} up: {sessions:?}", sessions.len());
     Ok(())
-}
-
-/// Waits until a node's kernel has a route of the agent's to a prefix, or has none.
-fn wait_for_route(cluster: &Cluster, node: &str, prefix: &str, there: bool) -> Result<()> {
-    let family = if prefix.contains(':') { "-6" } else { "-4" };
-    let what = format!("{node}: {} route to {prefix}", if there { "a" } else { "no" });
-    wait_until(LATER, &what, || {
-        let routes = cluster.node(node)?.run([
-            "ip",
-            family,
-            "route",
-            "show",
-            "exact",
-            prefix,
-            "proto",
-            common::OURS[0],
-        ])?;
-        if routes.trim().is_empty() == there { bail!("{routes:?}") } else { Ok(()) }
-    })
 }
 
 fn a_node_joins_and_leaves(cluster: &mut Cluster) -> Result<()> {

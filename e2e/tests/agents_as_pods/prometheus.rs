@@ -62,7 +62,8 @@ pub fn tells_what_kubectl_tells(cluster: &Cluster) -> Result<()> {
     })?;
     // What both tell changes by itself: they agree when all is quiet.
     wait_until(LATER, "Prometheus and kubectl tell the same", || {
-        let list = cluster.kubectl_json(&["get", "bgpnodes"])?;
+        let list = cluster.list(&["bgpnodes"])?;
+        ensure!(list.len() == nodes, "{} objects: {list:?}", list.len());
         for (query, field) in [
             (r#"sum by (node) (heliograph_bgp_sessions{state="established"})"#, "/status/sessions/up"),
             ("sum by (node) (heliograph_bgp_sessions)", "/status/sessions/total"),
@@ -71,7 +72,7 @@ pub fn tells_what_kubectl_tells(cluster: &Cluster) -> Result<()> {
         ] {
             let measured = query_by_node(cluster, query)?;
             ensure!(measured.len() == nodes, "{query}: {measured:?}");
-            for item in list["items"].as_array().context("no list")? {
+            for item in &list {
                 let node = item["spec"]["node"].as_str().context("no node")?;
                 let expected =
                     if field.is_empty() { Some(1.0) } else { item.pointer(field).and_then(Value::as_f64) };

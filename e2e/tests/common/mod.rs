@@ -1,7 +1,9 @@
 //! What several end-to-end tests share.
 #![allow(dead_code)] // Each test program uses its part.
 
-use std::time::Duration;
+pub mod on_cluster;
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use heliograph_e2e::lab::{Lab, Node};
@@ -18,6 +20,11 @@ pub const LATER: Duration = Duration::from_secs(60);
 
 /// Our route protocol numbers: the agent's, the shim's.
 pub const OURS: [&str; 2] = ["104", "105"];
+
+/// Says how long a step took. Never judged: machines differ.
+pub fn told(what: &str, since: Instant) {
+    println!("{what}: {:.2} s", since.elapsed().as_secs_f64());
+}
 
 /// Two pods on every node with an agent (the first four).
 pub fn two_pods_each(lab: &Lab) -> Result<Vec<Pod>> {

@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
-use heliograph_e2e::cluster::{Cluster, Kubectl, tor};
+use heliograph_e2e::cluster::{Cluster, Kubectl, bgp, tor};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::common::LATER;
 use super::{
-    LATE, NODES, all_is_well, configuration, everywhere_told, forwards, has_session, kill_agent, late, ours,
+    LATE, NODES, all_is_well, configuration, everywhere_told, forwards, has_session, kill_agent, late,
     sessions, wait_for_successor,
 };
 
@@ -29,7 +29,7 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     wait_until(LATER, "the lax definition", || {
         cluster.kubectl(&["patch", "bgppeer", tor::NAME, "--type=merge", "-p", &patch]).map(drop)
     })?;
-    cluster.apply(&ours("BGPPeer", "odd", &json!(["no", "object"])))?;
+    cluster.apply(&bgp::ours("BGPPeer", "odd", &json!(["no", "object"])))?;
     cluster.apply(&late())?;
     everywhere_told(cluster, "nonsense is refused, what makes sense is taken", |status| {
         refuses(status, &format!("BGPPeer {}", tor::NAME))?;
@@ -53,6 +53,10 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     })?;
     cluster.apply(&tor::peer(&tor::OUTSIDE))?;
     cluster.kubectl(&["delete", "bgppeer", "odd", LATE])?;
+    // Who deletes the definition next takes along only what is there.
+    everywhere_told(cluster, "what was there for a while is gone", |status| {
+        has_session(status, LATE, false)
+    })?;
     define_peers(cluster, &schema)?;
     all_is_well(cluster)
 }

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use common::LATER;
+use common::{LATER, told};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{Streams, everywhere};
-use heliograph_e2e::cluster::{Cluster, Kubectl, Spec};
+use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, bgp};
 use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
@@ -60,26 +60,13 @@ fn bad_days_of_the_api_server() {
     });
 }
 
-/// Says how long a step took. Never judged: machines differ.
-fn told(what: &str, since: Instant) {
-    println!("{what}: {:.2} s", since.elapsed().as_secs_f64());
-}
-
 fn configuration() -> String {
-    let spec = json!({ "asNumber": 64512, "clusterCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"] });
-    ours("BGPConfiguration", "default", &spec)
+    bgp::configuration(&json!({ "clusterCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"] }))
 }
 
 /// A neighbour that nobody is.
 fn late() -> String {
-    ours("BGPPeer", LATE, &json!({ "peerAddress": "192.0.2.99", "peerASN": 64601, "passive": true }))
-}
-
-fn ours(kind: &str, name: &str, spec: &Value) -> String {
-    json!({
-        "apiVersion": "heliograph.io/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec,
-    })
-    .to_string()
+    bgp::ours("BGPPeer", LATE, &json!({ "peerAddress": "192.0.2.99", "peerASN": 64601, "passive": true }))
 }
 
 /// Waits until the status of every node's agent is as wanted; `look` tells what is not.

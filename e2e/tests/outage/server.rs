@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use heliograph_e2e::cluster::tor::{self, OUTSIDE};
 use heliograph_e2e::cluster::{Cluster, Kubectl};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
-use super::common::{LATER, OURS, SOON};
+use super::common::on_cluster::wait_for_route;
+use super::common::{LATER, SOON, told};
 use super::outside::PASSWORD;
 use super::{
-    LATE, NODES, all_is_well, everywhere_told, forwards, has_session, kill_agent, late, on, told,
+    LATE, NODES, all_is_well, everywhere_told, forwards, has_session, kill_agent, late, on,
     wait_for_successor,
 };
 
@@ -153,12 +154,4 @@ fn as_saved(cluster: &Cluster) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits until a node's kernel has a route of the agent's to a network, or has none.
-fn wait_for_route(cluster: &Cluster, node: &str, network: &str, there: bool) -> Result<()> {
-    wait_until(LATER, &format!("{node}: a route to {network}: {there}"), || {
-        let routes = cluster.node(node)?.run(["ip", "route", "show", "exact", network, "proto", OURS[0]])?;
-        if routes.trim().is_empty() == there { bail!("{routes:?}") } else { Ok(()) }
-    })
 }

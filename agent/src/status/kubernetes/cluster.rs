@@ -32,13 +32,23 @@ pub struct Cluster {
     /// Our Node, with which everything of ours goes; `None`: there is none.
     owner: Option<OwnerReference>,
     uids: BTreeMap<Key, String>,
+    /// Of what is as we wrote it.
+    generations: BTreeMap<Key, i64>,
 }
 
 impl Cluster {
     /// As a node's agent.
     pub fn new(client: Client, requests: Requests, node: String) -> Self {
         let manager = field_manager(&node);
-        Self { client, requests, node, manager, owner: None, uids: BTreeMap::new() }
+        Self {
+            client,
+            requests,
+            node,
+            manager,
+            owner: None,
+            uids: BTreeMap::new(),
+            generations: BTreeMap::new(),
+        }
     }
 
     /// Looks at our Node, to which everything of ours belongs; what its condition NetworkUnavailable says.
@@ -115,9 +125,11 @@ impl Cluster {
         if whole {
             let patch = part(name, self.owner.as_ref(), "spec", &object.spec);
             let what = format!("write {} {name}", kind.plural());
-            self.requests.write(&what, api.patch(name, &params, &Patch::Apply(&patch))).await?;
+            let written = self.requests.write(&what, api.patch(name, &params, &Patch::Apply(&patch))).await?;
+            self.generations.extend(written.metadata.generation.map(|number| (object.key.clone(), number)));
         }
-        let patch = part(name, None, "status", &object.status);
+        let status = observed(&object.status, self.generations.get(&object.key));
+        let patch = part(name, None, "status", &status);
         let what = format!("write the status of {} {name}", kind.plural());
         let written =
             self.requests.write(&what, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
@@ -136,6 +148,7 @@ impl Cluster {
             Err(trouble) if trouble.meaning != Meaning::Missing => Err(trouble),
             _ => {
                 self.uids.remove(key);
+                self.generations.remove(key);
                 Ok(())
             }
         }
@@ -172,12 +185,12 @@ impl Cluster {
     /// The API server doesn't answer, or not as it should.
     pub async fn send(&self, event: Event, now: Timestamp) -> Result<(), Trouble> {
         let (api_version, kind) = match event.about.kind {
-            Kind::Session => (api::API_VERSION, Kind::Session.name()),
             Kind::Node => ("v1", "Node"),
+            kind => (api::API_VERSION, kind.name()),
         };
         let uid = match event.about.kind {
-            Kind::Session => self.uids.get(&event.about).cloned(),
             Kind::Node => self.owner.as_ref().map(|owner| owner.uid.clone()),
+            _ => self.uids.get(&event.about).cloned(),
         };
         let regarding = ObjectReference {
             api_version: Some(api_version.into()),
@@ -213,6 +226,18 @@ impl Cluster {
         let resource = ApiResource::from_gvk_with_plural(&kinds, kind.plural());
         Api::all_with(self.client.clone(), &resource)
     }
+}
+
+/// A status of which the conditions say which generation of their object they are about.
+fn observed(status: &Value, generation: Option<&i64>) -> Value {
+    let mut status = status.clone();
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+    if let Some(generation) = generation {
+        for condition in conditions.into_iter().flatten() {
+            condition["observedGeneration"] = json!(generation);
+        }
+    }
+    status
 }
 
 fn network_unavailable(node: &Node) -> Option<bool> {

@@ -1,13 +1,12 @@
 //! The status in the cluster: a BGPNodeStatus for the node, a BGPSession for each of its sessions, Events when these
-//! come and go, and the Node's condition NetworkUnavailable. One agent counts the sessions of each BGPPeer.
+//! come and go, and the Node's condition NetworkUnavailable. One agent tells how BGPPeers, BGPFilters and the
+//! BGPConfiguration stand.
 //!
 //! [`view`] makes objects of the one [`NodeStatus`], [`planner`] says which of them to write now, [`events`] what is
 //! worth an Event; all three are pure. [`cluster`] asks the API server. Nothing waits for this: forwarding is done
 //! elsewhere, and what could not be written is written when the API server is back.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
@@ -21,7 +20,7 @@ use self::peers::Counter;
 use self::planner::{Pace, Planner, Write};
 use self::requests::{Meaning, Requests, Trouble};
 use self::view::View;
-use super::{NodeStatus, TellingStatus};
+use super::{IntentStatus, NodeStatus, TellingStatus};
 
 pub mod bucket;
 pub mod cluster;
@@ -75,17 +74,11 @@ where
             sleep(PAUSES.1).await;
         };
         let requests = Requests::default();
-        let has_peers = Arc::new(AtomicBool::new(false));
-        let counter = Counter {
-            client: client.clone(),
-            requests: requests.clone(),
-            namespace: namespace.unwrap_or_else(|| client.default_namespace().to_string()),
-            me: node.clone(),
-        };
+        let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_string());
+        let counter = Counter::new(client.clone(), requests.clone(), namespace, node.clone());
         let (complain, complaint) = watch::channel(None);
-        let wanted = has_peers.clone();
-        let counting =
-            tokio::spawn(counter.run(move || wanted.load(Ordering::Relaxed), complain)).abort_handle();
+        let (intent, intents) = watch::channel(IntentStatus::default());
+        let counting = tokio::spawn(counter.run(intents, complain)).abort_handle();
         let now = Instant::now().into_std();
         let writer = Writer {
             cluster: Cluster::new(client, requests.clone(), node),
@@ -98,7 +91,7 @@ where
             compared_at: None,
             failures: 0,
             events_refused: None,
-            has_peers,
+            intent,
         };
         writer.run(source, looks, Report { say, requests, complaint, warned: BTreeSet::new() }).await;
         counting.abort();
@@ -110,7 +103,7 @@ where
 struct Report {
     say: watch::Sender<TellingStatus>,
     requests: Requests,
-    /// What is the matter with counting the sessions of BGPPeers.
+    /// What is the matter with telling of BGPPeers and the like.
     complaint: watch::Receiver<Option<String>>,
     /// What was said in the log since all was well.
     warned: BTreeSet<String>,
@@ -152,8 +145,8 @@ struct Writer {
     failures: u32,
     /// Why the last Event could not be sent.
     events_refused: Option<String>,
-    /// Some of our sessions are with BGPPeers.
-    has_peers: Arc<AtomicBool>,
+    /// For the one who tells what all nodes together make of it.
+    intent: watch::Sender<IntentStatus>,
 }
 
 impl Writer {
@@ -165,8 +158,13 @@ impl Writer {
                 return;
             }
             let Ok(status) = status.await else { return };
-            let has_peers = status.sessions.iter().any(|session| !view::of_a_node(session.role));
-            self.has_peers.store(has_peers, Ordering::Relaxed);
+            self.intent.send_if_modified(|intent| {
+                let news = *intent != status.intent;
+                if news {
+                    intent.clone_from(&status.intent);
+                }
+                news
+            });
             let result = self.tell(&status).await;
             let away = result.as_ref().err().map(|trouble| trouble.failure.words.as_str());
             report.tell(away.or_else(|| self.planner.trouble()).or(self.events_refused.as_deref()));

@@ -4,13 +4,19 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-/// A kind of object that an agent writes.
+/// A kind of object that an agent writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// BGPNodeStatus.
     Node,
     /// BGPSession.
     Session,
+    /// BGPConfiguration; its status only, as of those below.
+    Configuration,
+    /// BGPFilter.
+    Filter,
+    /// BGPPeer.
+    Peer,
 }
 
 impl Kind {
@@ -19,6 +25,9 @@ impl Kind {
         match self {
             Self::Node => "BGPNodeStatus",
             Self::Session => "BGPSession",
+            Self::Configuration => "BGPConfiguration",
+            Self::Filter => "BGPFilter",
+            Self::Peer => "BGPPeer",
         }
     }
 
@@ -27,6 +36,9 @@ impl Kind {
         match self {
             Self::Node => "bgpnodes",
             Self::Session => "bgpsessions",
+            Self::Configuration => "bgpconfigurations",
+            Self::Filter => "bgpfilters",
+            Self::Peer => "bgppeers",
         }
     }
 }

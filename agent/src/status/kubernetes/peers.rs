@@ -1,24 +1,31 @@
-//! How the sessions with each BGPPeer stand, all nodes taken together: counted from BGPSessions by the one agent that
-//! holds the Lease.
+//! What all nodes together make of the objects in which people say what they want, told by the one agent that holds the
+//! Lease: how the sessions with each BGPPeer stand, counted from BGPSessions, and whether its own intent accepts them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::lease::{self, Turn};
+use self::counts::Counts;
+use self::statuses::{Known, Statuses};
+use super::lease::{self, Eye, Turn};
+use super::object::Kind;
+use super::planner::Write;
 use super::requests::{Meaning, Requests, Trouble};
-use crate::api::node_status::SessionCounts;
-use crate::api::status::BGPPeerStatus;
-use crate::api::{self, BGPPeer, BGPSession};
+use crate::api::{self, BGPSession};
+use crate::status::IntentStatus;
+
+mod counts;
+mod statuses;
+#[cfg(test)]
+mod testing;
 
 /// Who we are among those who write: the same whichever agent it is, so that nothing of a former one stays.
 const MANAGER: &str = "heliograph-peers";
@@ -30,41 +37,66 @@ const TURN: Duration = Duration::from_secs(60);
 const COUNT_EVERY: Duration = Duration::from_secs(3);
 /// and after this for each session more: with ten thousand of them once in a minute.
 const COUNT_EVERY_SESSION: Duration = Duration::from_millis(6);
-/// Whether there is anything to count is looked at so often while there isn't; it asks nobody.
+/// Where there is no BGPPeer everything else is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Which nodes nothing is heard of is looked at so often,
+const NODES_EVERY: Duration = Duration::from_secs(10);
+/// and this later for each node: with five thousand of them once in a minute.
+const NODES_EVERY_NODE: Duration = Duration::from_millis(10);
+/// Whether there is anything to tell of is looked at so often while there isn't; it asks nobody.
 const WANTED_EVERY: Duration = Duration::from_secs(5);
-/// So many nodes whose session is down are named.
-const NAMED: usize = 5;
+/// What the API server refuses is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(30);
+/// The kinds of which the status is told.
+const KINDS: [Kind; 3] = [Kind::Configuration, Kind::Filter, Kind::Peer];
 
-/// One agent that takes part in counting.
+/// One agent that takes part in telling.
 pub struct Counter {
-    /// The way to the API server.
-    pub client: Client,
-    /// What was asked of it.
-    pub requests: Requests,
+    client: Client,
+    requests: Requests,
     /// Heliograph's namespace, where the Lease is.
-    pub namespace: String,
+    namespace: String,
     /// Our node's name.
-    pub me: String,
+    me: String,
+    eye: Eye,
+    statuses: Statuses,
+    /// When to count again.
+    count_at: Instant,
+    /// Nodes of which nothing is heard.
+    silent: BTreeSet<String>,
+    /// When to look for these again.
+    silent_at: Instant,
 }
 
 impl Counter {
-    /// Takes part until the process ends, in each of these turns in which `wanted` says so: an agent without a session
-    /// with a BGPPeer has no reason to. Tells what keeps it from that, in words.
-    pub async fn run(self, wanted: impl Fn() -> bool + Send, say: watch::Sender<Option<String>>) {
+    /// The agent of the node `me`, which hasn't told anything yet. `namespace`: where the Lease is.
+    pub fn new(client: Client, requests: Requests, namespace: String, me: String) -> Self {
+        let now = Instant::now();
+        let statuses = Statuses::new(now.into_std());
+        let (eye, silent) = (Eye::default(), BTreeSet::new());
+        Self { client, requests, namespace, me, eye, statuses, count_at: now, silent, silent_at: now }
+    }
+
+    /// Takes part until the process ends, while there is something to tell of: objects of which `intent` knows. Says
+    /// what keeps it from that, in words.
+    pub async fn run(mut self, intent: watch::Receiver<IntentStatus>, say: watch::Sender<Option<String>>) {
         loop {
-            let (pause, trouble) = if wanted() { self.turn().await } else { (WANTED_EVERY, None) };
+            let intent = intent.borrow().clone();
+            let (pause, trouble) =
+                if intent.objects.is_empty() { (WANTED_EVERY, None) } else { self.turn(&intent).await };
             say.send_replace(trouble);
             sleep(super::jittered(pause)).await;
         }
     }
 
     /// One turn: the time until the next, and what was the matter.
-    async fn turn(&self) -> (Duration, Option<String>) {
-        match timeout(TURN, self.count()).await {
-            Ok(Ok(Some(sessions))) => (COUNT_EVERY + COUNT_EVERY_SESSION * sessions as u32, None),
-            Ok(Ok(None)) => (lease::LOOK_EVERY, None),
+    async fn turn(&mut self, intent: &IntentStatus) -> (Duration, Option<String>) {
+        match timeout(TURN, self.take_turn(intent)).await {
+            Ok(Ok(outcome)) => outcome,
             Ok(Err(Trouble { meaning: Meaning::Overtaken, .. })) => (lease::LOOK_EVERY, None),
-            Ok(Err(Trouble { failure, .. })) => (lease::LOOK_EVERY / 2, Some(failure.words)),
+            Ok(Err(Trouble { failure, .. })) => {
+                (AGAIN.max(failure.wait.unwrap_or_default()), Some(failure.words))
+            }
             Err(_) => {
                 let words =
                     format!("count the sessions of each BGPPeer: not done within {} s", TURN.as_secs());
@@ -73,46 +105,31 @@ impl Counter {
         }
     }
 
-    /// Counts, if it is our turn; how many sessions there are then.
-    async fn count(&self) -> Result<Option<usize>, Trouble> {
+    /// Tells, if it is our turn.
+    async fn take_turn(&mut self, intent: &IntentStatus) -> Result<(Duration, Option<String>), Trouble> {
         if !self.ours().await? {
-            return Ok(None);
+            return Ok((self.eye.look_in(Instant::now().into_std()), None));
         }
-        let (counts, total) = self.sessions().await?;
-        // As they are: one that makes no sense is no reason not to count for others.
-        let peers = Api::<DynamicObject>::all_with(self.client.clone(), &ApiResource::erase::<BGPPeer>(&()));
-        let all = self.requests.read("list bgppeers", peers.list(&ListParams::default())).await?;
-        let params = PatchParams::apply(MANAGER).force();
-        for peer in all.items {
-            let name = peer.name_any();
-            let before = serde_json::from_value::<BGPPeerStatus>(peer.data["status"].clone()).ok();
-            let status = counts.status(&name, peer.metadata.generation, before.as_ref(), super::now());
-            if before.as_ref() == Some(&status) {
-                continue;
-            }
-            let patch = json!({"apiVersion": api::API_VERSION, "kind": "BGPPeer", "metadata": {"name": name},
-                "status": status});
-            let what = format!("write the status of bgppeer {name}");
-            let written =
-                self.requests.write(&what, peers.patch_status(&name, &params, &Patch::Apply(&patch))).await;
-            match written {
-                // It was deleted after it had been listed.
-                Err(trouble) if trouble.meaning != Meaning::Missing => return Err(trouble),
-                _ => {}
-            }
+        let mut troubles = Troubles::default();
+        if Instant::now() >= self.count_at {
+            let pause = self.tell(intent, &mut troubles).await?;
+            self.count_at = Instant::now() + pause;
         }
-        Ok(Some(total))
+        let trouble = troubles.0.or_else(|| self.statuses.0.trouble().map(str::to_string));
+        // The Lease doesn't wait for the next count.
+        let next = self.count_at.saturating_duration_since(Instant::now());
+        Ok((next.min(lease::RENEW_EVERY / 2), trouble))
     }
 
     /// Whether the Lease is ours, taking or renewing it if it may be.
-    async fn ours(&self) -> Result<bool, Trouble> {
+    async fn ours(&mut self) -> Result<bool, Trouble> {
         let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         let params = PostParams::default();
         let name = lease::NAME;
         let found = self.requests.read(&format!("get lease {name}"), leases.get_opt(name)).await?;
-        match lease::turn(found.as_ref(), &self.me, super::now()) {
+        match self.eye.turn(found.as_ref(), &self.me, Instant::now().into_std(), super::now()) {
             Turn::Theirs => return Ok(false),
-            Turn::Ours => {}
+            Turn::Ours => return Ok(true),
             Turn::Ask(lease) if found.is_none() => {
                 self.requests.write(&format!("create lease {name}"), leases.create(&params, &lease)).await?;
             }
@@ -121,133 +138,202 @@ impl Counter {
                 self.requests.write(&what, leases.replace(name, &params, &lease)).await?;
             }
         }
+        self.eye.renewed(Instant::now().into_std());
         Ok(true)
     }
 
-    /// The sessions of all nodes with BGPPeers, counted; how many there are.
-    async fn sessions(&self) -> Result<(Counts, usize), Trouble> {
-        let sessions = Api::<BGPSession>::all(self.client.clone());
+    /// Looks at everything, and writes what is to be written now; the time until the next look.
+    async fn tell(&mut self, intent: &IntentStatus, troubles: &mut Troubles) -> Result<Duration, Trouble> {
+        let holds = |kind: Kind| {
+            let prefix = format!("{} ", kind.name());
+            intent.objects.iter().any(|taken| taken.object.starts_with(&prefix))
+        };
+        let counted = if holds(Kind::Peer) { self.count(troubles).await? } else { None };
+        let pause = match &counted {
+            Some((_, sessions)) => COUNT_EVERY + COUNT_EVERY_SESSION * *sessions,
+            None if holds(Kind::Peer) => AGAIN,
+            None => LOOK_EVERY,
+        };
+        let mut listed = Vec::new();
+        // Where sessions could not be counted nothing is said of them.
+        for kind in
+            KINDS.into_iter().filter(|kind| holds(*kind) && (*kind != Kind::Peer || counted.is_some()))
+        {
+            let what = format!("list {}", kind.plural());
+            let list = self.requests.read(&what, self.api(kind).list(&ListParams::default())).await;
+            let objects = troubles.unless_away(list)?.map(|list| list.items).unwrap_or_default();
+            listed.extend(objects.into_iter().map(|object| (kind, object)));
+        }
+        let counts = counted.map(|(counts, _)| counts).unwrap_or_default();
+        let known = Known { me: &self.me, intent, counts: &counts, clock: super::now() };
+        for write in self.statuses.plan(&listed, &known, Instant::now().into_std()) {
+            self.write(write).await?;
+        }
+        Ok(pause)
+    }
+
+    async fn write(&mut self, write: Write) -> Result<(), Trouble> {
+        let Write::Apply { object, .. } = &write else { return Ok(()) };
+        let (kind, name) = (object.key.kind, &object.key.name);
+        let patch = json!({"apiVersion": api::API_VERSION, "kind": kind.name(), "metadata": {"name": name},
+            "status": object.status});
+        let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&patch));
+        let what = format!("write the status of {} {name}", kind.plural());
+        let written = self.requests.write(&what, self.api(kind).patch_status(name, &params, &patch)).await;
+        let now = Instant::now().into_std();
+        match written {
+            Ok(written) => {
+                let version = written.resource_version().unwrap_or_default();
+                self.statuses.0.done(write, &version, now);
+            }
+            Err(trouble) if trouble.meaning == Meaning::Away => return Err(trouble),
+            // It was deleted after it had been listed.
+            Err(trouble) if trouble.meaning == Meaning::Missing => self.statuses.0.missing(write.key()),
+            // That is no reason not to write to others.
+            Err(trouble) => self.statuses.0.failed(write.key(), trouble.failure, now),
+        }
+        Ok(())
+    }
+
+    /// The sessions of all nodes with BGPPeers, and how many there are; `None`: that isn't told.
+    async fn count(&mut self, troubles: &mut Troubles) -> Result<Option<(Counts, u32)>, Trouble> {
+        if Instant::now() >= self.silent_at {
+            let nodes = self.look_for_silent(troubles).await?;
+            self.silent_at = Instant::now() + NODES_EVERY + NODES_EVERY_NODE * nodes;
+        }
+        let sessions = self.api(Kind::Session);
         let mut page =
             ListParams { limit: Some(PAGE), ..ListParams::default().fields("spec.peerKind=BGPPeer") };
-        let mut counts = Counts::default();
-        let mut total = 0;
+        let (mut counts, mut total) = (Counts::default(), 0);
         loop {
-            let list = self.requests.read("list bgpsessions with bgppeers", sessions.list(&page)).await?;
-            total += list.items.len();
-            list.items.iter().for_each(|session| counts.add(session));
+            let list = self.requests.read("list bgpsessions with bgppeers", sessions.list(&page)).await;
+            let Some(list) = troubles.unless_away(list)? else { return Ok(None) };
+            for object in list.items {
+                total += 1;
+                let name = object.name_any();
+                match decoded(object) {
+                    Ok(session) => counts.add(&session, &self.silent),
+                    Err(error) => {
+                        troubles.note(format!("bgpsession {name} is not counted: {error}; delete it"))
+                    }
+                }
+            }
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page.continue_token = Some(token),
-                None => return Ok((counts, total)),
+                None => return Ok(Some((counts, total))),
+            }
+        }
+    }
+
+    /// Sees of which nodes nothing is heard; how many nodes there are.
+    async fn look_for_silent(&mut self, troubles: &mut Troubles) -> Result<u32, Trouble> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        let mut page = ListParams { limit: Some(PAGE), ..ListParams::default() };
+        let (mut silent, mut total) = (BTreeSet::new(), 0);
+        loop {
+            let list = self.requests.read("list nodes", nodes.list(&page)).await;
+            let Some(list) = troubles.unless_away(list)? else { break };
+            total += list.items.len() as u32;
+            silent.extend(list.items.iter().filter(|node| is_silent(node)).map(ResourceExt::name_any));
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page.continue_token = Some(token),
+                None => break,
+            }
+        }
+        self.silent = silent;
+        Ok(total)
+    }
+
+    /// Objects come as they are: one that makes no sense is no reason not to tell of others.
+    fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        let kinds = GroupVersionKind::gvk(api::GROUP, "v1alpha1", kind.name());
+        let resource = ApiResource::from_gvk_with_plural(&kinds, kind.plural());
+        Api::all_with(self.client.clone(), &resource)
+    }
+}
+
+/// The first thing that is the matter, and no reason not to go on.
+#[derive(Default)]
+struct Troubles(Option<String>);
+
+impl Troubles {
+    fn note(&mut self, words: String) {
+        self.0.get_or_insert(words);
+    }
+
+    /// What was asked for; `None`: it was refused, which is noted.
+    ///
+    /// # Errors
+    /// Nothing else will do either now.
+    fn unless_away<T>(&mut self, answer: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(trouble) if trouble.meaning == Meaning::Away => Err(trouble),
+            Err(trouble) => {
+                self.note(trouble.failure.words);
+                Ok(None)
             }
         }
     }
 }
 
-/// The sessions with each BGPPeer.
-#[derive(Debug, Default)]
-struct Counts(BTreeMap<String, Count>);
-
-#[derive(Debug, Default)]
-struct Count {
-    up: u64,
-    total: u64,
-    /// The first few nodes without.
-    down: Vec<String>,
+fn decoded(object: DynamicObject) -> serde_json::Result<BGPSession> {
+    serde_json::from_value(json!({"metadata": object.metadata, "spec": object.data["spec"],
+        "status": object.data["status"], "apiVersion": api::API_VERSION, "kind": "BGPSession"}))
 }
 
-impl Counts {
-    fn add(&mut self, session: &BGPSession) {
-        let conditions = session.status.iter().flat_map(|status| &status.conditions);
-        let up = conditions
-            .into_iter()
-            .any(|condition| condition.type_ == "Established" && condition.status == "True");
-        let count = self.0.entry(session.spec.peer_name.clone()).or_default();
-        count.total += 1;
-        count.up += u64::from(up);
-        if !up && count.down.len() < NAMED {
-            count.down.push(session.spec.node.clone());
-        }
-    }
-
-    fn status(
-        &self,
-        name: &str,
-        generation: Option<i64>,
-        before: Option<&BGPPeerStatus>,
-        now: Timestamp,
-    ) -> BGPPeerStatus {
-        let none = Count::default();
-        let count = self.0.get(name).unwrap_or(&none);
-        let (status, reason, message) = match count {
-            Count { total: 0, .. } => ("False", "NoSessions", "no node has a session with it".into()),
-            Count { up, total, .. } if up == total => ("True", "All", String::new()),
-            Count { up, total, down } => {
-                let more = (total - up) as usize - down.len();
-                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-                ("False", "NotAll", format!("not established on {}{more}", down.join(", ")))
-            }
-        };
-        let conditions = before.into_iter().flat_map(|status| &status.conditions);
-        let before = conditions.into_iter().find(|condition| condition.type_ == "Established");
-        let since =
-            before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
-        // Whole seconds, as they are written.
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        let established = Condition {
-            type_: "Established".into(),
-            status: status.into(),
-            reason: reason.into(),
-            message,
-            last_transition_time: since.unwrap_or(Time(now)),
-            observed_generation: generation,
-        };
-        BGPPeerStatus {
-            sessions: Some(SessionCounts::new(count.up, count.total)),
-            conditions: vec![established],
-        }
-    }
+/// Its kubelet has reported nothing for a while: the node lifecycle controller says that by Ready being Unknown. The
+/// machine is likely away, and its agent's last words with it.
+fn is_silent(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn session(node: &str, peer: &str, up: bool) -> BGPSession {
-        serde_json::from_value(json!({"apiVersion": "heliograph.io/v1alpha1", "kind": "BGPSession",
-            "metadata": {"name": format!("{node}-{peer}")},
-            "spec": {"node": node, "peer": "192.0.2.1", "peerKind": "BGPPeer", "peerName": peer, "peerASN": 64600,
-                "role": "External"},
-            "status": {"conditions": [{"type": "Established", "status": if up { "True" } else { "False" },
-                "reason": "x", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}))
-        .unwrap()
+    fn object(value: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(value).unwrap()
     }
 
     #[test]
-    fn sessions_are_counted_by_peer_and_conditions_keep_their_time() {
-        let mut counts = Counts::default();
-        for number in 0..10 {
-            counts.add(&session(&format!("n{number}"), "tor", number > 6));
+    fn sessions_are_read_one_by_one() {
+        let list = json!({"apiVersion": "heliograph.io/v1alpha1", "kind": "BGPSessionList", "metadata": {},
+            "items": [{"metadata": {"name": "odd"}, "spec": ["no", "session"]},
+                {"metadata": {"name": "older"}, "spec": {"node": "a", "peer": "192.0.2.1", "peerKind": "BGPPeer",
+                    "peerName": "tor", "peerASN": 1, "role": "External"}}]});
+        let list: kube::core::ObjectList<DynamicObject> = serde_json::from_value(list).unwrap();
+        let read: Vec<_> =
+            list.items.into_iter().map(|item| decoded(item).map(|one| one.spec.node)).collect();
+        assert!(read[0].is_err());
+        assert_eq!(read[1].as_ref().unwrap(), "a");
+        assert!(decoded(object(json!({"metadata": {}, "spec": null}))).is_err());
+    }
+
+    #[test]
+    fn what_is_refused_is_no_reason_to_stop() {
+        let trouble = |meaning| {
+            let failure = crate::store::kubernetes::failure::Failure::silent("list", TURN);
+            Err::<(), _>(Trouble { failure, meaning })
+        };
+        let mut troubles = Troubles::default();
+        for meaning in [Meaning::Missing, Meaning::Overtaken, Meaning::Refused] {
+            assert!(matches!(troubles.unless_away(trouble(meaning)), Ok(None)));
         }
-        counts.add(&session("n1", "other", true));
-        let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
-        let mut cases = Vec::new();
-        for name in ["tor", "other", "unused"] {
-            let mut status = counts.status(name, Some(3), None, at(1000));
-            assert_eq!(counts.status(name, Some(3), Some(&status), at(2000)), status, "nothing to write");
-            let condition = &mut status.conditions[0];
-            assert_eq!(condition.observed_generation, Some(3));
-            let established = &status.sessions.as_ref().unwrap().established;
-            cases.push(format!("{established} {} {}", condition.status, condition.message));
-            // When it turns the time does, too.
-            condition.status = "Unknown".into();
-            let turned = counts.status(name, Some(3), Some(&status), at(2000));
-            assert_eq!(turned.conditions[0].last_transition_time, Time(at(2000)));
-        }
-        let expected = [
-            "3/10 False not established on n0, n1, n2, n3, n4 and 2 more",
-            "1/1 True ",
-            "0/0 False no node has a session with it",
-        ];
-        assert_eq!(cases, expected);
+        assert!(troubles.0.is_some());
+        assert!(troubles.unless_away(trouble(Meaning::Away)).is_err());
+    }
+
+    #[test]
+    fn a_node_is_silent_where_its_kubelet_is() {
+        let node = |status: &str| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"conditions": [
+                {"type": "MemoryPressure", "status": "Unknown"}, {"type": "Ready", "status": status}]}}))
+            .unwrap()
+        };
+        assert_eq!(["True", "False", "Unknown"].map(|status| is_silent(&node(status))), [false, false, true]);
+        assert!(!is_silent(&Node::default()));
     }
 }

@@ -183,7 +183,7 @@ impl Planner {
     }
 
     /// There is nothing to write: what failed is of no use any more, as the object is again as it was.
-    fn settled(&mut self, key: &Key) {
+    pub fn settled(&mut self, key: &Key) {
         if let Some(entry) = self.entries.get_mut(key) {
             (entry.failures, entry.trouble, entry.not_before) = (0, None, None);
         }

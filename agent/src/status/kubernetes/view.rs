@@ -90,6 +90,7 @@ impl View {
             hold_seconds: session.hold_seconds,
             established_count: session.established_count,
             bfd: session.bfd.as_ref().map(|bfd| bfd.state.clone()),
+            peer_generation: session.peer_generation,
             error,
             conditions: vec![established],
         };
@@ -104,12 +105,13 @@ impl View {
         Object {
             key: Key { kind: Kind::Session, name: session_name(node, session.peer) },
             signal: format!(
-                "{} {} {} {:?} {:?}",
+                "{} {} {} {:?} {:?} {:?}",
                 session.established(),
                 session.established_count,
                 session.stale > 0,
                 status.bfd,
-                status.error
+                status.error,
+                status.peer_generation
             ),
             spec: value(&spec),
             status: value(&status),
@@ -134,9 +136,10 @@ impl View {
         ];
         let signal =
             conditions.iter().map(|condition| format!("{}: {}; ", condition.status, condition.message));
-        let signal = format!("{up}/{total} {} {problems:?}", signal.collect::<String>());
+        let role = role(status);
+        let signal = format!("{role} {up}/{total} {} {problems:?}", signal.collect::<String>());
         let told = BGPNodeStatusStatus {
-            role: role(status.role).into(),
+            role: role.into(),
             version: status.version.clone(),
             sessions: SessionCounts::new(up as u64, total as u64),
             unlisted_sessions: (total - listed) as u64,
@@ -231,18 +234,17 @@ fn sessions_down(status: &NodeStatus) -> String {
     }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Node => "Node",
-        Role::Reflector => "Reflector",
-    }
+/// A stand-alone reflector is one, too, while nobody has told it to reflect.
+fn role(status: &NodeStatus) -> &'static str {
+    if status.reflects || status.role == Role::Reflector { "Reflector" } else { "Node" }
 }
 
 fn word(holds: bool) -> &'static str {
     if holds { "True" } else { "False" }
 }
 
-fn cut(words: &str) -> String {
+/// Words as they are told: not too many.
+pub fn cut(words: &str) -> String {
     match words.char_indices().nth(LONGEST_WORDS) {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words.into(),

@@ -15,7 +15,7 @@ use super::Options;
 use super::keeper::{Keeper, Unreadable};
 use super::scope::Scope;
 use super::shelf::Shelf;
-use super::source::{self, Entry, Event, Selection};
+use super::source::{self, Entry, Event, Selection, Unread};
 use super::vanished::{self, Vanished};
 use crate::api;
 use crate::intent::Selector;
@@ -358,9 +358,9 @@ impl Hub {
                             now.take_labels(&former);
                         }
                     }
-                    Err(problems) => {
-                        let key = Culprit::new(kind_of(slot), name);
-                        unreadable.push(Unreadable { key, problems: problems.clone() });
+                    Err(Unread { generation, problems }) => {
+                        let (key, problems) = (Culprit::new(kind_of(slot), name), problems.clone());
+                        unreadable.push(Unreadable { key, generation: *generation, problems });
                     }
                 }
             }
@@ -422,31 +422,33 @@ fn ours(kind: &'static str) -> impl Fn(DynamicObject) -> Entry {
     move |object| {
         let name = object.name_any();
         let mut found = Vec::new();
-        // Items of a list come without these; and of the metadata only the name is of use.
+        let generation = object.metadata.generation;
+        // Items of a list come without these; and of the metadata only these are of use.
         let mut value = object.data;
         if let Value::Object(fields) = &mut value {
             fields.remove("status");
         }
         value["apiVersion"] = api::API_VERSION.into();
         value["kind"] = kind.into();
-        value["metadata"] = serde_json::json!({"name": name});
+        value["metadata"] = serde_json::json!({"name": name, "generation": generation});
         match decode::object(&value, Unknown::Ignored, &mut Problems::of(0, &mut found)) {
             Some(object) => (name, Ok(object)),
-            None => (name, Err(found)),
+            None => (name, Err(Unread { generation, problems: found })),
         }
     }
 }
 
 fn known(node: api::Node, wanted: impl Fn(&str) -> bool) -> Entry {
     let name = node.name_any();
-    let object = Object { name: name.clone(), kind: Kind::Node(Arc::new(node.trimmed(wanted))) };
+    let kind = Kind::Node(Arc::new(node.trimmed(wanted)));
+    let object = Object { name: name.clone(), generation: None, kind };
     (name, Ok(object))
 }
 
 fn secret(secret: core::Secret) -> Entry {
     let name = secret.name_any();
     let values = decode::secret_values(secret);
-    (name.clone(), Ok(Object { name, kind: Kind::Secret(Arc::new(values)) }))
+    (name.clone(), Ok(Object { name, generation: None, kind: Kind::Secret(Arc::new(values)) }))
 }
 
 /// A Secret of which the API server hasn't told, and why.
@@ -462,7 +464,7 @@ fn unread_secret(slot: &Slot, shelf: &Shelf) -> Option<Unreadable> {
         clash: None,
         culprit: None,
     };
-    Some(Unreadable { key: Culprit::new("Secret", name), problems: vec![problem] })
+    Some(Unreadable { key: Culprit::new("Secret", name), generation: None, problems: vec![problem] })
 }
 
 /// The Secrets that the peers of a node refer to.

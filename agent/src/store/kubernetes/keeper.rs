@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::scope::Scope;
+use super::taken;
 use crate::api::BGPConfigurationSpec;
 use crate::intent::Snapshot;
 use crate::store::check::{self, Extent, Kind, Object};
@@ -23,6 +24,8 @@ const WRITE_EVERY: Duration = Duration::from_secs(2);
 pub struct Unreadable {
     /// Which.
     pub key: Culprit,
+    /// The generation that can't be taken; `None`: it isn't there.
+    pub generation: Option<i64>,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
 }
@@ -104,7 +107,7 @@ impl Keeper {
         let defaults = BGPConfigurationSpec::default();
         let another = settle::configuration(&self.good).is_some_and(|spec| *spec != defaults);
         let kind = Kind::Configuration(Arc::new(defaults));
-        (!another).then(|| Object { name: check::CONFIGURATION_NAME.into(), kind })
+        (!another).then(|| Object { name: check::CONFIGURATION_NAME.into(), generation: None, kind })
     }
 
     /// Takes what the API server holds now.
@@ -112,6 +115,7 @@ impl Keeper {
         self.synced = true;
         self.kept = None;
         let keys: Vec<_> = unreadable.iter().map(|object| object.key.clone()).collect();
+        let told = taken::told(&objects, &unreadable);
         let settled = settle::settle(objects, &keys, &self.good, &self.node);
         let mut refusals: Vec<_> = unreadable.iter().flat_map(unread).collect();
         refusals.extend(settled.refused.iter().map(refusal));
@@ -122,6 +126,7 @@ impl Keeper {
         }
         let Some((mut snapshot, good)) = settled.good else {
             self.view.in_sync = false;
+            self.view.objects = taken::taken(&told, &self.good);
             self.view.refusals = refusals;
             return;
         };
@@ -135,6 +140,7 @@ impl Keeper {
             self.view.snapshot = Some(Arc::new(snapshot));
             self.view.generation += 1;
         }
+        self.view.objects = taken::taken(&told, &good);
         if self.good != good || self.writer.borrow().is_none() {
             self.writer.send_replace(Some((server.to_string(), good.clone())));
             self.good = good;

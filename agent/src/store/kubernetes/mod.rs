@@ -19,6 +19,7 @@ mod keeper;
 mod scope;
 mod shelf;
 mod source;
+mod taken;
 mod vanished;
 
 pub use access::Access;

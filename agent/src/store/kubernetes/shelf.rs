@@ -6,9 +6,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::source::{Entry, Event};
+use super::source::{Entry, Event, Unread};
 use crate::store::check::Object;
-use crate::store::problem::Problem;
 
 /// What one source has told so far. The source ends with it.
 #[derive(Debug)]
@@ -16,7 +15,7 @@ pub struct Shelf {
     /// By what its source calls itself.
     pub number: u64,
     /// By name.
-    pub entries: BTreeMap<String, Result<Object, Vec<Problem>>>,
+    pub entries: BTreeMap<String, Result<Object, Unread>>,
     /// Everything was told once.
     pub listed: bool,
     /// What is the matter with the source now.

@@ -32,7 +32,16 @@ const RELIST: Duration = Duration::from_secs(30 * 60);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 /// An object by name: as it was read, or what is wrong with it.
-pub type Entry = (String, Result<Object, Vec<Problem>>);
+pub type Entry = (String, Result<Object, Unread>);
+
+/// An object that couldn't be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unread {
+    /// Its generation.
+    pub generation: Option<i64>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
 
 /// What a source tells.
 #[derive(Debug)]

@@ -86,7 +86,7 @@ impl Vanished {
         let kept = self.fates.iter().filter(|(_, fate)| **fate != Fate::Deleted);
         kept.map(|(key, fate)| {
             let problems = if *fate == Fate::Lost { vec![lost(key.kind)] } else { Vec::new() };
-            Unreadable { key: key.clone(), problems }
+            Unreadable { key: key.clone(), generation: None, problems }
         })
     }
 }

@@ -39,6 +39,20 @@ fn a_small_node_is_told_whole() {
 }
 
 #[test]
+fn a_node_that_reflects_says_so_at_once() {
+    let mut status = testing::status();
+    let node = |status: &NodeStatus| View::default().objects(status, at(0)).swap_remove(0);
+    let before = node(&status);
+    assert_eq!(before.status["role"], "Node");
+    status.reflects = true;
+    let reflecting = node(&status);
+    assert_eq!(reflecting.status["role"], "Reflector");
+    assert_ne!(reflecting.signal, before.signal);
+    (status.reflects, status.role) = (false, Role::Reflector);
+    assert_eq!(node(&status).status["role"], "Reflector");
+}
+
+#[test]
 fn since_is_when_routes_began_or_ceased_to_flow() {
     let mut view = View::default();
     let mut status = testing::status();
