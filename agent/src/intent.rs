@@ -158,6 +158,12 @@ impl Snapshot {
         }
     }
 
+    /// Whether nodes would learn nothing of each other, as they have it from reflectors and no node is one.
+    pub fn lacks_reflectors(&self) -> bool {
+        matches!(self.configuration.topology, Topology::Reflectors(_))
+            && !self.nodes.values().any(|node| self.is_reflector(node))
+    }
+
     /// The node that has this address.
     pub fn node_at(&self, address: IpAddr) -> Option<&Node> {
         self.nodes.values().find(|node| node.addresses.contains(&address))

@@ -78,6 +78,7 @@ pub struct RouteMatch {
     /// blackhole, graceful-shutdown, accept-own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 3, max = 40)))]
+    #[x_kube(validation = Cel::new(rules::COMMUNITIES).message(rules::COMMUNITIES_MESSAGE))]
     pub communities: Option<Vec<String>>,
     /// Its AS path is like this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,10 +185,12 @@ pub struct Changes {
     /// Communities to add, written as in `match`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 3, max = 40)))]
+    #[x_kube(validation = Cel::new(rules::COMMUNITIES).message(rules::COMMUNITIES_MESSAGE))]
     pub add_communities: Vec<String>,
     /// Communities to take away, written as in `match`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 3, max = 40)))]
+    #[x_kube(validation = Cel::new(rules::COMMUNITIES).message(rules::COMMUNITIES_MESSAGE))]
     pub remove_communities: Vec<String>,
     /// LOCAL_PREF; means nothing towards external peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -75,8 +75,7 @@ pub struct BGPPeerSpec {
     /// the peer's family. The kernel's choice where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 45))]
-    #[x_kube(validation = Rule::new("self == 'InternalIP' || isIP(self)")
-        .message("must be InternalIP or an IP address"))]
+    #[x_kube(validation = Rule::new(rules::SOURCE).message(rules::SOURCE_MESSAGE))]
     pub source_address: Option<String>,
     /// The address families to carry; both where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,11 +192,11 @@ pub struct PrefixRule {
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// The Secret's name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = rules::OBJECT_NAME))]
     pub name: String,
     /// The key in its data; `password` where absent.
     #[serde(default = "password")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = rules::DATA_KEY))]
     pub key: String,
 }
 

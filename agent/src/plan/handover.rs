@@ -3,7 +3,8 @@
 //! Where reflectors take over from a mesh, or a mesh from reflectors, or other nodes reflect, every node follows at a
 //! moment of its own. A session that ended at once would take its routes along before the new ones have brought them,
 //! here or at its other end, and so would a reflector that stopped to reflect. So what is new comes up first. What isn't
-//! wanted any more leaves when that is so, and when everybody else has had the time to get there, too.
+//! wanted any more leaves when that is so, and when everybody else has had the time to get there, too. Where the new
+//! doesn't come up the old stays: a session that brings what no other brings isn't ended for one that brings nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,16 +12,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heliograph_bgp::Neighbor;
+use heliograph_bgp::wire::Prefix;
 
 use super::{NeighborRole, Speaking};
 use crate::intent::{Node, Snapshot};
 
 /// Time for all other nodes to learn of a change, too, and to have their new sessions up.
 const OTHERS_FOLLOW: Duration = Duration::from_secs(10);
-/// What isn't wanted leaves after this time even if some new session isn't up.
+/// After this time one new session that is up is enough, and what still has to stay is a problem.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether all is up.
 const AGAIN: Duration = Duration::from_secs(1);
+/// So many neighbours are named in a problem.
+const NAMED: usize = 5;
+
+/// What the sessions do that there are.
+#[derive(Debug, Default)]
+pub struct Present {
+    /// The neighbours whose sessions are up.
+    pub established: BTreeSet<IpAddr>,
+    /// What comes from whom, the stale left out; `None`: it is our own.
+    pub paths: Vec<(Prefix, Option<IpAddr>)>,
+}
 
 /// What is wanted, and what of before stays beside it for a while.
 #[derive(Debug, Default)]
@@ -43,20 +56,27 @@ impl Handover {
         !(self.leaving.is_empty() && self.clients.is_empty())
     }
 
-    /// When to look again if nothing else happens.
+    /// Whether what of before is still there can leave as far as sessions tell: those that are wanted, too, are up.
+    pub fn due(&self, wanted: &Speaking, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
+        let Some(since) = self.since.filter(|_| self.active()) else { return false };
+        let (up, all) = (up(wanted, established), between_nodes(wanted).count());
+        up > 0 && (now >= since + PATIENCE || now >= since + OTHERS_FOLLOW && up == all)
+    }
+
+    /// When to look again if nothing else happens. What has stayed for long waits for something to happen.
     pub fn next_look(&self, now: Instant) -> Option<Instant> {
-        let since = self.since.filter(|_| self.active())?;
+        let since = self.since.filter(|since| self.active() && now < *since + PATIENCE)?;
         Some((since + OTHERS_FOLLOW).max(now + AGAIN))
     }
 
-    /// What to go by and what to be now, given what `node` should go by and be. `established` are the neighbours whose
-    /// sessions are up; it may be empty where nothing is [`Handover::active`].
+    /// What to go by and what to be now, given what `node` should go by and be. `present` may be empty where nothing is
+    /// [`Handover::active`], its paths where nothing is [`Handover::due`].
     pub fn follow(
         &mut self,
         node: &str,
         snapshot: &Arc<Snapshot>,
         wanted: Speaking,
-        established: &BTreeSet<IpAddr>,
+        present: &Present,
         now: Instant,
     ) -> (Arc<Snapshot>, Speaking) {
         let before = self.wanted.take();
@@ -73,10 +93,15 @@ impl Handover {
             !gone && !wanted.roles.contains_key(address)
         });
         self.clients.retain(|address| wanted.roles.contains_key(address));
-        if self.is_over(&wanted, established, now) {
+        if self.due(&wanted, &present.established, now) {
+            self.let_go(present);
+        }
+        if !self.active() {
             self.forget();
         }
-        let shown = (self.beside_nodes(snapshot), self.beside_sessions(wanted.clone()));
+        let mut speaking = self.beside_sessions(wanted.clone());
+        speaking.problems.extend(self.waits_for(&wanted, up(&wanted, &present.established), now));
+        let shown = (self.beside_nodes(snapshot), speaking);
         self.wanted = Some((snapshot.clone(), wanted));
         shown
     }
@@ -112,12 +137,39 @@ impl Handover {
         any
     }
 
-    fn is_over(&self, wanted: &Speaking, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
-        let Some(since) = self.since.filter(|_| self.active()) else { return true };
-        let mut between_nodes =
-            wanted.roles.iter().filter(|(_, role)| of_nodes(**role)).map(|(address, _)| address);
-        now >= since + PATIENCE
-            || (now >= since + OTHERS_FOLLOW && between_nodes.all(|address| established.contains(address)))
+    /// Lets go what brings nothing that no other brings. Where one end has its reflector and the other has not, each may
+    /// have the other's routes by their old session only.
+    fn let_go(&mut self, present: &Present) {
+        let leaves = |from: &Option<IpAddr>| from.is_some_and(|address| self.leaving.contains_key(&address));
+        let (old, others): (Vec<_>, Vec<_>) =
+            present.paths.iter().copied().partition(|(_, from)| leaves(from));
+        let others: BTreeSet<Prefix> = others.into_iter().map(|(prefix, _)| prefix).collect();
+        let alone = old.into_iter().filter(|(prefix, _)| !others.contains(prefix));
+        let alone: BTreeSet<IpAddr> = alone.filter_map(|(_, from)| from).collect();
+        self.leaving.retain(|address, _| alone.contains(address));
+        let names: BTreeSet<_> = self.leaving.values().map(|(neighbor, _)| neighbor.name.as_str()).collect();
+        self.nodes.retain(|name, _| names.contains(name.as_str()));
+        self.clients.clear();
+    }
+
+    /// What keeps the old from leaving when it is past its time.
+    fn waits_for(&self, wanted: &Speaking, up: usize, now: Instant) -> Option<String> {
+        self.since.filter(|since| self.active() && now >= *since + PATIENCE)?;
+        let new = names(between_nodes(wanted));
+        let old = names(self.leaving.values().map(|(neighbor, _)| neighbor));
+        let kept = if old.is_empty() {
+            "nodes are reflected to as before".into()
+        } else {
+            format!("the former sessions with {old} stay")
+        };
+        let why = match (up, new.is_empty()) {
+            (0, true) => "no other session between nodes is wanted".into(),
+            (0, false) => format!("no session with {new} is up; see in their sessions why"),
+            _ => format!(
+                "what they bring comes by no other session; see that those nodes, too, have their sessions with {new}"
+            ),
+        };
+        Some(format!("{kept}: {why}"))
     }
 
     fn beside_sessions(&self, mut speaking: Speaking) -> Speaking {
@@ -153,6 +205,27 @@ fn goes_on(node: &str, former: &Snapshot, snapshot: &Snapshot) -> bool {
         (configuration.asn, configuration.listen_port, addresses)
     };
     snapshot.nodes.contains_key(node) && essence(former) == essence(snapshot)
+}
+
+/// The neighbours that are nodes.
+fn between_nodes(speaking: &Speaking) -> impl Iterator<Item = &Neighbor> {
+    let neighbors = speaking.config.neighbors.iter();
+    neighbors.filter(|neighbor| speaking.roles.get(&neighbor.address).is_some_and(|role| of_nodes(*role)))
+}
+
+/// How many of these have their session up.
+fn up(speaking: &Speaking, established: &BTreeSet<IpAddr>) -> usize {
+    between_nodes(speaking).filter(|neighbor| established.contains(&neighbor.address)).count()
+}
+
+/// Their names, the first few of many.
+fn names<'a>(neighbors: impl Iterator<Item = &'a Neighbor>) -> String {
+    let all: Vec<_> = neighbors.map(|neighbor| neighbor.name.as_str()).collect();
+    let first = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 /// Whether it is a node, and no BGPPeer.

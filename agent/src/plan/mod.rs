@@ -12,7 +12,7 @@ mod sessions;
 pub(crate) mod testing;
 
 pub use forwarding::{Planned, SegmentVerdict, Underlays, Verdict, desired, next_hops, pod_mtu};
-pub use handover::Handover;
+pub use handover::{Handover, Present};
 pub use sessions::{NeighborRole, Speaking, bgp_config};
 
 /// A BGP Identifier for a node without an IPv4 address: any number but 0 that is its own (RFC 6286 §2.1). FNV-1a, as

@@ -20,7 +20,7 @@ use crate::kernel::linux::Linux;
 use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
-use crate::plan::{self, Handover, Speaking};
+use crate::plan::{self, Handover, Present, Speaking};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
 use crate::store::kubernetes::Access;
@@ -387,11 +387,16 @@ impl<K: Kernel> Agent<K> {
     /// What is wanted, and beside it for a while what was wanted before.
     async fn hand_over(&mut self, snapshot: &Arc<Snapshot>, wanted: Speaking) -> (Arc<Snapshot>, Speaking) {
         let was_active = self.handover.active();
+        let now = Instant::now().into_std();
         let sessions = if was_active { self.speech.sessions().await } else { Vec::new() };
         let up = sessions.iter().filter(|session| session.state == SessionState::Established);
-        let up = up.map(|session| session.address).collect();
-        let now = Instant::now().into_std();
-        let both = self.handover.follow(&self.options.node, snapshot, wanted, &up, now);
+        let established = up.map(|session| session.address).collect();
+        // Many, in a large cluster.
+        let due = self.handover.due(&wanted, &established, now);
+        let paths = if due { self.speech.paths().await } else { Vec::new() };
+        let paths = paths.iter().filter(|path| !path.stale).map(|path| (path.prefix, path.peer)).collect();
+        let present = Present { established, paths };
+        let both = self.handover.follow(&self.options.node, snapshot, wanted, &present, now);
         match (was_active, self.handover.active()) {
             (false, true) => {
                 tracing::info!("other sessions between nodes are wanted: the old ones stay meanwhile")

@@ -197,6 +197,8 @@ impl<K: Kernel> Agent<K> {
             problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
         }
         problems.extend(self.view.problems.iter().cloned());
+        let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
+        problems.extend(store.and_then(|connection| connection.last_error.clone()));
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
         problems.extend(self.telling.iter().filter_map(|telling| telling.borrow().error.clone()));
         problems.extend(self.speech.problem().map(str::to_string));
@@ -268,6 +270,7 @@ fn store(connection: &Connection) -> StoreStatus {
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
         node_uid: connection.node_uid.clone(),
+        refused: connection.refused,
     }
 }
 

@@ -118,6 +118,9 @@ pub struct StoreStatus {
     /// UID of this node's Node in the cluster; `None`: there is none, or it was not told yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
+    /// It answers, and refuses something that is needed, so intent isn't followed.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 /// How it stands with what the cluster is told: objects, Events, the Node's condition.

@@ -8,6 +8,7 @@ use heliograph_bgp::Key;
 use ipnetwork::IpNetwork;
 
 use super::convert::{self, Surroundings};
+use super::names::is_dns_name;
 use super::problem::{Culprit, Problem, Problems};
 use crate::api;
 use crate::intent::{Configuration, Node, Peer, Snapshot};
@@ -54,6 +55,18 @@ impl Object {
     }
 }
 
+impl Object {
+    /// Takes the labels of the same Node that it hasn't: each source keeps those that it was asked for.
+    pub fn take_labels(&mut self, other: &Self) {
+        if let (Kind::Node(node), Kind::Node(other)) = (&mut self.kind, &other.kind) {
+            let known = Arc::make_mut(node).metadata.labels.get_or_insert_default();
+            for (key, value) in other.metadata.labels.iter().flatten() {
+                known.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
 /// How much of the cluster the objects are.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent<'a> {
@@ -63,8 +76,13 @@ pub enum Extent<'a> {
         /// Every object could be read.
         complete: bool,
     },
-    /// What this node needs: Secrets of its own peers only, and perhaps not all nodes, nor all of their labels.
-    Around(&'a str),
+    /// What a node needs: Secrets of its own peers only, and perhaps not all nodes, nor all of their labels.
+    Around {
+        /// The node.
+        node: &'a str,
+        /// What may be there, but couldn't be read.
+        unread: &'a [Culprit],
+    },
 }
 
 /// Makes the whole of the objects, or says everything that is wrong. Of two that clash the later one gets the blame.
@@ -80,7 +98,13 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Prob
         secrets: HashMap::new(),
         reader: match extent {
             Extent::Whole { .. } => None,
-            Extent::Around(name) => Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name)),
+            Extent::Around { node: name, .. } => {
+                Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name))
+            }
+        },
+        unread: match extent {
+            Extent::Whole { .. } => &[],
+            Extent::Around { unread, .. } => unread,
         },
         complete,
     };
@@ -110,12 +134,35 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Prob
     if !found.is_empty() {
         return Err(found);
     }
-    Ok(Snapshot {
+    let snapshot = Snapshot {
         nodes: nodes.into_iter().map(|(_, node)| (node.name.clone(), node)).collect(),
         configuration,
         peers: peers.into_iter().map(|(_, peer)| (peer.name.clone(), peer)).collect(),
         all_nodes: true,
-    })
+    };
+    match extent {
+        // What isn't there may be among what couldn't be read.
+        Extent::Whole { complete: true } if snapshot.lacks_reflectors() => {
+            let object = objects.iter().position(|object| matches!(object.kind, Kind::Configuration(_)));
+            Err(vec![Problem { object, ..no_reflector("what was last good stays in force") }])
+        }
+        // What to go by then is for `settle` to find.
+        _ => Ok(snapshot),
+    }
+}
+
+/// Nodes are to have their routes from reflectors, and no node is one.
+pub fn no_reflector(consequence: &str) -> Problem {
+    Problem {
+        object: None,
+        field: "spec.reflectors.nodeSelector".into(),
+        problem: format!("no node's labels match, so none would reflect and nodes would learn nothing of each other; {consequence}"),
+        remedy: "label the nodes that are to reflect as it asks (kubectl label node), correct it, or set spec.topology to \
+                 FullMesh"
+            .into(),
+        clash: None,
+        culprit: None,
+    }
 }
 
 fn nodes(objects: &[Object], found: &mut Vec<Problem>) -> Vec<(usize, Node)> {
@@ -151,18 +198,6 @@ fn names(objects: &[Object], found: &mut Vec<Problem>) {
             }
         }
     }
-}
-
-/// A DNS subdomain name (RFC 1123), as Kubernetes wants names to be.
-fn is_dns_name(name: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 253
-        && name.split('.').all(|part| {
-            let bytes = part.as_bytes();
-            bytes.first().is_some_and(|b| word(*b))
-                && bytes.last().is_some_and(|b| word(*b))
-                && bytes.iter().all(|b| word(*b) || *b == b'-')
-        })
 }
 
 fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Problem>) -> Configuration {
@@ -341,7 +376,7 @@ fn duplicate_peers(
 }
 
 fn is_reader(extent: Extent, node: &Node) -> bool {
-    matches!(extent, Extent::Around(name) if node.name == name)
+    matches!(extent, Extent::Around { node: name, .. } if node.name == name)
 }
 
 fn contains(outer: &IpNetwork, inner: &IpNetwork) -> bool {

@@ -8,6 +8,7 @@ use heliograph_bgp::{GracefulRestart, Timers};
 use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::names::{is_label_key, is_label_value};
 use super::problem::Problems;
 use crate::api;
 use crate::intent::{Configuration, Encapsulation, Node, Operator, Requirement, Selector, Topology};
@@ -241,16 +242,22 @@ fn port(given: Option<u16>, field: &str, problems: &mut Problems) -> u16 {
     given.unwrap_or(BGP_PORT)
 }
 
-/// A label selector; all of its requirements must hold.
+/// A label selector; all of its requirements must hold. What no label can be is noted: it matches nothing, and an API
+/// server that is asked for it answers 400.
 pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> Selector {
     let mut requirements = Vec::new();
     for (key, value) in given.match_labels.iter().flatten() {
+        let field = format!("{field}.matchLabels");
+        label_key(key, &field, problems);
+        label_value(value, &field, problems);
         let operator = Operator::In([value.clone()].into());
         requirements.push(Requirement { key: key.clone(), operator });
     }
     for (index, expression) in given.match_expressions.iter().flatten().enumerate() {
         let values: std::collections::BTreeSet<_> = expression.values.iter().flatten().cloned().collect();
         let field = format!("{field}.matchExpressions[{index}]");
+        label_key(&expression.key, &format!("{field}.key"), problems);
+        values.iter().for_each(|value| label_value(value, &format!("{field}.values"), problems));
         let takes_values = matches!(expression.operator.as_str(), "In" | "NotIn");
         if takes_values == values.is_empty() {
             let (problem, remedy) = match takes_values {
@@ -280,6 +287,27 @@ pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> 
         requirements.push(Requirement { key: expression.key.clone(), operator });
     }
     Selector { requirements }
+}
+
+fn label_key(key: &str, field: &str, problems: &mut Problems) {
+    if !is_label_key(key) {
+        problems.note(
+            field,
+            format!("{key:?} is no label's key"),
+            "write NAME or DNS-NAME/NAME, where NAME has at most 63 letters, digits, '-', '_' and '.', with a letter or digit \
+             at both ends",
+        );
+    }
+}
+
+fn label_value(value: &str, field: &str, problems: &mut Problems) {
+    if !is_label_value(value) {
+        problems.note(
+            field,
+            format!("{value:?} is no label's value"),
+            "write at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, or nothing",
+        );
+    }
 }
 
 /// A network in CIDR notation, without bits beyond its length.
@@ -332,6 +360,20 @@ fn unicast(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
             field,
             format!("{address} is not the address of one machine on the network"),
             "give the address under which other machines reach it",
+        );
+        return None;
+    }
+    Some(address)
+}
+
+/// The same of a neighbour or towards one.
+fn reachable(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
+    let address = unicast(text, field, problems)?;
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        problems.note(
+            field,
+            format!("{address} is link-local: which link is meant isn't said"),
+            "give an address that holds beyond a link, such as 2001:db8::1 or fd00::1",
         );
         return None;
     }

@@ -16,6 +16,7 @@ pub mod files;
 mod folder;
 pub mod kubernetes;
 pub mod last_good;
+mod names;
 pub mod problem;
 mod schema;
 pub mod settle;
@@ -55,6 +56,9 @@ pub struct Connection {
     pub last_error: Option<String>,
     /// UID of our own Node; `None`: there is none, or it was not told yet.
     pub node_uid: Option<String>,
+    /// It answers, and refuses something that is needed. Intent isn't followed until somebody does something about it;
+    /// one that is merely away will tell what there is to follow.
+    pub refused: bool,
 }
 
 /// One of our kinds' objects in the API server, and what became of it.

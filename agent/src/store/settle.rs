@@ -4,12 +4,17 @@
 //! another from being followed: nodes come and go whatever somebody did to a BGPPeer. So what is wrong gives way, object
 //! by object, to what it was when it was last good, or is left out. What was good before has precedence: a newcomer that
 //! clashes with it waits. Where that is not enough, everything stays as it was.
+//!
+//! Reflectors that no node is would take every session away. Then those reflect that did, the topology stays as it was,
+//! or, at a first start, it is a full mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::check::{self, CONFIGURATION_NAME, Extent, Kind, Object};
 use super::problem::{Culprit, Problem};
-use crate::intent::Snapshot;
+use crate::api::Topology;
+use crate::intent::{self, Snapshot};
 
 /// What came of it.
 #[derive(Debug)]
@@ -42,16 +47,18 @@ pub fn settle(current: Vec<Object>, unreadable: &[Culprit], good: &[Object], nod
     let before: BTreeMap<Culprit, &Object> = good.iter().map(|object| (object.key(), object)).collect();
     let mut settling = Settling { before, taken: BTreeMap::new(), refused: Vec::new() };
     settling.begin(current, unreadable);
+    let extent = Extent::Around { node, unread: unreadable };
     loop {
         let objects = settling.in_order();
-        match check::assemble(&objects, Extent::Around(node)) {
+        match check::assemble(&objects, extent) {
+            Ok(snapshot) if snapshot.lacks_reflectors() => settling.find_reflectors(&snapshot),
             Ok(snapshot) => {
                 return Settled { good: Some((snapshot, objects)), refused: settling.refused };
             }
             Err(problems) => {
                 if !settling.give_way(&objects, problems) {
                     // What was good before fits together.
-                    let snapshot = check::assemble(good, Extent::Around(node)).ok();
+                    let snapshot = check::assemble(good, extent).ok();
                     let good = snapshot.map(|snapshot| (snapshot, good.to_vec()));
                     return Settled { good, refused: settling.refused };
                 }
@@ -118,6 +125,53 @@ impl Settling<'_> {
             }
         }
         !guilty.is_empty()
+    }
+
+    /// Sees that a snapshot whose topology wants reflectors has some, or wants none.
+    fn find_reflectors(&mut self, snapshot: &Snapshot) {
+        let key = Culprit::new("BGPConfiguration", CONFIGURATION_NAME);
+        let consequence = if let Some(names) = self.go_on_reflecting(&snapshot.configuration.topology) {
+            format!("until one does, those that did go on to reflect: {names}")
+        } else if self.can_be_restored(&key) && self.restore(&key) {
+            "until one does, the BGPConfiguration stays as it was last good".into()
+        } else {
+            self.mesh(&key);
+            "until one does, all nodes peer with each other (FullMesh)".into()
+        };
+        self.refused.push(Refused { object: Some(key), problem: check::no_reflector(&consequence) });
+    }
+
+    /// Gives those nodes that reflected their labels back; which these are, if there are any.
+    fn go_on_reflecting(&mut self, topology: &intent::Topology) -> Option<String> {
+        let intent::Topology::Reflectors(selector) = topology else { return None };
+        let mut names = Vec::new();
+        for (key, object) in &self.before {
+            let Kind::Node(former) = &object.kind else { continue };
+            let labels = former.metadata.labels.clone().unwrap_or_default();
+            if !selector.matches(&labels) {
+                continue;
+            }
+            names.push(key.name.clone());
+            let now = self.taken.entry(key.clone()).or_insert_with(|| (*object).clone());
+            if let Kind::Node(node) = &mut now.kind {
+                let known = Arc::make_mut(node).metadata.labels.get_or_insert_default();
+                for requirement in &selector.requirements {
+                    known.remove(&requirement.key);
+                    known.extend(labels.get_key_value(&requirement.key).map(|(k, v)| (k.clone(), v.clone())));
+                }
+            }
+        }
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// Makes the topology one that needs no reflectors.
+    fn mesh(&mut self, key: &Culprit) {
+        if let Some(Object { kind: Kind::Configuration(spec), generation, .. }) = self.taken.get_mut(key) {
+            let spec = Arc::make_mut(spec);
+            (spec.topology, spec.reflectors) = (Topology::FullMesh, None);
+            // It is no longer what anybody wrote.
+            *generation = None;
+        }
     }
 
     fn can_be_restored(&self, key: &Culprit) -> bool {

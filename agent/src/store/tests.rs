@@ -176,6 +176,14 @@ fn each_refusal_has_line_field_problem_and_remedy() {
         ),
         (spec("topology: Reflectors"), Some(4), "spec.reflectors", "which nodes reflect", "nodeSelector"),
         (
+            spec("topology: Reflectors\n  reflectors: {nodeSelector: {matchLabels: {a: b}}}")
+                + &node("a", "172.20.1.11", "10.244.1.0/24"),
+            Some(7),
+            "spec.reflectors.nodeSelector",
+            "none would reflect",
+            "label the nodes",
+        ),
+        (
             spec("reflectors: {nodeSelector: {matchLabels: {a: b}}}"),
             Some(6),
             "spec.reflectors",
@@ -209,6 +217,46 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             "spec.nodeSelector.matchExpressions[0].operator",
             "\"Is\"",
             "NotIn",
+        ),
+        (
+            spec(
+                "topology: Reflectors\n  reflectors: {nodeSelector: {matchLabels: {heliograph.io/reflector: yes please}}}",
+            ),
+            Some(7),
+            "spec.reflectors.nodeSelector.matchLabels",
+            "\"yes please\" is no label's value",
+            "letters, digits",
+        ),
+        (
+            with(&peer(
+                "tor",
+                "peerAddress: 172.20.1.1, peerASN: 1, nodeSelector: {matchExpressions: [{key: a b, operator: In, values: [ü]}]}",
+            )),
+            Some(10),
+            "spec.nodeSelector.matchExpressions[0].key",
+            "\"a b\" is no label's key",
+            "DNS-NAME/NAME",
+        ),
+        (
+            with(&peer("tor", "peerAddress: 'fe80::1', peerASN: 64600")),
+            Some(10),
+            "spec.peerAddress",
+            "link-local",
+            "2001:db8::1",
+        ),
+        (
+            with(&peer("tor", "peerAddress: 'fd00::1', peerASN: 64600, sourceAddress: 'fe80::1'")),
+            Some(10),
+            "spec.sourceAddress",
+            "link-local",
+            "2001:db8::1",
+        ),
+        (
+            with(&peer("tor", "peerAddress: 172.20.1.1, peerASN: 64600, passwordSecretRef: {name: 'a,b=c'}")),
+            Some(10),
+            "spec.passwordSecretRef.name",
+            "\"a,b=c\" is no object name",
+            "lower-case",
         ),
         (
             with(

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use heliograph_agent::api::crds;
-use heliograph_agent::intent::Snapshot;
+use heliograph_agent::intent::{Snapshot, Topology};
 use heliograph_agent::store::kubernetes::{self, Access, Options};
 use heliograph_agent::store::{View, convert, files};
 use heliograph_bgp::{Authentication, Key, Ttl};
@@ -166,6 +166,8 @@ async fn the_store_against_a_real_api_server() {
     it_gives_what_a_folder_gives(&admin, &mut store).await;
     changes_are_followed(&admin, &mut store).await;
     topologies_switch_without_a_gap(&admin, &mut store).await;
+    reflectors_that_no_node_is(&admin, &mut store, server.kubeconfig("agent")).await;
+    what_is_refused_is_not_in_sync(&admin, &mut store).await;
     the_server_goes_and_comes(&mut server, &admin, &mut store, &last_good).await;
     a_refused_token_changes_nothing(&mut server, &mut store).await;
     garbage_is_left_out(&admin, &mut store).await;
@@ -194,6 +196,8 @@ async fn nonsense_is_refused(admin: &User) {
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         ("bgpconfigurations", configuration(spec))
     };
+    let selecting =
+        |selector: Value| bgp(json!({"topology": "Reflectors", "reflectors": {"nodeSelector": selector}}));
     let rule = |rule: Value| ("bgpfilters", ours("BGPFilter", "f", json!({"rules": [rule]})));
     let cases = [
         (bgp(json!({"asNumber": 0})), "greater than or equal to 1"),
@@ -211,6 +215,23 @@ async fn nonsense_is_refused(admin: &User) {
                 {"matchExpressions": [{"key": "a", "operator": "Is"}]}}})),
             "Unsupported value",
         ),
+        (selecting(json!({"matchLabels": {"heliograph.io/reflector": "yes please"}})), "should match"),
+        (selecting(json!({"matchLabels": {"a b": "yes"}})), "labels' keys"),
+        (selecting(json!({"matchLabels": {"A.b/c": "yes"}})), "labels' keys"),
+        (selecting(json!({"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]})), "should match"),
+        (selecting(json!({"matchExpressions": [{"key": "a", "operator": "In"}]})), "need values"),
+        (
+            selecting(json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]})),
+            "need values",
+        ),
+        (
+            selecting(json!({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]})),
+            "take none",
+        ),
+        (
+            selecting(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["-"]}]})),
+            "should match",
+        ),
         (bgp(json!({"clusterCIDRs": ["10.244.0.1/16"]})), "bits beyond its length"),
         (bgp(json!({"clusterCIDRs": ["10.244.0.0"]})), "CIDR notation"),
         (bgp(json!({"timers": {"holdSeconds": 2}})), "at least 3"),
@@ -222,6 +243,8 @@ async fn nonsense_is_refused(admin: &User) {
         (tor(json!({"peerAddress": "192.0.2.300"})), "one machine"),
         (tor(json!({"peerAddress": "192.0.2.0/24"})), "one machine"),
         (tor(json!({"peerAddress": "224.0.0.1"})), "one machine"),
+        (tor(json!({"peerAddress": "fe80::1"})), "link-local"),
+        (tor(json!({"sourceAddress": "127.0.0.1"})), "InternalIP or an IP"),
         (tor(json!({"peerASN": 0})), "greater than or equal to 1"),
         (tor(json!({"localASN": 64600})), "own AS number"),
         (tor(json!({"sourceAddress": "eth0"})), "InternalIP or an IP"),
@@ -233,6 +256,8 @@ async fn nonsense_is_refused(admin: &User) {
         (tor(json!({"strictRole": true})), "needs role"),
         (tor(json!({"prefixLimit": {"max": 0}})), "greater than or equal to 1"),
         (tor(json!({"passwordSecretRef": {"name": ""}})), "at least 1"),
+        (tor(json!({"passwordSecretRef": {"name": "a,b=c"}})), "should match"),
+        (tor(json!({"passwordSecretRef": {"name": "a", "key": "b c"}})), "should match"),
         (tor(json!({"import": [], "importFilter": "f"})), "not both"),
         (tor(json!({"export": [], "exportFilter": "f"})), "not both"),
         (tor(json!({"import": [{"cidr": "10.0.0.0/16", "maxLength": 8}]})), "maxLength must lie"),
@@ -249,8 +274,38 @@ async fn nonsense_is_refused(admin: &User) {
             "minLength must lie",
         ),
     ];
+    let communities = [
+        "64512:99999",
+        "65536:1",
+        "no-exprot",
+        "64512",
+        "64512:",
+        "1:2:3:4",
+        "1:2:4294967296",
+        "rt:65536:65536",
+        "rt:1:4294967296",
+        "soo:192.0.2.1:65536",
+        "soo:192.0.2.300:1",
+        "ro:1:1",
+        "0x1234",
+        "0x000000000000000g",
+        "-1:1",
+        "a:b",
+    ];
+    let of_communities = communities.iter().flat_map(|community| {
+        let listed = json!([community]);
+        let matched = json!({"communities": listed});
+        [
+            rule(json!({"action": "Accept", "match": matched})),
+            rule(json!({"action": "Accept", "unless": matched})),
+            rule(json!({"action": "Accept", "set": {"addCommunities": listed}})),
+            rule(json!({"action": "Accept", "set": {"removeCommunities": listed}})),
+        ]
+    });
     let mut taken = Vec::new();
-    for ((plural, object), words) in cases {
+    for ((plural, object), words) in
+        cases.into_iter().chain(of_communities.map(|case| (case, "must be communities")))
+    {
         let answer = admin.apply(&format!("{OURS}/{plural}"), &object).await;
         if !matches!(answer.code, 400 | 422 | 500) || !answer.body.contains(words) {
             taken.push(format!("{words:?} for {object}: {answer:?}"));
@@ -275,7 +330,8 @@ async fn it_gives_what_a_folder_gives(admin: &User, store: &mut Followed) {
                 json!({"otherwise": "Reject", "rules": [
             {"name": "not-theirs", "match": {"asPath": {"contains": 64666}}, "action": "Reject"},
             {"name": "nets", "match": {"prefixes": [{"cidr": "10.9.0.0/16", "minLength": 20, "maxLength": 24}],
-                "communities": ["64600:1"], "nextHops": ["192.0.2.0/24"], "source": "External"},
+                "communities": ["64600:1", "65535:65535", "1:2:4294967295", "rt:65535:4294967295", "rt:65536:65535",
+                    "soo:192.0.2.1:65535", "0x00ff00FF00ff00FF", "no-export", "accept-own"], "nextHops": ["192.0.2.0/24"], "source": "External"},
              "unless": {"communities": ["64600:666"]}, "action": "Accept",
              "set": {"addCommunities": ["64512:1:2"], "removeCommunities": ["rt:64512:1"], "localPref": 50,
                 "med": 7, "prepend": 1}}]}),
@@ -287,7 +343,8 @@ async fn it_gives_what_a_folder_gives(admin: &User, store: &mut Followed) {
                 "BGPPeer",
                 "tor",
                 json!({"peerAddress": "192.0.2.254", "peerASN": 64600, "peerPort": 1790,
-            "localASN": 64700, "nodeSelector": {"matchLabels": {"rack": "1"}},
+            "localASN": 64700, "nodeSelector": {"matchLabels": {"rack": "1"}, "matchExpressions": [
+                {"key": "rack", "operator": "In", "values": ["1", ""]}, {"key": "e.x/y_Z.1", "operator": "DoesNotExist"}]},
             "passwordSecretRef": {"name": "tor"}, "ttlSecurity": 1, "sourceAddress": "InternalIP",
             "role": "Customer", "strictRole": true, "families": ["IPv4"], "passive": true,
             "prefixLimit": {"max": 100, "warnPercent": 50, "restartSeconds": 60},
@@ -362,6 +419,10 @@ async fn changes_are_followed(admin: &User, store: &mut Followed) {
     admin.merge(&path, json!({"spec": {"passwordSecretRef": {"name": "foreign"}}})).await;
     let view =
         store.until("a Secret can't be read", |view| error(view).contains("foreign") && !view.in_sync).await;
+    let said = |object: &str, words: &str| {
+        view.refusals.iter().any(|refusal| refusal.object == object && refusal.problem.contains(words))
+    };
+    assert!(said("Secret foreign", "403") && said("BGPPeer tor", "can't be read"), "{:#?}", view.refusals);
     assert_eq!(password(&view), md5("third"));
     admin.merge(&path, json!({"spec": {"passwordSecretRef": {"name": "tor"}}})).await;
     store.until("it is the right one again", |view| view.in_sync && connected(view)).await;
@@ -400,11 +461,102 @@ async fn topologies_switch_without_a_gap(admin: &User, store: &mut Followed) {
     );
     for snapshot in seen {
         let names: Vec<_> = snapshot.nodes.keys().map(String::as_str).collect();
-        let mesh = matches!(snapshot.configuration.topology, heliograph_agent::intent::Topology::FullMesh);
+        let mesh = matches!(snapshot.configuration.topology, Topology::FullMesh);
         assert!(if mesh { names.len() >= 4 } else { names.contains(&"rr") }, "{names:?}, mesh: {mesh}");
     }
     admin.delete("/api/v1/nodes/rr").await;
     store.until("three are left", |view| nodes(view).len() == 3).await;
+}
+
+/// What is in force has a reflector, or is a mesh of all three nodes.
+fn holds_together(snapshot: &Snapshot) -> bool {
+    let mesh = matches!(snapshot.configuration.topology, Topology::FullMesh);
+    if mesh { snapshot.nodes.len() >= 3 && snapshot.all_nodes } else { !snapshot.lacks_reflectors() }
+}
+
+async fn reflectors_that_no_node_is(admin: &User, store: &mut Followed, kubeconfig: PathBuf) {
+    let path = format!("{OURS}/bgpconfigurations/default");
+    let reflectors = |label: &str| {
+        json!({"spec": {"topology": "Reflectors", "reflectors":
+            {"nodeSelector": {"matchExpressions": [{"key": label, "operator": "Exists"}], "matchLabels": null}}}})
+    };
+    let label = async |name: &str, value: Value| {
+        let answer =
+            admin.merge(&format!("/api/v1/nodes/{name}"), json!({"metadata": {"labels": value}})).await;
+        assert!(answer.code < 300, "{answer:?}");
+    };
+    let refused = |view: &View| {
+        view.refusals.iter().any(|refusal| refusal.field == "spec.reflectors.nodeSelector") && !view.in_sync
+    };
+    let before = store.view();
+    store.seen.lock().unwrap().clear();
+    admin.merge(&path, reflectors("reflcts")).await;
+    let view = store.until("nobody reflects: it is said", refused).await;
+    assert_eq!(view.snapshot, before.snapshot, "the mesh stays");
+    put_node(admin, "late", "192.0.2.9", None, json!({})).await;
+    store.until("nodes are followed all the same", |view| nodes(view) == ["a", "b", "c", "late"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut second = Followed::start(kubeconfig, &folder.path().join("last-good.yaml"));
+    let view = second.until("a first start is a mesh", refused).await;
+    assert!(holds_together(in_force(&view).unwrap()) && nodes(&view).len() == 4, "{view:#?}");
+    // Later somebody labels one.
+    label("c", json!({"reflcts": "yes"})).await;
+    for store in [&mut *store, &mut second] {
+        let view = store.until("it reflects", |view| nodes(view) == ["a", "c"] && view.in_sync).await;
+        assert!(!in_force(&view).unwrap().all_nodes);
+    }
+    label("c", json!({"reflcts": null})).await;
+    for store in [&mut *store, &mut second] {
+        let view = store.until("the last reflector has lost its label", refused).await;
+        assert_eq!(nodes(&view), ["a", "c"]);
+    }
+    // The right name of the label, first of the configuration, then of a node.
+    admin.merge(&path, reflectors("reflects")).await;
+    label("b", json!({"reflects": "yes"})).await;
+    for store in [&mut *store, &mut second] {
+        store.until("another reflects", |view| nodes(view) == ["a", "b"] && view.in_sync).await;
+    }
+    // Our own is the last to reflect.
+    label("a", json!({"reflects": "yes"})).await;
+    label("b", json!({"reflects": null})).await;
+    for store in [&mut *store, &mut second] {
+        store.until("only we reflect", |view| nodes(view) == ["a", "b", "c", "late"] && view.in_sync).await;
+    }
+    label("a", json!({"reflects": null})).await;
+    for store in [&mut *store, &mut second] {
+        let view = store.until("we go on to", refused).await;
+        let snapshot = in_force(&view).unwrap();
+        assert!(snapshot.is_reflector(&snapshot.nodes["a"]) && snapshot.all_nodes && nodes(&view).len() == 4);
+    }
+    admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;
+    admin.delete("/api/v1/nodes/late").await;
+    store.until("the mesh is back", |view| view.in_sync && view.snapshot == before.snapshot).await;
+    for snapshot in store.seen.lock().unwrap().iter().chain(second.seen.lock().unwrap().iter()) {
+        assert!(holds_together(snapshot), "{snapshot:#?}");
+    }
+}
+
+/// The right to list nodes is gone, which shows when they are to be listed anew.
+async fn what_is_refused_is_not_in_sync(admin: &User, store: &mut Followed) {
+    let before = store.view();
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/agent";
+    let nodes = |verbs: Value| json!([{"op": "replace", "path": "/rules/0/verbs", "value": verbs}]);
+    let may = async |verbs: Value| {
+        let answer = admin.ask("PATCH", role, "application/json-patch+json", Some(&nodes(verbs))).await;
+        assert!(answer.code < 300, "{answer:?}");
+    };
+    may(json!(["watch"])).await;
+    let path = format!("{OURS}/bgpconfigurations/default");
+    let reflectors = json!({"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "none"}, "matchExpressions": null}});
+    admin.merge(&path, json!({"spec": {"topology": "Reflectors", "reflectors": reflectors}})).await;
+    let view = store.until("listing is refused: it is no longer in sync", |view| !view.in_sync).await;
+    assert!(view.connection.as_ref().is_some_and(|connection| connection.refused) && !connected(&view));
+    assert!(error(&view).contains("403") && error(&view).contains("nodes with"), "{}", error(&view));
+    assert_eq!(view.snapshot, before.snapshot);
+    admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;
+    may(json!(["list", "watch"])).await;
+    let view = store.until("it is granted again", |view| view.in_sync && connected(view)).await;
+    assert_eq!(view.snapshot, before.snapshot);
 }
 
 async fn the_server_goes_and_comes(

@@ -483,6 +483,7 @@ async fn objects_follow_a_node_that_is_made_anew(admin: &User, agent: &Agent) {
                 since_seconds: 1e6,
                 last_error: None,
                 node_uid: Some(uid.clone()),
+                refused: false,
             });
         });
         for path in ["bgpnodes/a", "bgpsessions/a-192.0.2.2", "bgpsessions/a-192.0.2.254"] {

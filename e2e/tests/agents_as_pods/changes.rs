@@ -147,7 +147,13 @@ pub fn the_peer_goes(cluster: &Cluster) -> Result<()> {
 
 /// A mesh becomes clients of a reflector, and a mesh again.
 pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
+    let misspelt = json!({ "matchLabels": { "heliograph.io/reflector": "ture" } });
     cluster.kubectl(&["label", "node", "n1", bgp::REFLECTOR])?;
+    configure(cluster, json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": misspelt } }))?;
+    for node in NODES {
+        wait_for_refusal(cluster, node, "the BGPConfiguration stays as it was")?;
+        wait_for_role(cluster, node, "Mesh", 2)?;
+    }
     configure(cluster, bgp::reflectors())?;
     let said = cluster.kubectl(&["get", "bgpconfigurations"])?;
     ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/operations.md, not: {said}");
@@ -169,6 +175,11 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
         ensure!(said == "Reflector Node Node", "{said:?}");
         Ok(())
     })?;
+    cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector-"])?;
+    for node in NODES {
+        wait_for_refusal(cluster, node, "go on to reflect: n1")?;
+    }
+    wait_for_role(cluster, "n1", "Client", 2)?;
 
     configure(cluster, bgp::full_mesh())?;
     let begun = Instant::now();
@@ -182,6 +193,16 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     wait_for_reflected(cluster, false)?;
     told("reflectors are switched off: nothing reflected any more", begun);
     Ok(())
+}
+
+/// Waits until an agent refuses something of the intent with these words.
+fn wait_for_refusal(cluster: &Cluster, node: &str, words: &str) -> Result<()> {
+    wait_until(LATER, &format!("{node} refuses: {words}"), || {
+        let intent = &cluster.agent_status(node)?["intent"];
+        let refused = intent["refusals"].to_string().contains(words);
+        ensure!(refused && intent["inSync"] == false, "{intent}");
+        Ok(())
+    })
 }
 
 /// Waits until the clients have reflected routes (RFC 4456 §8: ORIGINATOR_ID), or none.

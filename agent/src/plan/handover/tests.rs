@@ -32,13 +32,21 @@ struct Follower {
     node: &'static str,
     handover: Handover,
     start: Instant,
-    up: BTreeSet<IpAddr>,
+    present: Present,
+    problems: Vec<String>,
 }
 
 impl Follower {
     fn new(node: &'static str, up: &[&str]) -> Self {
-        let up = up.iter().map(|address| ip(address)).collect();
-        Self { node, handover: Handover::default(), start: Instant::now(), up }
+        let established = up.iter().map(|address| ip(address)).collect();
+        let present = Present { established, paths: Vec::new() };
+        Self { node, handover: Handover::default(), start: Instant::now(), present, problems: Vec::new() }
+    }
+
+    /// From now on a neighbour brings a prefix.
+    fn hears(&mut self, prefix: &str, from: &str) {
+        let prefix: ipnetwork::IpNetwork = prefix.parse().unwrap();
+        self.present.paths.push((prefix.into(), Some(ip(from))));
     }
 
     /// The neighbours, with a `*` for clients, and the nodes that are known.
@@ -46,8 +54,9 @@ impl Follower {
         let snapshot = Arc::new(snapshot);
         let wanted = bgp_config(&snapshot, self.node, true);
         let now = self.start + Duration::from_secs(second);
-        let (snapshot, speaking) = self.handover.follow(self.node, &snapshot, wanted, &self.up, now);
+        let (snapshot, speaking) = self.handover.follow(self.node, &snapshot, wanted, &self.present, now);
         speaking.config.validate().unwrap();
+        self.problems = speaking.problems;
         let star = |neighbor: &Neighbor| if neighbor.reflector_client { "*" } else { "" };
         let name = |neighbor: &Neighbor| format!("{}{}", neighbor.name, star(neighbor));
         (speaking.config.neighbors.iter().map(name).collect(), snapshot.nodes.keys().cloned().collect())
@@ -91,13 +100,62 @@ fn reflectors_reflect_until_a_mesh_has_taken_over() {
 }
 
 #[test]
-fn old_sessions_stay_while_a_new_one_is_not_up_but_not_for_ever() {
-    let mut a = Follower::new("a", &[]);
+fn old_sessions_stay_while_no_new_one_is_up() {
+    let mut a = Follower::new("a", &[B]);
     a.at(0, mesh());
     for second in [1, 30, 60] {
         assert_eq!(a.at(second, reflected("a")).0, ["r", "b"]);
+        assert_eq!(a.problems, [""; 0], "{second}");
     }
-    assert_eq!(a.at(61, reflected("a")).0, ["r"]);
+    for second in [61, 6000] {
+        assert_eq!(a.at(second, reflected("a")).0, ["r", "b"]);
+        let [problem] = &a.problems[..] else { panic!("{:?}", a.problems) };
+        assert!(problem.contains("with b stay") && problem.contains("with r is up"), "{problem}");
+        assert_eq!(a.handover.next_look(a.start + Duration::from_secs(second)), None, "sessions tell");
+    }
+    a.present.established.insert(ip(R));
+    assert_eq!(a.at(6001, reflected("a")).0, ["r"]);
+    assert_eq!(a.problems, [""; 0]);
+}
+
+#[test]
+fn one_of_two_new_sessions_is_enough_in_the_end() {
+    let two = |node| {
+        let mut snapshot = reflected(node);
+        let second = labelled(super::super::testing::node("s", "192.0.2.8", "10.244.8.0/24"), "reflect", "");
+        snapshot.nodes.insert("s".into(), second);
+        snapshot
+    };
+    let mut a = Follower::new("a", &[B, R]);
+    a.at(0, mesh());
+    assert_eq!(a.at(1, two("a")).0, ["r", "s", "b"]);
+    assert_eq!(a.at(60, two("a")).0, ["r", "s", "b"]);
+    assert_eq!(a.at(61, two("a")).0, ["r", "s"]);
+}
+
+#[test]
+fn a_session_that_alone_brings_something_stays() {
+    let mut a = Follower::new("a", &[B, R]);
+    a.hears("10.244.2.0/24", B);
+    a.hears("10.244.9.0/24", R);
+    a.at(0, mesh());
+    for second in [1, 11, 60, 61, 600] {
+        assert_eq!(a.at(second, reflected("a")).0, ["r", "b"], "b has no session with its reflector");
+    }
+    assert!(a.problems[0].contains("by no other session"), "{:?}", a.problems);
+    a.hears("10.244.2.0/24", R);
+    assert_eq!(a.at(601, reflected("a")), of(&["r"], &["a", "r"]));
+}
+
+#[test]
+fn without_any_new_session_the_old_ones_stay() {
+    let mut nobody = reflected("a");
+    nobody.nodes.remove("r");
+    let mut a = Follower::new("a", &[B, R]);
+    a.at(0, mesh());
+    for second in [1, 11, 61, 600] {
+        assert_eq!(a.at(second, nobody.clone()).0, ["b", "r"], "{second}");
+    }
 }
 
 #[test]

@@ -124,7 +124,10 @@ impl View {
         let out_of_sync = out_of_sync(status);
         // What kept this from being written would no longer be true when it is read.
         let untold = status.telling.as_ref().and_then(|telling| telling.error.as_ref());
-        let problems = status.problems.iter().filter(|problem| Some(*problem) != untold);
+        let away = status.store.as_ref().filter(|store| !store.refused);
+        let away = away.and_then(|store| store.last_error.as_ref());
+        let problems =
+            status.problems.iter().filter(|problem| Some(*problem) != untold && Some(*problem) != away);
         let problems: Vec<_> = problems.take(MOST_PROBLEMS).map(|problem| cut(problem)).collect();
         let conditions = vec![
             self.condition("Ready", ("FirstSyncDone", "Waiting"), &status.waiting_for.join("; "), now),
@@ -205,7 +208,9 @@ pub fn of_a_node(role: NeighborRole) -> bool {
 fn out_of_sync(status: &NodeStatus) -> String {
     let mut why: Vec<String> = status.intent.refusals.iter().take(3).map(ToString::to_string).collect();
     if !status.intent.in_sync && why.is_empty() {
-        why.push("what the store holds now is not in force".into());
+        let refusing = status.store.as_ref().filter(|store| store.refused);
+        let words = refusing.and_then(|store| store.last_error.clone());
+        why.push(words.unwrap_or_else(|| "what the store holds now is not in force".into()));
     }
     if let Some(kernel) = status.kernel.as_ref().filter(|kernel| !kernel.in_sync) {
         let faults = kernel.errors.iter().take(3);

@@ -8,10 +8,11 @@ use heliograph_bgp::policy::{Change, Policy};
 use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
 
-use super::{network, peer_bfd, port, selector, timers, unicast};
+use super::{network, peer_bfd, port, reachable, selector, timers};
 use crate::api;
 use crate::api::peer::{Family as ApiFamily, Role as ApiRole};
 use crate::intent::{Configuration, Node, Peer, SourceAddress};
+use crate::store::names::is_dns_name;
 use crate::store::problem::{Culprit, Problems};
 
 /// How full a prefix limit is when that is worth a warning, in percent.
@@ -32,6 +33,8 @@ pub struct Surroundings<'a> {
     pub reader: Option<Option<&'a Node>>,
     /// What isn't there is missing, not just unreadable.
     pub complete: bool,
+    /// But these are unreadable.
+    pub unread: &'a [Culprit],
 }
 
 /// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
@@ -66,7 +69,7 @@ pub fn peer(
         secret.and_then(|secret| password(secret, around, problems)).map(Authentication::Md5);
     let timers = timers(spec.timers.as_ref(), around.cluster.timers, problems);
     let port = port(spec.peer_port, "spec.peerPort", problems);
-    let address = unicast(&spec.peer_address, "spec.peerAddress", problems)?;
+    let address = reachable(&spec.peer_address, "spec.peerAddress", problems)?;
     Some(Peer {
         name: name.into(),
         nodes,
@@ -199,8 +202,17 @@ fn prefix_filter(rules: &[api::PrefixRule], field: &str, problems: &mut Problems
 fn password(secret: &api::SecretRef, around: &Surroundings, problems: &mut Problems) -> Option<Key> {
     let field = "spec.passwordSecretRef";
     let api::SecretRef { name, key } = secret;
+    if !is_dns_name(name) {
+        let remedy = "give the name of a Secret: lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
+        problems.note(format!("{field}.name"), format!("{name:?} is no object name"), remedy);
+        return None;
+    }
     let (problem, remedy) = match around.secrets.get(name.as_str()).map(|values| values.get(key)) {
         None if !around.complete => return None,
+        None if around.unread.contains(&Culprit::new("Secret", name)) => (
+            format!("whether there is a Secret {name} is not known: it can't be read"),
+            "see what is said of it, and of the API server (heliograph status, Store)".to_string(),
+        ),
         None => (format!("there is no Secret {name}"), "add it to Heliograph's own namespace".to_string()),
         Some(None) => (format!("Secret {name} has no key {key}"), format!("add {key} to its data")),
         Some(Some(value)) if !(1..=MAX_KEY).contains(&value.octets().len()) => (
@@ -219,7 +231,7 @@ fn source(given: Option<&str>, peer: IpAddr, problems: &mut Problems) -> SourceA
     match given {
         None => SourceAddress::Kernel,
         Some("InternalIP") => SourceAddress::Node,
-        Some(text) => match unicast(text, field, problems) {
+        Some(text) => match reachable(text, field, problems) {
             Some(address) if address.is_ipv4() != peer.is_ipv4() => {
                 problems.note(
                     field,

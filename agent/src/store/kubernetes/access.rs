@@ -78,7 +78,8 @@ fn client(mut config: kube::Config) -> kube::Result<Client> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&authorize).build())
 }
 
-/// Who we are by the token in a file. Without one the API server will say that it is missing.
+/// Who we are by the token in a file. Without one the API server answers 401, or 403 where it lets anybody ask; what that
+/// means is said where it fails.
 fn authorization(file: &Path) -> Option<HeaderValue> {
     let token = std::fs::read_to_string(file).ok()?;
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim())).ok()?;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use kube::core::Status;
 
+/// Who we are to an API server without a token.
+const ANONYMOUS: &str = "system:anonymous";
 /// How long the API server may make us wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -16,6 +18,9 @@ pub struct Failure {
     pub wait: Option<Duration>,
     /// The version that we asked for changes since is no longer kept (410).
     pub expired: bool,
+    /// The API server has the answer and won't give it: what is asked, or who asks, isn't to its liking. Asking again
+    /// changes nothing.
+    pub refused: bool,
     /// The API server doesn't know the kind (404).
     pub undefined: bool,
     /// Nobody answered, or one that can't do its work (5xx): when it is back it may be another than it was.
@@ -45,6 +50,11 @@ impl Failure {
     /// The API server said no.
     pub fn answered(what: &str, status: &Status) -> Self {
         let remedy = match status.code {
+            // Where anonymous requests are allowed, one without a token isn't answered 401.
+            401 | 403 if status.message.contains(ANONYMOUS) => {
+                "our request bore no token: see that the pod has its ServiceAccount's token \
+                 (automountServiceAccountToken), or the kubeconfig a user; it is tried again"
+            }
             401 => {
                 "it refuses our token: see that the agent's ServiceAccount is there and its token is current; \
                  it is tried again"
@@ -63,13 +73,15 @@ impl Failure {
             words: format!("{what}: the API server answered {}: {}; {remedy}", status.code, said.trim()),
             wait: (wait > 0).then(|| Duration::from_secs(u64::from(wait)).min(LONGEST_WAIT)),
             expired: status.code == 410,
+            // Conflicts, old versions and too many requests pass.
+            refused: matches!(status.code, 400..=499) && !matches!(status.code, 408 | 409 | 410 | 429),
             undefined: status.code == 404,
             away: status.code >= 500,
         }
     }
 
     fn new(words: String) -> Self {
-        Self { words, wait: None, expired: false, undefined: false, away: true }
+        Self { words, wait: None, expired: false, refused: false, undefined: false, away: true }
     }
 }
 
@@ -100,8 +112,17 @@ mod tests {
     #[test]
     fn answers_say_what_to_do() {
         let cases = [
+            (400, "unable to parse requirement", 0, "tried again", None, false),
             (401, "Unauthorized", 0, "token", None, false),
             (403, "bgppeers is forbidden", 0, "ClusterRole", None, false),
+            (
+                403,
+                "nodes is forbidden: User \"system:anonymous\" cannot list",
+                0,
+                "bore no token",
+                None,
+                false,
+            ),
             (404, "the server could not find the requested resource", 0, "heliograph crds", None, false),
             (410, "too old resource version", 0, "anew", None, true),
             (429, "too many requests", 7, "tried again", Some(7), false),
@@ -115,6 +136,7 @@ mod tests {
             }
             assert_eq!((failure.wait, failure.expired), (wait.map(Duration::from_secs), expired));
             assert_eq!((failure.undefined, failure.away), (code == 404, code == 500));
+            assert_eq!(failure.refused, matches!(code, 400 | 401 | 403 | 404), "{code}");
         }
     }
 }

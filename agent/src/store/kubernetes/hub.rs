@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Options;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Unreadable};
 use super::scope::Scope;
 use super::shelf::Shelf;
 use super::source::{self, Entry, Event, Selection, Unread};
@@ -22,7 +22,8 @@ use crate::intent::Selector;
 use crate::store::check::{CONFIGURATION_NAME, Kind, Object};
 use crate::store::convert;
 use crate::store::decode::{self, Unknown};
-use crate::store::problem::{Culprit, Problems};
+use crate::store::names::is_dns_name;
+use crate::store::problem::{Culprit, Problem, Problems};
 use crate::store::{Connection, View};
 
 /// What comes within this time is one change.
@@ -31,6 +32,8 @@ const SETTLE: Duration = Duration::from_millis(30);
 const BACKLOG: usize = 256;
 /// A start goes by the last good intent if the API server hasn't told everything by then.
 const GRACE: Duration = Duration::from_secs(3);
+/// What the API server refuses for so long it means: one that starts may not know yet what we may do.
+const MEANT: Duration = Duration::from_secs(3);
 /// Time between attempts to find out where the API server is.
 const CONNECT_AGAIN: Duration = Duration::from_secs(5);
 
@@ -47,9 +50,10 @@ enum Slot {
     Filters,
     /// Our own Node.
     Own,
-    /// Other Nodes.
+    /// Other Nodes, those that the intent in force needs.
     Others,
-    /// Other Nodes, once the list is complete.
+    /// Other Nodes, those that the intent needs which the API server holds, where these are others. They take the place
+    /// of the former once that intent is in force.
     OthersToBe,
     Secret(String),
 }
@@ -248,33 +252,52 @@ impl Hub {
         }
     }
 
-    /// The nodes that were watched stay until the list of those to be watched is complete.
+    /// The nodes that were watched stay until those to be watched are all known and what needs them is in force.
     fn steer_nodes(&mut self, scope: Scope) {
-        let to_be = self.shelves.get(&Slot::OthersToBe).is_some_and(|shelf| shelf.listed);
-        if to_be && self.scopes.get(&Slot::OthersToBe) == Some(&scope) {
-            if let Some(shelf) = self.shelves.remove(&Slot::OthersToBe) {
-                self.shelves.insert(Slot::Others, shelf);
-            }
-            self.scopes.remove(&Slot::OthersToBe);
-            self.scopes.insert(Slot::Others, scope);
-        } else if self.scopes.get(&Slot::Others) == Some(&scope) {
+        if self.scopes.get(&Slot::Others) == Some(&scope) {
             self.shelves.remove(&Slot::OthersToBe);
             self.scopes.remove(&Slot::OthersToBe);
         } else if self.scopes.get(&Slot::OthersToBe) != Some(&scope) {
-            let selection = Selection {
-                api: Api::<api::Node>::all(self.client.clone()),
-                what: match &scope.labels {
-                    Some(labels) => format!("nodes with {labels}"),
-                    None => "nodes".into(),
-                },
-                labels: scope.labels.clone(),
-                fields: None,
-            };
-            let keys = scope.keys.clone();
-            let read = move |node: api::Node| known(node.trimmed(|key| keys.contains(key)));
-            self.put(Slot::OthersToBe, |number, sender| source::follow(selection, read, sender, number));
-            self.scopes.insert(Slot::OthersToBe, scope);
+            self.watch_nodes(Slot::OthersToBe, scope);
         }
+    }
+
+    fn watch_nodes(&mut self, slot: Slot, scope: Scope) {
+        let selection = Selection {
+            api: Api::<api::Node>::all(self.client.clone()),
+            what: match &scope.labels {
+                Some(labels) => format!("nodes with {labels}"),
+                None => "nodes".into(),
+            },
+            labels: scope.labels.clone(),
+            fields: None,
+        };
+        let keys = scope.keys.clone();
+        let read = move |node: api::Node| known(node.trimmed(|key| keys.contains(key)));
+        self.put(slot.clone(), |number, sender| source::follow(selection, read, sender, number));
+        self.scopes.insert(slot, scope);
+    }
+
+    /// Sees that the nodes are known that the intent needs which comes into force of what there is now. It may not be
+    /// what the API server holds: a mesh stays where no node reflects that is to. Whether they are.
+    fn others_are_known(&mut self) -> bool {
+        let Some(to_be) = self.scopes.get(&Slot::OthersToBe) else { return true };
+        let (objects, unreadable) = self.objects();
+        let Some(needed) = self.keeper.needs(objects, &unreadable) else { return true };
+        if needed == *to_be {
+            self.scopes.remove(&Slot::OthersToBe);
+            self.scopes.insert(Slot::Others, needed);
+            if let Some(shelf) = self.shelves.remove(&Slot::OthersToBe) {
+                self.shelves.insert(Slot::Others, shelf);
+            }
+            return true;
+        }
+        let known = |scope: &Scope| scope.labels.is_none() || *scope == needed;
+        if self.scopes.values().any(known) {
+            return true;
+        }
+        self.watch_nodes(Slot::Others, needed);
+        false
     }
 
     fn steer_secrets(&mut self, objects: &[Object]) {
@@ -305,12 +328,13 @@ impl Hub {
         // Without any configuration nobody can say which nodes are needed; that is then what there is to say.
         needed.extend(self.scopes.get(&Slot::Others).map(|_| Slot::Others));
         let secrets = self.shelves.iter().filter(|(slot, _)| matches!(slot, Slot::Secret(_)));
+        needed.extend(self.scopes.get(&Slot::OthersToBe).map(|_| Slot::OthersToBe));
         let waiting = secrets.into_iter().any(|(_, shelf)| !shelf.listed && shelf.trouble.is_none());
-        if waiting || self.shelves.contains_key(&Slot::OthersToBe) || !listed_all(&self.shelves, &needed) {
+        if waiting || !listed_all(&self.shelves, &needed) || !self.others_are_known() {
             return;
         }
         let (objects, unreadable) = self.objects();
-        let all_nodes = self.scopes.get(&Slot::Others).is_none_or(|scope| scope.labels.is_none());
+        let all_nodes = self.scopes.is_empty() || self.scopes.values().any(|scope| scope.labels.is_none());
         let mut origin = self.connection.server.clone();
         if self.lacks_configuration() && self.keeper.stand_in().is_some() {
             origin += ", with the defaults of a BGPConfiguration, as there is none";
@@ -319,30 +343,31 @@ impl Hub {
     }
 
     /// Everything that was told, and what of it couldn't be read.
-    fn objects(&self) -> (Vec<Object>, Vec<super::keeper::Unreadable>) {
+    fn objects(&self) -> (Vec<Object>, Vec<Unreadable>) {
         let mut objects = BTreeMap::new();
         let mut unreadable = Vec::new();
         for (slot, shelf) in &self.shelves {
-            if *slot == Slot::OthersToBe {
-                continue;
-            }
             for (name, read) in &shelf.entries {
                 // Our own node is known best by its own source.
-                if *slot == Slot::Others && *name == self.node {
+                if matches!(slot, Slot::Others | Slot::OthersToBe) && *name == self.node {
                     continue;
                 }
                 match read {
                     Ok(object) => {
-                        objects.insert(object.key(), object.clone());
+                        let former = objects.insert(object.key(), object.clone());
+                        if let (Some(former), Some(now)) = (former, objects.get_mut(&object.key())) {
+                            now.take_labels(&former);
+                        }
                     }
                     Err(Unread { generation, problems }) => {
                         let (key, problems) = (Culprit::new(kind_of(slot), name), problems.clone());
-                        unreadable.push(super::keeper::Unreadable { key, generation: *generation, problems });
+                        unreadable.push(Unreadable { key, generation: *generation, problems });
                     }
                 }
             }
         }
         unreadable.extend(self.vanished.kept());
+        unreadable.extend(self.shelves.iter().filter_map(|(slot, shelf)| unread_secret(slot, shelf)));
         // As they were last good, so that what they refer to is looked for, too.
         let kept = unreadable
             .iter()
@@ -373,8 +398,12 @@ impl Hub {
 
     /// How it stands with the API server: it is well where every source is.
     fn look_at_troubles(&mut self) {
-        let trouble = self.shelves.values().find_map(|shelf| shelf.trouble.as_ref());
-        match trouble {
+        let refused = |shelf: &Shelf| shelf.refused.is_some_and(|since| since.elapsed() >= MEANT);
+        let troubled = || self.shelves.values().filter(|shelf| shelf.trouble.is_some());
+        // What won't pass is said first.
+        let worst = troubled().max_by_key(|shelf| refused(shelf));
+        self.connection.refused = worst.is_some_and(refused);
+        match worst.and_then(|shelf| shelf.trouble.as_ref()) {
             Some(failure) => self.connection.failed(&failure.words),
             None if self.shelves.values().all(|shelf| shelf.listed) => self.connection.works(),
             None => {}
@@ -437,6 +466,22 @@ fn secret(secret: core::Secret) -> Entry {
     (name.clone(), Ok(Object { name, generation: None, kind: Kind::Secret(Arc::new(values)) }))
 }
 
+/// A Secret of which the API server hasn't told, and why.
+fn unread_secret(slot: &Slot, shelf: &Shelf) -> Option<Unreadable> {
+    let (Slot::Secret(name), Some(failure), false) = (slot, &shelf.trouble, shelf.listed) else {
+        return None;
+    };
+    let problem = Problem {
+        object: None,
+        field: String::new(),
+        problem: failure.words.clone(),
+        remedy: "BGPPeers that need it stay as they were last good".into(),
+        clash: None,
+        culprit: None,
+    };
+    Some(Unreadable { key: Culprit::new("Secret", name), generation: None, problems: vec![problem] })
+}
+
 /// The Secrets that the peers of a node refer to.
 fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
     let own = objects.iter().find_map(|object| match &object.kind {
@@ -457,12 +502,21 @@ fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
             selector.unwrap_or_else(Selector::default).matches(&labels)
         })
         .filter_map(|spec| spec.password_secret_ref.as_ref().map(|secret| secret.name.clone()))
+        // They become part of a field selector; what is no name is refused where it stands.
+        .filter(|name| is_dns_name(name))
         .collect()
 }
 
 impl Connection {
     fn new(server: String) -> Self {
-        Self { server, connected: false, since: SystemTime::now(), last_error: None, node_uid: None }
+        Self {
+            server,
+            connected: false,
+            since: SystemTime::now(),
+            last_error: None,
+            node_uid: None,
+            refused: false,
+        }
     }
 
     fn works(&mut self) {

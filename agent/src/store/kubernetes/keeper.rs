@@ -104,6 +104,13 @@ impl Keeper {
         Scope::of_objects(&self.good, &self.node)
     }
 
+    /// What the intent needs to know of nodes that [`Keeper::take`] would put into force.
+    pub fn needs(&self, objects: Vec<Object>, unreadable: &[Unreadable]) -> Option<Scope> {
+        let keys: Vec<_> = unreadable.iter().map(|object| object.key.clone()).collect();
+        let (_, good) = settle::settle(objects, &keys, &self.good, &self.node).good?;
+        Scope::of_objects(&good, &self.node)
+    }
+
     /// What the intent in force is made of.
     pub fn good(&self) -> &[Object] {
         &self.good
@@ -161,7 +168,8 @@ impl Keeper {
     /// How it stands.
     pub fn view(&self, connection: &Connection) -> View {
         let problems = self.unwritten.borrow().iter().cloned().collect();
-        View { connection: Some(connection.clone()), problems, ..self.view.clone() }
+        let in_sync = self.view.in_sync && !connection.refused;
+        View { connection: Some(connection.clone()), in_sync, problems, ..self.view.clone() }
     }
 }
 
@@ -170,7 +178,7 @@ fn read(path: &Path, node: &str, cluster: &[String]) -> Option<(Snapshot, Vec<Ob
     let cannot =
         |problem: &str| tracing::warn!("the last good intent in {} can't be used: {problem}", path.display());
     let objects = last_good::read(path, cluster).map_err(|problem| cannot(&problem)).ok()??;
-    match check::assemble(&objects, Extent::Around(node)) {
+    match check::assemble(&objects, Extent::Around { node, unread: &[] }) {
         Ok(mut snapshot) => {
             let scope = Scope::of_objects(&objects, node);
             snapshot.all_nodes = scope.is_none_or(|scope| scope.labels.is_none());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::source::{Entry, Event, Unread};
@@ -19,19 +20,25 @@ pub struct Shelf {
     pub listed: bool,
     /// What is the matter with the source now.
     pub trouble: Option<Failure>,
+    /// Since when the API server refuses what is asked.
+    pub refused: Option<Instant>,
     task: JoinHandle<()>,
 }
 
 impl Shelf {
     /// An empty one for a source.
     pub fn new(number: u64, task: JoinHandle<()>) -> Self {
-        Self { number, entries: BTreeMap::new(), listed: false, trouble: None, task }
+        Self { number, entries: BTreeMap::new(), listed: false, trouble: None, refused: None, task }
     }
 
     /// Takes what the source tells; whether objects changed.
     pub fn take(&mut self, event: Event) -> bool {
-        if !matches!(event, Event::Failed(_)) {
-            self.trouble = None;
+        match &event {
+            Event::Failed(failure) if failure.refused => {
+                self.refused.get_or_insert_with(Instant::now);
+            }
+            Event::Failed(_) => self.refused = None,
+            _ => (self.trouble, self.refused) = (None, None),
         }
         match event {
             Event::Listed(entries) => {

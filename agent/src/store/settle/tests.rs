@@ -171,12 +171,94 @@ fn without_a_configuration_everything_of_ours_stays_and_nodes_are_followed() {
     assert!(settled.good.is_none() && settled.refused[0].problem.problem.contains("no BGPConfiguration"));
 }
 
+fn labelled(node: String, labels: &str) -> String {
+    node.replace("metadata: {name", &format!("metadata: {{labels: {{{labels}}}, name"))
+}
+
+/// A mesh, and the same cluster with reflectors that have a label, of which `r` has the label `of_r`.
+fn reflected(label: &str, of_r: &str) -> String {
+    let spec = format!(
+        "asNumber: 64512, topology: Reflectors, \
+         reflectors: {{nodeSelector: {{matchExpressions: [{{key: {label}, operator: Exists}}]}}}}"
+    );
+    let r = labelled(node("r", "192.0.2.9", "10.244.9.0/24"), of_r);
+    configuration(&spec) + &node(A, "192.0.2.1", "10.244.1.0/24") + &r
+}
+
+/// The names of the reflectors; `None`: it is a mesh.
+fn reflectors(snapshot: &Snapshot) -> Option<Vec<&str>> {
+    let names = || snapshot.nodes.values().filter(|node| snapshot.is_reflector(node));
+    matches!(snapshot.configuration.topology, intent::Topology::Reflectors(_))
+        .then(|| names().map(|node| node.name.as_str()).collect())
+}
+
+const SELECTOR: &str = "BGPConfiguration default spec.reflectors.nodeSelector";
+
+#[test]
+fn reflectors_that_no_node_is_leave_the_topology_as_it_was() {
+    let mesh = usual() + &labelled(node("r", "192.0.2.9", "10.244.9.0/24"), "reflects: yes");
+    let (snapshot, refused) = after(&mesh, &reflected("reflects", "reflects: x"));
+    assert_eq!((reflectors(&snapshot), refused.len()), (Some(vec!["r"]), 0));
+    let (snapshot, refused) = after(&mesh, &reflected("reflcts", "reflects: x"));
+    assert_eq!((reflectors(&snapshot), refused), (None, vec![SELECTOR.into()]));
+    let (snapshot, refused) =
+        after(&reflected("reflects", "reflects: x"), &reflected("reflcts", "reflects: x"));
+    assert_eq!((reflectors(&snapshot), refused), (Some(vec!["r"]), vec![SELECTOR.into()]));
+}
+
+#[test]
+fn the_last_reflector_goes_on_without_its_label_and_without_its_node() {
+    let before = reflected("reflects", "reflects: x, other: x");
+    let unlabelled = reflected("reflects", "other: y").replace("10.244.9.0/24", "10.244.8.0/24");
+    let settled = settle(objects(&unlabelled), &[], &first(&before), A);
+    let (snapshot, good) = settled.good.unwrap();
+    assert_eq!(reflectors(&snapshot), Some(vec!["r"]));
+    assert_eq!(snapshot.nodes["r"].labels["other"], "y", "what else is said of it is followed");
+    assert_eq!(snapshot.nodes["r"].pod_cidrs[0].to_string(), "10.244.8.0/24");
+    assert!(settled.refused[0].problem.problem.contains("go on to reflect: r"), "{:?}", settled.refused);
+    // And so on.
+    let again = settle(objects(&unlabelled), &[], &good, A);
+    assert_eq!(again.good.unwrap(), (snapshot, good));
+
+    let gone: String = before.split_inclusive("---\n").filter(|text| !text.contains("name: r}")).collect();
+    let (snapshot, refused) = after(&before, gone.trim_end_matches("---\n"));
+    assert_eq!((reflectors(&snapshot), refused), (Some(vec!["r"]), vec![SELECTOR.into()]));
+
+    let other = before.replace("reflects: x", "none: x")
+        + &labelled(node("s", "192.0.2.8", "10.244.8.0/24"), "reflects: x");
+    let (snapshot, refused) = after(&before, &other);
+    assert_eq!((reflectors(&snapshot), refused.len()), (Some(vec!["s"]), 0), "another takes its place");
+}
+
+#[test]
+fn at_a_first_start_without_a_reflector_nodes_peer_with_each_other() {
+    let settled = settle(objects(&reflected("reflcts", "reflects: x")), &[], &[], A);
+    assert_eq!(settled.refused[0].problem.field, "spec.reflectors.nodeSelector");
+    let (snapshot, good) = settled.good.unwrap();
+    assert_eq!((reflectors(&snapshot), snapshot.configuration.asn, snapshot.nodes.len()), (None, 64512, 2));
+    let settled = settle(objects(&reflected("reflects", "reflects: x")), &[], &good, A);
+    assert_eq!((reflectors(&settled.good.unwrap().0), settled.refused), (Some(vec!["r"]), vec![]));
+}
+
 #[test]
 fn what_cannot_be_read_stays_as_it_was() {
     let before = usual() + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
     let good = first(&before);
     let settled = settle(objects(&usual()), &[Culprit::new("BGPPeer", "tor")], &good, A);
     assert_eq!(settled.good.unwrap().0.peers.len(), 1);
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_not_said_to_be_missing() {
+    let needed = peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600, passwordSecretRef: {name: s}");
+    for (unread, words) in
+        [(vec![], "there is no Secret s"), (vec![Culprit::new("Secret", "s")], "can't be read")]
+    {
+        let settled = settle(objects(&(usual() + &needed)), &unread, &first(&usual()), A);
+        let problem = &settled.refused[0].problem;
+        assert!(problem.problem.contains(words), "{problem:?}");
+        assert!(settled.good.unwrap().0.peers.is_empty(), "never without its password");
+    }
 }
 
 #[test]

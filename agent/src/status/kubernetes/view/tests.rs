@@ -1,6 +1,6 @@
 use super::super::planner::{May, Pace, Planner};
 use super::*;
-use crate::status::testing;
+use crate::status::{StoreStatus, testing};
 use std::time::Instant;
 
 fn at(seconds: i64) -> Timestamp {
@@ -98,6 +98,29 @@ fn words_are_few() {
     let size: usize = objects.iter().map(|object| object.status.to_string().len()).sum();
     assert!(size < 30_000, "{size}");
     assert_eq!(objects[0].status["problems"].as_array().unwrap().len(), MOST_PROBLEMS);
+}
+
+#[test]
+fn a_store_that_is_refused_is_told_and_one_that_was_away_is_not() {
+    let mut status = mesh(1, 0);
+    status.intent.in_sync = false;
+    for refused in [true, false] {
+        let error = "list nodes: the API server answered 400".to_string();
+        status.problems = vec![error.clone()];
+        let (server, last_error) = ("https://api".into(), Some(error.clone()));
+        status.store = Some(StoreStatus {
+            server,
+            connected: false,
+            since_seconds: 1.0,
+            last_error,
+            refused,
+            node_uid: None,
+        });
+        let node = &View::default().objects(&status, at(0))[0].status;
+        let told =
+            node["problems"].as_array().is_some_and(|problems| problems.contains(&error.clone().into()));
+        assert_eq!((told, node["conditions"][1]["message"] == error.as_str()), (refused, refused));
+    }
 }
 
 /// The whole cluster starts, runs for an hour, and one node of it goes: how much each agent writes.
