@@ -5,6 +5,7 @@
 
 #[path = "../../tests/common/binaries.rs"]
 mod binaries;
+mod holder;
 mod kubelets;
 mod network;
 mod objects;

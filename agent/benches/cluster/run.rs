@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::holder::Holder;
 use crate::kubelets::{Kubelets, register};
 use crate::network::{AgentNet, GATEWAY};
 use crate::objects::{Cluster, name};
@@ -88,6 +89,7 @@ impl Site {
         network.place(peers)?;
         let _peers = Peers::start(cluster).await?;
         let kubelets = Kubelets::start(self.server.client("admin").await, cluster.nodes);
+        let _holder = Holder::start(self.server.client("admin").await).await;
         let folder = tempfile::tempdir()?;
         let (kubeconfig, api) = self.way_in()?;
         fs::write(folder.path().join("kubeconfig"), kubeconfig)?;
