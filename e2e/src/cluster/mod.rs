@@ -2,7 +2,7 @@
 //! machine made of namespaces, a kubelet with containerd on each of the others.
 //!
 //! ```no_run
-//! use heliograph_e2e::cluster::{Cluster, Spec};
+//! use heliograph_e2e::cluster::{Cluster, Kubectl, Spec};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let cluster = Cluster::up(Spec { nodes: 3, ..Spec::for_test() })?;
