@@ -8,7 +8,7 @@ use common::LATER;
 use heliograph_e2e::cluster::elsewhere::{Elsewhere, NODE_LABEL, configuration};
 use heliograph_e2e::cluster::pod_network::MANIFEST;
 use heliograph_e2e::cluster::workload::{NAMESPACE, addresses, all_reach, everywhere_from, somewhere_from};
-use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, images};
+use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, bgp, images};
 use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
@@ -70,13 +70,13 @@ fn reflectors_on_and_off(cluster: &impl Kubectl, first: &str, nodes: &[String]) 
     cluster.kubectl(&["label", "node", first, &format!("{NODE_LABEL}=true")])?;
     let selector = json!({ "matchLabels": { NODE_LABEL: "true" } });
     let reflectors = json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": selector } });
-    cluster.apply(&configuration(&reflectors))?;
+    cluster.apply(&configuration(&reflectors)?)?;
     wait_for_nodes(
         cluster,
         nodes,
         |node| if node == first { ("Reflector", nodes.len() - 1) } else { ("Node", 1) },
     )?;
-    cluster.apply(&configuration(&json!({ "topology": "FullMesh" })))?;
+    cluster.apply(&configuration(&bgp::full_mesh())?)?;
     wait_for_mesh(cluster, nodes)
 }
 

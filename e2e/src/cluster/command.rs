@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::elsewhere::WELCOME;
 use super::end::remove_killed_tests;
 use super::network::Topology;
 use super::pod_network::PodNetwork;
 use super::state::State;
+use super::workload::NAMESPACE;
 use super::{Cluster, Kubectl, Spec, machine::Machine, take_down};
 use crate::uml;
 
@@ -30,6 +32,9 @@ pub fn up(spec: Spec, network: PodNetwork) -> Result<()> {
     if network != PodNetwork::None {
         println!("cluster: waiting until the nodes are Ready");
         cluster.wait_nodes_ready()?;
+    }
+    if network == PodNetwork::Heliograph {
+        cluster.kubectl(&["label", "namespace", NAMESPACE, WELCOME])?;
     }
     println!("{}", cluster.kubectl(&["get", "nodes", "-o", "wide"])?);
     let (kubeconfig, kubectl) = (cluster.kubeconfig(), cluster.binaries().path("kubectl"));

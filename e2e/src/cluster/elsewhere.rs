@@ -10,12 +10,14 @@ use tempfile::NamedTempFile;
 
 use super::binaries::Binaries;
 use super::kubectl::{Kubectl, is_ready};
-use super::workload;
+use super::{bgp, workload};
 
 /// Where tests put their pods.
 const NAMESPACE: &str = "heliograph-test";
 /// What tests put on the BGPConfiguration that they make.
 const MADE_BY_TESTS: (&str, &str) = ("app.kubernetes.io/managed-by", "heliograph-tests");
+/// On Heliograph's namespace it says that tests may change this Heliograph.
+pub const WELCOME: &str = "heliograph.io/tests=welcome";
 /// What tests put on nodes.
 pub const NODE_LABEL: &str = "heliograph.io/test-reflector";
 /// The intent that a person gives to Heliograph.
@@ -56,8 +58,8 @@ impl Elsewhere {
         Ok(Some(cluster))
     }
 
-    /// Takes the cluster for a test, if it may be taken: it has no pod network yet, or Heliograph with nothing that a
-    /// person has told it. `KUBECONFIG` is easily set to a cluster that people live on.
+    /// Takes the cluster for a test, if it may be taken: it has no pod network yet, or a Heliograph that is [`WELCOME`] to
+    /// them and that no person has configured. `KUBECONFIG` is easily set to a cluster that people live on.
     ///
     /// # Errors
     /// When it is such a cluster, or does not answer.
@@ -65,6 +67,7 @@ impl Elsewhere {
         let nodes = self.list(&["nodes"])?;
         ensure!(!nodes.is_empty(), "the cluster of KUBECONFIG has no nodes");
         if self.has_heliograph()? {
+            self.is_welcome()?;
             self.is_unconfigured()?;
         } else if let Some(ready) = nodes.iter().find(|node| is_ready(node)) {
             bail!(
@@ -85,6 +88,18 @@ impl Elsewhere {
     fn has_heliograph(&self) -> Result<bool> {
         let there = ["-n", workload::NAMESPACE, "--ignore-not-found", "-o", "name"];
         Ok(!self.kubectl(&[&["get", "daemonset", "heliograph"][..], &there].concat())?.is_empty())
+    }
+
+    /// One that runs by its defaults may be anybody's.
+    fn is_welcome(&self) -> Result<()> {
+        let welcome = self.kubectl(&["get", "namespaces", "-l", WELCOME, "-o", "name"])?;
+        let ours = workload::NAMESPACE;
+        ensure!(
+            welcome.lines().any(|name| name == format!("namespace/{ours}")),
+            "the cluster of KUBECONFIG has a Heliograph, which these tests would restart and change. If they may, say so \
+             by `kubectl label namespace {ours} {WELCOME}`; otherwise unset KUBECONFIG"
+        );
+        Ok(())
     }
 
     fn is_unconfigured(&self) -> Result<()> {
@@ -108,29 +123,24 @@ impl Elsewhere {
             let (label, value) = MADE_BY_TESTS;
             let made = self.kubectl(&["get", INTENT[0], "-l", &format!("{label}={value}"), "-o", "name"])?;
             if !made.is_empty() {
-                self.apply(&configuration(&json!({ "topology": "FullMesh" })))?;
+                self.apply(&configuration(&bgp::full_mesh())?)?;
             }
+            self.kubectl(&["label", "namespace", workload::NAMESPACE, WELCOME, "--overwrite"])?;
         }
         self.kubectl(&["label", "nodes", "--all", &format!("{NODE_LABEL}-")])?;
         self.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found"]).map(drop)
     }
 }
 
-/// The BGPConfiguration as the tests want it: the AS number that holds without one, and these fields.
-#[must_use]
-pub fn configuration(fields: &Value) -> String {
+/// The BGPConfiguration with these fields, as the tests make it.
+///
+/// # Errors
+/// When it can't be read back as JSON.
+pub fn configuration(fields: &Value) -> Result<String> {
     let (label, value) = MADE_BY_TESTS;
-    let mut spec = json!({ "asNumber": 64512 });
-    for (field, value) in fields.as_object().into_iter().flatten() {
-        spec[field] = value.clone();
-    }
-    json!({
-        "apiVersion": "heliograph.io/v1alpha1",
-        "kind": "BGPConfiguration",
-        "metadata": { "name": "default", "labels": { label: value } },
-        "spec": spec,
-    })
-    .to_string()
+    let mut object: Value = serde_json::from_str(&bgp::configuration(fields))?;
+    object["metadata"]["labels"] = json!({ label: value });
+    Ok(object.to_string())
 }
 
 /// A cluster that a test may change. Dropping it removes what the test made there, but for Heliograph.
