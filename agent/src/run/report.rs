@@ -225,7 +225,7 @@ impl<K: Kernel> Agent<K> {
         let (via, installed, kernel_reason) = self.in_kernel(&prefix, path);
         let reason = match kernel_reason {
             Some(reason) => format!("{}; not installed: {reason}", path.reason),
-            None => path.reason.clone(),
+            None => path.reason.to_string(),
         };
         RouteStatus {
             prefix,
