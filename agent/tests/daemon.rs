@@ -163,7 +163,7 @@ fn in_sync(status: &Value) -> bool {
 fn validate_says_good_or_every_mistake() {
     let site = Site::new();
     let (code, said) = validate(&site.intent());
-    assert_eq!((code, said.contains("is good: 2 nodes, 0 peers")), (Some(0), true), "{said}");
+    assert_eq!((code, said.contains("is valid: 2 nodes, 0 peers")), (Some(0), true), "{said}");
 
     site.edit("config.yaml", "asNumber: 64512", "asNumber: 0\n  colour: red");
     site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.7/24");
@@ -182,7 +182,8 @@ fn validate_says_good_or_every_mistake() {
 
     let json = heliograph().args(["validate", "-o", "json"]).arg(site.intent()).output().unwrap();
     let rejections: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(rejections.as_array().unwrap().len(), 3, "{rejections:#}");
+    assert_eq!(rejections["schemaVersion"], 1);
+    assert_eq!(rejections["items"].as_array().unwrap().len(), 3, "{rejections:#}");
 }
 
 #[test]
@@ -332,10 +333,10 @@ fn health_readiness_and_metrics_over_http() {
     let (head, metrics) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     for line in [
-        "heliograph_store_in_sync 0",
+        "heliograph_intent_in_sync 0",
         "heliograph_ready 1",
-        "heliograph_bgp_sessions{role=\"client\",state=\"established\"} 0",
-        "heliograph_bgp_session_up{peer=\"192.0.2.2\",name=\"a\",role=\"client\"} 0",
+        "heliograph_bgp_sessions{role=\"Client\",state=\"Established\"} 0",
+        "heliograph_bgp_session_up{peer=\"192.0.2.2\",name=\"a\",role=\"Client\"} 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 use heliograph_agent::status::kubernetes::tell;
 use heliograph_agent::status::{NodeStatus, SessionStatus, StatusWriterStatus, StoreStatus};
 use heliograph_agent::store::kubernetes::Access;
+use heliograph_bgp::report::SessionState;
 use tokio::sync::{mpsc, oneshot};
 
 use super::binaries::binary;
@@ -99,9 +100,9 @@ fn node_status() -> Value {
             session("b", "192.0.2.2", "Mesh", "Connect"),
             session("c", "fd00::3", "Mesh", "Established"),
             tor_session()],
-        "routes": [{"family": "ipv4", "verdict": "tunnel", "count": 3}],
+        "routeCounts": [{"family": "IPv4", "disposition": "Tunnel", "count": 3}],
         "kernel": {"inSync": true, "routes": 0, "desired": 4, "kept": 0, "errors": []},
-        "segments": [{"node": "b", "nextHop": "192.0.2.2", "verdict": "Tunnel", "reason": "test"}], "problems": []})
+        "nextHops": [{"node": "b", "address": "192.0.2.2", "reachability": "Tunnel", "reason": "test"}], "problems": []})
 }
 
 impl User {
@@ -382,7 +383,7 @@ async fn one_that_may_not_be_written_holds_up_no_other(admin: &User, agent: &Age
     agent.change(refused);
     until("it is said", async || agent.trouble().contains("hands off")).await;
     // Those after it are told all the same.
-    agent.change(|status| status.sessions[2].state = "Idle".into());
+    agent.change(|status| status.sessions[2].state = SessionState::Idle);
     until("the other is counted", async || counted(admin, "tor").await == "0/1").await;
     admin.delete(&format!("{bindings}/hands-off")).await;
     admin.delete(&format!("{policies}/hands-off")).await;
@@ -411,7 +412,7 @@ async fn transitions_are_told(admin: &User, agent: &Agent) {
     let state = async || admin.session("a-192.0.2.2").await.unwrap_or_default()["status"].clone();
     agent.change(|status| {
         let session = &mut status.sessions[0];
-        (session.state, session.established_count, session.last_error) = ("Established".into(), 1, None);
+        (session.state, session.established_count, session.last_error) = (SessionState::Established, 1, None);
     });
     let begun = Instant::now();
     until("the session is up", async || state().await["state"] == "Established").await;
@@ -424,7 +425,7 @@ async fn transitions_are_told(admin: &User, agent: &Agent) {
     .await;
     agent.change(|status| {
         let session = &mut status.sessions[0];
-        (session.state, session.last_error) = ("Idle".into(), Some("hold timer expired".into()));
+        (session.state, session.last_error) = (SessionState::Idle, Some("hold timer expired".into()));
     });
     until("it is down again", async || state().await["error"] == "hold timer expired").await;
     until("there are Events of it", async || {
@@ -467,7 +468,7 @@ async fn nothing_is_left_of_a_node_that_is_deleted(admin: &User, agent: &Agent) 
     // The agent lives on a while, and has something to tell.
     agent.change(|status| status.sessions[0].last_error = Some("the node is gone".into()));
     until("it says that there is no Node", async || agent.trouble().contains("there is no Node")).await;
-    agent.change(|status| status.sessions[0].state = "Active".into());
+    agent.change(|status| status.sessions[0].state = SessionState::Active);
     agent.until_it_looked().await;
     assert_eq!(admin.sessions().await, [""; 0]);
     assert!(admin.get(&format!("{OURS}/bgpnodes/a")).await.is_none(), "nobody would ever remove it");
@@ -485,7 +486,7 @@ async fn objects_follow_a_node_that_is_made_anew(admin: &User, agent: &Agent) {
                 since_seconds: 1e6,
                 last_error: None,
                 node_uid: Some(uid.clone()),
-                refused: false,
+                rejected: false,
             });
         });
         for path in ["bgpnodes/a", "bgpsessions/a-192.0.2.2", "bgpsessions/a-192.0.2.254"] {

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::bucket::Bucket;
 use super::object::{Key, Kind, session_name};
-use super::view;
+use super::render;
 use crate::backoff::Backoff;
 use crate::status::{NodeStatus, SessionStatus};
 
@@ -53,7 +53,7 @@ impl Events {
     /// What has happened since it was last asked. What there are too many of is left out: sessions say how they stand.
     /// `at`: the time of day of `now`.
     pub fn look(&mut self, status: &NodeStatus, now: Instant, at: Timestamp) -> Vec<Event> {
-        let listed: Vec<IpAddr> = view::listed(status).iter().map(|session| session.peer).collect();
+        let listed: Vec<IpAddr> = render::listed(status).iter().map(|session| session.peer).collect();
         let mut events = Vec::new();
         for session in &status.sessions {
             let is = (session.established(), session.established_count);
@@ -187,6 +187,7 @@ mod tests {
     use super::*;
     use crate::plan::NeighborRole;
     use crate::status::testing;
+    use heliograph_bgp::report::SessionState;
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -206,14 +207,14 @@ mod tests {
         assert_eq!(reasons(&events.look(&status, now, AT)), "SessionUp a-192.0.2.3, SessionUp a-192.0.2.9");
         assert_eq!(events.look(&status, now, AT), []);
         (status.sessions[0].state, status.sessions[0].last_error) =
-            ("Idle".into(), Some("hold timer expired".into()));
+            (SessionState::Idle, Some("hold timer expired".into()));
         let down = events.look(&status, now, AT);
         assert_eq!(reasons(&down), "SessionDown a-192.0.2.3");
         assert!(down[0].warning && down[0].note.ends_with("hold timer expired"), "{down:?}");
-        status.sessions[0].state = "Active".into();
+        status.sessions[0].state = SessionState::Active;
         assert_eq!(events.look(&status, now, AT), []);
         // Up, down and up again between two looks.
-        (status.sessions[0].state, status.sessions[0].established_count) = ("Established".into(), 2);
+        (status.sessions[0].state, status.sessions[0].established_count) = (SessionState::Established, 2);
         assert_eq!(reasons(&events.look(&status, now, AT)), "SessionUp a-192.0.2.3");
         status.sessions[0].established_count = 3;
         assert_eq!(reasons(&events.look(&status, now, AT)), "SessionUp a-192.0.2.3");
@@ -281,7 +282,7 @@ mod tests {
         status.waiting_for.clear();
         status.sessions = (0..1000).map(|n| testing::session("n", n, NeighborRole::Mesh)).collect();
         assert_eq!(events.look(&status, now, AT), []);
-        status.sessions.iter_mut().for_each(|session| session.state = "Idle".into());
+        status.sessions.iter_mut().for_each(|session| session.state = SessionState::Idle);
         let told = events.look(&status, now, AT);
         assert_eq!(told.len(), 10);
         assert!(told.iter().all(|event| event.about.kind == Kind::Session && event.warning));

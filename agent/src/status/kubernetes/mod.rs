@@ -2,7 +2,7 @@
 //! come and go, and the Node's condition NetworkUnavailable. One agent tells how BGPPeers, BGPFilters and the
 //! BGPConfiguration stand.
 //!
-//! [`view`] makes objects of the one [`NodeStatus`], [`planner`] says which of them to write now, [`events`] what is
+//! [`render`] makes objects of the one [`NodeStatus`], [`planner`] says which of them to write now, [`events`] what is
 //! worth an Event; all three are pure. [`cluster`] asks the API server. Nothing waits for this: forwarding is done
 //! elsewhere, and what could not be written is written when the API server is back.
 
@@ -16,22 +16,23 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::cluster::Cluster;
 use self::events::{Events, Unsent};
-use self::peers::Counter;
+use self::leader::Counter;
 use self::planner::{May, Pace, Planner, Write};
+use self::render::View;
+pub use self::render::is_node;
 use self::requests::{Meaning, Requests, Trouble};
-use self::view::View;
 use super::{IntentStatus, NodeStatus, StatusWriterStatus};
 use crate::backoff::{Backoff, jittered};
 
 pub mod bucket;
 pub mod cluster;
 pub mod events;
+pub mod leader;
 pub mod lease;
 pub mod object;
-pub mod peers;
 pub mod planner;
+pub mod render;
 pub mod requests;
-pub mod view;
 
 /// Time between two looks at the status, however much happens.
 const BREATH: Duration = Duration::from_millis(250);

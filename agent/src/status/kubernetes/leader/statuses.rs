@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::super::object::{Key, Kind, Object};
 use super::super::planner::{Found, May, Pace, Planner, Write};
-use super::super::view::cut;
+use super::super::render::cut;
 use super::counts::Counts;
 use crate::api::status::BGPPeerStatus;
 use crate::status::IntentStatus;

@@ -1,6 +1,7 @@
 use super::super::planner::{May, Pace, Planner};
 use super::*;
 use crate::status::{StoreStatus, testing};
+use heliograph_bgp::report::SessionState;
 use std::time::Instant;
 
 fn at(seconds: i64) -> Timestamp {
@@ -12,7 +13,7 @@ fn mesh(sessions: u32, down: u32) -> NodeStatus {
     status.waiting_for.clear();
     status.sessions =
         (0..sessions).map(|n| testing::session(&format!("n{n}"), n, NeighborRole::Mesh)).collect();
-    status.sessions.iter_mut().take(down as usize).for_each(|session| session.state = "Idle".into());
+    status.sessions.iter_mut().take(down as usize).for_each(|session| session.state = SessionState::Idle);
     status.sessions.push(testing::session("tor", 9000, NeighborRole::External));
     status
 }
@@ -26,7 +27,7 @@ fn a_small_node_is_told_whole() {
     assert_eq!(node.key, Key { kind: Kind::Node, name: "a".into() });
     assert_eq!(node.status["sessions"], serde_json::json!({"up": 2, "total": 3, "established": "2/3"}));
     assert_eq!((&node.status["routes"], &node.status["inSync"]), (&3.into(), &true.into()));
-    assert_eq!(node.status["conditions"][0]["message"], "the peers' first word");
+    assert_eq!(node.status["conditions"][0]["message"], "the neighbors' End-of-RIB");
     assert_eq!(node.status["conditions"][2]["message"], "not established: b (192.0.2.2)");
     assert_eq!(up.key.name, "a-192.0.2.3");
     assert_eq!((&up.spec["peerName"], &up.spec["peerKind"]), (&"c".into(), &"Node".into()));
@@ -62,13 +63,13 @@ fn since_is_when_routes_began_or_ceased_to_flow() {
     status.sessions[0].uptime_seconds = 61.4;
     assert_eq!(since(&mut view, &status, 1), first);
     // Down, and from state to state.
-    (status.sessions[0].state, status.sessions[0].uptime_seconds) = ("Idle".into(), 0.0);
+    (status.sessions[0].state, status.sessions[0].uptime_seconds) = (SessionState::Idle, 0.0);
     let down = since(&mut view, &status, 10);
     assert_ne!(down, first);
-    status.sessions[0].state = "Connect".into();
+    status.sessions[0].state = SessionState::Connect;
     assert_eq!(since(&mut view, &status, 20), down);
     // Up again between two looks.
-    (status.sessions[0].state, status.sessions[0].established_count) = ("Established".into(), 2);
+    (status.sessions[0].state, status.sessions[0].established_count) = (SessionState::Established, 2);
     let up = since(&mut view, &status, 30);
     status.sessions[0].established_count = 3;
     assert_ne!(since(&mut view, &status, 40), up);
@@ -113,7 +114,7 @@ fn a_store_that_is_refused_is_told_and_one_that_was_away_is_not() {
             connected: false,
             since_seconds: 1.0,
             last_error,
-            refused,
+            rejected: refused,
             node_uid: None,
         });
         let node = &View::default().objects(&status, at(0))[0].status;
@@ -137,7 +138,7 @@ fn writes_grow_with_nodes_and_not_with_their_square() {
                 status.waiting_for = vec!["everybody".into()];
             }
             if second >= 3600 {
-                status.sessions[7].state = "Idle".into();
+                status.sessions[7].state = SessionState::Idle;
             }
             let objects = view.objects(&status, at(second.into()));
             for write in

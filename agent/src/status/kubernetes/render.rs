@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::object::{Key, Kind, Object, session_name};
 use crate::api::bgp_node::SessionCounts;
 use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus};
+use crate::names::Named;
 use crate::plan::{NeighborRole, Reachability};
 use crate::status::{NodeStatus, Role, SessionStatus};
 
@@ -80,7 +81,7 @@ impl View {
             observed_generation: None,
         };
         let status = BGPSessionStatus {
-            state: session.state.clone(),
+            state: session.state.as_str().into(),
             since,
             received: session.received as u64,
             accepted: session.accepted as u64,
@@ -89,7 +90,7 @@ impl View {
             router_id: session.router_id.map(|id| id.to_string()),
             hold_seconds: session.hold_seconds,
             established_count: session.established_count,
-            bfd: session.bfd.as_ref().map(|bfd| bfd.state.clone()),
+            bfd: session.bfd.as_ref().map(|bfd| bfd.state.as_str().into()),
             peer_generation: session.peer_generation,
             error,
             conditions: vec![established],
@@ -97,10 +98,10 @@ impl View {
         let spec = BGPSessionSpec {
             node: node.into(),
             peer: session.peer.to_string(),
-            peer_kind: if of_a_node(session.role) { "Node" } else { "BGPPeer" }.into(),
+            peer_kind: if is_node(session.role) { "Node" } else { "BGPPeer" }.into(),
             peer_name: session.name.clone(),
             peer_asn: session.asn,
-            role: format!("{:?}", session.role),
+            role: session.role.to_string(),
         };
         Object {
             key: Key { kind: Kind::Session, name: session_name(node, session.peer) },
@@ -124,7 +125,7 @@ impl View {
         let out_of_sync = out_of_sync(status);
         // What kept this from being written would no longer be true when it is read.
         let untold = status.status_writer.as_ref().and_then(|status_writer| status_writer.error.as_ref());
-        let away = status.store.as_ref().filter(|store| !store.refused);
+        let away = status.store.as_ref().filter(|store| !store.rejected);
         let away = away.and_then(|store| store.last_error.as_ref());
         let problems =
             status.problems.iter().filter(|problem| Some(*problem) != untold && Some(*problem) != away);
@@ -143,8 +144,8 @@ impl View {
             version: status.version.clone(),
             sessions: SessionCounts::new(up as u64, total as u64),
             unlisted_sessions: (total - listed) as u64,
-            routes: status.routes.iter().map(|routes| routes.count as u64).sum(),
-            tunnels: status.segments.iter().filter(|segment| segment.verdict == Reachability::Tunnel).count()
+            routes: status.route_counts.iter().map(|routes| routes.count as u64).sum(),
+            tunnels: status.next_hops.iter().filter(|hop| hop.reachability == Reachability::Tunnel).count()
                 as u64,
             in_sync: out_of_sync.is_empty(),
             problems,
@@ -179,14 +180,14 @@ impl View {
 /// Those sessions that have a BGPSession: all of few, but of many with other nodes only some that aren't established,
 /// so that objects grow with nodes and not with their square.
 pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
-    let nodes = status.sessions.iter().filter(|session| of_a_node(session.role)).count();
+    let nodes = status.sessions.iter().filter(|session| is_node(session.role)).count();
     if nodes <= LISTED {
         return status.sessions.iter().collect();
     }
     // At a start all are down; that is told by their number.
     let mut room = if status.waiting_for.is_empty() { LISTED_DOWN } else { 0 };
     let mut listed = |session: &&SessionStatus| {
-        if !of_a_node(session.role) {
+        if !is_node(session.role) {
             return true;
         }
         let take = !session.established() && room > 0;
@@ -197,7 +198,7 @@ pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
 }
 
 /// Whether a neighbour of this role is a node of the cluster; else it is a BGPPeer.
-pub fn of_a_node(role: NeighborRole) -> bool {
+pub fn is_node(role: NeighborRole) -> bool {
     match role {
         NeighborRole::Mesh | NeighborRole::Reflector | NeighborRole::Client => true,
         NeighborRole::Internal | NeighborRole::External => false,
@@ -208,13 +209,13 @@ pub fn of_a_node(role: NeighborRole) -> bool {
 fn out_of_sync(status: &NodeStatus) -> String {
     let mut why: Vec<String> = status.intent.rejections.iter().take(3).map(ToString::to_string).collect();
     if !status.intent.in_sync && why.is_empty() {
-        let refusing = status.store.as_ref().filter(|store| store.refused);
+        let refusing = status.store.as_ref().filter(|store| store.rejected);
         let words = refusing.and_then(|store| store.last_error.clone());
         why.push(words.unwrap_or_else(|| "what the store holds now is not in force".into()));
     }
     if let Some(kernel) = status.kernel.as_ref().filter(|kernel| !kernel.in_sync) {
         let faults = kernel.errors.iter().take(3);
-        why.extend(faults.map(|fault| format!("{}: {}; {}", fault.what, fault.error, fault.remedy)));
+        why.extend(faults.map(|fault| fault.to_string()));
         if kernel.errors.is_empty() {
             why.push("the kernel does not yet hold what it should".into());
         }
