@@ -109,7 +109,7 @@ impl Options {
                     let access = access.clone();
                     async move { access.connect().await }
                 };
-                Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, looks))
+                Some(kubernetes::start(self.node.clone(), namespace.clone(), connect, report, looks))
             }
         }
     }

@@ -518,7 +518,7 @@ mod tests {
         });
         let table =
             format!("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n{}", rows.collect::<String>());
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
         let page = std::fs::read_to_string(&path).unwrap();
         let start = page.find("| Metric |").unwrap();
         let end = start + page[start..].find("\n\n").map_or(page.len() - start, |end| end + 1);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use heliograph_agent::status::kubernetes::tell;
+use heliograph_agent::status::kubernetes::start as start_writer;
 use heliograph_agent::status::{NodeStatus, SessionStatus, StatusWriterStatus, StoreStatus};
 use heliograph_agent::store::kubernetes::Access;
 use heliograph_bgp::report::SessionState;
@@ -38,7 +38,7 @@ impl Agent {
             let kubeconfig = kubeconfig.clone();
             async move { Access { kubeconfig: Some(kubeconfig), endpoint: None }.connect().await }
         };
-        let status_writer = tell("a".into(), None, connect, source, looks);
+        let status_writer = start_writer("a".into(), None, connect, source, looks);
         Self { status, hint, status_writer, source: source_task }
     }
 
@@ -347,7 +347,7 @@ async fn what_a_dead_node_said_does_not_count(admin: &User) {
     ready("Unknown").await;
     until("it isn't any more", async || counted(admin, "far").await == "0/1").await;
     let (status, _, message) = condition(admin, "bgppeers/far", "Established").await;
-    assert_eq!((status.as_str(), message.as_str()), ("False", "nothing is heard of b"));
+    assert_eq!((status.as_str(), message.as_str()), ("False", "unreachable nodes: b"));
     ready("True").await;
     until("it is back", async || counted(admin, "far").await == "1/1").await;
     for path in ["bgpsessions/b-192.0.2.252", "bgppeers/far"] {
