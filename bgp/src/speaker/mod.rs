@@ -29,8 +29,10 @@ use crate::wire::{PathIds, Prefix};
 
 /// What whoever owns the sockets is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Open a connection; answer with [`Speaker::connected`] or [`Speaker::connect_failed`].
+    #[non_exhaustive]
     Connect {
         /// Its name from now on.
         conn: ConnId,
@@ -42,6 +44,7 @@ pub enum Action {
         socket: SocketOptions,
     },
     /// Have the listening sockets authenticate what comes from these addresses, or no longer.
+    #[non_exhaustive]
     Protect {
         /// The addresses.
         from: Prefix,
@@ -49,6 +52,7 @@ pub enum Action {
         authentication: Option<Authentication>,
     },
     /// Have this BFD session, with these settings or no longer, and hand in what it tells with [`Speaker::bfd_event`].
+    #[non_exhaustive]
     Watch {
         /// Between which addresses.
         session: Key,
@@ -56,6 +60,7 @@ pub enum Action {
         settings: Option<Settings>,
     },
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
+    #[non_exhaustive]
     Close {
         /// Which.
         conn: ConnId,
@@ -64,6 +69,7 @@ pub enum Action {
 
 /// How the socket of a connection is to be set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketOptions {
     /// How far away the other side may be.
     pub ttl: Ttl,
@@ -79,8 +85,10 @@ impl SocketOptions {
 
 /// News.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// A session is established.
+    #[non_exhaustive]
     SessionUp {
         /// The neighbour's address.
         address: IpAddr,
@@ -88,6 +96,7 @@ pub enum Event {
         name: String,
     },
     /// It no longer is.
+    #[non_exhaustive]
     SessionDown {
         /// The neighbour's address.
         address: IpAddr,
@@ -99,6 +108,7 @@ pub enum Event {
     /// Best routes changed, or became complete.
     RoutesChanged,
     /// Something that somebody should look at before it becomes worse.
+    #[non_exhaustive]
     Warning {
         /// The neighbour's address.
         address: IpAddr,
