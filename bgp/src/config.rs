@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+#[cfg(feature = "bfd")]
 use crate::bfd;
 use crate::policy::{Community, Policy};
 use crate::wire::{Attributes, Family, MAX_STALE_TIME, Prefix, Role};
@@ -210,6 +211,7 @@ pub struct Neighbor {
     /// BFD for this neighbor, from the first session on: when BFD fails, the session ends at once (RFC 5882). BFD that
     /// never comes up does not hold up BGP. Changes live. Both sides must have the same [`bfd::Path`]: multihop where
     /// there may be a router between them.
+    #[cfg(feature = "bfd")]
     pub bfd: Option<bfd::Settings>,
     /// The filter for paths that it sends.
     pub import: Filter,
@@ -518,6 +520,7 @@ impl Neighbor {
             prefix_limit: None,
             ttl: Ttl::System,
             authentication: None,
+            #[cfg(feature = "bfd")]
             bfd: None,
             import: Filter::nothing(),
             export: Filter::nothing(),
@@ -567,6 +570,7 @@ impl Neighbor {
         if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
             return invalid("a key must have 1 to 80 octets: the kernel accepts no other");
         }
+        #[cfg(feature = "bfd")]
         if let Some(problem) = self.bfd.as_ref().and_then(|bfd| self.bfd_problem(bfd)) {
             return invalid(&format!("BFD: {problem}"));
         }
@@ -590,6 +594,7 @@ impl Neighbor {
         Ok(())
     }
 
+    #[cfg(feature = "bfd")]
     fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
         let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
         if further && bfd.path == bfd::Path::SingleHop {

@@ -8,6 +8,7 @@ use super::{
     AddPath, Authentication, Config, Filter, GracefulRestart, ListenRange, Neighbor, Network, PrefixLimit,
     Timers, Ttl,
 };
+#[cfg(feature = "bfd")]
 use crate::bfd;
 use crate::policy::Community;
 use crate::wire::{Family, Role};
@@ -80,12 +81,16 @@ setters!(Neighbor {
     prefix_limit: impl Into<Option<PrefixLimit>>,
     ttl: Ttl,
     authentication: impl Into<Option<Authentication>>,
-    bfd: impl Into<Option<bfd::Settings>>,
     import: Filter,
     export: Filter,
 } each {
     families: Family,
 });
+
+#[cfg(feature = "bfd")]
+setters!(Neighbor {
+    bfd: impl Into<Option<bfd::Settings>>,
+} each {});
 
 setters!(AddPath {
     receive: bool,

@@ -1,5 +1,4 @@
-//! Route reflectio    a.neighbors.iter_mut().for_each(|neighbor| neighbor.import = import.clone());
-    let a = Speaker::start(ours(A).into(), a)?;, they for us and we for them; with what else can be seen on those sessions.
+//! Route reflection, they for us and we for them; with what else can be seen on those sessions.
 
 use std::net::IpAddr;
 
@@ -87,10 +86,10 @@ pub fn we_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     let reflector = Config::new(ASN, ours(REFLECTOR)).neighbors(clients);
     let reflector = Speaker::start(ours(REFLECTOR).into(), reflector)?;
     let towards_reflector = towards(ours(A), ours(REFLECTOR), ASN);
-    let a = announcing(A, towards_reflector);
+    let mut a = announcing(A, towards_reflector);
     let import = checking(A, towards(ours(A), ours(REFLECTOR), ASN)).neighbors[0].import.clone();
-    let neighbors = a.neighbors.into_iter().map(|n| n.import(import.clone()));
-    let a = Speaker::start(ours(A).into(), a.neighbors(neighbors))?;
+    a.neighbors.iter_mut().for_each(|neighbor| neighbor.import = import.clone());
+    let a = Speaker::start(ours(A).into(), a)?;
     let to_us = Neighbor { connects: true, ipv6: true, ..Neighbor::new(ours(REFLECTOR), ASN) };
     let setup = Setup { asn: ASN, neighbors: vec![to_us], ..Setup::default() };
     let daemon = Daemon::start(record.peer, lab, setup)?;
