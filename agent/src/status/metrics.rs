@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn values_are_those_of_the_status() {
         let lines = lines(&status());
-        for (series, wanted) in [
+        for (series, expected) in [
             ("heliograph_bgp_sessions{role=\"Mesh\",state=\"Established\"}", 1.0),
             ("heliograph_bgp_sessions{role=\"Mesh\",state=\"Idle\"}", 1.0),
             ("heliograph_bgp_sessions{role=\"External\",state=\"Connect\"}", 0.0),
@@ -446,7 +446,7 @@ mod tests {
             ("heliograph_ready", 0.0),
             ("process_open_fds", 7.0),
         ] {
-            assert_eq!(value(&lines, series), Some(wanted), "{series} in {lines:#?}");
+            assert_eq!(value(&lines, series), Some(expected), "{series} in {lines:#?}");
         }
     }
 

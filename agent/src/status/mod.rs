@@ -129,7 +129,7 @@ pub struct IntentStatus {
 pub struct RouteCount {
     /// The address family.
     pub family: IpFamily,
-    /// What the agent does with the routes.
+    /// The use that the agent makes of the routes.
     pub disposition: Disposition,
     /// The number of routes.
     pub count: usize,

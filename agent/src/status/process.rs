@@ -53,13 +53,13 @@ mod tests {
         let fields: Vec<String> = (4..=40).map(|number| (number * 100).to_string()).collect();
         let stat = format!("1 (a) b (c) S {}", fields.join(" "));
         let found = Process::read(&stat, 1000.0, 4096.0, 3.0).unwrap();
-        let wanted = Process {
+        let expected = Process {
             cpu_seconds: 14.0 + 15.0,
             resident_bytes: 2400.0 * 4096.0,
             open_files: 3.0,
             start_seconds: 1022.0,
         };
-        assert_eq!(found, wanted);
+        assert_eq!(found, expected);
         assert_eq!(Process::read("1 (a) S 1 2", 0.0, 1.0, 1.0), None);
     }
 
