@@ -41,22 +41,22 @@ fn paths_are_advertised_by_kind_of_peer() {
 fn reflection_adds_originator_and_cluster_and_nothing_else() {
     let sent = Attributes { med: Some(5), local_pref: Some(77), ..attributes(Client) };
     for (from, to) in [(Client, Client), (Client, Internal), (Internal, Client)] {
-        let (attributes, hop) = exported(from, to, sent.clone()).expect("reflected");
+        let (advertised, hop) = exported(from, to, sent.clone()).expect("reflected");
         let expected = Attributes {
             originator_id: Some(ip4("10.0.0.1")),
             cluster_list: vec![identity().cluster_id].into(),
             ..sent.clone()
         };
-        assert_eq!((attributes, hop), (expected, next_hop("10.0.0.1")));
+        assert_eq!((advertised, hop), (expected, next_hop("10.0.0.1")));
     }
     let again = Attributes {
         originator_id: Some(ip4("3.3.3.3")),
         cluster_list: vec![ip4("2.2.2.2")].into(),
         ..attributes(Internal)
     };
-    let (attributes, _) = exported(Internal, Client, again).expect("reflected");
-    assert_eq!(attributes.originator_id, Some(ip4("3.3.3.3")), "set once, by the first reflector");
-    assert_eq!(attributes.cluster_list, [identity().cluster_id, ip4("2.2.2.2")]);
+    let (advertised, _) = exported(Internal, Client, again).expect("reflected");
+    assert_eq!(advertised.originator_id, Some(ip4("3.3.3.3")), "set once, by the first reflector");
+    assert_eq!(advertised.cluster_list, [identity().cluster_id, ip4("2.2.2.2")]);
 }
 
 /// RFC 4271 §5.1.5: LOCAL_PREF is mandatory inside the AS. The next hop is ours: see module `export`.
@@ -64,9 +64,9 @@ fn reflection_adds_originator_and_cluster_and_nothing_else() {
 fn external_paths_enter_with_local_pref_and_our_next_hop() {
     for to in [Internal, Client] {
         let sent = Attributes { med: Some(5), local_pref: Some(9), ..attributes(External) };
-        let (attributes, hop) = exported(External, to, sent).expect("advertised");
+        let (advertised, hop) = exported(External, to, sent).expect("advertised");
         let expected = Attributes { med: Some(5), local_pref: Some(100), ..attributes(External) };
-        assert_eq!((attributes, hop), (expected, next_hop(LOCAL)), "not reflected, so no CLUSTER_LIST");
+        assert_eq!((advertised, hop), (expected, next_hop(LOCAL)), "not reflected, so no CLUSTER_LIST");
     }
 }
 
@@ -79,22 +79,22 @@ fn paths_leave_with_our_as_and_without_internal_attributes() {
         cluster_list: vec![ip4("2.2.2.2")].into(),
         ..attributes(Internal)
     };
-    let (attributes, hop) = exported(Internal, External, sent).expect("advertised");
+    let (advertised, hop) = exported(Internal, External, sent).expect("advertised");
     let expected = Attributes { as_path: sequence(&[OURS]), ..Attributes::local() };
-    assert_eq!((attributes, hop), (expected, next_hop(LOCAL)));
+    assert_eq!((advertised, hop), (expected, next_hop(LOCAL)));
 }
 
 /// RFC 4271 §5.1.2 b.
 #[test]
 fn our_as_goes_before_a_set_and_before_a_full_segment() {
     let set = AsPath(vec![Segment::Set(vec![1, 2])]);
-    let (attributes, _) = exported(Internal, External, Attributes { as_path: set, ..attributes(Internal) })
+    let (advertised, _) = exported(Internal, External, Attributes { as_path: set, ..attributes(Internal) })
         .expect("advertised");
     let expected = vec![Segment::Sequence(vec![OURS]), Segment::Set(vec![1, 2])];
-    assert_eq!(attributes.as_path.0, expected);
+    assert_eq!(advertised.as_path.0, expected);
     let full = Attributes { as_path: sequence(&[7; 255]), ..attributes(Internal) };
-    let (attributes, _) = exported(Internal, External, full).expect("advertised");
-    assert_eq!(attributes.as_path.0, [Segment::Sequence(vec![OURS]), Segment::Sequence(vec![7; 255])]);
+    let (advertised, _) = exported(Internal, External, full).expect("advertised");
+    assert_eq!(advertised.as_path.0, [Segment::Sequence(vec![OURS]), Segment::Sequence(vec![7; 255])]);
 }
 
 /// RFC 4271 §5.1.4: a MED from a neighboring AS is not advertised to another; one from our AS is.
@@ -127,8 +127,8 @@ fn unknown_transitive_attributes_are_passed_on() {
     let unknown = |flags| Unknown { flags, code: 99, value: vec![1, 2, 3].into() };
     let sent = Attributes { unknown: vec![unknown(0xC0)].into(), ..attributes(Client) };
     for to in [Client, Internal, External] {
-        let (attributes, _) = exported(Client, to, sent.clone()).expect("advertised");
-        assert_eq!(attributes.unknown, [unknown(0xE0)]);
+        let (advertised, _) = exported(Client, to, sent.clone()).expect("advertised");
+        assert_eq!(advertised.unknown, [unknown(0xE0)]);
     }
 }
 
