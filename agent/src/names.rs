@@ -15,18 +15,10 @@ pub trait Named: Copy + Sized + 'static {
 }
 
 impl Named for SessionState {
-    const ALL: &'static [Self] =
-        &[Self::Idle, Self::Connect, Self::Active, Self::OpenSent, Self::OpenConfirm, Self::Established];
+    const ALL: &'static [Self] = &SessionState::ALL;
 
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "Idle",
-            Self::Connect => "Connect",
-            Self::Active => "Active",
-            Self::OpenSent => "OpenSent",
-            Self::OpenConfirm => "OpenConfirm",
-            Self::Established => "Established",
-        }
+        SessionState::as_str(self)
     }
 }
 
