@@ -411,7 +411,7 @@ async fn ipv6_with_ttl_security_and_md5() {
 async fn bfd_runs_beside_the_session() {
     use heliograph_bgp::bfd::{Settings, State};
     let interval = Duration::from_millis(200);
-    let bfd = Some(Settings { min_tx: interval, min_rx: interval, multiplier: 10, ..Settings::default() });
+    let bfd = Some(Settings::default().with_interval(interval).with_multiplier(10));
     let ((one, at_one), (two, at_two)) = (speaker(61).await, speaker(62).await);
     let watched = |us, there| Neighbor { bfd, ..neighbor(us, there) };
     one.set_config(config(61, vec![watched(61, at_two)])).await.unwrap();
