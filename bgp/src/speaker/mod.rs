@@ -528,8 +528,7 @@ impl Speaker {
         if !self.sync.done() && (self.sync.due(now) || self.feeds_ended()) {
             self.end_of_sync();
         }
-        // What is not the best is news for those who are told of several paths.
-        self.all_ready |= self.rib.take_news();
+        self.all_ready |= self.rib.take_others_changed();
         if self.rib.take_changed() {
             self.all_ready = true;
             // News that nobody has asked for yet is not told twice.
