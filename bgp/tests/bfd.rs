@@ -22,27 +22,21 @@ fn address(node: usize) -> IpAddr {
 
 /// Returns settings with 100 ms and the multiplier 3: a failure is detected within 300 ms.
 fn quick() -> Settings {
-    Settings::multihop(8).with_interval(Duration::from_millis(100))
+    Settings::multihop(8).interval(Duration::from_millis(100))
 }
 
 /// Returns the configuration of a node. Node 0 is passive, node 1 connects.
 fn config(node: usize, bfd: Option<Settings>) -> Config {
     let other = address(1 - node);
-    let neighbor = Neighbor {
-        passive: node == 0,
-        bfd,
-        timers: Timers { connect_retry: SECOND, ..Timers::default() },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(other, ASN)
-    };
+    let neighbor = Neighbor::new(other, ASN)
+        .passive(node == 0)
+        .bfd(bfd)
+        .timers(Timers::default().connect_retry(SECOND))
+        .import(Filter::All)
+        .export(Filter::All);
     let prefix = Prefix::new(Ipv4Addr::new(10, 1, node as u8, 0).into(), 24).unwrap();
     let router_id = Ipv4Addr::new(10, 0, 0, node as u8 + 1);
-    Config {
-        networks: vec![Network { prefix, next_hop: None }],
-        neighbors: vec![neighbor],
-        ..Config::new(ASN, router_id)
-    }
+    Config::new(ASN, router_id).networks([Network::new(prefix)]).neighbors([neighbor])
 }
 
 struct Node {
@@ -163,18 +157,18 @@ impl Wire {
                         this.conn = Some(conn);
                         packets.push(Packet::Syn);
                     }
-                    Action::Close { conn } if this.conn == Some(conn) => {
+                    Action::Close { conn, .. } if this.conn == Some(conn) => {
                         this.conn = None;
                         packets.push(Packet::Fin);
                     }
-                    Action::SetBfd { session, settings } => {
+                    Action::SetBfd { session, settings, .. } => {
                         match settings {
                             Some(settings) => drop(this.desired.insert(session, settings)),
                             None => drop(this.desired.remove(&session)),
                         }
                         this.bfd.set_all(now, &this.desired).unwrap();
                     }
-                    Action::Close { .. } | Action::Protect { .. } => {}
+                    _ => {}
                 }
             }
             while let Some(datagram) = this.bfd.poll_transmit() {
@@ -215,7 +209,7 @@ impl Wire {
                 node.speaker.connect_failed(now, conn, "connection refused".into());
             }
             (Packet::Bfd(sent), _) => {
-                let meta = Meta::new(sent.remote, sent.local.ip()).with_ttl(sent.ttl - 1);
+                let meta = Meta::new(sent.remote, sent.local.ip()).ttl(sent.ttl - 1);
                 // A node without this session discards the packet.
                 let _ = node.bfd.received(now, &meta, &sent.bytes);
             }
@@ -295,9 +289,9 @@ fn bfd_that_never_comes_up_does_not_hold_bgp_down() {
 #[test]
 fn bfd_is_changed_switched_off_and_on_without_a_reset() {
     let mut wire = Wire::up();
-    let slow = quick().with_min_rx(SECOND).with_multiplier(5);
+    let slow = quick().min_rx(SECOND).multiplier(5);
     // Another path means another port, and so another session.
-    let single_hop = quick().with_path(bfd::Path::SingleHop);
+    let single_hop = quick().path(bfd::Path::SingleHop);
     for bfd in [Some(slow), None, Some(quick()), Some(single_hop), Some(quick())] {
         wire.set_config(0, config(0, bfd));
         wire.run(10 * SECOND);
@@ -365,7 +359,7 @@ fn a_removed_neighbor_and_a_speaker_that_shuts_down_end_their_bfd_sessions() {
     wire.node(0).speaker.shutdown(now, "");
     wire.settle(0);
     assert!(wire.node(0).desired.is_empty());
-    let none = Config { neighbors: Vec::new(), ..config(1, None) };
+    let none = config(1, None).neighbors([]);
     wire.set_config(1, none);
     assert!(wire.node(1).desired.is_empty());
     wire.run(10 * SECOND);
@@ -378,7 +372,7 @@ fn a_neighbor_from_a_range_has_bfd_until_it_leaves() {
     let neighbor = listening.neighbors.remove(0);
     listening.graceful_restart = None;
     let range = Prefix::new(Ipv4Addr::new(10, 0, 0, 0).into(), 24).unwrap();
-    listening.ranges = vec![ListenRange { range, limit: 1, neighbor }];
+    listening.ranges = vec![ListenRange::new(range, 1, neighbor)];
     let mut wire = Wire::new([listening, config(1, Some(quick()))]);
     wire.run(10 * SECOND);
     assert_eq!(wire.bfd_state(0), bfd::State::Up);
@@ -394,8 +388,8 @@ fn invalid_settings_are_rejected() {
         change(&mut config.neighbors[0]);
         config.validate().unwrap_err().to_string()
     };
-    assert!(check(|n| n.bfd = Some(quick().with_multiplier(0))).contains("multiplier is 0"));
-    assert!(check(|n| n.bfd = Some(quick().with_min_rx(Duration::ZERO))).contains("below 1 ms"));
+    assert!(check(|n| n.bfd = Some(quick().multiplier(0))).contains("multiplier is 0"));
+    assert!(check(|n| n.bfd = Some(quick().min_rx(Duration::ZERO))).contains("below 1 ms"));
     let further = check(|n| {
         n.bfd = Some(Settings::default());
         n.ttl = heliograph_bgp::Ttl::Hops(2);

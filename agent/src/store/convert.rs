@@ -186,7 +186,7 @@ fn between_nodes() -> bfd::Settings {
 
 fn peer_bfd(given: &api::PeerBfd, cluster: &Configuration, problems: &mut Problems) -> Option<bfd::Settings> {
     let path = if given.multihop { between_nodes().path } else { bfd::Path::SingleHop };
-    bfd(&given.common(), cluster.bfd.unwrap_or_default().with_path(path), problems)
+    bfd(&given.common(), cluster.bfd.unwrap_or_default().path(path), problems)
 }
 
 fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Option<bfd::Settings> {
@@ -211,7 +211,7 @@ fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Opt
             "give 2 to 255, 3 as a rule",
         );
     }
-    given.enabled.then_some(default.with_min_tx(min_tx).with_min_rx(min_rx).with_multiplier(multiplier))
+    given.enabled.then_some(default.min_tx(min_tx).min_rx(min_rx).multiplier(multiplier))
 }
 
 fn graceful_restart(

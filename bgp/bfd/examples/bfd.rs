@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let key = Key::new(local.parse()?, remote.parse()?);
     let multihop = rest.iter().any(|word| word == "multihop");
     let path = if multihop { Path::Multihop { min_ttl: 0 } } else { Path::SingleHop };
-    let mut settings = Settings::default().with_path(path);
+    let mut settings = Settings::default().path(path);
 
     let (bfd, mut events) = start(&Options::new([SocketAddr::new(key.local, path.port())]))?;
     bfd.set_sessions(BTreeMap::from([(key, settings)])).await?;
@@ -38,8 +38,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Some(line) => {
                     let Some((interval, multiplier)) = line.split_once(' ') else { continue };
                     settings = settings
-                        .with_interval(Duration::from_millis(interval.parse()?))
-                        .with_multiplier(multiplier.parse()?);
+                        .interval(Duration::from_millis(interval.parse()?))
+                        .multiplier(multiplier.parse()?);
                 }
             },
         }

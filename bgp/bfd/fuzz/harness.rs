@@ -19,11 +19,11 @@ fn key_of(n: u8) -> Key {
 
 fn settings_of(n: u8, variant: u8) -> Settings {
     Settings::default()
-        .with_min_tx(Duration::from_millis(10 << (variant & 7)))
-        .with_min_rx(Duration::from_millis(10 << (variant >> 3 & 7)))
-        .with_multiplier(1 + (variant >> 6))
-        .with_admin_down(variant == 0xff)
-        .with_path(if n % 3 == 1 { Path::Multihop { min_ttl: 200 } } else { Path::SingleHop })
+        .min_tx(Duration::from_millis(10 << (variant & 7)))
+        .min_rx(Duration::from_millis(10 << (variant >> 3 & 7)))
+        .multiplier(1 + (variant >> 6))
+        .admin_down(variant == 0xff)
+        .path(if n % 3 == 1 { Path::Multihop { min_ttl: 200 } } else { Path::SingleHop })
 }
 
 /// Returns a packet with arbitrary fields, most of which do not make it malformed.
@@ -70,7 +70,7 @@ pub fn session(data: &[u8]) {
                 let port = if variant & 1 == 0 { settings_of(n, 0).path.port() } else { PORT_SINGLE_HOP };
                 let bytes = if operation % 6 == 5 { input.to_vec() } else { packet(input, discriminator) };
                 let ttl = if variant & 2 == 0 { 255 } else { variant };
-                let meta = Meta::new(SocketAddr::new(key.local, port), key.remote).with_ttl(ttl);
+                let meta = Meta::new(SocketAddr::new(key.local, port), key.remote).ttl(ttl);
                 let _ = bfd.received(now, &meta, &bytes);
             }
         }

@@ -30,7 +30,7 @@
 //!     for (from, to) in [(0, 1), (1, 0)] {
 //!         ends[from].handle_timeout(now);
 //!         while let Some(sent) = ends[from].poll_transmit() {
-//!             let meta = Meta::new(sent.remote, sent.local.ip()).with_ttl(sent.ttl);
+//!             let meta = Meta::new(sent.remote, sent.local.ip()).ttl(sent.ttl);
 //!             ends[to].received(now, &meta, &sent.bytes)?;
 //!         }
 //!     }
@@ -109,12 +109,12 @@ impl Meta {
     }
 
     /// Sets the TTL or hop limit on arrival.
-    pub fn with_ttl(self, ttl: u8) -> Self {
+    pub fn ttl(self, ttl: u8) -> Self {
         Self { ttl: Some(ttl), ..self }
     }
 
     /// Sets the index of the interface on which it arrived.
-    pub fn with_interface(self, index: u32) -> Self {
+    pub fn interface(self, index: u32) -> Self {
         Self { interface: Some(index), ..self }
     }
 }

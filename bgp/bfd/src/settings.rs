@@ -66,7 +66,7 @@ impl Path {
 /// # use std::time::Duration;
 /// use heliograph_bfd::Settings;
 ///
-/// let settings = Settings::multihop(8).with_interval(Duration::from_millis(100)).with_multiplier(5);
+/// let settings = Settings::multihop(8).interval(Duration::from_millis(100)).multiplier(5);
 /// assert_eq!(settings.path.min_ttl(), 248);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,41 +176,41 @@ impl Settings {
     /// (RFC 5883).
     pub fn multihop(hops: u8) -> Self {
         let min_ttl = TTL - hops.saturating_sub(1);
-        Self::single_hop().with_path(Path::Multihop { min_ttl })
+        Self::single_hop().path(Path::Multihop { min_ttl })
     }
 
     /// Sets both intervals.
-    pub fn with_interval(self, interval: Duration) -> Self {
-        self.with_min_tx(interval).with_min_rx(interval)
+    pub fn interval(self, interval: Duration) -> Self {
+        self.min_tx(interval).min_rx(interval)
     }
 
     /// Sets the shortest interval at which we send.
-    pub fn with_min_tx(self, min_tx: Duration) -> Self {
+    pub fn min_tx(self, min_tx: Duration) -> Self {
         Self { min_tx, ..self }
     }
 
     /// Sets the shortest interval at which we can receive.
-    pub fn with_min_rx(self, min_rx: Duration) -> Self {
+    pub fn min_rx(self, min_rx: Duration) -> Self {
         Self { min_rx, ..self }
     }
 
     /// Sets the multiplier.
-    pub fn with_multiplier(self, multiplier: u8) -> Self {
+    pub fn multiplier(self, multiplier: u8) -> Self {
         Self { multiplier, ..self }
     }
 
     /// Sets the distance of the neighbor.
-    pub fn with_path(self, path: Path) -> Self {
+    pub fn path(self, path: Path) -> Self {
         Self { path, ..self }
     }
 
     /// Sets the only interface on which packets are accepted.
-    pub fn with_interface(self, index: u32) -> Self {
+    pub fn interface(self, index: u32) -> Self {
         Self { interface: Some(index), ..self }
     }
 
     /// Sets whether the session is held down.
-    pub fn with_admin_down(self, admin_down: bool) -> Self {
+    pub fn admin_down(self, admin_down: bool) -> Self {
         Self { admin_down, ..self }
     }
 

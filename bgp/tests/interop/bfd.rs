@@ -22,8 +22,8 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let to_us = Neighbor { bfd: true, ..Neighbor::new(ours(HOST), ASN) };
     let daemon =
         Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors: vec![to_us], ..Setup::default() })?;
-    let bfd = Some(Settings::default().with_interval(INTERVAL));
-    let to_them = heliograph_bgp::Neighbor { bfd, ..neighbor(ours(HOST), ASN) };
+    let bfd = Some(Settings::default().interval(INTERVAL));
+    let to_them = neighbor(ours(HOST), ASN).bfd(bfd);
     let speaker = Speaker::start(ours(HOST).into(), config(ASN, HOST, vec![to_them]))?;
 
     record.case(Case::Bfd, || {

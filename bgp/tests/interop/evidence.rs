@@ -90,7 +90,7 @@ fn check_missing(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) ->
                 Ok(())
             })?;
             let import = Filter::Rules(tagged_only(Some(300)));
-            let refreshing = heliograph_bgp::Neighbor { import, ..neighbor(ours(CLIENT), ASN) };
+            let refreshing = neighbor(ours(CLIENT), ASN).import(import);
             speaker.set(config(ASN, CLIENT, vec![refreshing]))?;
             until("the daemon rejects the refresh", || {
                 let log = daemon.last_log_lines();

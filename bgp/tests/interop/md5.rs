@@ -18,7 +18,7 @@ pub const HOST: u8 = 13;
 /// Returns the daemon as a neighbor with a key.
 pub fn neighbor(local: Ipv4Addr, key: &str) -> Neighbor {
     let authentication = Some(Authentication::Md5(Key::new(key)));
-    Neighbor { authentication, ..speakers::neighbor(local, ASN) }
+    speakers::neighbor(local, ASN).authentication(authentication)
 }
 
 /// Checks that there is no session with another key or without one, until the key is right.

@@ -24,7 +24,7 @@ pub fn they_request(daemon: &Daemon, a: &Speaker) -> Result<()> {
 /// We request a refresh, as a changed import policy needs the routes as the daemon sent them.
 pub fn we_request(b: &Speaker) -> Result<()> {
     let import = Filter::Rules(tagged_only(Some(300)));
-    let neighbor = heliograph_bgp::Neighbor { import, ..neighbor(ours(B), ASN) };
+    let neighbor = neighbor(ours(B), ASN).import(import);
     let config: Config = config(ASN, B, vec![neighbor]);
     b.set(config)?;
     until("the new policy was applied to their routes", || {

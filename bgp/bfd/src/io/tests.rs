@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 
 /// 100 ms and 5, which a busy machine can keep.
 fn settings() -> Settings {
-    Settings::single_hop().with_interval(Duration::from_millis(100)).with_multiplier(5)
+    Settings::single_hop().interval(Duration::from_millis(100)).multiplier(5)
 }
 
 async fn end(local: &str, remote: &str) -> (Handle, Events) {

@@ -26,12 +26,12 @@ pub(super) fn key() -> Key {
 
 /// Returns the facts about a datagram from `key`'s neighbor.
 pub(super) fn meta(key: Key) -> Meta {
-    Meta::new(SocketAddr::new(key.local, PORT_SINGLE_HOP), key.remote).with_ttl(255).with_interface(2)
+    Meta::new(SocketAddr::new(key.local, PORT_SINGLE_HOP), key.remote).ttl(255).interface(2)
 }
 
 /// Returns settings with 50 ms both ways, and the multiplier 3.
 pub(super) fn fast() -> Settings {
-    Settings::single_hop().with_interval(50 * MS)
+    Settings::single_hop().interval(50 * MS)
 }
 
 /// One of our sessions, with a neighbor whose packets the test sends.

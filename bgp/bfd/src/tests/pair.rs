@@ -110,7 +110,7 @@ impl Pair {
             while self.in_flight.peek().is_some_and(|Reverse((at, ..))| *at <= self.now) {
                 let Some(Reverse((_, _, to, (from, bytes)))) = self.in_flight.pop() else { break };
                 let local = SocketAddr::new(address(to), PORT_SINGLE_HOP);
-                let meta = Meta::new(local, from).with_ttl(255);
+                let meta = Meta::new(local, from).ttl(255);
                 if self.ends[to].received(self.now, &meta, &bytes).is_ok() {
                     self.received[to] = self.now - self.start;
                 }

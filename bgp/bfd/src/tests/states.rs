@@ -225,9 +225,9 @@ fn a_set_with_one_invalid_session_changes_nothing() {
     let mut bench = Bench::up(fast());
     let other = Key { remote: ip("192.0.2.9"), ..key() };
     let invalid = [
-        (other, fast().with_multiplier(0), InvalidSettings::Multiplier),
-        (other, fast().with_min_tx(Duration::ZERO), InvalidSettings::Interval),
-        (other, fast().with_min_rx(5000 * SECOND), InvalidSettings::Interval),
+        (other, fast().multiplier(0), InvalidSettings::Multiplier),
+        (other, fast().min_tx(Duration::ZERO), InvalidSettings::Interval),
+        (other, fast().min_rx(5000 * SECOND), InvalidSettings::Interval),
         (Key { remote: ip("2001:db8::1"), ..key() }, fast(), InvalidSettings::Families),
         (Key { remote: ip("0.0.0.0"), ..key() }, fast(), InvalidSettings::RemoteAddress),
         (Key { local: ip("224.0.0.1"), ..key() }, fast(), InvalidSettings::LocalAddress),
