@@ -109,11 +109,13 @@ impl Meta {
     }
 
     /// Sets the TTL or hop limit on arrival.
+    #[must_use]
     pub fn ttl(self, ttl: u8) -> Self {
         Self { ttl: Some(ttl), ..self }
     }
 
     /// Sets the index of the interface on which it arrived.
+    #[must_use]
     pub fn interface(self, index: u32) -> Self {
         Self { interface: Some(index), ..self }
     }

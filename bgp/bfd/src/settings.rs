@@ -180,36 +180,43 @@ impl Settings {
     }
 
     /// Sets both intervals.
+    #[must_use]
     pub fn interval(self, interval: Duration) -> Self {
         self.min_tx(interval).min_rx(interval)
     }
 
     /// Sets the shortest interval at which we send.
+    #[must_use]
     pub fn min_tx(self, min_tx: Duration) -> Self {
         Self { min_tx, ..self }
     }
 
     /// Sets the shortest interval at which we can receive.
+    #[must_use]
     pub fn min_rx(self, min_rx: Duration) -> Self {
         Self { min_rx, ..self }
     }
 
     /// Sets the multiplier.
+    #[must_use]
     pub fn multiplier(self, multiplier: u8) -> Self {
         Self { multiplier, ..self }
     }
 
     /// Sets the distance of the neighbor.
+    #[must_use]
     pub fn path(self, path: Path) -> Self {
         Self { path, ..self }
     }
 
     /// Sets the only interface on which packets are accepted.
+    #[must_use]
     pub fn interface(self, index: u32) -> Self {
         Self { interface: Some(index), ..self }
     }
 
     /// Sets whether the session is held down.
+    #[must_use]
     pub fn admin_down(self, admin_down: bool) -> Self {
         Self { admin_down, ..self }
     }
