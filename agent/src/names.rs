@@ -26,12 +26,7 @@ impl Named for bfd::State {
     const ALL: &'static [Self] = &[Self::AdminDown, Self::Down, Self::Init, Self::Up];
 
     fn as_str(self) -> &'static str {
-        match self {
-            Self::AdminDown => "AdminDown",
-            Self::Down => "Down",
-            Self::Init => "Init",
-            Self::Up => "Up",
-        }
+        bfd::State::as_str(self)
     }
 }
 

@@ -261,7 +261,7 @@ pub struct BfdStatus {
     pub state: bfd::State,
     /// The time in this state, in seconds; `None`: the session has not started.
     pub uptime_seconds: Option<f64>,
-    /// The diagnostic that the neighbor sends; `None` while no packet is received from it.
+    /// The diagnostic that the neighbor sends, as RFC 5880 §4.1 names it; `None`: no packet is received from it.
     pub remote_diagnostic: Option<String>,
     /// The interval at which we send, in milliseconds.
     pub transmit_interval: Option<f64>,
@@ -281,7 +281,7 @@ impl From<&BfdReport> for BfdStatus {
         Self {
             state: report.state,
             uptime_seconds: report.since.map(|since| since.as_secs_f64()),
-            remote_diagnostic: report.remote_diagnostic.map(|diagnostic| diagnostic.words().into()),
+            remote_diagnostic: report.remote_diagnostic.map(|diagnostic| diagnostic.to_string()),
             transmit_interval: milliseconds(report.transmit_interval),
             receive_interval: milliseconds(report.receive_interval),
             detection_time: milliseconds(report.detection_time),
