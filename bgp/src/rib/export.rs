@@ -108,7 +108,7 @@ pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, 
 /// Whether the export filter lets a path pass.
 fn passes(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
     match &audience.filter {
-        Filter::Rules(policy) => policy.judge(&path.route(from.map(|from| from.kind), prefix)).accepts(),
+        Filter::Rules(policy) => policy.evaluate(&path.route(from.map(|from| from.kind), prefix)).accepts(),
         filter => filter.accepts(prefix),
     }
 }
@@ -142,8 +142,8 @@ pub fn outbound(
     }
     if let Filter::Rules(policy) = &audience.filter {
         let ours = audience.next_hop_self(family);
-        let judgement = policy.judge(&path.route(from.map(|from| from.kind), prefix));
-        judgement.apply(&mut attributes, &mut next_hop, Some(audience.local_asn), ours);
+        let evaluation = policy.evaluate(&path.route(from.map(|from| from.kind), prefix));
+        evaluation.apply(&mut attributes, &mut next_hop, Some(audience.local_asn), ours);
         // RFC 9494 §4.3: not even a policy may take it away.
         if long_lived::is_stale(&path.attributes) {
             long_lived::attach(&mut attributes);

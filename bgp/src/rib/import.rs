@@ -110,14 +110,14 @@ pub fn judge(
     path: &PathAttributes,
     prefix: &Prefix,
 ) -> Result<PathAttributes, Refusal> {
-    let judgement = policy.judge(&path.route(Some(peer.kind), prefix));
-    if !judgement.accepts() {
+    let evaluation = policy.evaluate(&path.route(Some(peer.kind), prefix));
+    if !evaluation.accepts() {
         return Err(Refusal::Filter);
     }
     let mut attributes = path.attributes.clone();
     let neighbor = neighbor_as(&attributes.as_path);
     let next_hop = path.next_hop.map(|mut next_hop| {
-        judgement.apply(&mut attributes, &mut next_hop, neighbor, None);
+        evaluation.apply(&mut attributes, &mut next_hop, neighbor, None);
         next_hop
     });
     // RFC 9494 §4.3: what is long-lived stale stays so.

@@ -125,8 +125,8 @@ impl Rib {
     fn explain_filter(&self, entry: &Entry, path: &Path) -> String {
         match self.neighbors.origin(path.source) {
             Some(Peer { import: Filter::Rules(policy), kind, .. }) => {
-                let judgement = policy.judge(&path.shared.route(Some(*kind), &entry.prefix));
-                format!("import policy: {}", judgement.reason())
+                let evaluation = policy.evaluate(&path.shared.route(Some(*kind), &entry.prefix));
+                format!("import policy: {}", evaluation.reason())
             }
             _ => "import filter".into(),
         }

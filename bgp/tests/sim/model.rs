@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use heliograph_bgp::policy::{Change, Condition, Policy, PrefixMatch, Rule, Verdict};
+use heliograph_bgp::policy::{Action, Condition, Modification, Policy, PrefixMatch, Rule};
 use heliograph_bgp::report::{BestRoute, SessionState};
 use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Filter, Neighbor};
@@ -38,14 +38,18 @@ impl Choice {
 
     /// The same as a speaker is told.
     pub fn filter(self) -> Filter {
-        let (within, changes, verdict) = match self {
-            Self::Hide(within) => (within, Vec::new(), Some(Verdict::Reject)),
-            Self::Prefer(within) => (within, vec![Change::LocalPref(2 * USUAL)], None),
+        let (within, modifications, action) = match self {
+            Self::Hide(within) => (within, Vec::new(), Some(Action::Reject)),
+            Self::Prefer(within) => (within, vec![Modification::LocalPref(2 * USUAL)], None),
         };
         let range = PrefixMatch { within, min_length: within.length(), max_length: 32 };
-        let rule =
-            Rule { conditions: vec![Condition::Prefix(vec![range])], changes, verdict, ..Rule::default() };
-        Filter::Rules(Policy::new(vec![rule], Verdict::Accept).expect("the rule is sound"))
+        let rule = Rule {
+            conditions: vec![Condition::Prefix(vec![range])],
+            modifications,
+            action,
+            ..Rule::default()
+        };
+        Filter::Rules(Policy::new(vec![rule], Action::Accept).expect("the rule is sound"))
     }
 }
 
