@@ -259,18 +259,23 @@ pub struct Timers {
     pub keepalive: Option<Duration>,
     /// Time between attempts to connect, before jitter.
     pub connect_retry: Duration,
+    /// Longest time for which connections of the peer are refused after an error (IdleHoldTime, RFC 4271 §8.1.1). The
+    /// pauses in our own attempts grow up to 60 s whatever this is. Changes live.
+    pub idle_hold: Duration,
     /// How long the peer may take nothing of what we have to say before we give it up (RFC 9687); longer than the
     /// hold time. `None`: 8 minutes, or twice the hold time where that is longer.
     pub send_hold: Option<Duration>,
 }
 
 impl Default for Timers {
-    /// 90 s of hold time as RFC 4271 §10 suggests; 5 s between attempts, as peers in a cluster come and go often.
+    /// Returns 90 s of hold time, as RFC 4271 §10 suggests, 5 s between attempts, as peers in a cluster come and go often,
+    /// and 1 s of idle hold time.
     fn default() -> Self {
         Self {
             hold: Duration::from_secs(90),
             keepalive: None,
             connect_retry: Duration::from_secs(5),
+            idle_hold: Duration::from_secs(1),
             send_hold: None,
         }
     }

@@ -14,7 +14,7 @@
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::{Context, FIRST_IDLE_HOLD, Negotiated, Output, STABLE, Session};
+use super::{Context, FIRST_DAMPING, Negotiated, Output, STABLE, Session};
 use crate::wire::Family;
 
 /// How long stale routes are kept for the End-of-RIB of a peer that is back (RFC 4724 §4.2 leaves the time to us).
@@ -135,7 +135,7 @@ impl Session {
         reason: &str,
     ) {
         if ctx.now.duration_since(self.state().1) >= STABLE {
-            self.idle_hold = FIRST_IDLE_HOLD;
+            self.damping = FIRST_DAMPING;
         }
         self.feeding.clear();
         let before = std::mem::take(&mut self.stale);

@@ -26,11 +26,13 @@ use crate::config::{GracefulRestart, Neighbor};
 use crate::report::SessionState;
 use crate::wire::{self, Family, FaultAction, Message, Notification, Open, Update, cease, code};
 
-/// After an error we wait before trying again, twice as long each time (RFC 4271 §8.1.1, DampPeerOscillations).
-const FIRST_IDLE_HOLD: Duration = Duration::from_secs(1);
-const MAX_IDLE_HOLD: Duration = Duration::from_secs(60);
-/// A session that stood this long has shown that the earlier trouble is over.
+/// The first pause before a connection attempt after an error. It doubles with each error (RFC 4271 §8.1.1,
+/// DampPeerOscillations).
+const FIRST_DAMPING: Duration = Duration::from_secs(1);
+const MAX_DAMPING: Duration = Duration::from_secs(60);
+/// The time after which an established session counts as stable: the pause after its next error is the first one again.
 const STABLE: Duration = Duration::from_secs(60);
+
 /// Names a connection between the speaker and whoever owns the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub(crate) u64);
@@ -108,9 +110,13 @@ pub(crate) struct Session {
     connections: Vec<Connection>,
     /// ConnectRetryTimer (RFC 4271 §8.1.3).
     retry_at: Option<Instant>,
-    /// IdleHoldTimer (RFC 4271 §8.1.3).
+    /// The end of the pause in our own connection attempts.
+    damped_until: Option<Instant>,
+    /// The length of the next such pause, before jitter.
+    damping: Duration,
+    /// IdleHoldTimer (RFC 4271 §8.1.3): connections of the peer are refused until then. It ends with the pause in our own
+    /// attempts or earlier (see [`Timers::idle_hold`](crate::config::Timers::idle_hold)).
     idle_until: Option<Instant>,
-    idle_hold: Duration,
     /// Stopped for good, or not yet started.
     stopped: bool,
     /// At rest until the configuration changes.
@@ -133,8 +139,9 @@ impl Session {
             settings,
             connections: Vec::new(),
             retry_at: None,
+            damped_until: None,
+            damping: FIRST_DAMPING,
             idle_until: None,
-            idle_hold: FIRST_IDLE_HOLD,
             stopped: true,
             suspended: false,
             stale: Vec::new(),
@@ -154,7 +161,7 @@ impl Session {
     pub(crate) fn set_settings(&mut self, ctx: &mut Context<'_>, settings: Settings) {
         let was_passive = std::mem::replace(&mut self.settings, settings).neighbor.passive;
         let was_suspended = std::mem::take(&mut self.suspended);
-        if (was_passive || was_suspended) && !self.settings.neighbor.passive && self.idle_until.is_none() {
+        if (was_passive || was_suspended) && !self.settings.neighbor.passive && self.damped_until.is_none() {
             self.try_connect(ctx);
         }
         if self.settings.neighbor.passive {
@@ -167,8 +174,8 @@ impl Session {
     /// ManualStart, or its passive kin (RFC 4271 §8.1.2, Events 1 and 4).
     pub(crate) fn start(&mut self, ctx: &mut Context<'_>) {
         self.stopped = false;
-        self.idle_until = None;
-        self.idle_hold = FIRST_IDLE_HOLD;
+        self.end_pause();
+        self.damping = FIRST_DAMPING;
         self.try_connect(ctx);
         self.note_state(ctx.now);
     }
@@ -177,7 +184,7 @@ impl Session {
     pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, notification: &Notification, reason: &str) {
         self.stopped = true;
         self.retry_at = None;
-        self.idle_until = None;
+        self.end_pause();
         for connection in std::mem::take(&mut self.connections) {
             self.close_with(ctx, connection, notification.clone(), reason);
         }
@@ -200,7 +207,10 @@ impl Session {
         self.forget_stale(ctx);
         self.retry_at = None;
         match pause {
-            Some(pause) => self.idle_until = Some(ctx.now + pause),
+            Some(pause) => {
+                self.damped_until = Some(ctx.now + pause);
+                self.idle_until = self.damped_until;
+            }
             None => self.suspended = true,
         }
         self.note_state(ctx.now);
@@ -245,7 +255,7 @@ impl Session {
 
     /// Whether there is nothing to wait for: no connection, no route kept, no rest to be taken.
     pub(crate) fn is_dormant(&self) -> bool {
-        self.connections.is_empty() && self.stale.is_empty() && self.idle_until.is_none() && !self.suspended
+        self.connections.is_empty() && self.stale.is_empty() && self.damped_until.is_none() && !self.suspended
     }
 
     /// The peer connected; `None` where it is not wanted now.
@@ -325,7 +335,10 @@ impl Session {
         let expired: Vec<_> = self.connections.iter().filter(|c| due(c.expires)).map(|c| c.id).collect();
         let stuck: Vec<_> = self.connections.iter().filter(|c| due(c.send_hold_at)).map(|c| c.id).collect();
         let quiet: Vec<_> = self.connections.iter().filter(|c| due(c.keepalive_at)).map(|c| c.id).collect();
-        let (retry, idle_over) = (due(self.retry_at), due(self.idle_until));
+        let (retry, damping_over) = (due(self.retry_at), due(self.damped_until));
+        if due(self.idle_until) {
+            self.idle_until = None;
+        }
 
         for conn in expired {
             self.expire(ctx, conn);
@@ -336,9 +349,9 @@ impl Session {
         for conn in quiet {
             self.keep_alive(ctx, conn);
         }
-        if retry || idle_over {
+        if retry || damping_over {
             self.retry_at = None;
-            self.idle_until = None;
+            self.end_pause();
             self.abandon(ctx, |c| c.stage == Stage::Connecting);
             self.try_connect(ctx);
         }
@@ -348,7 +361,8 @@ impl Session {
 
     /// When [`Session::handle_timeout`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let own = self.retry_at.into_iter().chain(self.idle_until).chain(self.stale_deadline());
+        let pause = self.damped_until.into_iter().chain(self.idle_until);
+        let own = self.retry_at.into_iter().chain(pause).chain(self.stale_deadline());
         own.chain(self.connections.iter().filter_map(Connection::next_deadline)).min()
     }
 
@@ -452,7 +466,7 @@ impl Session {
         self.connections.push(connection);
         let neighbor = &self.settings.neighbor;
         self.reason = format!("connecting to {} port {}", neighbor.address, neighbor.port);
-        let retry = neighbor.timers.connect_retry.max(FIRST_IDLE_HOLD);
+        let retry = neighbor.timers.connect_retry.max(FIRST_DAMPING);
         // The attempt has at least one retry time before it is given up and made anew.
         self.retry_at = Some(ctx.now + ctx.jittered(retry.saturating_mul(2)));
     }
@@ -462,7 +476,7 @@ impl Session {
         if self.stopped
             || self.suspended
             || self.busy()
-            || self.idle_until.is_some()
+            || self.damped_until.is_some()
             || self.settings.neighbor.passive
         {
             return;
@@ -573,7 +587,7 @@ impl Session {
         self.feeding = negotiated.families.clone();
         self.established_count += 1;
         self.retry_at = None;
-        self.idle_until = None;
+        self.end_pause();
         self.reason = "established".into();
         ctx.put(Output::Up { negotiated: negotiated.clone(), local });
         self.settle_stale(ctx, &negotiated);
@@ -667,9 +681,21 @@ impl Session {
         if self.stopped || self.suspended || self.established().is_some() {
             return;
         }
-        self.idle_until = Some(ctx.now + ctx.jittered(self.idle_hold));
-        self.idle_hold = (self.idle_hold * 2).min(MAX_IDLE_HOLD);
+        let damping = ctx.jittered(self.damping);
+        // The growing pause delays our own attempts. A peer that connects itself is refused for a bounded time only: it has
+        // a pause of its own, and may have been corrected in the meantime.
+        self.idle_until = Some(ctx.now + damping.min(self.settings.neighbor.timers.idle_hold));
+        // Errors on connections of the peer do not put off an attempt of ours that is planned.
+        if self.damped_until.is_none() {
+            self.damped_until = Some(ctx.now + damping);
+            self.damping = (self.damping * 2).min(MAX_DAMPING);
+        }
         self.retry_at = None;
+    }
+
+    fn end_pause(&mut self) {
+        self.damped_until = None;
+        self.idle_until = None;
     }
 
     /// Closes without a word those connections that `which` names.

@@ -288,8 +288,9 @@ impl Speaker {
                 && (self.rib.pending(*id) || peer.refresh.due(self.sync.restarting())))
     }
 
-    /// Appends bytes for a connection whose socket can take some: whole messages, until about `limit` octets. What is
-    /// not asked for is not made, so a peer that reads slowly costs no memory here.
+    /// Appends the messages that are pending on a connection to `out`, and returns their length in octets. Appends whole
+    /// messages until at least `limit` octets are there; with fewer, nothing is pending any more. Messages are made only
+    /// here, so a peer that reads slowly costs no memory.
     pub fn transmit(&mut self, now: Instant, conn: ConnId, limit: usize, out: &mut BytesMut) -> usize {
         let before = out.len();
         let Some(id) = self.by_connection.get(&conn).copied() else { return 0 };
@@ -299,12 +300,16 @@ impl Speaker {
             let Some(after) = self.peers.get(&id) else { return out.len() - before };
             peer = after;
         }
-        let taken = out.len() - before;
-        if peer.session.established() == Some(conn) && taken < limit {
+        if peer.session.established() == Some(conn) {
             let refresh = peer.refresh.due(self.sync.restarting());
-            self.rib.pack(id, limit - taken, out);
-            if refresh {
-                self.refresh(id, out);
+            while out.len() - before < limit {
+                self.rib.pack(id, limit - (out.len() - before), out);
+                // BoRR is followed by routes, and the last of them by EoRR (RFC 7313 §4): all in one go, as nothing else
+                // may happen on the session for long.
+                let room = out.len() - before < limit;
+                if !(refresh && room && self.refresh(id, out)) {
+                    break;
+                }
             }
         }
         out.len() - before

@@ -30,12 +30,15 @@ impl Refreshing {
 }
 
 impl Speaker {
-    /// Appends the marks that are due now that nothing else waits. What a refresh tells follows by itself.
-    pub(super) fn refresh(&mut self, id: PeerId, out: &mut BytesMut) {
+    /// Appends the messages that begin or end a refresh, if no route is pending, and marks the routes of a refresh that
+    /// begins as pending. Returns whether it appended any.
+    pub(super) fn refresh(&mut self, id: PeerId, out: &mut BytesMut) -> bool {
         let restarting = self.sync.restarting();
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.refresh.due(restarting)) else { return };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.refresh.due(restarting)) else {
+            return false;
+        };
         if self.rib.pending(id) {
-            return;
+            return false;
         }
         let mut mark = |family, refresh| {
             wire::encode(&Message::RouteRefresh(Some(family), refresh), &Codec::DEFAULT, out);
@@ -44,12 +47,13 @@ impl Speaker {
             mark(family, Refresh::End);
         }
         if restarting {
-            return;
+            return true;
         }
         for family in std::mem::take(&mut peer.refresh.wanted) {
             mark(family, Refresh::Begin);
             peer.refresh.begun.push(family);
             self.rib.refresh(id, family);
         }
+        true
     }
 }

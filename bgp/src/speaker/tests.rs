@@ -45,6 +45,18 @@ fn config(neighbors: Vec<Neighbor>) -> Config {
     Config { neighbors, ..Config::new(ASN, Ipv4Addr::new(10, 0, 0, 100)) }
 }
 
+/// The messages of a stream.
+fn decode(bytes: &[u8]) -> Vec<Message> {
+    let mut framer = Framer::new();
+    framer.push(bytes);
+    let mut messages = Vec::new();
+    while let Some(frame) = framer.next().expect("a valid stream") {
+        let families = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+        messages.push(wire::decode(&frame, &CODEC, &families).expect("a valid message"));
+    }
+    messages
+}
+
 struct Play {
     speaker: Speaker,
     now: Instant,
@@ -106,14 +118,7 @@ impl Play {
     fn told(&mut self, conn: ConnId) -> Vec<Message> {
         let mut bytes = BytesMut::new();
         while self.speaker.transmit(self.now, conn, 1 << 16, &mut bytes) > 0 {}
-        let mut framer = Framer::new();
-        framer.push(&bytes);
-        let mut messages = Vec::new();
-        while let Some(frame) = framer.next().expect("a valid stream") {
-            let families = [Family::Ipv4Unicast, Family::Ipv6Unicast];
-            messages.push(wire::decode(&frame, &CODEC, &families).expect("a valid message"));
-        }
-        messages
+        decode(&bytes)
     }
 
     /// The UPDATEs that a connection is told now.

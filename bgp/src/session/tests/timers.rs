@@ -112,7 +112,16 @@ fn spoil(bench: &mut Bench) -> Duration {
     bench.hear_bytes(conn, &[0; 19]);
     bench.last_word(conn);
     assert_eq!(bench.state(), SessionState::Idle);
-    bench.wait_next()
+    pause(bench)
+}
+
+/// Waits for the next attempt, and returns how long that was.
+fn pause(bench: &mut Bench) -> Duration {
+    let start = bench.now;
+    while !bench.outputs.iter().any(|output| matches!(output, Output::Connect(_))) {
+        bench.wait_next();
+    }
+    bench.now - start
 }
 
 #[test]
@@ -123,6 +132,78 @@ fn the_pause_after_errors_doubles_up_to_a_minute() {
         let expected = expected * SECOND;
         assert!(pause <= expected && pause >= expected.mul_f64(0.75), "{pause:?}, not {expected:?}");
     }
+}
+
+/// A connection of the peer that ends in an error: the NOTIFICATION is sent, and the connection closed.
+fn spoil_incoming(bench: &mut Bench) {
+    let conn = bench.accept().expect("accepted");
+    bench.hear_bytes(conn, &[0; 19]);
+    bench.last_word(conn);
+    bench.take();
+}
+
+/// RFC 4271 §8.1.1: the growing pause is for attempts of our own. A peer that connects itself is refused for the idle hold
+/// time at most.
+#[test]
+fn connections_of_a_peer_are_refused_for_a_bounded_time() {
+    for passive in [false, true] {
+        for idle_hold in [Duration::ZERO, SECOND, 10 * SECOND] {
+            let mut settings = settings();
+            settings.neighbor.passive = passive;
+            settings.neighbor.timers.idle_hold = idle_hold;
+            let mut bench = Bench::new(settings);
+            bench.take();
+            for _ in 0..10 {
+                spoil_incoming(&mut bench);
+                bench.call(|session, ctx| session.handle_timeout(ctx));
+                assert_eq!(bench.accept().is_some(), idle_hold.is_zero());
+                bench.wait(idle_hold);
+                assert_ne!(bench.state(), SessionState::Idle, "the idle hold time is over");
+            }
+            let conn = bench.accept().expect("accepted");
+            bench.establish(conn, open());
+            assert_eq!(bench.state(), SessionState::Established);
+        }
+    }
+}
+
+/// The pause may be as long as that of our own attempts, if so configured, but no longer.
+#[test]
+fn the_idle_hold_time_is_no_longer_than_the_pause() {
+    let mut settings = settings();
+    settings.neighbor.passive = true;
+    settings.neighbor.timers.idle_hold = Duration::MAX;
+    let mut bench = Bench::new(settings);
+    for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+        spoil_incoming(&mut bench);
+        bench.wait((expected * SECOND).mul_f64(0.74));
+        assert!(bench.accept().is_none(), "within {expected} s");
+        bench.wait((expected * SECOND).mul_f64(0.26));
+    }
+}
+
+/// A planned attempt of our own is not put off by errors of connections that the peer opens.
+#[test]
+fn errors_of_the_peers_connections_do_not_put_off_our_attempt() {
+    let mut settings = settings();
+    settings.neighbor.timers.idle_hold = Duration::ZERO;
+    let mut bench = Bench::new(settings);
+    for _ in 0..8 {
+        spoil(&mut bench);
+    }
+    let conn = bench.asked();
+    bench.connected(conn);
+    bench.hear_bytes(conn, &[0; 19]);
+    bench.last_word(conn);
+    bench.take();
+    let start = bench.now;
+    for _ in 0..40 {
+        bench.call(|session, ctx| session.handle_timeout(ctx));
+        spoil_incoming(&mut bench);
+        bench.wait(SECOND);
+    }
+    pause(&mut bench);
+    assert!(bench.now - start <= 60 * SECOND);
 }
 
 #[test]
@@ -138,7 +219,7 @@ fn a_stable_session_ends_the_long_pauses() {
         bench.wait(stood * SECOND);
         bench.hear_bytes(conn, &[0; 19]);
         bench.last_word(conn);
-        let pause = bench.wait_next();
+        let pause = pause(&mut bench);
         let most = u32::try_from(most).expect("small") * SECOND;
         assert!(pause <= most && pause >= most.mul_f64(0.75), "{pause:?}, not {most:?}");
     }

@@ -43,6 +43,46 @@ fn a_refresh_is_told_between_marks_where_both_agreed() {
     assert_eq!(play.speaker.poll_transmit(), None);
 }
 
+/// RFC 7313 §4: EoRR follows the last route in the same call, as nothing else may happen on the session for long.
+#[test]
+fn the_end_of_a_refresh_follows_its_last_route_at_once() {
+    for routes in [0, 5, 2000] {
+        let mut play = Play::new(config(vec![client(1), client(2)]));
+        let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+        play.announce(one, 1, (0..routes).map(prefix).collect());
+        play.told(two);
+        while play.speaker.poll_transmit().is_some() {}
+        ask(&mut play, two);
+        assert_eq!(play.speaker.poll_transmit(), Some(two));
+        let mut bytes = BytesMut::new();
+        play.speaker.transmit(play.now, two, 1 << 16, &mut bytes);
+        let messages = short(decode(&bytes));
+        assert_eq!(messages.first().map(String::as_str), Some("Begin"));
+        assert_eq!(messages.last().map(String::as_str), Some("End"));
+        let prefixes: usize = messages.iter().filter_map(|message| message.parse::<usize>().ok()).sum();
+        assert_eq!(prefixes, usize::from(routes));
+        assert!(play.told(two).is_empty());
+    }
+}
+
+/// A socket that takes little at a time gets the same stream.
+#[test]
+fn a_refresh_in_small_pieces_ends_after_its_last_route() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+    for batch in 0..20 {
+        let attributes = Attributes { med: Some(batch.into()), ..Attributes::local() };
+        play.announce_with(one, 1, (batch * 10..batch * 10 + 10).map(prefix).collect(), attributes);
+    }
+    play.told(two);
+    ask(&mut play, two);
+    let mut bytes = BytesMut::new();
+    // As a driver does: less than asked for means that nothing is pending.
+    while play.speaker.transmit(play.now, two, 23, &mut bytes) >= 23 {}
+    let messages = short(decode(&bytes));
+    assert_eq!((messages.len(), messages.last().map(String::as_str)), (22, Some("End")));
+}
+
 /// RFC 7313 §4: not before End-of-RIB, even where that waits.
 #[test]
 fn a_refresh_does_not_begin_before_the_first_feed_ended() {
