@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+#[cfg(feature = "bfd")]
 use crate::bfd;
 use crate::policy::Policy;
 use crate::wire::{Family, MAX_STALE_TIME, Prefix, Role};
@@ -144,9 +145,10 @@ pub struct Neighbor {
     pub ttl: Ttl,
     /// How its segments are authenticated.
     pub authentication: Option<Authentication>,
-    /// Watch it with BFD from the first session on: when BFD fails, the session falls at once (RFC 5882). BFD that never
-    /// comes up holds nothing back. Changes live. Both sides must have the same [`bfd::Path`]: where there may be a
-    /// router between them, multihop.
+    /// BFD from the first session on: when BFD fails, the BGP session ends at once (RFC 5882). A BFD session that never
+    /// comes up does not hold BGP down. Changes apply without a reset. Both sides need the same [`bfd::Path`]: multihop
+    /// if there may be a router between them.
+    #[cfg(feature = "bfd")]
     pub bfd: Option<bfd::Settings>,
     /// What we take from it.
     pub import: Filter,
@@ -426,6 +428,7 @@ impl Neighbor {
             prefix_limit: None,
             ttl: Ttl::System,
             authentication: None,
+            #[cfg(feature = "bfd")]
             bfd: None,
             import: Filter::nothing(),
             export: Filter::nothing(),
@@ -475,6 +478,7 @@ impl Neighbor {
         if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
             return invalid("a key must have 1 to 80 octets: the kernel takes no other");
         }
+        #[cfg(feature = "bfd")]
         if let Some(problem) = self.bfd.as_ref().and_then(|bfd| self.bfd_problem(bfd)) {
             return invalid(&format!("BFD: {problem}"));
         }
@@ -498,6 +502,7 @@ impl Neighbor {
         Ok(())
     }
 
+    #[cfg(feature = "bfd")]
     fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
         let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
         if further && bfd.path == bfd::Path::SingleHop {

@@ -86,7 +86,6 @@
     allow(clippy::disallowed_methods, reason = "tests measure, and need some beginning of time")
 )]
 
-pub mod bfd;
 mod config;
 mod hash;
 #[cfg(feature = "tokio")]
@@ -97,6 +96,9 @@ mod rib;
 mod session;
 pub mod speaker;
 pub mod wire;
+
+#[cfg(feature = "bfd")]
+pub use heliograph_bfd as bfd;
 
 pub use config::{
     AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+#[cfg(feature = "bfd")]
 use crate::bfd;
 use crate::wire::{PathIds, Prefix};
 
@@ -66,32 +67,35 @@ pub struct SessionReport {
     /// Why it is in that state, in words.
     pub reason: String,
     /// Its BFD session; `None`: none is configured.
+    #[cfg(feature = "bfd")]
     pub bfd: Option<BfdReport>,
 }
 
-/// A neighbour's BFD session as it stands.
+/// The state of a neighbor's BFD session.
+#[cfg(feature = "bfd")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BfdReport {
     /// Our state.
     pub state: bfd::State,
-    /// How long it has been so; `None`: there was no session yet.
+    /// The time in that state; `None`: the session has not started.
     pub since: Option<Duration>,
-    /// Why it is so, or what keeps it from working, in words.
+    /// The reason for the state, or the error that keeps the session down.
     pub reason: String,
-    /// What the neighbour tells of why; `None` while it isn't heard.
+    /// The diagnostic that the neighbor sends; `None`: no packet is received from it.
     pub remote_diagnostic: Option<bfd::Diagnostic>,
-    /// How often we send, before jitter.
+    /// The interval at which we send, before jitter.
     pub transmit_interval: Option<Duration>,
-    /// How often the neighbour sends at least.
+    /// The longest interval at which the neighbor sends.
     pub receive_interval: Option<Duration>,
-    /// How long the neighbour may be silent.
+    /// The detection time (RFC 5880 §6.8.4).
     pub detection_time: Option<Duration>,
-    /// How often it failed after it had come up.
+    /// The number of failures after it had come up.
     pub failure_count: u64,
 }
 
+#[cfg(feature = "bfd")]
 impl BfdReport {
-    /// Of a session that isn't there yet, and why.
+    /// Returns the report of a session that does not exist yet.
     pub(crate) fn absent(reason: String) -> Self {
         Self {
             state: bfd::State::Down,
@@ -106,12 +110,13 @@ impl BfdReport {
     }
 }
 
+#[cfg(feature = "bfd")]
 impl From<&bfd::SessionReport> for BfdReport {
     fn from(session: &bfd::SessionReport) -> Self {
         let reason = match (&session.send_error, &session.last_discard) {
             (Some(error), _) => error.clone(),
             (None, Some(discard)) if session.state != bfd::State::Up => {
-                format!("{}; the last packet refused: {discard}", session.reason)
+                format!("{}; the last packet rejected: {discard}", session.reason)
             }
             _ => session.reason.clone(),
         };

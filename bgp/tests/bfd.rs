@@ -168,7 +168,7 @@ impl Wire {
                         this.conn = None;
                         packets.push(Packet::Fin);
                     }
-                    Action::Watch { session, settings } => {
+                    Action::SetBfd { session, settings } => {
                         match settings {
                             Some(settings) => drop(this.wanted.insert(session, settings)),
                             None => drop(this.wanted.remove(&session)),

@@ -40,8 +40,3 @@ fn update() {
 fn speaker() {
     replay("speaker", harness::speaker);
 }
-
-#[test]
-fn bfd() {
-    replay("bfd", harness::bfd);
-}

@@ -406,6 +406,7 @@ async fn ipv6_with_ttl_security_and_md5() {
 }
 
 /// Sockets and thread of its own: BFD begins with the session, and a speaker that stops says that this is no failure.
+#[cfg(feature = "bfd")]
 #[tokio::test]
 async fn bfd_runs_beside_the_session() {
     use heliograph_bgp::bfd::{Settings, State};

@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::{BestRoutes, Command, StartError, Stop, protect, socket, watching::Watching};
-use crate::bfd;
+use super::bfd::BfdClient;
+use super::{BestRoutes, Command, StartError, Stop, protect, socket};
 use crate::hash::Map;
 use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker};
 use crate::{Config, ConfigError};
@@ -67,7 +67,7 @@ pub(super) struct Driver {
     listeners: socket::Listeners,
     /// What is about to be written.
     chunk: BytesMut,
-    watch: Watching,
+    bfd: BfdClient,
 }
 
 impl Driver {
@@ -87,7 +87,7 @@ impl Driver {
             buffer: vec![0; READ_CHUNK],
             listeners,
             chunk: BytesMut::new(),
-            watch: Watching::default(),
+            bfd: BfdClient::default(),
         })
     }
 
@@ -102,9 +102,9 @@ impl Driver {
         let mut accepted = self.listeners.accept_all();
         loop {
             self.settle();
-            self.watch.apply().await;
+            self.bfd.apply().await;
             let deadline = self.speaker.next_deadline();
-            let watch_again = self.watch.deadline();
+            let bfd_retry = self.bfd.deadline();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(how, message, done)) => {
@@ -123,8 +123,13 @@ impl Driver {
                     self.gather().await;
                 }
                 () = sleep_until(deadline) => self.expire().await,
-                event = self.watch.next() => self.watched(&event).await,
-                () = sleep_until(watch_again) => {}
+                event = self.bfd.next() => {
+                    // A connection that the peer has closed may be its restart, which silences its BFD too: read first.
+                    self.catch_up().await;
+                    BfdClient::deliver(event, &mut self.speaker);
+                    self.changed.send_modify(|count| *count += 1);
+                }
+                () = sleep_until(bfd_retry) => {}
             }
         }
     }
@@ -156,7 +161,7 @@ impl Driver {
             Command::SetConfig(config, reply) => drop(reply.send(self.speaker.set_config(now, config))),
             Command::Sessions(reply) => {
                 let mut sessions = self.speaker.sessions(now);
-                self.watch.report(&mut sessions).await;
+                self.bfd.report(&mut sessions).await;
                 drop(reply.send(sessions));
             }
             Command::Paths(reply) => drop(reply.send(self.speaker.paths())),
@@ -172,14 +177,6 @@ impl Driver {
     async fn expire(&mut self) {
         self.catch_up().await;
         self.speaker.handle_timeout(Instant::now());
-    }
-
-    /// BFD tells something, which is heeded after reading what waits: a connection that the peer has closed may be a
-    /// restart of its, which silences its BFD too.
-    async fn watched(&mut self, event: &bfd::Event) {
-        self.catch_up().await;
-        self.speaker.bfd_event(Instant::now(), event);
-        self.changed.send_modify(|count| *count += 1);
     }
 
     async fn catch_up(&mut self) {
@@ -286,7 +283,8 @@ impl Driver {
                     Action::Protect { from, authentication } => {
                         self.listeners.protect(from, authentication);
                     }
-                    Action::Watch { session, settings } => self.watch.set(session, settings),
+                    #[cfg(feature = "bfd")]
+                    Action::SetBfd { session, settings } => self.bfd.set(session, settings),
                     Action::Close { conn } => self.close(conn),
                 }
             }
@@ -388,7 +386,7 @@ impl Driver {
 
     async fn stop(mut self, how: Stop, message: &str) {
         // Before the connections close, so that no peer takes the silence of our BFD for a failure (RFC 5882 §3.2).
-        self.watch.stop().await;
+        self.bfd.stop().await;
         if how == Stop::Cease {
             self.speaker.shutdown(Instant::now(), message);
             let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
@@ -443,7 +441,7 @@ impl Driver {
     }
 }
 
-pub(super) async fn sleep_until(deadline: Option<Instant>) {
+async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,

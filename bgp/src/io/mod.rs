@@ -5,11 +5,14 @@
 //! the speaker, and before any timer is let expire, everything that waits unread is read.
 #![allow(clippy::disallowed_methods, reason = "the driver is where clocks are read and tasks are spawned")]
 
-pub mod bfd;
+#[cfg(feature = "bfd")]
+mod bfd;
+#[cfg(not(feature = "bfd"))]
+#[path = "no_bfd.rs"]
+mod bfd;
 mod driver;
 mod protect;
 mod socket;
-mod watching;
 
 use std::io;
 use std::net::SocketAddr;

@@ -216,19 +216,14 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// The neighbour's BFD session failed, which last worked at `heard`. `independent`: a restart of the neighbour's
-    /// control plane leaves its BFD alone.
-    pub(crate) fn neighbor_down(
-        &mut self,
-        ctx: &mut Context<'_>,
-        why: &str,
-        heard: Instant,
-        independent: bool,
-    ) {
+    /// Ends the session because its BFD session failed, which last worked at `heard`. `independent`: the peer's BFD
+    /// survives a restart of its control plane.
+    #[cfg(feature = "bfd")]
+    pub(crate) fn bfd_down(&mut self, ctx: &mut Context<'_>, why: &str, heard: Instant, independent: bool) {
         let reason = format!("BFD failed: {why}");
         match self.established() {
-            // A neighbour may restart, and its session be back, before its BFD is missed: what failed then is the BFD of
-            // the run before (RFC 5882 §4.3.2).
+            // A peer may restart and be established again before its BFD times out: the BFD session that failed is
+            // then the one from before the restart (RFC 5882 §4.3.2).
             Some(_) if heard < self.shown.1 => return,
             Some(conn) => {
                 let Some(connection) = self.take(conn) else { return };
@@ -237,8 +232,8 @@ impl Session {
                 self.close_with(ctx, connection, notification, &reason);
                 self.retry_later(ctx);
             }
-            // Its restart goes on where BFD falls silent with the control plane; where not, packets that follow the
-            // routes we keep are lost (RFC 5882 §4.3.1, §4.3.2).
+            // BFD that shares the fate of the control plane fails in every restart, so the restart goes on. Independent
+            // BFD has detected that the stale routes lose packets (RFC 5882 §4.3.1, §4.3.2).
             None if independent && !self.stale.is_empty() => {
                 self.fail_in_words(ctx.now, reason);
                 self.forget_stale(ctx);

@@ -1,8 +1,8 @@
-//! Which BFD sessions there are to be, and what follows from what they tell (RFC 5882).
+//! The speaker as a client of BFD (RFC 5882): which BFD sessions its neighbors need, and the effect of their events.
 //!
-//! A BFD session begins with the first BGP session, between the same addresses, and stays for as long as the neighbour
-//! is configured: so a neighbour without BFD costs nothing but a packet a second, and one that never comes up holds no
-//! BGP session back.
+//! The BFD session of a neighbor starts when BGP is established for the first time, between the addresses of that
+//! connection, and stays while the neighbor is configured. A neighbor that does not run BFD therefore costs one packet
+//! per second, and a BFD session that never comes up does not hold BGP down.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -12,67 +12,79 @@ use crate::bfd::{Event, Key, Settings};
 use crate::report::BfdReport;
 use crate::rib::PeerId;
 
-/// What is watched of a neighbour.
+/// The BFD state of one neighbor.
 #[derive(Debug, Default)]
-pub(super) struct Watching {
-    /// Our address on its last session.
-    pub(super) local: Option<IpAddr>,
-    /// What whoever drives BFD was told last.
-    told: Option<(Key, Settings)>,
+pub(super) struct BfdClient {
+    /// Our address on the last BGP session.
+    local: Option<IpAddr>,
+    /// The session that the last [`Action::SetBfd`] requested.
+    requested: Option<(Key, Settings)>,
 }
 
 impl Speaker {
-    /// A BFD session that [`Action::Watch`] asked for tells something. Whoever owns the sockets first hands in what waits
-    /// in them: a connection that the neighbour has closed may be a restart, and is no failure.
+    /// Applies an event of a BFD session that [`Action::SetBfd`] requested. The caller first passes on everything that
+    /// waits in its sockets: if the neighbor has closed the connection, it may be restarting, and the BFD event is no
+    /// failure of the path.
     ///
-    /// A failure ends the BGP session with Cease, BFD Down (RFC 9384). AdminDown is none: BGP goes on as if there were no
-    /// BFD (RFC 5882 §3.2).
+    /// A failure ends the BGP session with Cease, BFD Down (RFC 9384). AdminDown is not a failure: BGP continues as if
+    /// BFD were not configured (RFC 5882 §3.2).
     pub fn bfd_event(&mut self, now: Instant, event: &Event) {
         let Event::Down { key, why, control_plane_independent, heard } = event else { return };
         let Some(id) = self.by_address.get(&key.remote).copied() else { return };
-        let watched = self.peers.get(&id).and_then(|peer| peer.watching.told);
-        if watched.is_none_or(|(watched, _)| watched != *key) {
+        let requested = self.peers.get(&id).and_then(|peer| peer.bfd.requested);
+        if requested.is_none_or(|(requested, _)| requested != *key) {
             return;
         }
         self.with_session(now, id, |session, ctx| {
-            session.neighbor_down(ctx, why, *heard, *control_plane_independent);
+            session.bfd_down(ctx, why, *heard, *control_plane_independent);
         });
         self.settle(now);
     }
 
-    /// Asks for the BFD session that a neighbour should have, where that is another than it has.
-    pub(super) fn watch(&mut self, id: PeerId) {
+    /// Requests the BFD session of a neighbor whose BGP session was established from the address `local`.
+    pub(super) fn start_bfd(&mut self, id: PeerId, local: IpAddr) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.bfd.local = Some(local);
+        }
+        self.update_bfd(id);
+    }
+
+    /// Requests the BFD session that the neighbor's configuration requires, if it differs from the current one.
+    pub(super) fn update_bfd(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let neighbor = &peer.session.settings().neighbor;
-        let key = peer.watching.local.map(|local| Key { local, remote: neighbor.address });
-        self.set_watch(id, key.zip(neighbor.bfd));
+        let key = peer.bfd.local.map(|local| Key { local, remote: neighbor.address });
+        self.request_bfd(id, key.zip(neighbor.bfd));
     }
 
-    pub(super) fn unwatch(&mut self, id: PeerId) {
-        self.set_watch(id, None);
+    /// Requests the end of the neighbor's BFD session.
+    pub(super) fn stop_bfd(&mut self, id: PeerId) {
+        self.request_bfd(id, None);
     }
 
-    fn set_watch(&mut self, id: PeerId, wanted: Option<(Key, Settings)>) {
+    fn request_bfd(&mut self, id: PeerId, desired: Option<(Key, Settings)>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let told = std::mem::replace(&mut peer.watching.told, wanted);
-        if told == wanted {
+        let current = std::mem::replace(&mut peer.bfd.requested, desired);
+        if current == desired {
             return;
         }
-        if let Some((session, _)) = told.filter(|(key, _)| wanted.is_none_or(|(wanted, _)| wanted != *key)) {
-            self.actions.push_back(Action::Watch { session, settings: None });
+        let same_key = |key: Key| desired.is_some_and(|(desired, _)| desired == key);
+        if let Some((session, _)) = current.filter(|(key, _)| !same_key(*key)) {
+            self.actions.push_back(Action::SetBfd { session, settings: None });
         }
-        if let Some((session, settings)) = wanted {
-            self.actions.push_back(Action::Watch { session, settings: Some(settings) });
+        if let Some((session, settings)) = desired {
+            self.actions.push_back(Action::SetBfd { session, settings: Some(settings) });
         }
     }
 
-    /// As far as is known here; whoever drives BFD knows more once there is a session.
+    /// Returns the report of a neighbor's BFD session as far as the speaker has it; the driver fills in the rest once
+    /// the session exists.
     pub(super) fn bfd_report(&self, id: PeerId) -> Option<BfdReport> {
         let peer = self.peers.get(&id)?;
         peer.session.settings().neighbor.bfd?;
-        let reason = match peer.watching.told {
-            Some((key, _)) => format!("a BFD session from {} is asked for", key.local),
-            None => "begins when BGP is established for the first time".into(),
+        let reason = match peer.bfd.requested {
+            Some((key, _)) => format!("a BFD session from {} is requested", key.local),
+            None => "starts when BGP is established for the first time".into(),
         };
         Some(BfdReport::absent(reason))
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::bfd::Watching;
 use super::refresh::Refreshing;
 use super::{Action, Peer, Speaker};
 use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
@@ -30,6 +29,7 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         name: String::new(),
         port: 0,
         passive: false,
+        #[cfg(feature = "bfd")]
         bfd: None,
         // RFC 4456 §6: our own business, of which OPEN says nothing.
         reflector_client: false,
@@ -127,7 +127,7 @@ impl Speaker {
                     session.set_settings(ctx, settings.clone());
                     !told_again || session.established().is_none() || session.ask_refresh(&families)
                 });
-                self.watch(id);
+                self.update_bfd(id);
                 if can != Some(false) {
                     return;
                 }
@@ -152,7 +152,8 @@ impl Speaker {
             deadline: None,
             refresh: Refreshing::default(),
             range: None,
-            watching: Watching::default(),
+            #[cfg(feature = "bfd")]
+            bfd: super::bfd::BfdClient::default(),
             warned: false,
         };
         self.peers.insert(id, Box::new(peer));
@@ -171,7 +172,7 @@ impl Speaker {
         if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {
             self.protect(address, None);
         }
-        self.unwatch(id);
+        self.stop_bfd(id);
         let history = self.with_session(now, id, |session, ctx| {
             session.stop(ctx, notification, reason);
             session.take_history()
@@ -196,7 +197,7 @@ impl Speaker {
         let address = peer.session.settings().neighbor.address;
         if left && self.by_address.get(&address) == Some(&id) {
             self.by_address.remove(&address);
-            self.unwatch(id);
+            self.stop_bfd(id);
             self.rib.forget(id);
         }
         if !gone {

@@ -1,5 +1,9 @@
 //! The speaker: sessions and tables behind one face.
 
+#[cfg(feature = "bfd")]
+mod bfd;
+#[cfg(not(feature = "bfd"))]
+#[path = "no_bfd.rs"]
 mod bfd;
 mod change;
 mod limit;
@@ -15,10 +19,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use self::bfd::Watching;
 use self::refresh::Refreshing;
 use self::sync::Sync;
-use crate::bfd::{Key, Settings};
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::hash::Map;
 use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
@@ -48,12 +50,13 @@ pub enum Action {
         /// How; `None`: not at all.
         authentication: Option<Authentication>,
     },
-    /// Have this BFD session, with these settings or no longer, and hand in what it tells with [`Speaker::bfd_event`].
-    Watch {
-        /// Between which addresses.
-        session: Key,
-        /// How; `None`: not at all.
-        settings: Option<Settings>,
+    /// Run this BFD session with these settings, or end it; pass its events to [`Speaker::bfd_event`].
+    #[cfg(feature = "bfd")]
+    SetBfd {
+        /// The addresses of the session.
+        session: crate::bfd::Key,
+        /// The settings; `None`: end the session.
+        settings: Option<crate::bfd::Settings>,
     },
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
     Close {
@@ -142,7 +145,8 @@ struct Peer {
     refresh: Refreshing,
     /// It came from that range, and goes when it has nothing left here.
     range: Option<Prefix>,
-    watching: Watching,
+    #[cfg(feature = "bfd")]
+    bfd: bfd::BfdClient,
     /// It was told about that the peer comes close to its prefix limit.
     warned: bool,
 }
@@ -372,6 +376,7 @@ impl Speaker {
             errors: session.history().errors(now),
             history: session.history().transitions(now),
             reason: self.reason(id, session, state),
+            #[cfg(feature = "bfd")]
             bfd: self.bfd_report(id),
         })
     }
@@ -471,9 +476,6 @@ impl Speaker {
     }
 
     fn up(&mut self, id: PeerId, negotiated: Negotiated, local: IpAddr) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.watching.local = Some(local);
-        }
         let Some(peer) = self.peers.get(&id) else { return };
         let neighbor = &peer.session.settings().neighbor;
         let kind = self.kind(neighbor);
@@ -494,7 +496,7 @@ impl Speaker {
             export: neighbor.export.clone(),
         };
         self.rib.peer_up(id, up);
-        self.watch(id);
+        self.start_bfd(id, local);
         // While we gather routes after a restart our End-of-RIB waits: it would make peers drop what they keep of us.
         if !self.sync.restarting() {
             for family in families {

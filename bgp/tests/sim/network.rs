@@ -483,7 +483,7 @@ impl Network {
                 }
             }
             // The simulated wire has no keys, and nothing else runs over it.
-            Action::Protect { .. } | Action::Watch { .. } => {}
+            Action::Protect { .. } | Action::SetBfd { .. } => {}
             Action::Close { conn } => {
                 if let Some((link, end)) = self.nodes[node].conns.remove(&conn) {
                     self.hang_up(link, end, "closed by peer");

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::bfd::{ControlPacket, Diagnostic, State};
+use crate::{ControlPacket, Diagnostic, State};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

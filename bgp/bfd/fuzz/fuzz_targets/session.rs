@@ -4,4 +4,4 @@
 #[allow(dead_code)]
 mod harness;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| harness::bfd(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| harness::session(data));

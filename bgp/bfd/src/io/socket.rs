@@ -9,7 +9,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 
-use crate::bfd::Meta;
+use crate::Meta;
 
 /// More than any packet has; what is longer is cut, and its length then refused.
 const LONGEST: usize = 512;

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
 /// The only version there is to speak (RFC 5880 §4.1).
 const VERSION: u8 = 1;
 /// Octets of a packet without authentication; each that we send has so many.
@@ -20,7 +18,8 @@ const DEMAND: u8 = 1 << 1;
 const MULTIPOINT: u8 = 1;
 
 /// The states of a session (RFC 5880 §6.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[repr(u8)]
 pub enum State {
     /// Held down by whoever operates that side.
@@ -45,7 +44,8 @@ impl State {
 }
 
 /// Why a session last left the state Up (RFC 5880 §4.1, "Diag"); any five bits are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Diagnostic(pub u8);
 
 impl Diagnostic {

@@ -145,7 +145,7 @@ impl Settings {
     }
 
     /// What can't be of a session with this neighbour, whatever our address is.
-    pub(crate) fn problem(&self, remote: IpAddr) -> Option<&'static str> {
+    pub fn problem(&self, remote: IpAddr) -> Option<&'static str> {
         let in_range = |time: Duration| (SHORTEST..=LONGEST).contains(&time);
         if remote.is_unspecified() || remote.is_multicast() {
             Some("the neighbour's address is unspecified or multicast: give the one that its packets bear")

@@ -1,6 +1,6 @@
 //! One BFD session in one file: prints its news, and each line read from standard input changes it.
 //!
-//! `cargo run -p heliograph-bgp --example bfd -- 10.0.0.1 10.0.0.2`, then lines such as
+//! `cargo run -p heliograph-bfd --example bfd -- 10.0.0.1 10.0.0.2`, then lines such as
 //! `100 3` (milliseconds and multiplier), `down`, `up`, `show`, `quit`.
 #![allow(clippy::disallowed_methods, reason = "an example has sockets and a clock")]
 
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use heliograph_bgp::bfd::{Key, PORT_MULTIHOP, PORT_SINGLE_HOP, Path, Settings};
-use heliograph_bgp::io::bfd::{Options, start};
+use heliograph_bfd::io::{Options, start};
+use heliograph_bfd::{Key, PORT_MULTIHOP, PORT_SINGLE_HOP, Path, Settings};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 const USAGE: &str = "usage: bfd OUR-ADDRESS PEER-ADDRESS [multihop]";

@@ -13,12 +13,12 @@
 //! |---|---|---|
 //! | [5880](https://www.rfc-editor.org/rfc/rfc5880) | asynchronous mode in the active role: packets and each check of §6.8.6, state machine, Poll Sequences, timers, jitter, AdminDown; a neighbour's demand mode is honoured | demand mode and echoes are not offered; authenticated packets are refused, with the reason; a packet whose discriminator fits but whose addresses don't is refused, where §6.3 would let addresses change |
 //! | [5881](https://www.rfc-editor.org/rfc/rfc5881) | single hop over IPv4 and IPv6: ports, a source port a session, TTL 255 both ways, an interface to come in on | echo packets (port 3785) |
-//! | [5882](https://www.rfc-editor.org/rfc/rfc5882) | [`Event::Down`] only for a session that was up, and never for AdminDown; whether the neighbour's BFD is independent of its control plane is passed on; the [speaker](crate::Speaker) acts on it (§4.3) | holding a client back until a session is up |
+//! | [5882](https://www.rfc-editor.org/rfc/rfc5882) | [`Event::Down`] only for a session that was up, and never for AdminDown; whether the neighbour's BFD is independent of its control plane is passed on; `heliograph-bgp` acts on it (§4.3) | holding a client back until a session is up |
 //! | [5883](https://www.rfc-editor.org/rfc/rfc5883) | multihop, with the least TTL to be taken | |
 //!
 //! ```
 //! use std::time::{Duration, Instant};
-//! use heliograph_bgp::bfd::{Bfd, Event, Key, Meta, Settings};
+//! use heliograph_bfd::{Bfd, Event, Key, Meta, Settings};
 //!
 //! // Two ends, and a wire that takes a millisecond.
 //! let (a, b) = ("10.0.0.1".parse()?, "10.0.0.2".parse()?);
@@ -41,6 +41,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "tokio")]
+pub mod io;
 mod packet;
 mod session;
 mod settings;
@@ -228,7 +230,7 @@ pub struct SessionReport {
     pub failure_count: u64,
 }
 
-/// All sessions of a node. How it is called stands in the [module's documentation](self).
+/// All sessions of a node. How it is called stands in the [crate's documentation](crate).
 #[derive(Debug)]
 pub struct Bfd {
     sessions: BTreeMap<Key, Session>,
