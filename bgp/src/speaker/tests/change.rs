@@ -5,12 +5,12 @@ use crate::Timers;
 use crate::config::{GracefulRestart, PrefixRange};
 use crate::wire::Notification;
 
-/// Three neighbours, all established; `change` is made; who still stands, and what 2 was told last.
+/// Three neighbours, all established; `change` is made; who still stands, and what 2 was sent last.
 fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
     let mut config = config(vec![neighbor(1), neighbor(2), neighbor(3)]);
     let mut play = Play::new(config.clone());
     let conns: Vec<ConnId> = (1..=3).map(|n| play.up(n)).collect();
-    conns.iter().for_each(|conn| drop(play.told(*conn)));
+    conns.iter().for_each(|conn| drop(play.sent(*conn)));
     let before = play.report(3).established_count;
     change(&mut config);
     play.set(config);
@@ -19,7 +19,7 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
         sessions.iter().any(|s| s.address == address(n) && s.state == SessionState::Established)
     });
     let stands = stands.collect();
-    let word = play.told(conns[1]).into_iter().find_map(|message| match message {
+    let word = play.sent(conns[1]).into_iter().find_map(|message| match message {
         Message::Notification(n) => Some((n.code, n.subcode)),
         _ => None,
     });
@@ -70,8 +70,8 @@ fn a_neighbour_becomes_a_client_and_no_client_while_its_session_stands() {
     let mut config = config(vec![neighbor(1), neighbor(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
-    play.announce(one, 1, vec![prefix(1)]);
-    play.announce(two, 2, vec![prefix(2)]);
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.advertise(two, 2, vec![prefix(2)]);
     assert_eq!(play.changes(one), (vec![], vec![]), "RFC 4456 §6: nothing from one to another");
     assert_eq!(play.changes(two), (vec![], vec![]));
     config.neighbors[0].reflector_client = true;
@@ -108,7 +108,7 @@ fn another_identity_needs_new_sessions_with_all() {
 fn an_invalid_configuration_changes_nothing() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     let conn = play.up(1);
-    play.told(conn);
+    play.sent(conn);
     let bad: [fn(&mut Config); 7] = [
         |config| config.asn = 0,
         |config| config.router_id = Ipv4Addr::UNSPECIFIED,
@@ -124,7 +124,7 @@ fn an_invalid_configuration_changes_nothing() {
         let error = play.speaker.set_config(play.now, config).expect_err("refused");
         assert!(error.to_string().contains(": "), "{error}");
         assert_eq!(play.state(1), SessionState::Established);
-        assert!(play.told(conn).is_empty());
+        assert!(play.sent(conn).is_empty());
     }
 }
 
@@ -133,8 +133,8 @@ fn filters_act_on_what_is_there() {
     let mut config = config(vec![client(1), client(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
-    play.told(two);
-    play.announce(one, 1, vec![prefix(1), prefix(2)]);
+    play.sent(two);
+    play.advertise(one, 1, vec![prefix(1), prefix(2)]);
     assert_eq!(play.changes(two), (vec![prefix(1), prefix(2)], vec![]));
     let only = |n| Filter::Only(vec![PrefixRange { within: prefix(n), max_length: 24 }]);
     config.neighbors[1].export = only(1);
@@ -153,7 +153,7 @@ fn networks_come_and_go() {
     let mut config = config(vec![neighbor(1)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
-    play.told(conn);
+    play.sent(conn);
     config.networks = vec![Network { prefix: prefix(7), next_hop: None }];
     play.set(config.clone());
     assert_eq!(play.changes(conn), (vec![prefix(7)], vec![]));
@@ -186,7 +186,7 @@ fn a_new_session_remembers_the_one_before() {
     let mut config = config(vec![neighbor(1), neighbor(2)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
-    play.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    play.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
     config.neighbors[0].timers.hold = Duration::from_secs(30);
     play.set(config.clone());
     let whys = |play: &Play, n| -> Vec<String> {

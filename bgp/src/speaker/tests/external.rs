@@ -11,7 +11,7 @@ fn external(n: u8, role: Option<Role>) -> Neighbor {
 
 fn up(play: &mut Play, n: u8) -> ConnId {
     let conn = play.up_with(n, Play::open(n, THEIRS + u32::from(n)));
-    play.told(conn);
+    play.sent(conn);
     conn
 }
 
@@ -24,7 +24,7 @@ fn from(n: u8) -> Attributes {
 fn passes(ours_to_1: Option<Role>, otc: Option<u32>, ours_to_2: Option<Role>) -> Option<Option<u32>> {
     let mut play = Play::new(config(vec![external(1, ours_to_1), external(2, ours_to_2)]));
     let (one, two) = (up(&mut play, 1), up(&mut play, 2));
-    play.announce_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: otc, ..from(1) });
+    play.advertise_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: otc, ..from(1) });
     let update = play.updates(two).into_iter().find(|update| !update.reach.is_empty())?;
     Some(update.attributes.expect("a reach has some").only_to_customer)
 }
@@ -60,7 +60,7 @@ fn only_to_customer() {
 fn a_leak_is_explained() {
     let mut play = Play::new(config(vec![external(1, Some(Role::Provider))]));
     let one = up(&mut play, 1);
-    play.announce_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
+    play.advertise_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
     let reason = play.speaker.paths().swap_remove(0).reason;
     assert_eq!(reason, "route leak: marked by AS 7 as only for customers, AS 64601 must not send it here");
 }
@@ -74,10 +74,10 @@ fn non_transitive_communities_do_not_leave() {
     let (goes, stays) =
         (ExtendedCommunity([0, 2, 0, 0, 0, 0, 0, 1]), ExtendedCommunity([0x40, 2, 0, 0, 0, 0, 0, 1]));
     let attributes = Attributes { extended_communities: vec![goes, stays].into(), ..Attributes::local() };
-    play.announce_with(one, 1, vec![prefix(1)], attributes);
+    play.advertise_with(one, 1, vec![prefix(1)], attributes);
     let mut heard = |conn| {
         let updates = play.updates(conn).into_iter();
-        updates.filter_map(|update| update.attributes).next().expect("told").extended_communities
+        updates.filter_map(|update| update.attributes).next().expect("sent").extended_communities
     };
     assert_eq!(heard(two), [goes]);
     assert_eq!(heard(three), [goes, stays]);
@@ -94,11 +94,11 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
         open
     };
     let (one, two, three) = (play.up_with(1, open(1)), play.up_with(2, open(2)), play.up(3));
-    play.told(three);
+    play.sent(three);
     let next_hop = NextHop { address: "2001:db8::1".parse().expect("an address"), link_local: None };
     let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(1).into()] }];
     let update = Update { attributes: Some(Attributes::local()), reach, ..Update::default() };
-    play.hear(one, &Message::Update(update));
+    play.receive(one, &Message::Update(update));
     assert_eq!(play.speaker.best_routes()[0].next_hop, next_hop.address);
     let mut bytes = BytesMut::new();
     while play.speaker.transmit(play.now, two, 1 << 16, &mut bytes) > 0 {}
@@ -126,10 +126,10 @@ fn graceful_shutdown_is_told_live() {
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
     let three = up(&mut play, 3);
-    play.announce(one, 1, vec![prefix(1)]);
-    play.announce_with(three, 3, vec![prefix(3)], from(3));
-    play.told(two);
-    play.told(three);
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.advertise_with(three, 3, vec![prefix(3)], from(3));
+    play.sent(two);
+    play.sent(three);
     let heard = |play: &mut Play, conn| {
         let mut heard: Vec<_> = Vec::new();
         for update in play.updates(conn) {
@@ -157,17 +157,17 @@ fn graceful_shutdown_is_told_live() {
     assert!((1..=3).all(|n| play.report(n).established_count == 1));
 }
 
-/// RFC 8326 §4.1: who is told of a graceful shutdown prefers any other path.
+/// RFC 8326 §4.1: who is sent of a graceful shutdown prefers any other path.
 #[test]
 fn graceful_shutdown_is_heeded() {
     let mut play = Play::new(config(vec![external(1, None), external(2, None)]));
     let (one, two) = (up(&mut play, 1), up(&mut play, 2));
-    play.announce_with(one, 1, vec![prefix(1)], from(1));
+    play.advertise_with(one, 1, vec![prefix(1)], from(1));
     let mut longer = from(2);
     longer.as_path = AsPath(vec![Segment::Sequence(vec![THEIRS + 2, 7, 8])]);
-    play.announce_with(two, 2, vec![prefix(1)], longer);
+    play.advertise_with(two, 2, vec![prefix(1)], longer);
     assert_eq!(play.speaker.best_routes()[0].peer, address(1));
-    play.announce_with(
+    play.advertise_with(
         one,
         1,
         vec![prefix(1)],

@@ -23,15 +23,15 @@ fn rubbish_from_one_does_not_touch_another() {
     let mut rng = fastrand::Rng::with_seed(5);
     let mut play = Play::new(config(vec![client(1), client(2), client(3)]));
     let (one, three) = (play.up(1), play.up(3));
-    play.announce(one, 1, vec![prefix(1)]);
-    play.told(one);
-    play.told(three);
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.sent(one);
+    play.sent(three);
     for _ in 0..500 {
         play.now += Duration::from_secs(61);
         play.speaker.handle_timeout(play.now);
-        play.hear(one, &Message::Keepalive);
-        play.hear(three, &Message::Keepalive);
-        play.told(one);
+        play.receive(one, &Message::Keepalive);
+        play.receive(three, &Message::Keepalive);
+        play.sent(one);
         let Some(bad) = play.connect(2) else { continue };
         let mut bytes = BytesMut::new();
         if rng.bool() {
@@ -47,11 +47,11 @@ fn rubbish_from_one_does_not_touch_another() {
         }
         bytes.extend_from_slice(&noise);
         play.speaker.received(play.now, bad, &bytes);
-        play.told(bad);
+        play.sent(bad);
         play.speaker.closed(play.now, bad, "gone".into());
         assert_eq!((play.state(1), play.state(3)), (SessionState::Established, SessionState::Established));
-        let told = play.told(three);
-        assert!(told.iter().all(|message| *message == Message::Keepalive), "{told:?}");
+        let sent = play.sent(three);
+        assert!(sent.iter().all(|message| *message == Message::Keepalive), "{sent:?}");
     }
     assert_eq!(play.speaker.best_routes().len(), 1);
 }
@@ -61,10 +61,10 @@ fn rubbish_from_one_does_not_touch_another() {
 fn a_stuck_reader_costs_no_memory_for_what_it_missed() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up(1), play.up(2));
-    play.told(two);
+    play.sent(two);
     for round in 0..200 {
         let attributes = Attributes { med: Some(round), ..Attributes::local() };
-        play.announce_with(one, 1, (0..100).map(prefix).collect(), attributes);
+        play.advertise_with(one, 1, (0..100).map(prefix).collect(), attributes);
     }
     let mut bytes = BytesMut::new();
     while play.speaker.transmit(play.now, two, 4096, &mut bytes) > 0 {}
@@ -75,10 +75,10 @@ fn a_stuck_reader_costs_no_memory_for_what_it_missed() {
 fn nothing_is_made_that_was_not_asked_for() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up(1), play.up(2));
-    play.told(two);
+    play.sent(two);
     for batch in 0..20 {
         let attributes = Attributes { med: Some(batch.into()), ..Attributes::local() };
-        play.announce_with(one, 1, (batch * 100..batch * 100 + 100).map(prefix).collect(), attributes);
+        play.advertise_with(one, 1, (batch * 100..batch * 100 + 100).map(prefix).collect(), attributes);
     }
     let mut bytes = BytesMut::new();
     let made = play.speaker.transmit(play.now, two, 1000, &mut bytes);
@@ -90,14 +90,14 @@ fn nothing_is_made_that_was_not_asked_for() {
 fn a_restarted_speaker_holds_its_end_of_rib_back() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
     let (one, two) = (play.up(1), play.up(2));
-    play.announce(one, 1, vec![prefix(1)]);
+    play.advertise(one, 1, vec![prefix(1)]);
     let updates = play.updates(two);
     assert!(updates.iter().any(|update| !update.reach.is_empty()), "routes go out as they come");
     assert!(updates.iter().all(|update| update.end_of_rib.is_none()));
-    play.hear(one, &Message::Keepalive);
+    play.receive(one, &Message::Keepalive);
     assert!(!play.speaker.synced());
     assert!(play.updates(two).is_empty());
-    play.hear(two, &Message::Keepalive);
+    play.receive(two, &Message::Keepalive);
     assert!(play.speaker.synced());
     assert!(play.updates(two).iter().any(|update| update.end_of_rib == Some(Family::Ipv4Unicast)));
 }
@@ -106,9 +106,9 @@ fn a_restarted_speaker_holds_its_end_of_rib_back() {
 fn waiting_for_the_first_feeds_ends() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
     let one = play.up(1);
-    play.told(one);
+    play.sent(one);
     play.now += Duration::from_secs(60);
-    play.hear(one, &Message::Keepalive);
+    play.receive(one, &Message::Keepalive);
     play.speaker.handle_timeout(play.now);
     assert!(play.speaker.synced(), "neighbour 2 never came");
     assert!(play.updates(one).iter().any(|update| update.end_of_rib.is_some()));
@@ -121,9 +121,9 @@ fn a_node_that_booted_does_not_claim_to_have_forwarded() {
         let mut play = Play::start(config(vec![neighbor(1)]), restarting);
         play.now += Duration::from_secs(waits);
         play.speaker.handle_timeout(play.now);
-        let conn = play.connect(1).expect("welcome");
-        let told = play.told(conn);
-        let [Message::Open(open)] = &told[..] else { panic!("{told:?}") };
+        let conn = play.connect(1).expect("accepted");
+        let sent = play.sent(conn);
+        let [Message::Open(open)] = &sent[..] else { panic!("{sent:?}") };
         let restart = open.graceful_restart().expect("offered");
         assert!(restart.families.iter().all(|(_, f)| *f == forwarding), "{restart:?}");
     }
@@ -135,7 +135,7 @@ fn shutting_down_tells_everybody() {
     let conns = [play.up(1), play.up(2)];
     play.speaker.shutdown(play.now, "kernel update, back at 14:00");
     for conn in conns {
-        let last = play.told(conn).pop();
+        let last = play.sent(conn).pop();
         let Some(Message::Notification(last)) = last else { panic!("{last:?}") };
         assert_eq!((last.code, last.subcode), (code::CEASE, cease::SHUTDOWN));
         assert_eq!(last.shutdown_message().as_deref(), Some("kernel update, back at 14:00"));
@@ -148,7 +148,7 @@ fn shutting_down_tells_everybody() {
 fn events_tell_of_sessions_and_routes() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     let conn = play.up(1);
-    play.announce(conn, 1, vec![prefix(1)]);
+    play.advertise(conn, 1, vec![prefix(1)]);
     play.speaker.closed(play.now, conn, "reset by peer".into());
     let events: Vec<Event> = std::iter::from_fn(|| play.speaker.poll_event()).collect();
     let (address, name) = (address(1), address(1).to_string());
@@ -163,8 +163,8 @@ fn a_closed_connection_is_forgotten() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     let conn = play.up(1);
     play.speaker.closed(play.now, conn, "gone".into());
-    play.hear(conn, &Message::Keepalive);
+    play.receive(conn, &Message::Keepalive);
     play.speaker.closed(play.now, conn, "gone".into());
-    assert!(play.told(conn).is_empty());
+    assert!(play.sent(conn).is_empty());
     assert_ne!(play.speaker.poll_transmit(), Some(conn));
 }

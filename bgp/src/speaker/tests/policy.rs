@@ -50,8 +50,8 @@ fn import_rules_filter_and_modify() {
     );
     let mut play = Play::new(config(vec![Neighbor { import, ..external(1) }, client(2)]));
     let (one, two) = (play.up_with(1, Play::open(1, THEIRS)), play.up(2));
-    play.told(two);
-    play.announce_with(one, 1, (1..=4).map(prefix).collect(), theirs());
+    play.sent(two);
+    play.advertise_with(one, 1, (1..=4).map(prefix).collect(), theirs());
     let paths = play.speaker.paths();
     let seen: Vec<_> = paths.iter().map(|p| (p.local_pref, &p.as_path[..], p.best, &p.reason[..])).collect();
     assert_eq!(seen[0], (100, "64600", false, "import policy: rule not-this rejects it"));
@@ -60,9 +60,9 @@ fn import_rules_filter_and_modify() {
     assert_eq!(seen[3], (100, "64600", false, "import policy: no rule accepts it"));
     let mut updates = play.updates(two);
     updates.sort_by_key(|update| update.reach[0].prefixes[0]);
-    let told: Vec<_> =
+    let sent: Vec<_> =
         updates.iter().map(|u| u.attributes.as_ref().expect("a reach").communities.clone()).collect();
-    assert_eq!(told, [vec![], vec![7]]);
+    assert_eq!(sent, [vec![], vec![7]]);
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn export_rules_filter_and_modify_each_prefix() {
     let networks = vec![Network { prefix: prefix(9), next_hop: None }];
     let mut play = Play::new(Config { networks, ..config(neighbors) });
     let (one, two, three) = (play.up(1), play.up_with(2, Play::open(2, THEIRS)), play.up(3));
-    play.announce(one, 1, (1..=4).map(prefix).collect());
-    let mut told = |conn| {
-        let mut told = Vec::new();
+    play.advertise(one, 1, (1..=4).map(prefix).collect());
+    let mut sent = |conn| {
+        let mut sent = Vec::new();
         for update in play.updates(conn).into_iter().filter(|update| !update.reach.is_empty()) {
             let attributes = update.attributes.expect("a reach");
             for reach in update.reach {
@@ -100,19 +100,19 @@ fn export_rules_filter_and_modify_each_prefix() {
                 let of = |p: crate::wire::Nlri| {
                     (p.prefix, attributes.as_path.hops(), attributes.med, attributes.local_pref, hop)
                 };
-                told.extend(reach.prefixes.into_iter().map(of));
+                sent.extend(reach.prefixes.into_iter().map(of));
             }
         }
-        told.sort();
-        told
+        sent.sort();
+        sent
     };
     let (us, them) = (address(100), address(1));
     assert_eq!(
-        told(two),
+        sent(two),
         [(prefix(1), 2, Some(5), None, us), (prefix(2), 1, None, None, us), (prefix(9), 1, None, None, us)]
     );
     assert_eq!(
-        told(three),
+        sent(three),
         [
             (prefix(1), 1, Some(5), Some(100), them),
             (prefix(2), 0, None, Some(9), us),
@@ -121,16 +121,16 @@ fn export_rules_filter_and_modify_each_prefix() {
     );
 }
 
-/// Export rules act on what stands in the table; import rules need it told again (RFC 2918). No session is reset.
+/// Export rules act on what stands in the table; import rules need it sent again (RFC 2918). No session is reset.
 #[test]
 fn rules_change_live() {
     let accept = |modification| rules(vec![rule("", vec![], vec![modification], None)], Action::Accept);
     let mut config = config(vec![client(1), client(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
-    play.announce(one, 1, vec![prefix(1)]);
-    play.told(one);
-    play.told(two);
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.sent(one);
+    play.sent(two);
     let med = |play: &mut Play| {
         let updates = play.updates(two);
         updates.last().and_then(|update| update.attributes.as_ref()?.med)
@@ -154,14 +154,14 @@ fn rules_change_live() {
     ] {
         config.neighbors[0].import = import;
         play.set(config.clone());
-        assert_eq!(play.told(one), asked);
-        play.announce(one, 1, vec![prefix(1)]);
+        assert_eq!(play.sent(one), asked);
+        play.advertise(one, 1, vec![prefix(1)]);
         play.updates(two);
         assert_eq!(play.speaker.paths()[0].med, expected.unwrap_or(0));
     }
     config.neighbors[0].import = rules(vec![], Action::Reject);
     play.set(config.clone());
-    play.announce(one, 1, vec![prefix(1)]);
+    play.advertise(one, 1, vec![prefix(1)]);
     assert_eq!(play.speaker.best_routes(), []);
     config.graceful_shutdown = true;
     play.set(config);
@@ -177,10 +177,10 @@ fn without_route_refresh_the_session_begins_anew() {
     let mut open = Play::open(1, ASN);
     open.capabilities.retain(|capability| *capability != Capability::RouteRefresh);
     let one = play.up_with(1, open);
-    play.told(one);
+    play.sent(one);
     config.neighbors[0].import = rules(vec![], Action::Accept);
     play.set(config);
-    assert!(matches!(play.told(one)[..], [Message::Notification(_)]));
+    assert!(matches!(play.sent(one)[..], [Message::Notification(_)]));
     assert!(play.connect(1).is_some());
 }
 
