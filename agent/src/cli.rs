@@ -300,15 +300,15 @@ pub fn validate(folder: &std::path::Path, output: Output) -> ExitCode {
                 snapshot.nodes.len(),
                 snapshot.peers.len()
             );
-            print(output, &Vec::<store::Refusal>::new(), &text);
+            print(output, &Vec::<store::Rejection>::new(), &text);
             OK.into()
         }
-        Err(refusals) => {
-            let lines: Vec<_> = refusals.iter().map(|refusal| format!("{refusal}\n")).collect();
+        Err(rejections) => {
+            let lines: Vec<_> = rejections.iter().map(|rejection| format!("{rejection}\n")).collect();
             if output == Output::Table {
                 eprint!("{}", lines.concat());
             } else {
-                print(output, &refusals, "");
+                print(output, &rejections, "");
             }
             FAILED.into()
         }

@@ -9,7 +9,7 @@
 
 use crate::kernel::error::Cause;
 use crate::kernel::{
-    Actual, Change, Desired, Device, DeviceForm, Family, Foreign, Held, Kernel, KernelError, Key, METRIC,
+    Actual, Change, Desired, Device, DeviceForm, Foreign, Held, IpFamily, Kernel, KernelError, Key, METRIC,
     Rules, TableState,
 };
 use ipnetwork::IpNetwork;
@@ -62,7 +62,7 @@ fn diff_forwarding(desired: &Desired, actual: &Actual, difference: &mut Differen
     }
     // IPv6 forwarding makes a node ignore router advertisements, so it is asked for only where there are IPv6 pods.
     let v6 = desired.routes.keys().any(IpNetwork::is_ipv6);
-    let wanted = [Some(Family::V4), v6.then_some(Family::V6)].into_iter().flatten();
+    let wanted = [Some(IpFamily::V4), v6.then_some(IpFamily::V6)].into_iter().flatten();
     difference
         .changes
         .extend(wanted.filter(|family| !actual.forwarding.contains(family)).map(Change::Forward));
@@ -112,8 +112,8 @@ fn any_tunnel(actual: &Actual) -> bool {
 
 fn diff_tunnels(desired: &Desired, actual: &Actual, difference: &mut Difference, removals: &mut Vec<Change>) {
     let wanted = [
-        (Family::V4, desired.tunnels.v4.map(|device| device.mtu)),
-        (Family::V6, desired.tunnels.v6.map(|device| device.mtu)),
+        (IpFamily::V4, desired.tunnels.v4.map(|device| device.mtu)),
+        (IpFamily::V6, desired.tunnels.v6.map(|device| device.mtu)),
     ];
     for (family, mtu) in wanted {
         match (mtu, actual.tunnels.get(&family)) {
@@ -394,13 +394,13 @@ impl<K: Kernel> Reconciler<K> {
             self.actual.tunnels.get(&family).is_some_and(|device| device.form == DeviceForm::External)
         };
         let guarded = self.actual.table.guards();
-        let families = [Family::V4, Family::V6];
+        let families = [IpFamily::V4, IpFamily::V6];
         let waits_for = match change {
             Change::PutTunnel { family, .. } if !guarded && !exists(*family) => {
                 "packets from strangers are kept out (the nftables table)".to_owned()
             }
             Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => {
-                let missing = |family: &Family| route.needs_tunnel(*family) && !exists(*family);
+                let missing = |family: &IpFamily| route.needs_tunnel(*family) && !exists(*family);
                 format!("there is the tunnel device {}", families.into_iter().find(missing)?.device())
             }
             Change::DeleteTable => {

@@ -1,4 +1,4 @@
-//! The real binary, without root: `validate`, and a reflector with its status, its refusals and its restarts.
+//! The real binary, without root: `validate`, and a reflector with its status, its rejections and its restarts.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -181,8 +181,8 @@ fn validate_says_good_or_every_mistake() {
     }
 
     let json = heliograph().args(["validate", "-o", "json"]).arg(site.intent()).output().unwrap();
-    let refusals: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(refusals.as_array().unwrap().len(), 3, "{refusals:#}");
+    let rejections: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(rejections.as_array().unwrap().len(), 3, "{rejections:#}");
 }
 
 #[test]
@@ -217,8 +217,8 @@ fn a_reflector_follows_its_intent_and_keeps_the_last_good() {
 
     site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.0/99");
     let status = site.until("a bad CIDR is refused", |s| !in_sync(s));
-    let refusal = &status["intent"]["refusals"][0];
-    assert_eq!((&refusal["line"], &refusal["field"]), (&15.into(), &"spec.podCIDRs[0]".into()));
+    let rejection = &status["intent"]["rejections"][0];
+    assert_eq!((&rejection["line"], &rejection["field"]), (&15.into(), &"spec.podCIDRs[0]".into()));
     assert_eq!(status["sessions"][0]["peer"], "192.0.2.2", "the last good intent is in force");
 
     assert_eq!(reflector.terminate(), Some(0));
@@ -258,7 +258,7 @@ fn intent_that_comes_later_is_taken() {
     fs::rename(site.intent().join("config.yaml"), site.intent().join("config.later")).unwrap();
     let _reflector = site.start("rr1");
     let status =
-        site.until("it waits", |s| s["intent"]["refusals"].as_array().is_some_and(|list| !list.is_empty()));
+        site.until("it waits", |s| s["intent"]["rejections"].as_array().is_some_and(|list| !list.is_empty()));
     assert_eq!(status["intent"]["generation"], 0);
     fs::rename(site.intent().join("config.later"), site.intent().join("config.yaml")).unwrap();
     site.put("nodes.yaml", &nodes);

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use heliograph_agent::kernel::linux::Linux;
-use heliograph_agent::kernel::{Desired, Family, Held, Kernel, Route, Segment, preflight};
+use heliograph_agent::kernel::{Desired, Held, IpFamily, Kernel, Route, Segment, preflight};
 use heliograph_agent::reconcile::Reconciler;
 use std::time::{Duration, Instant};
 
@@ -432,7 +432,7 @@ fn a_thousand_changes_each_get_their_own_answer() {
         }
         let held = kernel.dump().await.unwrap();
         assert_eq!(held.routes.len(), results.iter().filter(|result| result.is_ok()).count());
-        assert!(!held.tunnels.contains_key(&Family::V4));
+        assert!(!held.tunnels.contains_key(&IpFamily::V4));
     });
 }
 

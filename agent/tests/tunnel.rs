@@ -10,7 +10,7 @@ use common::place::Place;
 use common::*;
 use heliograph_agent::kernel::linux::Linux;
 use heliograph_agent::kernel::{
-    Desired, DeviceForm, Family, Held, Hop, Kernel, Route, Segment, TunnelDevice,
+    Desired, DeviceForm, Held, Hop, IpFamily, Kernel, Route, Segment, TunnelDevice,
 };
 use heliograph_agent::reconcile::Reconciler;
 use std::process::Command;
@@ -329,7 +329,7 @@ fn the_ipv6_tunnel_carries_both_families() {
     let form = racks.a.within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            Linux::open().unwrap().dump().await.unwrap().tunnels[&Family::V6].form.clone()
+            Linux::open().unwrap().dump().await.unwrap().tunnels[&IpFamily::V6].form.clone()
         })
     });
     assert_eq!(form, DeviceForm::External);

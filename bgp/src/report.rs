@@ -7,6 +7,9 @@ use serde::Serialize;
 
 #[cfg(feature = "bfd")]
 use crate::bfd;
+pub use crate::rib::{
+    Comparison, PathReason, PolicyRejection, RejectReason, Rejection, Step as DecisionStep, WithheldReason,
+};
 use crate::wire::{PathIds, Prefix};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
@@ -174,8 +177,8 @@ pub struct PathReport {
     pub best: bool,
     /// Kept from before the peer's restart.
     pub stale: bool,
-    /// Why it is best, why not, or why it is not used at all.
-    pub reason: String,
+    /// Why it is the best path, why it is not, or why it is rejected. `Display` renders it as a sentence.
+    pub reason: PathReason,
     /// LOCAL_PREF as compared.
     pub local_pref: u32,
     /// MULTI_EXIT_DISC as compared.

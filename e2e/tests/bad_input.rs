@@ -9,7 +9,7 @@ use heliograph_e2e::probe::PingStream;
 use heliograph_e2e::uml::{as_root, with_ipip};
 use heliograph_e2e::wait::wait_until;
 
-/// A bad document, and what the refusal has to name.
+/// A bad document, and what the rejection has to name.
 struct Bad {
     what: &'static str,
     document: &'static str,
@@ -66,7 +66,7 @@ fn bad_documents_are_refused_and_the_last_good_ones_stay() {
         let node = lab.node("rack1-a");
         for bad in BAD {
             lab.write("intent", "zz-bad.yaml", bad.document)?;
-            wait_for_status(node, bad.what, |status| refusal(status, &bad))?;
+            wait_for_status(node, bad.what, |status| rejection(status, &bad))?;
             let status = node.status()?;
             let sessions = status["sessions"].as_array().context("no sessions")?;
             ensure!(sessions.iter().all(|s| s["state"] == "Established"), "{}: {status}", bad.what);
@@ -85,19 +85,19 @@ fn bad_documents_are_refused_and_the_last_good_ones_stay() {
     });
 }
 
-fn refusal(status: &serde_json::Value, bad: &Bad) -> Result<()> {
+fn rejection(status: &serde_json::Value, bad: &Bad) -> Result<()> {
     let intent = &status["intent"];
     ensure!(intent["inSync"] == false, "still in sync");
-    let refusals = intent["refusals"].as_array().context("no refusals")?;
+    let rejections = intent["rejections"].as_array().context("no rejections")?;
     let text = |r: &serde_json::Value, key: &str| r[key].as_str().unwrap_or_default().to_owned();
-    let fits = refusals.iter().any(|r| {
+    let fits = rejections.iter().any(|r| {
         text(r, "file").ends_with("zz-bad.yaml")
             && r["line"] == bad.line
             && text(r, "field").contains(bad.field)
             && !text(r, "problem").is_empty()
             && !text(r, "remedy").is_empty()
     });
-    if fits { Ok(()) } else { Err(anyhow!("none names line {} and {}: {refusals:?}", bad.line, bad.field)) }
+    if fits { Ok(()) } else { Err(anyhow!("none names line {} and {}: {rejections:?}", bad.line, bad.field)) }
 }
 
 /// A lab whose agents are not started by themselves.

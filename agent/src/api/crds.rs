@@ -4,13 +4,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Number, Value};
 
-use super::{BGPConfiguration, BGPFilter, BGPNodeStatus, BGPPeer, BGPSession};
+use super::{BGPConfiguration, BGPFilter, BGPNode, BGPPeer, BGPSession};
 
 /// All of them, ready to be applied. BGPConfiguration comes first: whoever deletes them in this order takes away first
 /// what agents need to believe anything else, so that they keep what they have.
 pub fn crds() -> Vec<Value> {
     let intent = [BGPConfiguration::crd(), BGPPeer::crd(), BGPFilter::crd()];
-    let told = [BGPSession::crd(), BGPNodeStatus::crd()];
+    let told = [BGPSession::crd(), BGPNode::crd()];
     intent.iter().chain(&told).map(finished).collect()
 }
 

@@ -95,12 +95,12 @@ impl Route {
     }
 
     /// Whether one of its hops leads through the tunnel of a family.
-    pub fn needs_tunnel(&self, family: super::Family) -> bool {
+    pub fn needs_tunnel(&self, family: super::IpFamily) -> bool {
         match self {
             Route::Blackhole => false,
-            Route::Unicast(hops) => hops
-                .iter()
-                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if super::Family::of(*remote) == family)),
+            Route::Unicast(hops) => hops.iter().any(
+                |hop| matches!(hop, Hop::Tunnel { remote, .. } if super::IpFamily::of(*remote) == family),
+            ),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::{
-    Actual, Change, Device, DeviceForm, Family, Foreign, Hop, Kernel, Key, METRIC, Route, Rules, Segment,
+    Actual, Change, Device, DeviceForm, Foreign, Hop, IpFamily, Kernel, Key, METRIC, Route, Rules, Segment,
     Underlay,
 };
 use nix::errno::Errno;
@@ -167,14 +167,14 @@ impl State {
 
     /// Why the real kernel would refuse.
     fn objection(&self, change: &Change) -> Option<Errno> {
-        let external = |family: &Family| {
+        let external = |family: &IpFamily| {
             self.actual.tunnels.get(family).is_some_and(|device| device.form == DeviceForm::External)
         };
         let homeless = |route: &Route| match route {
             Route::Blackhole => false,
             Route::Unicast(hops) => hops
                 .iter()
-                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if !external(&Family::of(*remote)))),
+                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if !external(&IpFamily::of(*remote)))),
         };
         match change {
             Change::AddRoute(prefix, route) => {

@@ -5,7 +5,7 @@ use super::message::{self, Devices, Seen};
 use super::netlink::Netlink;
 use super::watch::Changes;
 use super::{
-    Actual, Change, DeviceForm, Family, Kernel, METRIC, Segment, Underlay, segment, sysctl, table, tunnel,
+    Actual, Change, DeviceForm, IpFamily, Kernel, METRIC, Segment, Underlay, segment, sysctl, table, tunnel,
 };
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -59,14 +59,14 @@ impl Linux {
     }
 
     /// A global address of ours on an interface.
-    pub(super) async fn address_on(&self, oif: u32, family: Family) -> KernelResult<Option<IpAddr>> {
+    pub(super) async fn address_on(&self, oif: u32, family: IpFamily) -> KernelResult<Option<IpAddr>> {
         let addresses = self.addresses(family).await?;
         let on_link = addresses.iter().filter(|address| address.header.index == oif);
         let global = on_link.filter(|address| address.header.scope == AddressScope::Universe);
         Ok(global.filter_map(own_address).next())
     }
 
-    async fn addresses(&self, family: Family) -> KernelResult<Vec<AddressMessage>> {
+    async fn addresses(&self, family: IpFamily) -> KernelResult<Vec<AddressMessage>> {
         let mut question = AddressMessage::default();
         question.header.family = netlink_family(family);
         let answers =
@@ -79,14 +79,14 @@ impl Linux {
     }
 
     /// The routes of the main table; none in a family that the kernel doesn't have.
-    pub(super) async fn main_table(&self, family: Family) -> KernelResult<Vec<RouteMessage>> {
+    pub(super) async fn main_table(&self, family: IpFamily) -> KernelResult<Vec<RouteMessage>> {
         let mut question = RouteMessage::default();
         question.header.address_family = netlink_family(family);
         question.header.table = RouteHeader::RT_TABLE_MAIN;
         let what = format!("read the {family:?} routes");
         let answers = match self.netlink.dump(&what, RouteNetlinkMessage::GetRoute(question)).await {
             Err(error)
-                if family == Family::V6
+                if family == IpFamily::V6
                     && matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) =>
             {
                 return Ok(Vec::new());
@@ -105,7 +105,7 @@ impl Linux {
     /// Reads the tunnel devices into `actual`; the indices of those that can carry our routes.
     async fn dump_devices(&self, actual: &mut Actual) -> KernelResult<Devices> {
         let mut devices = Devices::new();
-        for family in [Family::V4, Family::V6] {
+        for family in [IpFamily::V4, IpFamily::V6] {
             if let Some((index, device)) = tunnel::find(&self.netlink, family).await? {
                 if device.form == DeviceForm::External {
                     devices.insert(family, index);
@@ -164,7 +164,7 @@ impl Kernel for Linux {
     async fn dump(&self) -> KernelResult<Actual> {
         let mut actual = Actual { table: table::dump()?, ..Actual::default() };
         let devices = self.dump_devices(&mut actual).await?;
-        for family in [Family::V4, Family::V6] {
+        for family in [IpFamily::V4, IpFamily::V6] {
             if sysctl::forwards(family)? {
                 actual.forwarding.insert(family);
             }
@@ -200,7 +200,7 @@ impl Kernel for Linux {
     }
 
     async fn underlay(&self, local: IpAddr) -> KernelResult<Underlay> {
-        let addresses = self.addresses(Family::of(local)).await?;
+        let addresses = self.addresses(IpFamily::of(local)).await?;
         let Some(address) = addresses.iter().find(|address| own_address(address) == Some(local)) else {
             return Err(KernelError::new(
                 format!("find the interface of {local}"),
@@ -215,10 +215,10 @@ impl Kernel for Linux {
     }
 }
 
-fn netlink_family(family: Family) -> AddressFamily {
+fn netlink_family(family: IpFamily) -> AddressFamily {
     match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
+        IpFamily::V4 => AddressFamily::Inet,
+        IpFamily::V6 => AddressFamily::Inet6,
     }
 }
 
@@ -269,7 +269,7 @@ fn unwritable(what: String, reason: &message::Unwritable) -> KernelError {
     KernelError::new(what, Cause::Unexpected(reason.to_string()), remedy)
 }
 
-/// What an answer means for a change: a route that is gone already needs no deleting, and a refusal may be known.
+/// What an answer means for a change: a route that is gone already needs no deleting, and a rejection may be known.
 fn settle(change: &Change, answer: KernelResult<()>) -> KernelResult<()> {
     match (change, answer) {
         (Change::DeleteRoute(_) | Change::DeleteStray(_), Err(error))

@@ -1,6 +1,6 @@
 //! Our routes ⇄ netlink route messages, in full: whatever differs from how we write a route shows as altered.
 
-use super::{Family, Foreign, Held, Hop, METRIC, PROTOCOL, Route, Stray};
+use super::{Foreign, Held, Hop, IpFamily, METRIC, PROTOCOL, Route, Stray};
 use ipnetwork::IpNetwork;
 use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
@@ -15,14 +15,14 @@ use std::net::IpAddr;
 const TUNNEL_TTL: u8 = 64;
 
 /// Indices of our tunnel devices, without which a hop through a tunnel can't be written or read.
-pub type Devices = BTreeMap<Family, u32>;
+pub type Devices = BTreeMap<IpFamily, u32>;
 
 /// Why a route can't be put into a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritable {
     /// The tunnel device isn't there.
     #[error("tunnel device {} does not exist", .0.device())]
-    NoDevice(Family),
+    NoDevice(IpFamily),
     /// The two ends of a tunnel are of different families.
     #[error("tunnel from {local} to {remote} mixes address families")]
     MixedEnds {
@@ -129,13 +129,13 @@ fn encode_hop(
             Ok((oif, vec![gateway]))
         }
         Hop::Tunnel { remote, local } => {
-            let family = Family::of(remote);
+            let family = IpFamily::of(remote);
             let (kind, encap) = match (local, remote) {
                 (IpAddr::V4(local), IpAddr::V4(remote)) => (RouteLwEnCapType::Ip, encap4(local, remote)),
                 (IpAddr::V6(local), IpAddr::V6(remote)) => (RouteLwEnCapType::Ip6, encap6(local, remote)),
                 _ => return Err(Unwritable::MixedEnds { local, remote }),
             };
-            if family == Family::V4 && prefix.is_ipv6() {
+            if family == IpFamily::V4 && prefix.is_ipv6() {
                 return Err(Unwritable::WrongPayload { prefix, remote });
             }
             let oif = *devices.get(&family).ok_or(Unwritable::NoDevice(family))?;
@@ -291,7 +291,7 @@ fn decode_hop(oif: u32, attributes: &[RouteAttribute], devices: &Devices) -> Opt
         (Some(via), None) => Some(Hop::Direct { via, oif }),
         (None, Some(parts)) => {
             let (local, remote) = decode_encap(parts)?;
-            (devices.get(&Family::of(remote)) == Some(&oif)).then_some(Hop::Tunnel { remote, local })
+            (devices.get(&IpFamily::of(remote)) == Some(&oif)).then_some(Hop::Tunnel { remote, local })
         }
         _ => None,
     }
@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     fn devices() -> Devices {
-        Devices::from([(Family::V4, 7), (Family::V6, 8)])
+        Devices::from([(IpFamily::V4, 7), (IpFamily::V6, 8)])
     }
 
     fn prefix(text: &str) -> IpNetwork {
@@ -404,7 +404,7 @@ mod tests {
         let at4 = prefix("10.0.0.0/8");
         let none = Devices::new();
         let over4 = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
-        assert_eq!(encode(at4, &over4, &none), Err(Unwritable::NoDevice(Family::V4)));
+        assert_eq!(encode(at4, &over4, &none), Err(Unwritable::NoDevice(IpFamily::V4)));
         assert!(matches!(encode(at6, &over4, &devices()), Err(Unwritable::WrongPayload { .. })));
         let mixed = Route::unicast([tunnel("192.0.2.9", "2001:db8::1")]);
         assert!(matches!(encode(at4, &mixed, &devices()), Err(Unwritable::MixedEnds { .. })));
@@ -435,7 +435,7 @@ mod tests {
 
         // The tunnel device was made anew: the old route went with it, but if it shows, it isn't what is wanted.
         let over = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
-        let message = encode(at, &over, &Devices::from([(Family::V4, 99)])).unwrap();
+        let message = encode(at, &over, &Devices::from([(IpFamily::V4, 99)])).unwrap();
         assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
     }
 

@@ -47,32 +47,32 @@ pub const POD_LINK_PREFIX: &str = "hg";
 
 /// An address family, of prefixes or of a tunnel's outer header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
 }
 
-impl Family {
+impl IpFamily {
     /// The family of an address.
     pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+        if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
     }
 
     /// Our tunnel device whose outer header is of this family.
     pub fn device(self) -> &'static str {
         match self {
-            Family::V4 => "heliograph4",
-            Family::V6 => "heliograph6",
+            IpFamily::V4 => "heliograph4",
+            IpFamily::V6 => "heliograph6",
         }
     }
 
     /// The kernel's name for the kind of that device.
     pub fn device_kind(self) -> &'static str {
         match self {
-            Family::V4 => "ipip",
-            Family::V6 => "ip6tnl",
+            IpFamily::V4 => "ipip",
+            IpFamily::V6 => "ip6tnl",
         }
     }
 }
@@ -87,11 +87,11 @@ pub struct Actual {
     /// Routes of others on a prefix, the one with the lowest metric.
     pub foreign: BTreeMap<IpNetwork, Foreign>,
     /// Our tunnel devices.
-    pub tunnels: BTreeMap<Family, Device>,
+    pub tunnels: BTreeMap<IpFamily, Device>,
     /// Our nftables table.
     pub table: TableState,
     /// Families in which forwarding is on.
-    pub forwarding: BTreeSet<Family>,
+    pub forwarding: BTreeSet<IpFamily>,
 }
 
 impl Actual {
@@ -137,7 +137,7 @@ impl Actual {
     }
 
     /// Routes go with the device they lead over.
-    fn drop_routes_over(&mut self, family: Family) {
+    fn drop_routes_over(&mut self, family: IpFamily) {
         self.routes.retain(|_, held| !matches!(held, Held::Route(route) if route.needs_tunnel(family)));
     }
 }
@@ -242,20 +242,20 @@ impl TableState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Turn forwarding on.
-    Forward(Family),
+    Forward(IpFamily),
     /// Write our nftables table anew.
     PutTable(Rules),
     /// Remove our nftables table.
     DeleteTable,
     /// Make our tunnel device, or correct its MTU, state and filter; make it anew if it is not external.
     PutTunnel {
-        /// Family of the outer header.
-        family: Family,
+        /// IpFamily of the outer header.
+        family: IpFamily,
         /// MTU in bytes.
         mtu: u32,
     },
     /// Remove our tunnel device.
-    DeleteTunnel(Family),
+    DeleteTunnel(IpFamily),
     /// Add a route that is not there yet.
     AddRoute(IpNetwork, Route),
     /// Put a route in the place of ours.
@@ -272,11 +272,11 @@ pub enum Key {
     /// Reading everything.
     Dump,
     /// The forwarding sysctl.
-    Forwarding(Family),
+    Forwarding(IpFamily),
     /// The nftables table.
     Table,
     /// A tunnel device.
-    Tunnel(Family),
+    Tunnel(IpFamily),
     /// The route of ours on a prefix.
     Route(IpNetwork),
     /// A stray route.
@@ -308,8 +308,8 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Forward(Family::V4) => write!(f, "turn on IPv4 forwarding"),
-            Change::Forward(Family::V6) => write!(f, "turn on IPv6 forwarding"),
+            Change::Forward(IpFamily::V4) => write!(f, "turn on IPv4 forwarding"),
+            Change::Forward(IpFamily::V6) => write!(f, "turn on IPv6 forwarding"),
             Change::PutTable(rules) => {
                 write!(f, "write nftables table inet {}", table::TABLE)?;
                 if let Some(sources) = &rules.tunnel_sources {

@@ -7,7 +7,7 @@
 use super::error::{Cause, KernelResult};
 use super::linux::Linux;
 use super::message::{address_of, metric_of, prefix_of, table_of};
-use super::{Family, PROTOCOL, Segment};
+use super::{IpFamily, PROTOCOL, Segment};
 use ipnetwork::IpNetwork;
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
@@ -52,7 +52,7 @@ pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Seg
     answer(kernel, &Way::of(&resolved), next_hop).await
 }
 
-/// Whether a refusal is an answer: there is no route, or one of type unreachable, prohibit or blackhole. The last comes
+/// Whether a rejection is an answer: there is no route, or one of type unreachable, prohibit or blackhole. The last comes
 /// as an invalid argument, and so does a question that the kernel doesn't understand, but to that it says what is wrong.
 fn means_no_way(error: &super::KernelError) -> bool {
     match &error.cause {
@@ -124,14 +124,14 @@ async fn answer(kernel: &Linux, way: &Way, next_hop: IpAddr) -> KernelResult<Seg
     };
     let link = kernel.link(oif).await?;
     let name = link.name;
-    if [Family::V4, Family::V6].iter().any(|family| family.device() == name) {
+    if [IpFamily::V4, IpFamily::V6].iter().any(|family| family.device() == name) {
         return Ok(Segment::Unreachable {
             error: format!("the only way leads through our own tunnel {name}"),
         });
     }
     let source = match way.source {
         Some(source) => source,
-        None => match kernel.address_on(oif, Family::of(next_hop)).await? {
+        None => match kernel.address_on(oif, IpFamily::of(next_hop)).await? {
             Some(source) => source,
             None => return Ok(Segment::Unreachable { error: format!("no address of ours on {name}") }),
         },
@@ -143,7 +143,7 @@ async fn answer(kernel: &Linux, way: &Way, next_hop: IpAddr) -> KernelResult<Seg
 }
 
 async fn beside_ours(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
-    let routes = kernel.main_table(Family::of(next_hop)).await?;
+    let routes = kernel.main_table(IpFamily::of(next_hop)).await?;
     match best_of_others(&routes, next_hop) {
         Some(route) => match route.header.kind {
             RouteType::Unicast => answer(kernel, &Way::of(route), next_hop).await,

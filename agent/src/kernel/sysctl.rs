@@ -1,6 +1,6 @@
 //! The few sysctls that pod traffic depends on. Read always, written only when they stand in the way.
 
-use super::Family;
+use super::IpFamily;
 use super::error::{Cause, KernelError, KernelResult};
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ fn root() -> &'static Path {
     if mounted.exists() { mounted } else { Path::new(ROOT) }
 }
 
-fn forwarding_file(family: Family) -> PathBuf {
+fn forwarding_file(family: IpFamily) -> PathBuf {
     root().join(match family {
-        Family::V4 => "ipv4/ip_forward",
-        Family::V6 => "ipv6/conf/all/forwarding",
+        IpFamily::V4 => "ipv4/ip_forward",
+        IpFamily::V6 => "ipv6/conf/all/forwarding",
     })
 }
 
@@ -26,12 +26,12 @@ fn rp_filter_file(device: &str) -> PathBuf {
 }
 
 /// Whether packets are forwarded; a family which the kernel doesn't have isn't.
-pub(super) fn forwards(family: Family) -> KernelResult<bool> {
+pub(super) fn forwards(family: IpFamily) -> KernelResult<bool> {
     Ok(read(&forwarding_file(family))?.is_some_and(|value| value != "0"))
 }
 
 /// Turns forwarding on. It is never turned off again: others may rely on it by then.
-pub(super) fn forward(family: Family) -> KernelResult<()> {
+pub(super) fn forward(family: IpFamily) -> KernelResult<()> {
     if forwards(family)? {
         return Ok(());
     }
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn a_refused_write_names_the_sysctl() {
-        assert_eq!(name_of(&forwarding_file(Family::V4)), "net.ipv4.ip_forward");
-        assert_eq!(name_of(&forwarding_file(Family::V6)), "net.ipv6.conf.all.forwarding");
+        assert_eq!(name_of(&forwarding_file(IpFamily::V4)), "net.ipv4.ip_forward");
+        assert_eq!(name_of(&forwarding_file(IpFamily::V6)), "net.ipv6.conf.all.forwarding");
         let error = write(Path::new("/proc/sys/net/ipv4/no_such_thing"), "1").unwrap_err();
         assert!(error.remedy.contains("sysctl -w net.ipv4.no_such_thing=1"), "{error}");
     }

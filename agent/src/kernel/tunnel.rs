@@ -2,7 +2,7 @@
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::netlink::Netlink;
-use super::{Device, DeviceForm, Family, sysctl};
+use super::{Device, DeviceForm, IpFamily, sysctl};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{
     InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -11,7 +11,7 @@ use netlink_packet_route::{IpProtocol, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 /// The device of a family with its index, if there is one under its name.
-pub(super) async fn find(netlink: &Netlink, family: Family) -> KernelResult<Option<(u32, Device)>> {
+pub(super) async fn find(netlink: &Netlink, family: IpFamily) -> KernelResult<Option<(u32, Device)>> {
     let mut question = LinkMessage::default();
     question.attributes.push(LinkAttribute::IfName(family.device().to_owned()));
     let what = format!("look for interface {}", family.device());
@@ -28,7 +28,7 @@ pub(super) async fn find(netlink: &Netlink, family: Family) -> KernelResult<Opti
 }
 
 /// What a link message says about a device under one of our names.
-fn describe(family: Family, link: &LinkMessage) -> Device {
+fn describe(family: IpFamily, link: &LinkMessage) -> Device {
     let mut mtu = 0;
     let mut kind = None;
     let mut external = false;
@@ -60,7 +60,7 @@ fn describe(family: Family, link: &LinkMessage) -> Device {
 
 /// Makes the device, or corrects the one there is. One that is right is left as it is: taking it away for a moment
 /// would take all routes over it away.
-pub(super) async fn put(netlink: &Netlink, what: String, family: Family, mtu: u32) -> KernelResult<()> {
+pub(super) async fn put(netlink: &Netlink, what: String, family: IpFamily, mtu: u32) -> KernelResult<()> {
     match find(netlink, family).await? {
         None => create(netlink, &what, family, mtu).await?,
         Some((index, device)) => match device.form {
@@ -80,7 +80,7 @@ pub(super) async fn put(netlink: &Netlink, what: String, family: Family, mtu: u3
 }
 
 /// Removes the device, also if there is none. Somebody else's is left.
-pub(super) async fn delete(netlink: &Netlink, what: String, family: Family) -> KernelResult<()> {
+pub(super) async fn delete(netlink: &Netlink, what: String, family: IpFamily) -> KernelResult<()> {
     match find(netlink, family).await? {
         Some((_, Device { form: DeviceForm::Foreign(_), .. })) | None => Ok(()),
         Some((index, _)) => remove(netlink, &what, index).await,
@@ -88,7 +88,7 @@ pub(super) async fn delete(netlink: &Netlink, what: String, family: Family) -> K
 }
 
 /// The error for a device of our name that isn't ours.
-pub fn occupied(what: String, family: Family, kind: &str) -> KernelError {
+pub fn occupied(what: String, family: IpFamily, kind: &str) -> KernelError {
     let name = family.device();
     KernelError::new(
         what,
@@ -97,11 +97,11 @@ pub fn occupied(what: String, family: Family, kind: &str) -> KernelError {
     )
 }
 
-async fn create(netlink: &Netlink, what: &str, family: Family, mtu: u32) -> KernelResult<()> {
+async fn create(netlink: &Netlink, what: &str, family: IpFamily, mtu: u32) -> KernelResult<()> {
     let (kind, settings) = match family {
-        Family::V4 => (InfoKind::IpIp, vec![InfoIpTunnel::CollectMetadata]),
+        IpFamily::V4 => (InfoKind::IpIp, vec![InfoIpTunnel::CollectMetadata]),
         // Protocol 0 is mode `any`: IPv4 and IPv6 inside.
-        Family::V6 => (
+        IpFamily::V6 => (
             InfoKind::Ip6Tnl,
             vec![InfoIpTunnel::CollectMetadata, InfoIpTunnel::Protocol(IpProtocol::from(0))],
         ),
@@ -117,8 +117,8 @@ async fn create(netlink: &Netlink, what: &str, family: Family, mtu: u32) -> Kern
     let made = netlink.change(what, RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL).await;
     let kind = family.device_kind();
     let module = match family {
-        Family::V4 => "ipip",
-        Family::V6 => "ip6_tunnel",
+        IpFamily::V4 => "ipip",
+        IpFamily::V6 => "ip6_tunnel",
     };
     made.map_err(|error| match error.errno() {
         Some(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::EAFNOSUPPORT) => error.with_remedy(format!(
@@ -165,10 +165,10 @@ mod tests {
         let external = InfoData::IpTunnel(vec![InfoIpTunnel::Ttl(0), InfoIpTunnel::CollectMetadata]);
         let bound = InfoData::IpTunnel(vec![InfoIpTunnel::Ttl(64)]);
         let form =
-            |kind, data| describe(Family::V4, &link(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])).form;
+            |kind, data| describe(IpFamily::V4, &link(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])).form;
         assert_eq!(form(InfoKind::IpIp, external.clone()), DeviceForm::External);
         assert_eq!(form(InfoKind::IpIp, bound), DeviceForm::Bound);
         assert_eq!(form(InfoKind::SitTun, external), DeviceForm::Foreign("sit".to_owned()));
-        assert!(matches!(describe(Family::V4, &link(vec![])).form, DeviceForm::Foreign(_)));
+        assert!(matches!(describe(IpFamily::V4, &link(vec![])).form, DeviceForm::Foreign(_)));
     }
 }

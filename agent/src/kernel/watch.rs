@@ -2,7 +2,7 @@
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::message::{family_of, prefix_of, table_of};
-use super::{Family, POD_LINK_PREFIX, PROTOCOL, SHIM_PROTOCOL};
+use super::{IpFamily, POD_LINK_PREFIX, PROTOCOL, SHIM_PROTOCOL};
 use futures::StreamExt;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -146,7 +146,7 @@ fn link_hint(link: &LinkMessage) -> Option<Hint> {
     });
     match name {
         Some(name) if is_pod_link(name) => None,
-        Some(name) if [Family::V4, Family::V6].iter().any(|family| family.device() == name) => {
+        Some(name) if [IpFamily::V4, IpFamily::V6].iter().any(|family| family.device() == name) => {
             Some(Hint::OURS)
         }
         // IPv4 routes over a link that goes down vanish without a word, ours among them.

@@ -19,7 +19,7 @@ pub type Underlays = BTreeMap<IpAddr, u32>;
 
 /// How packets get to a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub enum Verdict {
+pub enum Reachability {
     /// On the same segment, as they are.
     Direct,
     /// In the tunnel.
@@ -30,7 +30,7 @@ pub enum Verdict {
     Unreachable,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Reachability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
@@ -44,7 +44,7 @@ pub struct SegmentVerdict {
     /// The node whose address it is, if it is one's.
     pub node: Option<String>,
     /// How packets get there.
-    pub verdict: Verdict,
+    pub verdict: Reachability,
     /// Why, in words.
     pub reason: String,
 }
@@ -120,7 +120,7 @@ pub fn desired(
     for route in best {
         let prefix = IpNetwork::from(route.prefix);
         let Some(hop) = hops.get(&route.next_hop) else { continue };
-        match judge.refusal(prefix, hop) {
+        match judge.rejection(prefix, hop) {
             Some(reason) => {
                 planned.refused.insert(prefix, reason);
             }
@@ -238,8 +238,8 @@ impl<'a> Judge<'a> {
         (SegmentVerdict { next_hop, node, verdict, reason }, hop)
     }
 
-    fn way(&self, next_hop: IpAddr, owner: Option<&Node>) -> (Verdict, String, Option<Hop>) {
-        let unreachable = |reason: String| (Verdict::Unreachable, reason, None);
+    fn way(&self, next_hop: IpAddr, owner: Option<&Node>) -> (Reachability, String, Option<Hop>) {
+        let unreachable = |reason: String| (Reachability::Unreachable, reason, None);
         let segment = match self.segments.get(&next_hop) {
             None => return unreachable("the kernel has not said yet where it is".into()),
             Some(Segment::Local) => return unreachable("it is an address of this node itself".into()),
@@ -248,7 +248,7 @@ impl<'a> Judge<'a> {
             }
             Some(segment) => segment,
         };
-        let direct = |oif, reason| (Verdict::Direct, reason, Some(Hop::Direct { via: next_hop, oif }));
+        let direct = |oif, reason| (Reachability::Direct, reason, Some(Hop::Direct { via: next_hop, oif }));
         if owner.is_none() && !self.presumed.contains(&next_hop) {
             return match segment {
                 Segment::Routed { gateway, oif, name, .. } => {
@@ -291,24 +291,24 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn tunnel(&self, remote: IpAddr, reason: String) -> (Verdict, String, Option<Hop>) {
+    fn tunnel(&self, remote: IpAddr, reason: String) -> (Reachability, String, Option<Hop>) {
         let local = match remote {
             IpAddr::V4(_) => self.tunnels.v4.map(|device| IpAddr::V4(device.local)),
             IpAddr::V6(_) => self.tunnels.v6.map(|device| IpAddr::V6(device.local)),
         };
         match local {
-            Some(local) => (Verdict::Tunnel, reason, Some(Hop::Tunnel { remote, local })),
+            Some(local) => (Reachability::Tunnel, reason, Some(Hop::Tunnel { remote, local })),
             None => {
                 let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
                 let reason =
                     format!("needs the tunnel ({reason}), but this node has no {family} address for it");
-                (Verdict::Unreachable, reason, None)
+                (Reachability::Unreachable, reason, None)
             }
         }
     }
 
     /// Why a route must not be installed, whatever its next hop.
-    fn refusal(&self, prefix: IpNetwork, hop: &Hop) -> Option<String> {
+    fn rejection(&self, prefix: IpNetwork, hop: &Hop) -> Option<String> {
         if let Some(own) = self.this.pod_cidrs.iter().find(|own| within(own, &prefix)) {
             return Some(format!("{prefix} lies within this node's own pod CIDR {own}"));
         }
@@ -337,10 +337,10 @@ impl<'a> Judge<'a> {
     }
 }
 
-fn routed(gateway: IpAddr, oif: u32, name: &str, why: &str) -> (Verdict, String, Option<Hop>) {
+fn routed(gateway: IpAddr, oif: u32, name: &str, why: &str) -> (Reachability, String, Option<Hop>) {
     // RFC 4271 §5.1.3: a next hop that isn't on a link is resolved through the routes to it.
     let reason = format!("{why}; through gateway {gateway} on {name}, which has to know the way");
-    (Verdict::Routed, reason, Some(Hop::Direct { via: gateway, oif }))
+    (Reachability::Routed, reason, Some(Hop::Direct { via: gateway, oif }))
 }
 
 fn within(outer: &IpNetwork, inner: &IpNetwork) -> bool {

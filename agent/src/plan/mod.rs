@@ -1,19 +1,19 @@
 //! From what is wanted and known to what is done: pure functions, without clocks, clients or tasks.
 //!
-//! [`bgp_config`] says with whom this node speaks, [`Handover`] what of before stays beside that for a while;
+//! [`bgp_config`] says with whom this node speaks, [`TopologyChange`] what of before stays beside that for a while;
 //! [`desired`] says what its kernel should hold.
 
 use std::net::Ipv4Addr;
 
 mod forwarding;
-mod handover;
 mod sessions;
 #[cfg(test)]
 pub(crate) mod testing;
+mod topology_change;
 
-pub use forwarding::{Planned, SegmentVerdict, Underlays, Verdict, desired, next_hops, pod_mtu};
-pub use handover::{Handover, Present};
-pub use sessions::{NeighborRole, Speaking, bgp_config};
+pub use forwarding::{Planned, Reachability, SegmentVerdict, Underlays, desired, next_hops, pod_mtu};
+pub use sessions::{NeighborRole, SpeakerPlan, bgp_config};
+pub use topology_change::{Present, TopologyChange};
 
 /// A BGP Identifier for a node without an IPv4 address: any number but 0 that is its own (RFC 6286 §2.1). FNV-1a, as
 /// it has to be the same on every build and machine.

@@ -26,7 +26,7 @@ pub enum NeighborRole {
 
 /// What a node's speaker is to be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Speaking {
+pub struct SpeakerPlan {
     /// For the speaker.
     pub config: Config,
     /// What each neighbour is, by its address.
@@ -38,10 +38,10 @@ pub struct Speaking {
 /// With whom `node` speaks. `announce`: it forwards for pods and says so; a stand-alone reflector doesn't.
 ///
 /// A node that is not in the snapshot speaks with nobody.
-pub fn bgp_config(snapshot: &Snapshot, node: &str, announce: bool) -> Speaking {
+pub fn bgp_config(snapshot: &Snapshot, node: &str, announce: bool) -> SpeakerPlan {
     let configuration = &snapshot.configuration;
     let this = snapshot.nodes.get(node);
-    let mut speaking = Speaking {
+    let mut speaking = SpeakerPlan {
         config: Config {
             graceful_restart: configuration.graceful_restart,
             ..Config::new(configuration.asn, router_id(node, this))
@@ -75,7 +75,7 @@ fn router_id(name: &str, node: Option<&Node>) -> Ipv4Addr {
     }
 }
 
-impl Speaking {
+impl SpeakerPlan {
     fn announce(&mut self, this: &Node) {
         if this.pod_cidrs.is_empty() {
             self.problems.push(format!(

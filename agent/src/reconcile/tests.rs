@@ -51,8 +51,11 @@ fn inherited() -> Actual {
             (at("10.9.0.0/24"), Foreign { metric: 200, protocol: 4 }),
         ]
         .into(),
-        tunnels: [(Family::V4, bound.clone()), (Family::V6, Device { form: DeviceForm::External, ..bound })]
-            .into(),
+        tunnels: [
+            (IpFamily::V4, bound.clone()),
+            (IpFamily::V6, Device { form: DeviceForm::External, ..bound }),
+        ]
+        .into(),
         table: TableState::Altered(guard_for(["203.0.113.1".parse().unwrap()].into())),
         forwarding: BTreeSet::new(),
     }
@@ -88,8 +91,8 @@ fn check_end(fake: &Fake, desired: &Desired, foreign: &BTreeMap<IpNetwork, Forei
     assert_eq!(state.actual.routes, routes);
     assert_eq!(state.actual.strays, BTreeSet::new());
     assert_eq!(&state.actual.foreign, foreign);
-    let tunnels: Vec<Family> = state.actual.tunnels.keys().copied().collect();
-    let families = [desired.tunnels.v4.map(|_| Family::V4), desired.tunnels.v6.map(|_| Family::V6)];
+    let tunnels: Vec<IpFamily> = state.actual.tunnels.keys().copied().collect();
+    let families = [desired.tunnels.v4.map(|_| IpFamily::V4), desired.tunnels.v6.map(|_| IpFamily::V6)];
     assert_eq!(tunnels, families.into_iter().flatten().collect::<Vec<_>>());
     let table = match desired.rules() {
         none if none == Rules::default() => TableState::Absent,
@@ -169,13 +172,13 @@ async fn drift_is_repaired_at_the_next_look() {
         let mut state = fake.state();
         state.actual.routes.remove(&at("10.1.0.0/24"));
         state.actual.routes.insert(at("10.2.0.0/24"), Held::Route(direct("192.0.2.77")));
-        state.actual.tunnels.get_mut(&Family::V4).unwrap().up = false;
+        state.actual.tunnels.get_mut(&IpFamily::V4).unwrap().up = false;
         state.actual.table = TableState::Absent;
     }
     reconciler.look_again(false);
     assert!(reconciler.run(Instant::now()).await.in_sync);
     check_end(&fake, &wanted(), &BTreeMap::new());
-    assert!(fake.state().actual.tunnels[&Family::V4].up);
+    assert!(fake.state().actual.tunnels[&IpFamily::V4].up);
 }
 
 #[tokio::test]
@@ -205,7 +208,7 @@ async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
     let fake = Fake::default();
     let foreign =
         Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, filters_sources: false };
-    fake.state().actual.tunnels.insert(Family::V4, foreign.clone());
+    fake.state().actual.tunnels.insert(IpFamily::V4, foreign.clone());
     let mut reconciler = reconciler(&fake, wanted(), true);
     let summary = reconciler.run(Instant::now()).await;
     assert_eq!(summary.routes, 2);
@@ -214,7 +217,7 @@ async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
     assert!(causes.iter().any(|cause| cause.contains("held back until there is the tunnel")), "{causes:?}");
     reconciler.want(Desired::default(), true);
     reconciler.run(Instant::now()).await;
-    assert_eq!(fake.state().actual.tunnels[&Family::V4], foreign);
+    assert_eq!(fake.state().actual.tunnels[&IpFamily::V4], foreign);
 }
 
 #[tokio::test]
@@ -252,7 +255,7 @@ async fn nat_comes_and_goes_beside_the_guard_and_keeps_networks_that_may_still_b
     let mut without = with(Some(nat(&["10.1.0.0/24"])));
     without.tunnels = Tunnels::default();
     without.allowed_tunnel_sources.clear();
-    without.routes.retain(|_, route| !route.needs_tunnel(Family::V4));
+    without.routes.retain(|_, route| !route.needs_tunnel(IpFamily::V4));
     reconciler.want(without.clone(), true);
     assert!(reconciler.run(Instant::now()).await.in_sync);
     check_end(&fake, &without, &BTreeMap::new());
@@ -371,7 +374,7 @@ fn any_desired() -> impl Strategy<Value = Desired> {
             let mut desired = wanted();
             desired.routes = routes;
             if !tunnels {
-                desired.routes.retain(|_, route| !route.needs_tunnel(Family::V4));
+                desired.routes.retain(|_, route| !route.needs_tunnel(IpFamily::V4));
                 desired.tunnels = Tunnels::default();
                 desired.allowed_tunnel_sources.clear();
             }
@@ -442,7 +445,7 @@ async fn routes_that_went_with_their_tunnel_are_back_in_the_same_run() {
     let fake = Fake::default();
     let mut reconciler = reconciler(&fake, wanted(), true);
     reconciler.run(Instant::now()).await;
-    fake.state().actual.tunnels.get_mut(&Family::V4).unwrap().form = DeviceForm::Bound;
+    fake.state().actual.tunnels.get_mut(&IpFamily::V4).unwrap().form = DeviceForm::Bound;
     reconciler.look_again(false);
     assert!(reconciler.run(Instant::now()).await.in_sync);
     check_end(&fake, &wanted(), &BTreeMap::new());

@@ -180,7 +180,7 @@ impl<K: Kernel> Forwarding<K> {
     }
 
     /// Why the best route to a prefix is not installed on purpose.
-    pub fn refusal(&self, prefix: &IpNetwork) -> Option<&str> {
+    pub fn rejection(&self, prefix: &IpNetwork) -> Option<&str> {
         self.planned.refused.get(prefix).map(String::as_str)
     }
 

@@ -20,9 +20,9 @@ use crate::kernel::linux::Linux;
 use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
-use crate::plan::{self, Handover, Present, Speaking};
+use crate::plan::{self, Present, SpeakerPlan, TopologyChange};
 use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
-use crate::status::{NodeStatus, Role, TellingStatus, http, kubernetes};
+use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
 use crate::store::kubernetes::Access;
 use crate::store::{self, View, last_good};
 
@@ -100,7 +100,7 @@ impl Options {
         &self,
         report: mpsc::Sender<oneshot::Sender<NodeStatus>>,
         looks: watch::Receiver<()>,
-    ) -> Option<watch::Receiver<TellingStatus>> {
+    ) -> Option<watch::Receiver<StatusWriterStatus>> {
         match &self.store {
             Store::Files(_) => None,
             Store::Kubernetes { access, namespace, .. } => {
@@ -232,7 +232,7 @@ async fn attend<K: Kernel>(
     let sources = http::Sources { status: report.clone(), waiting_for: probe };
     let doors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
     let (looked, looks) = watch::channel(());
-    let telling = options.tell_cluster(report, looks);
+    let status_writer = options.tell_cluster(report, looks);
     let (forwarding, hints) = match kernel {
         Some((kernel, changes)) => {
             let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
@@ -254,7 +254,7 @@ async fn attend<K: Kernel>(
         started: Instant::now(),
         view: Arc::default(),
         speaking: None,
-        handover: Handover::default(),
+        topology_change: TopologyChange::default(),
         speech: Speech::default(),
         restarting,
         best: BestRoutes::default(),
@@ -263,7 +263,7 @@ async fn attend<K: Kernel>(
         changed_at: None,
         waiting_for: vec!["the first look".into()],
         doors,
-        telling,
+        status_writer,
         looked,
     };
     let asked = Asked { questions, reports, probes };
@@ -277,8 +277,8 @@ struct Agent<K> {
     options: Options,
     started: Instant,
     view: Arc<View>,
-    speaking: Option<Speaking>,
-    handover: Handover,
+    speaking: Option<SpeakerPlan>,
+    topology_change: TopologyChange,
     speech: Speech,
     /// There was an earlier run, by whose routes packets still go: peers are asked to keep theirs (RFC 4724 §4.1).
     restarting: bool,
@@ -293,7 +293,7 @@ struct Agent<K> {
     /// The addresses of health and metrics.
     doors: Vec<http::Trouble>,
     /// What is told to the cluster, if there is one.
-    telling: Option<watch::Receiver<TellingStatus>>,
+    status_writer: Option<watch::Receiver<StatusWriterStatus>>,
     /// Hints that the status may have changed.
     looked: watch::Sender<()>,
 }
@@ -361,7 +361,7 @@ impl<K: Kernel> Agent<K> {
     fn next_look(&self, regular: Instant) -> Instant {
         let now = Instant::now();
         let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
-        let leaves = self.handover.next_look(now.into_std()).map(Instant::from_std);
+        let leaves = self.topology_change.next_look(now.into_std()).map(Instant::from_std);
         [retry, leaves].into_iter().flatten().map(|at| at.max(now + BREATH)).fold(regular, Instant::min)
     }
 
@@ -385,19 +385,23 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// What is wanted, and beside it for a while what was wanted before.
-    async fn hand_over(&mut self, snapshot: &Arc<Snapshot>, wanted: Speaking) -> (Arc<Snapshot>, Speaking) {
-        let was_active = self.handover.active();
+    async fn hand_over(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        wanted: SpeakerPlan,
+    ) -> (Arc<Snapshot>, SpeakerPlan) {
+        let was_active = self.topology_change.active();
         let now = Instant::now().into_std();
         let sessions = if was_active { self.speech.sessions().await } else { Vec::new() };
         let up = sessions.iter().filter(|session| session.state == SessionState::Established);
         let established = up.map(|session| session.address).collect();
         // Many, in a large cluster.
-        let due = self.handover.due(&wanted, &established, now);
+        let due = self.topology_change.due(&wanted, &established, now);
         let paths = if due { self.speech.paths().await } else { Vec::new() };
         let paths = paths.iter().filter(|path| !path.stale).map(|path| (path.prefix, path.peer)).collect();
         let present = Present { established, paths };
-        let both = self.handover.follow(&self.options.node, snapshot, wanted, &present, now);
-        match (was_active, self.handover.active()) {
+        let both = self.topology_change.follow(&self.options.node, snapshot, wanted, &present, now);
+        match (was_active, self.topology_change.active()) {
             (false, true) => {
                 tracing::info!("other sessions between nodes are wanted: the old ones stay meanwhile")
             }
@@ -419,7 +423,12 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Sees that the speaker is what it should be. One that isn't needed yet isn't started: nobody would get through.
-    async fn speak(&mut self, snapshot: &Snapshot, speaking: &Speaking, known: bool) -> Result<(), RunError> {
+    async fn speak(
+        &mut self,
+        snapshot: &Snapshot,
+        speaking: &SpeakerPlan,
+        known: bool,
+    ) -> Result<(), RunError> {
         if !known && !self.speech.running() {
             return Ok(());
         }

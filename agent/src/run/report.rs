@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Agent;
 use crate::kernel::Kernel;
-use crate::plan::{NeighborRole, SegmentVerdict, Verdict};
+use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
 use crate::status::kubernetes::view::of_a_node;
 use crate::status::server::{Question, Subject};
 use crate::status::{
@@ -46,11 +46,11 @@ impl<K: Kernel> Agent<K> {
                     time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
                 }),
                 origin: self.view.origin.clone(),
-                refusals: self.view.refusals.clone(),
+                rejections: self.view.rejections.clone(),
                 objects: self.view.objects.clone(),
             },
             store: self.view.connection.as_ref().map(store),
-            telling: self.telling.as_ref().map(|telling| telling.borrow().clone()),
+            status_writer: self.status_writer.as_ref().map(|status_writer| status_writer.borrow().clone()),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
             routes: self.route_counts(),
             kernel: self.kernel(),
@@ -142,14 +142,14 @@ impl<K: Kernel> Agent<K> {
     /// What becomes of the best route to a prefix, as [`RouteCount`] says it.
     fn fate(&self, prefix: &IpNetwork, next_hop: IpAddr) -> &'static str {
         let Some(forwarding) = &self.forwarding else { return "reflected" };
-        if forwarding.refusal(prefix).is_some() {
+        if forwarding.rejection(prefix).is_some() {
             return "refused";
         }
         match forwarding.verdicts().get(&next_hop).map(|verdict| verdict.verdict) {
-            Some(Verdict::Direct) => "direct",
-            Some(Verdict::Tunnel) => "tunnel",
-            Some(Verdict::Routed) => "routed",
-            Some(Verdict::Unreachable) | None => "unreachable",
+            Some(Reachability::Direct) => "direct",
+            Some(Reachability::Tunnel) => "tunnel",
+            Some(Reachability::Routed) => "routed",
+            Some(Reachability::Unreachable) | None => "unreachable",
         }
     }
 
@@ -200,7 +200,9 @@ impl<K: Kernel> Agent<K> {
         let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
         problems.extend(store.and_then(|connection| connection.last_error.clone()));
         problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
-        problems.extend(self.telling.iter().filter_map(|telling| telling.borrow().error.clone()));
+        problems.extend(
+            self.status_writer.iter().filter_map(|status_writer| status_writer.borrow().error.clone()),
+        );
         problems.extend(self.speech.problem().map(str::to_string));
         problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
         if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {
@@ -225,7 +227,7 @@ impl<K: Kernel> Agent<K> {
         let (via, installed, kernel_reason) = self.in_kernel(&prefix, path);
         let reason = match kernel_reason {
             Some(reason) => format!("{}; not installed: {reason}", path.reason),
-            None => path.reason.clone(),
+            None => path.reason.to_string(),
         };
         RouteStatus {
             prefix,
@@ -246,18 +248,22 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// How packets for a path travel, whether the kernel holds it, and why not where that is on purpose.
-    fn in_kernel(&self, prefix: &IpNetwork, path: &PathReport) -> (Option<Verdict>, bool, Option<String>) {
+    fn in_kernel(
+        &self,
+        prefix: &IpNetwork,
+        path: &PathReport,
+    ) -> (Option<Reachability>, bool, Option<String>) {
         let (Some(forwarding), Some(next_hop), true) = (&self.forwarding, path.next_hop, path.best) else {
             return (None, false, None);
         };
         if path.peer.is_none() {
             return (None, forwarding.installed(prefix), None);
         }
-        if let Some(reason) = forwarding.refusal(prefix) {
+        if let Some(reason) = forwarding.rejection(prefix) {
             return (None, false, Some(reason.into()));
         }
         let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
-        let unreachable = (verdict.verdict == Verdict::Unreachable).then(|| verdict.reason.clone());
+        let unreachable = (verdict.verdict == Reachability::Unreachable).then(|| verdict.reason.clone());
         (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
     }
 }

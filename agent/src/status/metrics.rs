@@ -12,8 +12,8 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{Encoder, TextEncoder};
 
 use super::process::Process;
-use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, TellingStatus, state_name};
-use crate::plan::{NeighborRole, Verdict};
+use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, StatusWriterStatus, state_name};
+use crate::plan::{NeighborRole, Reachability};
 
 /// Most mesh neighbours or clients that have series of their own.
 pub const SESSIONS_A_ROLE: usize = 32;
@@ -30,7 +30,8 @@ const STATES: [SessionState; 6] = [
     SessionState::OpenConfirm,
     SessionState::Established,
 ];
-const VERDICTS: [Verdict; 4] = [Verdict::Direct, Verdict::Tunnel, Verdict::Routed, Verdict::Unreachable];
+const REACHABILITIES: [Reachability; 4] =
+    [Reachability::Direct, Reachability::Tunnel, Reachability::Routed, Reachability::Unreachable];
 
 /// A label's name and value.
 type Label = (&'static str, String);
@@ -43,8 +44,8 @@ pub fn render(status: &NodeStatus, process: Option<&Process>) -> Result<String, 
     let mut page = Page::default();
     of_agent(&mut page, status);
     of_store(&mut page, status);
-    if let Some(telling) = &status.telling {
-        of_telling(&mut page, telling);
+    if let Some(status_writer) = &status.status_writer {
+        of_telling(&mut page, status_writer);
     }
     of_sessions(&mut page, &status.sessions);
     of_routes(&mut page, status);
@@ -175,7 +176,7 @@ fn of_store(page: &mut Page, status: &NodeStatus) {
     page.gauge(
         "heliograph_store_refusals",
         "Reasons why what the store holds now is not in force.",
-        intent.refusals.len() as f64,
+        intent.rejections.len() as f64,
     );
     let store = status.store.as_ref();
     page.gauges(
@@ -190,21 +191,21 @@ fn of_store(page: &mut Page, status: &NodeStatus) {
     );
 }
 
-fn of_telling(page: &mut Page, telling: &TellingStatus) {
+fn of_telling(page: &mut Page, status_writer: &StatusWriterStatus) {
     page.gauge(
         "heliograph_status_up_to_date",
         "Whether the cluster is told how this node stands: objects, Events, the Node's condition.",
-        flag(telling.error.is_none()),
+        flag(status_writer.error.is_none()),
     );
     page.counter(
         "heliograph_status_writes_total",
         "Writes of that to the API server, done or not.",
-        telling.writes as f64,
+        status_writer.writes as f64,
     );
     page.counter(
         "heliograph_status_failures_total",
         "Requests for that which the API server has refused or not answered.",
-        telling.failures as f64,
+        status_writer.failures as f64,
     );
 }
 
@@ -320,7 +321,7 @@ fn of_routes(page: &mut Page, status: &NodeStatus) {
         routes,
     );
     if status.kernel.is_some() {
-        let next_hops = VERDICTS.map(|verdict| {
+        let next_hops = REACHABILITIES.map(|verdict| {
             let with = status.segments.iter().filter(|segment| segment.verdict == verdict).count();
             (vec![("verdict", word(verdict))], with as f64)
         });
@@ -393,12 +394,13 @@ mod tests {
         let mut status = status();
         let up_to_date = "heliograph_status_up_to_date";
         assert_eq!(value(&lines(&status), up_to_date), None);
-        status.telling = Some(TellingStatus { error: None, writes: 7, failures: 2 });
+        status.status_writer = Some(StatusWriterStatus { error: None, writes: 7, failures: 2 });
         let told = lines(&status);
         assert_eq!(value(&told, up_to_date), Some(1.0));
         assert_eq!(value(&told, "heliograph_status_writes_total"), Some(7.0));
         assert_eq!(value(&told, "heliograph_status_failures_total"), Some(2.0));
-        status.telling = Some(TellingStatus { error: Some("forbidden".into()), ..Default::default() });
+        status.status_writer =
+            Some(StatusWriterStatus { error: Some("forbidden".into()), ..Default::default() });
         assert_eq!(value(&lines(&status), up_to_date), Some(0.0));
     }
 

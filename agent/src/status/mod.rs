@@ -8,8 +8,8 @@ use heliograph_bgp::report::{BfdReport, SessionState};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{NeighborRole, Verdict};
-use crate::store::{Refusal, Taken};
+use crate::plan::{NeighborRole, Reachability};
+use crate::store::{ObjectGeneration, Rejection};
 
 pub mod client;
 pub mod http;
@@ -56,7 +56,7 @@ pub struct NodeStatus {
     pub store: Option<StoreStatus>,
     /// What is told to the cluster; `None`: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub telling: Option<TellingStatus>,
+    pub status_writer: Option<StatusWriterStatus>,
     /// Its BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
     /// Best routes that were learned, by what becomes of them.
@@ -84,10 +84,10 @@ pub struct IntentStatus {
     /// Where the intent in force comes from.
     pub origin: String,
     /// Why what the store holds now isn't in force.
-    pub refusals: Vec<Refusal>,
+    pub rejections: Vec<Rejection>,
     /// Our kinds' objects in the API server, and which generation of each is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub objects: Vec<Taken>,
+    pub objects: Vec<ObjectGeneration>,
 }
 
 /// How many best routes there are of a sort.
@@ -126,7 +126,7 @@ pub struct StoreStatus {
 /// How it stands with what the cluster is told: objects, Events, the Node's condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TellingStatus {
+pub struct StatusWriterStatus {
     /// What keeps it from being up to date, in words.
     pub error: Option<String>,
     /// Writes since the start, done or not.
@@ -309,7 +309,7 @@ pub struct SegmentStatus {
     /// The next hop.
     pub next_hop: IpAddr,
     /// How packets get there.
-    pub verdict: Verdict,
+    pub verdict: Reachability,
     /// Why.
     pub reason: String,
 }
@@ -344,7 +344,7 @@ pub struct RouteStatus {
     /// CLUSTER_LIST.
     pub cluster_list: Vec<Ipv4Addr>,
     /// How packets get to the next hop; `None` where no packet takes this path.
-    pub via: Option<Verdict>,
+    pub via: Option<Reachability>,
     /// The kernel holds it.
     pub installed: bool,
 }
@@ -366,7 +366,8 @@ impl NodeStatus {
         if self.kernel.as_ref().is_some_and(|kernel| !kernel.in_sync) {
             complaints.push("the kernel does not hold what it should".to_string());
         }
-        let lost = self.segments.iter().filter(|segment| segment.verdict == Verdict::Unreachable).count();
+        let lost =
+            self.segments.iter().filter(|segment| segment.verdict == Reachability::Unreachable).count();
         if lost > 0 {
             complaints.push(format!("next hops out of reach: {lost}"));
         }

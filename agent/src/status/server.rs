@@ -63,7 +63,7 @@ pub enum SocketError {
     #[error(
         "another heliograph runs with {run_dir}: stop it first, or give this one its own --run-dir (one agent a node)"
     )]
-    Taken {
+    ObjectGeneration {
         /// The run directory.
         run_dir: PathBuf,
     },
@@ -96,7 +96,7 @@ impl RunDir {
     /// Takes the run directory, making it if need be.
     ///
     /// # Errors
-    /// [`SocketError::Taken`] if another agent lives in it.
+    /// [`SocketError::ObjectGeneration`] if another agent lives in it.
     pub fn take(path: &Path) -> Result<Self, SocketError> {
         fs::create_dir_all(path).map_err(failed("make the run directory", path))?;
         let lock = path.join(LOCK_NAME);
@@ -104,7 +104,9 @@ impl RunDir {
         let file = file.map_err(failed("open the lock", &lock))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Self { path: path.into(), _lock: held }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(SocketError::Taken { run_dir: path.into() }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Err(SocketError::ObjectGeneration { run_dir: path.into() })
+            }
             Err((_, errno)) => Err(failed("lock", &lock)(errno.into())),
         }
     }

@@ -62,7 +62,7 @@ pub fn status(status: &NodeStatus) -> String {
         }
         (false, true) => writeln!(out, "Intent     none yet"),
         (false, false) => {
-            let word = if intent.refusals.is_empty() { "NOT in sync" } else { "REFUSED" };
+            let word = if intent.rejections.is_empty() { "NOT in sync" } else { "REFUSED" };
             writeln!(out, "Intent     {word}; in force: {}, generation {}", intent.origin, intent.generation)
         }
     };
@@ -89,7 +89,7 @@ pub fn status(status: &NodeStatus) -> String {
         let rows: Vec<_> = status.segments.iter().map(segment).collect();
         out.push_str(&table(&["NODE", "NEXT HOP", "VERDICT", "REASON"], &rows));
     }
-    list(&mut out, "Refused intent", intent.refusals.iter().map(ToString::to_string));
+    list(&mut out, "Refused intent", intent.rejections.iter().map(ToString::to_string));
     if let Some(kernel) = &status.kernel {
         let faults = kernel.errors.iter();
         list(&mut out, "Kernel errors", faults.map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)));

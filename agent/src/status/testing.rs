@@ -58,7 +58,7 @@ pub fn status() -> NodeStatus {
             ..Default::default()
         },
         store: None,
-        telling: None,
+        status_writer: None,
         sessions: vec![session("c", 3, NeighborRole::Mesh), down, outside],
         routes: vec![RouteCount { family: "ipv4".into(), verdict: "tunnel".into(), count: 3 }],
         kernel: Some(KernelStatus {

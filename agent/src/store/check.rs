@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::convert::{self, Surroundings};
 use super::names::is_dns_name;
-use super::problem::{Culprit, Problem, Problems};
+use super::problem::{ObjectRef, Problem, Problems};
 use crate::api;
 use crate::intent::{Configuration, Node, Peer, Snapshot};
 
@@ -81,7 +81,7 @@ pub enum Extent<'a> {
         /// The node.
         node: &'a str,
         /// What may be there, but couldn't be read.
-        unread: &'a [Culprit],
+        unread: &'a [ObjectRef],
     },
 }
 
@@ -161,7 +161,7 @@ pub fn no_reflector(consequence: &str) -> Problem {
                  FullMesh"
             .into(),
         clash: None,
-        culprit: None,
+        object_ref: None,
     }
 }
 
@@ -228,7 +228,7 @@ fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Problem>) -
                 api::API_VERSION
             ),
             clash: None,
-            culprit: Some(Culprit::new("BGPConfiguration", CONFIGURATION_NAME)),
+            object_ref: Some(ObjectRef::new("BGPConfiguration", CONFIGURATION_NAME)),
         });
     }
     chosen.unwrap_or_else(convert::stand_in)
@@ -277,7 +277,7 @@ fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut
                     ),
                     "give a network within them, or add one to clusterCIDRs of the BGPConfiguration",
                 );
-                problems.blame(Culprit::new("BGPConfiguration", CONFIGURATION_NAME));
+                problems.blame(ObjectRef::new("BGPConfiguration", CONFIGURATION_NAME));
             }
             claims.push(Claim { network: *network, object: *index, field, node: &node.name });
         }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::folder::{self, Content, Good};
-use super::{Refusal, View, last_good};
+use super::{Rejection, View, last_good};
 use crate::intent::Snapshot;
 
 /// How often the folder is read without an event.
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(700);
 const UNSETTLED: Duration = Duration::from_secs(5);
 
 /// Reads a folder once and checks it whole.
-pub fn load(folder: &Path) -> Result<Snapshot, Vec<Refusal>> {
+pub fn load(folder: &Path) -> Result<Snapshot, Vec<Rejection>> {
     folder::interpret(folder, &folder::read(folder)).map(|good| good.snapshot)
 }
 
@@ -46,7 +46,7 @@ async fn look(folder: &Path) -> Content {
     aside(move || folder::read(&folder)).await
 }
 
-async fn understand(folder: &Path, content: Content) -> (Content, Result<Good, Vec<Refusal>>) {
+async fn understand(folder: &Path, content: Content) -> (Content, Result<Good, Vec<Rejection>>) {
     let folder = folder.to_path_buf();
     aside(move || {
         let result = folder::interpret(&folder, &content);
@@ -84,7 +84,7 @@ async fn follow(mut keeper: Keeper, mut seen: Content, sender: watch::Sender<Arc
 }
 
 /// Reads until two readings are the same; what is then still wrong gets some more time.
-async fn settled(folder: &Path, mut content: Content) -> (Content, Result<Good, Vec<Refusal>>) {
+async fn settled(folder: &Path, mut content: Content) -> (Content, Result<Good, Vec<Rejection>>) {
     let begin = Instant::now();
     let mut since = begin;
     loop {
@@ -123,7 +123,7 @@ impl Keeper {
     }
 
     /// Takes what the folder says now; whether that changes the view.
-    fn take(&mut self, result: Result<Good, Vec<Refusal>>) -> bool {
+    fn take(&mut self, result: Result<Good, Vec<Rejection>>) -> bool {
         match result {
             Ok(good) => {
                 let same = self.view.snapshot.as_deref() == Some(&good.snapshot);
@@ -146,23 +146,23 @@ impl Keeper {
                     generation: self.view.generation + 1,
                     in_sync: true,
                     origin,
-                    refusals: Vec::new(),
+                    rejections: Vec::new(),
                     problems,
                     objects: Vec::new(),
                     connection: None,
                 };
                 true
             }
-            Err(refusals) if refusals == self.view.refusals => false,
-            Err(refusals) => {
-                for refusal in &refusals {
-                    tracing::warn!("intent refused: {refusal}");
+            Err(rejections) if rejections == self.view.rejections => false,
+            Err(rejections) => {
+                for rejection in &rejections {
+                    tracing::warn!("intent refused: {rejection}");
                 }
                 if self.view.in_sync {
                     self.view.origin = format!("{} as it was last good", self.folder.display());
                 }
                 self.view.in_sync = false;
-                self.view.refusals = refusals;
+                self.view.rejections = rejections;
                 true
             }
         }
@@ -196,9 +196,9 @@ impl Keeper {
                 self.view.generation = 1;
                 self.view.origin = self.last_good.display().to_string();
             }
-            Err(refusals) => {
-                for refusal in refusals {
-                    tracing::warn!("the last good intent can't be used: {refusal}");
+            Err(rejections) => {
+                for rejection in rejections {
+                    tracing::warn!("the last good intent can't be used: {rejection}");
                 }
             }
         }

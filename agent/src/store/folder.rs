@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::check::{self, Extent, Object};
 use super::problem::{Problem, Problems};
 use super::yaml::{self, Lines};
-use super::{Refusal, decode};
+use super::{Rejection, decode};
 use crate::intent::Snapshot;
 
 /// One file as it was read.
@@ -82,8 +82,8 @@ struct Place {
 }
 
 /// What the files mean, or everything that is wrong with them.
-pub fn interpret(folder: &Path, content: &Content) -> Result<Good, Vec<Refusal>> {
-    let whole = |problem: &str, remedy: &str| Refusal {
+pub fn interpret(folder: &Path, content: &Content) -> Result<Good, Vec<Rejection>> {
+    let whole = |problem: &str, remedy: &str| Rejection {
         file: folder.display().to_string(),
         line: None,
         object: String::new(),
@@ -108,7 +108,7 @@ pub fn interpret(folder: &Path, content: &Content) -> Result<Good, Vec<Refusal>>
 
 #[derive(Default)]
 struct Reading {
-    refusals: Vec<Refusal>,
+    rejections: Vec<Rejection>,
     places: Vec<Place>,
     values: Vec<Value>,
     objects: Vec<Object>,
@@ -120,7 +120,7 @@ struct Reading {
 impl Reading {
     fn file(&mut self, file: &File) {
         let path = file.path.display().to_string();
-        let refusal = |line, field: &str, problem: &str, remedy: &str| Refusal {
+        let rejection = |line, field: &str, problem: &str, remedy: &str| Rejection {
             file: path.clone(),
             line,
             object: String::new(),
@@ -130,13 +130,15 @@ impl Reading {
         };
         let parsed = match &file.text {
             Err(error) => {
-                Err(refusal(None, "", &format!("can't be read: {error}"), "correct or remove the file"))
+                Err(rejection(None, "", &format!("can't be read: {error}"), "correct or remove the file"))
             }
-            Ok(text) => yaml::parse(text).map_err(|e| refusal(Some(e.line), &e.field, &e.problem, &e.remedy)),
+            Ok(text) => {
+                yaml::parse(text).map_err(|e| rejection(Some(e.line), &e.field, &e.problem, &e.remedy))
+            }
         };
         match parsed {
-            Err(refusal) => {
-                self.refusals.push(refusal);
+            Err(rejection) => {
+                self.rejections.push(rejection);
                 self.incomplete = true;
             }
             Ok(documents) => {
@@ -177,11 +179,11 @@ impl Reading {
             }
             None => self.incomplete = true,
         }
-        let refusals: Vec<_> = found.into_iter().map(|problem| self.placed(problem)).collect();
-        self.refusals.extend(refusals);
+        let rejections: Vec<_> = found.into_iter().map(|problem| self.placed(problem)).collect();
+        self.rejections.extend(rejections);
     }
 
-    fn placed(&self, problem: Problem) -> Refusal {
+    fn placed(&self, problem: Problem) -> Rejection {
         let place = problem.object.and_then(|object| self.places.get(object));
         let words = match problem.clash {
             None => problem.problem,
@@ -191,7 +193,7 @@ impl Reading {
                 format!("{} ({}{line})", problem.problem, other.file)
             }
         };
-        Refusal {
+        Rejection {
             file: place.map(|place| place.file.clone()).unwrap_or_default(),
             line: place.and_then(|place| place.lines.of(&problem.field)),
             object: place.map(|place| place.title.clone()).unwrap_or_default(),
@@ -201,25 +203,25 @@ impl Reading {
         }
     }
 
-    fn conclude(mut self, whole: &dyn Fn(&str, &str) -> Refusal) -> Result<Good, Vec<Refusal>> {
+    fn conclude(mut self, whole: &dyn Fn(&str, &str) -> Rejection) -> Result<Good, Vec<Rejection>> {
         match check::assemble(&self.objects, Extent::Whole { complete: !self.incomplete }) {
-            Ok(snapshot) if self.refusals.is_empty() => return Ok(Good { snapshot, objects: self.values }),
+            Ok(snapshot) if self.rejections.is_empty() => return Ok(Good { snapshot, objects: self.values }),
             Ok(_) => {}
             Err(problems) => {
                 for mut problem in problems {
-                    let refusal = if problem.object.is_none() {
+                    let rejection = if problem.object.is_none() {
                         whole(&problem.problem, &problem.remedy)
                     } else {
                         problem.object = problem.object.map(|object| self.origins[object]);
                         problem.clash = problem.clash.map(|(object, field)| (self.origins[object], field));
                         self.placed(problem)
                     };
-                    self.refusals.push(refusal);
+                    self.rejections.push(rejection);
                 }
             }
         }
-        self.refusals.sort();
-        self.refusals.dedup();
-        Err(self.refusals)
+        self.rejections.sort();
+        self.rejections.dedup();
+        Err(self.rejections)
     }
 }

@@ -34,11 +34,11 @@ pub struct View {
     /// Where the intent in force comes from, in words.
     pub origin: String,
     /// Why what the store holds now isn't in force; empty where it is.
-    pub refusals: Vec<Refusal>,
+    pub rejections: Vec<Rejection>,
     /// What else isn't as it should be, with what to do.
     pub problems: Vec<String>,
     /// Our kinds' objects in the API server, and which generation of each is in force.
-    pub objects: Vec<Taken>,
+    pub objects: Vec<ObjectGeneration>,
     /// How it stands with the API server; `None`: there is none.
     pub connection: Option<Connection>,
 }
@@ -64,7 +64,7 @@ pub struct Connection {
 /// One of our kinds' objects in the API server, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Taken {
+pub struct ObjectGeneration {
     /// The object, as `BGPPeer tor`.
     pub object: String,
     /// The generation that the API server last told of.
@@ -76,7 +76,7 @@ pub struct Taken {
 /// One reason why intent is refused, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refusal {
+pub struct Rejection {
     /// The file; empty where it comes from no file.
     pub file: String,
     /// The line, from 1.
@@ -91,7 +91,7 @@ pub struct Refusal {
     pub remedy: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.file.as_str(), self.line) {
             ("", _) => {}

@@ -14,19 +14,19 @@ pub struct Problem {
     /// Another field that it clashes with.
     pub clash: Option<(usize, String)>,
     /// An object of which another version would make it good, present or not: rather that one is to blame.
-    pub culprit: Option<Culprit>,
+    pub object_ref: Option<ObjectRef>,
 }
 
 /// An object by kind and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Culprit {
+pub struct ObjectRef {
     /// Its kind.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
 }
 
-impl Culprit {
+impl ObjectRef {
     /// The object of this kind and name.
     pub fn new(kind: &'static str, name: impl Into<String>) -> Self {
         Self { kind, name: name.into() }
@@ -54,14 +54,14 @@ impl<'a> Problems<'a> {
             problem: problem.into(),
             remedy: remedy.into(),
             clash: None,
-            culprit: None,
+            object_ref: None,
         });
     }
 
     /// Puts the blame for what was noted last on another object.
-    pub fn blame(&mut self, culprit: Culprit) {
+    pub fn blame(&mut self, object_ref: ObjectRef) {
         if let Some(last) = self.found.last_mut() {
-            last.culprit = Some(culprit);
+            last.object_ref = Some(object_ref);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which fields an object has at a path, from its JSON schema: so that a refusal can say what was meant.
+//! Which fields an object has at a path, from its JSON schema: so that a rejection can say what was meant.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ pub fn fields<T: JsonSchema>(path: &str) -> Vec<String> {
     properties.map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
 }
 
-/// Schemas are large (Node's) and asked for again at each refusal.
+/// Schemas are large (Node's) and asked for again at each rejection.
 fn root<T: JsonSchema>() -> Arc<Value> {
     static KNOWN: Mutex<Option<HashMap<String, Arc<Value>>>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::check::{self, CONFIGURATION_NAME, Extent, Kind, Object};
-use super::problem::{Culprit, Problem};
+use super::problem::{ObjectRef, Problem};
 use crate::api::Topology;
 use crate::intent::{self, Snapshot};
 
@@ -29,22 +29,22 @@ pub struct Settled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Of which object; `None`: of the whole.
-    pub object: Option<Culprit>,
+    pub object: Option<ObjectRef>,
     /// What.
     pub problem: Problem,
 }
 
 impl Object {
     /// Its kind and name.
-    pub fn key(&self) -> Culprit {
-        Culprit::new(self.kind_name(), &self.name)
+    pub fn key(&self) -> ObjectRef {
+        ObjectRef::new(self.kind_name(), &self.name)
     }
 }
 
 /// Settles what `current` objects mean to `node`, given those of which the intent in force is made. `unreadable` are
 /// there, too, but couldn't be read.
-pub fn settle(current: Vec<Object>, unreadable: &[Culprit], good: &[Object], node: &str) -> Settled {
-    let before: BTreeMap<Culprit, &Object> = good.iter().map(|object| (object.key(), object)).collect();
+pub fn settle(current: Vec<Object>, unreadable: &[ObjectRef], good: &[Object], node: &str) -> Settled {
+    let before: BTreeMap<ObjectRef, &Object> = good.iter().map(|object| (object.key(), object)).collect();
     let mut settling = Settling { before, taken: BTreeMap::new(), refused: Vec::new() };
     settling.begin(current, unreadable);
     let extent = Extent::Around { node, unread: unreadable };
@@ -68,20 +68,20 @@ pub fn settle(current: Vec<Object>, unreadable: &[Culprit], good: &[Object], nod
 }
 
 struct Settling<'a> {
-    before: BTreeMap<Culprit, &'a Object>,
-    taken: BTreeMap<Culprit, Object>,
+    before: BTreeMap<ObjectRef, &'a Object>,
+    taken: BTreeMap<ObjectRef, Object>,
     refused: Vec<Refused>,
 }
 
 impl Settling<'_> {
-    fn begin(&mut self, current: Vec<Object>, unreadable: &[Culprit]) {
+    fn begin(&mut self, current: Vec<Object>, unreadable: &[ObjectRef]) {
         self.taken = current.into_iter().map(|object| (object.key(), object)).collect();
         for key in unreadable {
             self.restore(key);
         }
         // Where the defaults hold they are among the objects. Else, without a BGPConfiguration, somebody took ours away, or
         // the definitions of all.
-        if !self.taken.contains_key(&Culprit::new("BGPConfiguration", CONFIGURATION_NAME)) {
+        if !self.taken.contains_key(&ObjectRef::new("BGPConfiguration", CONFIGURATION_NAME)) {
             let ours: Vec<_> =
                 self.before.keys().filter(|key| key.kind.starts_with("BGP")).cloned().collect();
             for key in ours {
@@ -101,7 +101,7 @@ impl Settling<'_> {
         old.into_iter().chain(new).map(|(_, object)| object.clone()).collect()
     }
 
-    fn is_as_before(&self, key: &Culprit) -> bool {
+    fn is_as_before(&self, key: &ObjectRef) -> bool {
         // Whatever its generation: who makes the same object anew has changed nothing.
         let taken = self.taken.get(key);
         self.before.get(key).is_some_and(|object| taken.is_some_and(|taken| taken.kind == object.kind))
@@ -112,8 +112,8 @@ impl Settling<'_> {
         let mut guilty = BTreeSet::new();
         for problem in problems {
             let own = problem.object.and_then(|index| objects.get(index)).map(Object::key);
-            let culprit = problem.culprit.clone().filter(|key| self.can_be_restored(key));
-            guilty.extend(culprit.or_else(|| own.clone().filter(|key| !self.is_as_before(key))));
+            let object_ref = problem.object_ref.clone().filter(|key| self.can_be_restored(key));
+            guilty.extend(object_ref.or_else(|| own.clone().filter(|key| !self.is_as_before(key))));
             let refused = Refused { object: own, problem: with_clash_in_words(problem, objects) };
             if !self.refused.contains(&refused) {
                 self.refused.push(refused);
@@ -129,7 +129,7 @@ impl Settling<'_> {
 
     /// Sees that a snapshot whose topology wants reflectors has some, or wants none.
     fn find_reflectors(&mut self, snapshot: &Snapshot) {
-        let key = Culprit::new("BGPConfiguration", CONFIGURATION_NAME);
+        let key = ObjectRef::new("BGPConfiguration", CONFIGURATION_NAME);
         let consequence = if let Some(names) = self.go_on_reflecting(&snapshot.configuration.topology) {
             format!("until one does, those that did go on to reflect: {names}")
         } else if self.can_be_restored(&key) && self.restore(&key) {
@@ -165,7 +165,7 @@ impl Settling<'_> {
     }
 
     /// Makes the topology one that needs no reflectors.
-    fn mesh(&mut self, key: &Culprit) {
+    fn mesh(&mut self, key: &ObjectRef) {
         if let Some(Object { kind: Kind::Configuration(spec), generation, .. }) = self.taken.get_mut(key) {
             let spec = Arc::make_mut(spec);
             (spec.topology, spec.reflectors) = (Topology::FullMesh, None);
@@ -174,11 +174,11 @@ impl Settling<'_> {
         }
     }
 
-    fn can_be_restored(&self, key: &Culprit) -> bool {
+    fn can_be_restored(&self, key: &ObjectRef) -> bool {
         self.before.contains_key(key) && !self.is_as_before(key)
     }
 
-    fn restore(&mut self, key: &Culprit) -> bool {
+    fn restore(&mut self, key: &ObjectRef) -> bool {
         match self.before.get(key) {
             Some(object) => {
                 self.taken.insert(key.clone(), (*object).clone());
@@ -210,7 +210,7 @@ fn no_configuration() -> Problem {
             "add one named {CONFIGURATION_NAME}; until then what was last good stays, BGPPeers and BGPFilters too"
         ),
         clash: None,
-        culprit: None,
+        object_ref: None,
     }
 }
 

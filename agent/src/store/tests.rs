@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::files::{self, load};
-use super::{Refusal, View};
+use super::{Rejection, View};
 use crate::intent::{Encapsulation, Topology};
 use heliograph_bgp::Filter;
 
@@ -32,7 +32,7 @@ fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
     folder
 }
 
-fn refusals(text: String) -> Vec<Refusal> {
+fn rejections(text: String) -> Vec<Rejection> {
     let folder = folder(&[("intent.yaml", text)]);
     load(folder.path()).expect_err("should be refused")
 }
@@ -68,12 +68,12 @@ fn a_good_folder_becomes_a_snapshot() {
 fn a_list_as_kubectl_prints_it_is_accepted() {
     let list = include_str!("../../tests/data/kubectl-nodes.yaml");
     let folder = folder(&[("a.yaml", CONFIGURATION.into()), ("nodes.yaml", list.into())]);
-    let snapshot = load(folder.path()).unwrap_or_else(|refusals| panic!("{refusals:#?}"));
+    let snapshot = load(folder.path()).unwrap_or_else(|rejections| panic!("{rejections:#?}"));
     assert_eq!(snapshot.nodes.len(), 2);
     assert_eq!(snapshot.nodes["node-1"].addresses.len(), 2);
 }
 
-/// Text, then file line, field, and words in problem and remedy of one refusal.
+/// Text, then file line, field, and words in problem and remedy of one rejection.
 type Case = (String, Option<u32>, &'static str, &'static str, &'static str);
 
 #[test]
@@ -281,7 +281,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
         ),
     ];
     for (text, line, field, problem, remedy) in cases {
-        let found = refusals(text.clone());
+        let found = rejections(text.clone());
         let hit = found.iter().any(|r| {
             r.line == line && r.field == field && r.problem.contains(problem) && r.remedy.contains(remedy)
         });
@@ -372,7 +372,7 @@ async fn changes_are_followed_refused_and_recalled() {
 
     replace(intent.path(), "b.yaml", &node("b", "1.2.3.5", "10.0.0.0/24"));
     until(&mut views, "an overlap is refused", |view| !view.in_sync).await;
-    assert_eq!((nodes(&views.borrow()), views.borrow().refusals.len()), (2, 1));
+    assert_eq!((nodes(&views.borrow()), views.borrow().rejections.len()), (2, 1));
 
     // Another agent starting now goes by what was good.
     let second = files::watch(intent.path().into(), last_good.clone()).await;
@@ -381,7 +381,7 @@ async fn changes_are_followed_refused_and_recalled() {
 
     fs::remove_file(intent.path().join("b.yaml")).unwrap();
     until(&mut views, "it is right again", |view| view.in_sync && nodes(view) == 1).await;
-    assert!(views.borrow().refusals.is_empty());
+    assert!(views.borrow().rejections.is_empty());
 
     fs::remove_dir_all(intent.path()).unwrap();
     until(&mut views, "the folder goes", |view| !view.in_sync).await;
@@ -427,7 +427,7 @@ async fn a_file_being_written_is_waited_for() {
         }
     });
     until(&mut views, "both nodes", |view| {
-        assert!(view.refusals.is_empty() && nodes(view) != 1, "half a file was taken: {view:?}");
+        assert!(view.rejections.is_empty() && nodes(view) != 1, "half a file was taken: {view:?}");
         nodes(view) == 2
     })
     .await;
@@ -472,7 +472,7 @@ fn bfd_is_off_unless_asked_for_and_peers_have_their_own() {
 fn bfd_that_cannot_be_is_refused() {
     let text = CONFIGURATION.to_string()
         + "  bfd: {receiveInterval: 5, transmitInterval: 60001, detectMultiplier: 1, multihop: true}\n";
-    let fields: Vec<_> = refusals(text).into_iter().map(|refusal| refusal.field).collect();
+    let fields: Vec<_> = rejections(text).into_iter().map(|rejection| rejection.field).collect();
     for field in ["receiveInterval", "transmitInterval", "detectMultiplier", "multihop"] {
         assert!(fields.contains(&format!("spec.bfd.{field}")), "{field}: {fields:?}");
     }

@@ -1,4 +1,4 @@
-//! YAML documents as JSON values, with the line of every field, so that a refusal can name its place.
+//! YAML documents as JSON values, with the line of every field, so that a rejection can name its place.
 //!
 //! One parser for both keeps them in step. Plain scalars are read by the core schema (YAML 1.2 §10.3): `yes` is a
 //! string. Merge keys and tags of one's own are refused; anchors and aliases work, up to a size.

@@ -182,7 +182,7 @@ async fn definitions_come_late(admin: &User, store: &mut Followed) {
     // Nobody has to write a BGPConfiguration.
     let view = store.until("the defaults are in force", |view| connected(view) && view.in_sync).await;
     assert_eq!(in_force(&view).unwrap().configuration, convert::stand_in());
-    assert!(view.origin.contains("defaults") && view.refusals.is_empty(), "{view:?}");
+    assert!(view.origin.contains("defaults") && view.rejections.is_empty(), "{view:?}");
 }
 
 async fn nonsense_is_refused(admin: &User) {
@@ -373,12 +373,12 @@ async fn it_gives_what_a_folder_gives(admin: &User, store: &mut Followed) {
         // As `kubectl get -o json` prints them.
         write(&format!("{name}.yaml"), &admin.get(&format!("/api/v1/nodes/{name}")).await.unwrap());
     }
-    let expected = files::load(folder.path()).unwrap_or_else(|refusals| panic!("{refusals:#?}"));
+    let expected = files::load(folder.path()).unwrap_or_else(|rejections| panic!("{rejections:#?}"));
     assert_eq!(expected.peers["tor"].ttl, Ttl::Security(1));
     let view = store
         .until("it is what the folder gives", |view| in_force(view) == Some(&expected) && connected(view))
         .await;
-    assert!(view.in_sync && view.refusals.is_empty(), "{view:#?}");
+    assert!(view.in_sync && view.rejections.is_empty(), "{view:#?}");
     let own = admin.get("/api/v1/nodes/a").await.unwrap();
     let told = |view: &View| view.connection.as_ref().and_then(|connection| connection.node_uid.clone());
     store.until("which Node is ours", |view| told(view).as_deref() == own["metadata"]["uid"].as_str()).await;
@@ -407,7 +407,7 @@ async fn changes_are_followed(admin: &User, store: &mut Followed) {
     let path = format!("{OURS}/bgppeers/tor");
     admin.merge(&path, json!({"spec": {"importFilter": "none-such"}})).await;
     let view = store.until("a filter is missing", |view| !view.in_sync).await;
-    assert_eq!(view.refusals[0].object, "BGPPeer tor", "{view:#?}");
+    assert_eq!(view.rejections[0].object, "BGPPeer tor", "{view:#?}");
     let (refused, in_force) = generations_of_tor(&view);
     assert_eq!(in_force, Some(refused - 1), "the one before");
     admin.merge(&path, json!({"spec": {"importFilter": "from-tor"}})).await;
@@ -420,9 +420,11 @@ async fn changes_are_followed(admin: &User, store: &mut Followed) {
     let view =
         store.until("a Secret can't be read", |view| error(view).contains("foreign") && !view.in_sync).await;
     let said = |object: &str, words: &str| {
-        view.refusals.iter().any(|refusal| refusal.object == object && refusal.problem.contains(words))
+        view.rejections
+            .iter()
+            .any(|rejection| rejection.object == object && rejection.problem.contains(words))
     };
-    assert!(said("Secret foreign", "403") && said("BGPPeer tor", "can't be read"), "{:#?}", view.refusals);
+    assert!(said("Secret foreign", "403") && said("BGPPeer tor", "can't be read"), "{:#?}", view.rejections);
     assert_eq!(password(&view), md5("third"));
     admin.merge(&path, json!({"spec": {"passwordSecretRef": {"name": "tor"}}})).await;
     store.until("it is the right one again", |view| view.in_sync && connected(view)).await;
@@ -486,7 +488,8 @@ async fn reflectors_that_no_node_is(admin: &User, store: &mut Followed, kubeconf
         assert!(answer.code < 300, "{answer:?}");
     };
     let refused = |view: &View| {
-        view.refusals.iter().any(|refusal| refusal.field == "spec.reflectors.nodeSelector") && !view.in_sync
+        view.rejections.iter().any(|rejection| rejection.field == "spec.reflectors.nodeSelector")
+            && !view.in_sync
     };
     let before = store.view();
     store.seen.lock().unwrap().clear();
@@ -619,7 +622,9 @@ async fn garbage_is_left_out(admin: &User, store: &mut Followed) {
             .await;
         let view = store
             .until(&format!("garbage in {field} is refused"), |view| {
-                view.refusals.iter().any(|refusal| refusal.field == field && refusal.object == "BGPPeer tor")
+                view.rejections
+                    .iter()
+                    .any(|rejection| rejection.field == field && rejection.object == "BGPPeer tor")
             })
             .await;
         assert_eq!(view.snapshot, before.snapshot);
@@ -648,7 +653,7 @@ async fn definitions_are_taken_away(
         until(&format!("{name} is gone"), async || admin.get(&format!("{CRDS}/{name}")).await.is_none())
             .await;
     }
-    let of_tor = |view: &View| view.refusals.iter().any(|refusal| refusal.object == "BGPPeer tor");
+    let of_tor = |view: &View| view.rejections.iter().any(|rejection| rejection.object == "BGPPeer tor");
     // Whether the objects' end was seen before their kind's is a matter of luck.
     let view = store.until("the kinds are missing", |view| error(view).contains("heliograph crds")).await;
     assert_eq!(view.snapshot, before.snapshot, "what was last good stays");

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use heliograph_agent::status::kubernetes::tell;
-use heliograph_agent::status::{NodeStatus, SessionStatus, StoreStatus, TellingStatus};
+use heliograph_agent::status::{NodeStatus, SessionStatus, StatusWriterStatus, StoreStatus};
 use heliograph_agent::store::kubernetes::Access;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,7 +18,7 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 struct Agent {
     status: Arc<Mutex<NodeStatus>>,
     hint: watch::Sender<()>,
-    telling: watch::Receiver<TellingStatus>,
+    status_writer: watch::Receiver<StatusWriterStatus>,
     source: tokio::task::JoinHandle<()>,
 }
 
@@ -37,8 +37,8 @@ impl Agent {
             let kubeconfig = kubeconfig.clone();
             async move { Access { kubeconfig: Some(kubeconfig), endpoint: None }.connect().await }
         };
-        let telling = tell("a".into(), None, connect, source, looks);
-        Self { status, hint, telling, source: source_task }
+        let status_writer = tell("a".into(), None, connect, source, looks);
+        Self { status, hint, status_writer, source: source_task }
     }
 
     fn change(&self, change: impl FnOnce(&mut NodeStatus)) {
@@ -47,24 +47,26 @@ impl Agent {
     }
 
     fn trouble(&self) -> String {
-        self.telling.borrow().error.clone().unwrap_or_default()
+        self.status_writer.borrow().error.clone().unwrap_or_default()
     }
 
     async fn until_nothing_is_the_matter(&self) {
-        let mut telling = self.telling.clone();
+        let mut status_writer = self.status_writer.clone();
         let well =
-            tokio::time::timeout(WAIT, telling.wait_for(|telling| telling.error.is_none())).await.is_ok();
+            tokio::time::timeout(WAIT, status_writer.wait_for(|status_writer| status_writer.error.is_none()))
+                .await
+                .is_ok();
         assert!(well, "still the matter: {}", self.trouble());
     }
 
     /// Waits until it has seen, and told, how things are now.
     async fn until_it_looked(&self) {
-        let mut telling = self.telling.clone();
+        let mut status_writer = self.status_writer.clone();
         // The first may be of a look that was on its way.
         for _ in 0..2 {
-            telling.borrow_and_update();
+            status_writer.borrow_and_update();
             self.hint.send_replace(());
-            tokio::time::timeout(WAIT, telling.changed()).await.expect("a look").expect("an agent");
+            tokio::time::timeout(WAIT, status_writer.changed()).await.expect("a look").expect("an agent");
         }
     }
 
@@ -92,7 +94,7 @@ fn tor_session() -> Value {
 
 fn node_status() -> Value {
     json!({"node": "a", "version": "1.2.3", "role": "Node", "uptimeSeconds": 10.0, "waitingFor": ["the neighbours"],
-        "intent": {"inSync": true, "generation": 1, "origin": "test", "refusals": []},
+        "intent": {"inSync": true, "generation": 1, "origin": "test", "rejections": []},
         "sessions": [
             session("b", "192.0.2.2", "Mesh", "Connect"),
             session("c", "fd00::3", "Mesh", "Established"),
@@ -295,7 +297,7 @@ async fn what_is_refused_is_not_accepted(admin: &User, agent: &Agent) {
     assert!(answer.code < 300, "{answer:?}");
     agent.change(|status| {
         status.intent.objects = serde_json::from_value(taken((2, 1), Some(1))).unwrap();
-        status.intent.refusals =
+        status.intent.rejections =
             serde_json::from_value(json!([{"file": "", "line": null, "object": "BGPPeer tor",
             "field": "spec.importFilter", "problem": "there is no such filter", "remedy": "add it"}]))
             .unwrap();
@@ -310,7 +312,7 @@ async fn what_is_refused_is_not_accepted(admin: &User, agent: &Agent) {
     admin.merge(&format!("{OURS}/bgppeers/tor"), json!({"spec": {"importFilter": null}})).await;
     agent.change(|status| {
         status.intent.objects = serde_json::from_value(taken((3, 3), Some(1))).unwrap();
-        status.intent.refusals.clear();
+        status.intent.rejections.clear();
         status.sessions[2].peer_generation = Some(3);
     });
     for kind in ["Accepted", "Established"] {
@@ -556,7 +558,7 @@ async fn a_right_that_is_missing_holds_up_nothing_else(admin: &User, agent: &Age
 async fn an_api_server_in_trouble_is_told_afterwards(proxy: &Proxy, admin: &User, agent: &Agent) {
     let faults = [409, 410, 422, 429, 500, 503, 504].map(Fault::Answer);
     for (number, fault) in faults.into_iter().chain([Fault::Silence]).enumerate() {
-        let failures = agent.telling.borrow().failures;
+        let failures = agent.status_writer.borrow().failures;
         proxy.set(Some(fault));
         // Each time another: one that changes again and again is written ever more rarely.
         let peer = format!("203.0.113.{number}");
@@ -565,7 +567,9 @@ async fn an_api_server_in_trouble_is_told_afterwards(proxy: &Proxy, admin: &User
         until(&format!("{fault:?} is said"), async || match fault {
             Fault::Answer(code @ (429 | 500..)) => agent.trouble().contains(&format!("answered {code}")),
             // What else failed may be said first.
-            Fault::Answer(_) => !agent.trouble().is_empty() && agent.telling.borrow().failures > failures,
+            Fault::Answer(_) => {
+                !agent.trouble().is_empty() && agent.status_writer.borrow().failures > failures
+            }
             Fault::Silence => agent.trouble().contains("no answer"),
         })
         .await;

@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 
-use super::PeerId;
 use super::best::{self, Candidate};
-use super::export::Audience;
-use super::group::{Exporter, Group, Lag, Obstacle};
+use super::export::GroupKey;
+use super::group::{Exporter, Group, MemberState};
 use super::pack::Packer;
 use super::table::{Entry, Slot, Slots, Source, Table};
+use super::{PeerId, Withheld, WithheldReason};
 use crate::wire::{Family, Nlri, Prefix};
 
 /// A path: to a prefix, from a source.
@@ -28,7 +28,7 @@ type Key = (Prefix, Source);
 struct PathSlot {
     key: Key,
     /// How many marks and logged messages refer to it.
-    unsent: u32,
+    pending: u32,
     /// There is a word on it.
     told: bool,
 }
@@ -47,7 +47,7 @@ impl PathSlots {
         if let Some(slot) = self.index.get(&key) {
             return *slot;
         }
-        let entry = PathSlot { key, unsent: 0, told: false };
+        let entry = PathSlot { key, pending: 0, told: false };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;
@@ -79,14 +79,14 @@ impl Slots for PathSlots {
         Nlri { prefix, path_id: Some(source.number()) }
     }
 
-    fn unsent(&mut self, slot: Slot) -> &mut u32 {
-        &mut self.entries[slot as usize].unsent
+    fn pending(&mut self, slot: Slot) -> &mut u32 {
+        &mut self.entries[slot as usize].pending
     }
 
     fn reap(&mut self, slot: Slot) {
         let entry = &self.entries[slot as usize];
         // One that was given away before is not in the index any more.
-        if entry.unsent == 0 && !entry.told && self.index.get(&entry.key) == Some(&slot) {
+        if entry.pending == 0 && !entry.told && self.index.get(&entry.key) == Some(&slot) {
             self.index.remove(&entry.key);
             self.free.push(slot);
         }
@@ -104,7 +104,7 @@ struct Several {
     limit: usize,
     slots: PathSlots,
     /// By path, whom it comes from and why it cannot be told.
-    withheld: BTreeMap<Key, (Source, Obstacle)>,
+    withheld: BTreeMap<Key, (Source, WithheldReason)>,
 }
 
 impl Several {
@@ -115,7 +115,7 @@ impl Several {
         for key in withheld {
             self.withheld.remove(&key);
         }
-        let usable = entry.paths.as_slice().iter().filter(|path| path.refusal.is_none());
+        let usable = entry.paths.as_slice().iter().filter(|path| path.is_eligible());
         let candidates = usable.map(|path| Candidate::new(path, exporter.neighbors)).collect();
         let mut told = Vec::new();
         for candidate in best::ranked(candidates) {
@@ -123,12 +123,12 @@ impl Several {
                 break;
             }
             let Some(path) = entry.paths.get(candidate.source) else { continue };
-            match group.work_out(path, &prefix, exporter) {
+            match group.export(path, &prefix, exporter) {
                 Ok(Some(word)) => told.push((path.source, word)),
                 Ok(None) => {}
-                Err(obstacle) => {
-                    let from = exporter.neighbors.teller(path.source);
-                    self.withheld.insert((prefix, path.source), (from, obstacle));
+                Err(reason) => {
+                    let from = exporter.neighbors.source_peer(path.source);
+                    self.withheld.insert((prefix, path.source), (from, reason));
                 }
             }
         }
@@ -137,14 +137,14 @@ impl Several {
         for (source, slot) in before {
             if told.iter().all(|(other, _)| *other != source) {
                 self.slots.entries[slot as usize].told = false;
-                news |= group.replace(slot, None, self.slots.unsent(slot));
+                news |= group.replace(slot, None, self.slots.pending(slot));
                 self.slots.reap(slot);
             }
         }
         for (source, word) in told {
             let slot = self.slots.claim((prefix, source));
             self.slots.entries[slot as usize].told = true;
-            news |= group.replace(slot, Some(word), self.slots.unsent(slot));
+            news |= group.replace(slot, Some(word), self.slots.pending(slot));
         }
         news
     }
@@ -159,40 +159,40 @@ pub struct UpdateGroup {
 
 /// What a member that left its group was told.
 #[derive(Debug, Default)]
-pub struct Leaver {
-    lag: Lag,
+pub struct MovingMember {
+    state: MemberState,
     /// The paths that its slots stood for, if it was told several: another group has other slots for them.
     keys: BTreeMap<Slot, Key>,
 }
 
 impl UpdateGroup {
     /// A group without members, knowing what to say about all of `table`.
-    pub fn new(audience: Audience, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
-        let several = audience.paths.map(|limit| {
+    pub fn new(key: GroupKey, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
+        let several = key.paths.map(|limit| {
             let (slots, withheld) = (PathSlots::default(), BTreeMap::new());
             Box::new(Several { limit: limit.get().into(), slots, withheld })
         });
-        let mut group = Self { group: Group::new(audience), several };
-        group.revise(table, exporter);
+        let mut group = Self { group: Group::new(key), several };
+        group.recompute(table, exporter);
         group
     }
 
-    pub fn audience(&self) -> &Audience {
-        &self.group.audience
+    pub fn key(&self) -> &GroupKey {
+        &self.group.key
     }
 
     /// Works out the word on every prefix again, after something that paths do not show has changed.
-    pub fn revise(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
-        self.group.forget_last();
+    pub fn recompute(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
+        self.group.clear_last();
         let slots: Vec<Slot> = table.occupied().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.update(slot, table.entry_mut(slot), exporter);
         }
     }
 
-    /// See [`Group::forget_last`].
-    pub fn forget_last(&mut self) {
-        self.group.forget_last();
+    /// See [`Group::clear_last`].
+    pub fn clear_last(&mut self) {
+        self.group.clear_last();
     }
 
     /// Takes note of a prefix whose best path has changed.
@@ -233,38 +233,38 @@ impl UpdateGroup {
     }
 
     /// Takes in a member with what it was told in the group it was in before.
-    pub fn join(&mut self, id: PeerId, leaver: Leaver, table: &mut Table) {
-        let Leaver { mut lag, keys } = leaver;
+    pub fn join(&mut self, id: PeerId, moving: MovingMember, table: &mut Table) {
+        let MovingMember { mut state, keys } = moving;
         match &mut self.several {
             None => {
-                self.group.join(id, &lag, table);
-                lag.release(table);
+                self.group.join(id, &state, table);
+                state.release(table);
             }
             Some(several) => {
                 let slots: BTreeMap<Slot, Slot> =
                     keys.into_iter().map(|(slot, key)| (slot, several.slots.claim(key))).collect();
-                lag.rename(&slots);
-                self.group.join(id, &lag, &mut several.slots);
+                state.rename(&slots);
+                self.group.join(id, &state, &mut several.slots);
             }
         }
     }
 
     /// Lets a member go to another group; returns what it was told.
-    pub fn leave(&mut self, id: PeerId, table: &mut Table) -> Leaver {
+    pub fn move_out(&mut self, id: PeerId, table: &mut Table) -> MovingMember {
         let Some(several) = &mut self.several else {
-            return Leaver { lag: self.group.leave(id, table), keys: BTreeMap::new() };
+            return MovingMember { state: self.group.move_out(id, table), keys: BTreeMap::new() };
         };
-        let mut lag = self.group.leave(id, &mut several.slots);
-        let keys = lag.slots().map(|slot| (slot, several.slots.entries[slot as usize].key)).collect();
-        lag.release(&mut several.slots);
-        Leaver { lag, keys }
+        let mut state = self.group.move_out(id, &mut several.slots);
+        let keys = state.slots().map(|slot| (slot, several.slots.entries[slot as usize].key)).collect();
+        state.release(&mut several.slots);
+        MovingMember { state, keys }
     }
 
     /// Lets a member go for good.
-    pub fn dismiss(&mut self, id: PeerId, table: &mut Table) {
+    pub fn remove(&mut self, id: PeerId, table: &mut Table) {
         match &mut self.several {
-            None => self.group.dismiss(id, table),
-            Some(several) => self.group.dismiss(id, &mut several.slots),
+            None => self.group.remove(id, table),
+            Some(several) => self.group.remove(id, &mut several.slots),
         }
     }
 
@@ -287,12 +287,17 @@ impl UpdateGroup {
     }
 
     /// What a member should be told but cannot be.
-    pub fn withheld_from(&self, id: PeerId, table: &Table) -> Vec<(Prefix, Obstacle)> {
+    pub fn withheld_from(&self, id: PeerId, table: &Table) -> Vec<Withheld> {
         match &self.several {
-            None => self.group.withheld_from(id).map(|(slot, why)| (table.entry(slot).prefix, why)).collect(),
+            None => {
+                let withheld = self.group.withheld_from(id);
+                withheld.map(|(slot, reason)| Withheld { prefix: table.entry(slot).prefix, reason }).collect()
+            }
             Some(several) => {
                 let others = several.withheld.iter().filter(|(_, (from, _))| *from != Source::from(id));
-                others.map(|((prefix, _), (_, obstacle))| (*prefix, *obstacle)).collect()
+                others
+                    .map(|((prefix, _), (_, reason))| Withheld { prefix: *prefix, reason: *reason })
+                    .collect()
             }
         }
     }

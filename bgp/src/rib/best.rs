@@ -1,12 +1,12 @@
 //! The best path (RFC 4271 §9.1.2, RFC 4456 §9).
 //!
-//! MED is compared only between paths from the same neighbouring AS, so "is better than" over all paths is not
-//! transitive, and a scan that keeps the better of two would depend on the order of arrival. As RFC 4271 §9.1.2.2 c
-//! removes by MED before it goes on, we first find the best path of each neighbouring AS, MED included, and then the
-//! best of those, MED left out. Both are total orders, so the result depends on nothing but the set of paths.
+//! MED is compared only between paths from the same neighboring AS. So "is better than" is not transitive over all paths,
+//! and the result of a scan that keeps the better of two would depend on the order of arrival. RFC 4271 §9.1.2.2 c
+//! removes paths by MED before the later steps. Accordingly the best path of each neighboring AS is selected first, with
+//! MED, and then the best of these, without MED. Both are total orders, so the result depends only on the set of paths.
 //!
-//! Long-lived stale paths are out of it as long as there is another (RFC 9494 §4.4): as that is told before all that has to
-//! do with MED, it is the same whether they are left out of the whole or lose within their neighbouring AS and then again.
+//! A long-lived stale path is selected only if there is no other (RFC 9494 §4.4). That is compared before MED, so it makes
+//! no difference whether such paths are removed first, or lose within their neighboring AS and then again.
 
 use std::cmp::Ordering;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,39 +16,39 @@ use super::table::{Path, Source};
 use super::{Neighbors, PeerKind};
 use crate::wire::{AsPath, Attributes, Origin, Segment};
 
-/// LOCAL_PREF of a path that came without one (RFC 4271 §9.1.1 leaves it to us; all others use 100).
+/// The LOCAL_PREF of a path received without one. RFC 4271 §9.1.1 leaves the value open; other implementations use 100.
 pub const DEFAULT_LOCAL_PREF: u32 = 100;
 
-/// The step of the comparison that decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A step of the decision process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Step {
-    /// What we originate ourselves comes first.
-    Local,
-    /// What is long-lived stale comes last (RFC 9494 §4.4).
-    LongLived,
+    /// Originated before learned.
+    Originated,
+    /// Long-lived stale paths last (RFC 9494 §4.4).
+    LongLivedStale,
     /// Higher LOCAL_PREF (RFC 4271 §9.1.1).
     LocalPref,
     /// Shorter AS_PATH (§9.1.2.2 a).
     AsPathLength,
     /// Lower ORIGIN (§9.1.2.2 b).
     Origin,
-    /// Lower MED among paths from one neighbouring AS (§9.1.2.2 c).
+    /// Lower MED among paths from one neighboring AS (§9.1.2.2 c).
     Med,
-    /// eBGP before iBGP (§9.1.2.2 d). Step e, the cost to the next hop, does not exist here: we know no IGP.
+    /// eBGP before iBGP (§9.1.2.2 d). Step e, the cost to the next hop, does not exist, as there is no IGP.
     External,
     /// Lower ORIGINATOR_ID, else BGP Identifier (§9.1.2.2 f, RFC 4456 §9).
-    Identifier,
+    RouterId,
     /// Shorter CLUSTER_LIST (RFC 4456 §9).
-    ClusterList,
+    ClusterListLength,
     /// Lower peer address (§9.1.2.2 g).
     PeerAddress,
-    /// Lower Path Identifier as received, between two paths of one peer; one without comes first. RFC 7911 leaves such ties
-    /// open, and the identifier says nothing of a path's worth: this step only keeps the order total, and free of what
-    /// came when.
+    /// Lower received Path Identifier between two paths of one peer; a path without one first. RFC 7911 leaves such ties
+    /// open, and the identifier expresses no preference: the step makes the order total and independent of arrival.
     PathId,
 }
 
-/// What of a path is compared.
+/// The properties of a path that the decision process compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub source: Source,
@@ -57,20 +57,20 @@ pub struct Candidate {
     pub as_path_length: usize,
     pub origin: Origin,
     pub med: u32,
-    /// The neighbouring AS; `None`: our own.
+    /// The neighboring AS; `None` for our own.
     pub neighbor_as: Option<u32>,
     pub external: bool,
     pub identifier: Ipv4Addr,
     pub cluster_list_length: usize,
-    /// `None` for what we originate.
+    /// `None` for an originated path.
     pub peer_address: Option<IpAddr>,
     pub path_id: Option<u32>,
 }
 
 impl Candidate {
-    /// What is compared of `path`.
+    /// Returns the properties of `path`.
     pub fn new(path: &Path, neighbors: &Neighbors) -> Self {
-        let peer = neighbors.origin(path.source);
+        let peer = neighbors.peer(path.source);
         let attributes = &path.shared.attributes;
         let router_id = peer.map_or(Ipv4Addr::UNSPECIFIED, |peer| peer.router_id);
         Self {
@@ -85,39 +85,40 @@ impl Candidate {
             identifier: attributes.originator_id.unwrap_or(router_id),
             cluster_list_length: attributes.cluster_list.len(),
             peer_address: peer.map(|peer| peer.address),
-            path_id: neighbors.1.path_id(path.source),
+            path_id: neighbors.sources().path_id(path.source),
         }
     }
 
-    /// Which of two comes first (`Less` is better), and by which step.
+    /// Compares two paths (`Less` is better); returns the deciding step, too.
     pub fn compare(&self, other: &Self) -> (Ordering, Step) {
         let same_neighbor = self.neighbor_as == other.neighbor_as;
         let med = if same_neighbor { self.med.cmp(&other.med) } else { Ordering::Equal };
         let steps = [
-            (self.peer_address.is_some().cmp(&other.peer_address.is_some()), Step::Local),
-            (self.long_lived_stale.cmp(&other.long_lived_stale), Step::LongLived),
+            (self.peer_address.is_some().cmp(&other.peer_address.is_some()), Step::Originated),
+            (self.long_lived_stale.cmp(&other.long_lived_stale), Step::LongLivedStale),
             (other.local_pref.cmp(&self.local_pref), Step::LocalPref),
             (self.as_path_length.cmp(&other.as_path_length), Step::AsPathLength),
             (self.origin.cmp(&other.origin), Step::Origin),
             (med, Step::Med),
             (other.external.cmp(&self.external), Step::External),
-            (self.identifier.cmp(&other.identifier), Step::Identifier),
-            (self.cluster_list_length.cmp(&other.cluster_list_length), Step::ClusterList),
+            (self.identifier.cmp(&other.identifier), Step::RouterId),
+            (self.cluster_list_length.cmp(&other.cluster_list_length), Step::ClusterListLength),
             (self.peer_address.cmp(&other.peer_address), Step::PeerAddress),
         ];
         let decided = steps.into_iter().find(|(ordering, _)| ordering.is_ne());
-        // Peers have distinct addresses; their numbers keep the order total should that ever not hold.
+        // Peers have distinct addresses. The source's number keeps the order total should that ever not hold.
         decided.unwrap_or_else(|| {
             (self.path_id.cmp(&other.path_id).then(self.source.cmp(&other.source)), Step::PathId)
         })
     }
 
+    /// Returns whether this path is better.
     pub fn beats(&self, other: &Self) -> bool {
         self.compare(other).0.is_lt()
     }
 }
 
-/// The best of each neighbouring AS, in no particular order.
+/// Returns the best path of each neighboring AS, in no particular order.
 pub fn group_winners(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
     let mut winners: Vec<Candidate> = Vec::new();
     for candidate in candidates {
@@ -130,13 +131,13 @@ pub fn group_winners(candidates: impl Iterator<Item = Candidate>) -> Vec<Candida
     winners
 }
 
-/// The best of all.
+/// Returns the best path.
 pub fn select(candidates: impl Iterator<Item = Candidate>) -> Option<Candidate> {
-    // Winners are of different neighbouring ASes: no MED is compared here.
+    // The winners are from different neighboring ASes, so MED is not compared here.
     group_winners(candidates).into_iter().reduce(|best, other| if other.beats(&best) { other } else { best })
 }
 
-/// All of them in order: each is the best of those that are left. Made as far as it is asked for.
+/// Returns the paths in order, each the best of those that are left. The order is computed lazily.
 pub fn ranked(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate> {
     std::iter::from_fn(move || {
         let best = select(candidates.iter().copied())?;
@@ -145,17 +146,17 @@ pub fn ranked(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate>
     })
 }
 
-/// LOCAL_PREF as compared.
+/// Returns the LOCAL_PREF that is compared.
 pub fn local_pref(attributes: &Attributes) -> u32 {
     attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
 }
 
-/// MED as compared: a missing one is the lowest (RFC 4271 §9.1.2.2 c).
+/// Returns the MED that is compared: a missing one is the lowest (RFC 4271 §9.1.2.2 c).
 pub fn med(attributes: &Attributes) -> u32 {
     attributes.med.unwrap_or(0)
 }
 
-/// The AS that the path entered ours from; `None` for our own: an empty path or one that starts with a set
+/// Returns the neighboring AS of a path; `None` (our own AS) for an empty path or one that begins with a set
 /// (RFC 4271 §9.1.2.2 c).
 pub fn neighbor_as(path: &AsPath) -> Option<u32> {
     match path.0.first() {

@@ -1,7 +1,8 @@
-//! A set of slots at one bit each, with its size known.
+//! A set of slots with one bit for each.
 
 use super::table::Slot;
 
+/// A set of slots; its size is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Bits {
     words: Vec<u64>,
@@ -17,7 +18,7 @@ impl Bits {
         self.words.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
     }
 
-    /// Adds a slot; whether it was new.
+    /// Adds a slot; returns whether it is new.
     pub fn set(&mut self, slot: Slot) -> bool {
         let at = slot as usize / 64;
         if at >= self.words.len() {
@@ -29,7 +30,7 @@ impl Bits {
         new
     }
 
-    /// Removes a slot; whether it was there.
+    /// Removes a slot; returns whether it was in the set.
     pub fn clear(&mut self, slot: Slot) -> bool {
         let was = self.get(slot);
         if was {
@@ -39,7 +40,7 @@ impl Bits {
         was
     }
 
-    /// The first slot at or after `from`.
+    /// Returns the first slot at or after `from`.
     pub fn next_from(&self, from: Slot) -> Option<Slot> {
         let mut at = from as usize / 64;
         let mut word = self.words.get(at)? & (u64::MAX << (from % 64));
@@ -50,7 +51,7 @@ impl Bits {
         Some(at as Slot * 64 + word.trailing_zeros())
     }
 
-    /// All slots in ascending order.
+    /// Returns all slots in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         std::iter::successors(self.next_from(0), |slot| self.next_from(slot.checked_add(1)?))
     }

@@ -1,21 +1,22 @@
-//! What a peer is told about a path, and what it is not.
+//! Export: the paths that may be advertised to a group of peers, and the attributes and next hop that they get.
 //!
-//! | learned from | told to internal | to client | to external |
+//! | learned from | to internal peers | to clients | to external peers |
 //! |---|---|---|---|
-//! | ourselves | yes | yes | yes |
+//! | (originated) | yes | yes | yes |
 //! | external | yes | yes | yes |
 //! | client | yes, reflected | yes, reflected | yes |
 //! | internal | no | yes, reflected | yes |
 //!
-//! Never to the one it came from. External peers get what their filter lists and nothing else (RFC 8212).
+//! A path is never advertised to the peer that it was learned from. External peers get the routes that the export filter
+//! lists and no others (RFC 8212).
 //!
-//! What is long-lived stale is told to those who know what that means, and within the AS to all: to those who don't know,
-//! with the least LOCAL_PREF and NO_EXPORT (RFC 9494 §4.3 and §4.6).
+//! A long-lived stale path is advertised to peers with the long-lived graceful restart capability, and inside the AS to
+//! all peers: to those without the capability with the lowest LOCAL_PREF and NO_EXPORT (RFC 9494 §4.3, §4.6).
 //!
 //! # Next hops
-//! Reflected paths keep theirs (RFC 4456 §10). Towards external peers it is our own address. Paths learned from
-//! external peers also get our own address when they are told inside the AS, where RFC 4271 §5.1.3 would leave them:
-//! nodes share no IGP that carries the top-of-rack's link, so only the node on that link can be sure to reach it.
+//! A reflected path keeps its next hop (RFC 4456 §10). External peers get our own address. A path learned from an external
+//! peer also gets our own address when it is advertised inside the AS, where RFC 4271 §5.1.3 would keep the next hop: the
+//! nodes run no IGP that carries the link to the top-of-rack router, so only the node on that link is sure to reach it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
@@ -26,36 +27,37 @@ use super::{Identity, Peer, PeerKind, long_lived};
 use crate::config::Filter;
 use crate::wire::{Attributes, Codec, Family, FamilySet, NextHop, PathIds, Prefix, Role};
 
-/// RFC 8326 §3: about to go away.
+/// The community of a route whose advertiser is about to shut down (RFC 8326 §3).
 pub const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
-/// RFC 1997: not to external peers.
+/// The community of routes that are not advertised to external peers (RFC 1997).
 const NO_EXPORT: u32 = 0xFFFF_FF01;
-/// RFC 1997: to nobody.
+/// The community of routes that are not advertised at all (RFC 1997).
 const NO_ADVERTISE: u32 = 0xFFFF_FF02;
-/// RFC 1997: not to external peers, those within a confederation included.
+/// The community of routes that are not advertised to external peers, members of a confederation included (RFC 1997).
 const NO_EXPORT_SUBCONFED: u32 = 0xFFFF_FF03;
 
-/// What all members of an update group have in common: all that the words of an UPDATE depend on, but for split
-/// horizon.
+/// The properties that all peers of an update group share: everything that the content of an UPDATE depends on, except
+/// split horizon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audience {
+pub struct GroupKey {
     pub kind: PeerKind,
-    /// Our address on the session: what "next hop self" means.
+    /// Our address on the session, which "next hop self" sets.
     pub local_address: IpAddr,
-    /// Our AS number to them (RFC 7705 §3.3).
+    /// Our AS number on the sessions (RFC 7705 §3.3).
     pub local_asn: u32,
-    /// What we are to them (RFC 9234).
+    /// Our role on the sessions (RFC 9234).
     pub role: Option<Role>,
-    /// As far as it matters to what they are told of that family.
+    /// The negotiated encoding, reduced to the parts that this family uses.
     pub codec: Codec,
-    /// How many paths to a prefix they are told, where with Path Identifiers (RFC 7911).
+    /// The number of paths advertised for a prefix, where Path Identifiers are sent (RFC 7911).
     pub paths: Option<NonZeroU8>,
-    /// They know what LLGR_STALE means.
+    /// The peers have the long-lived graceful restart capability.
     pub long_lived: bool,
     pub filter: Filter,
 }
 
-impl Audience {
+impl GroupKey {
+    /// Returns the key of the group that the peer belongs to for a family.
     pub fn of(peer: &Peer, family: Family) -> Self {
         let several = peer.codec.path_ids.send.contains(family);
         let send = FamilySet::from_iter(several.then_some(family));
@@ -71,7 +73,7 @@ impl Audience {
         }
     }
 
-    /// Our own address, where it can be a next hop of that family.
+    /// Returns our own address, if it can be a next hop for the family.
     fn next_hop_self(&self, family: Family) -> Option<NextHop> {
         let fits = match family {
             Family::Ipv4Unicast => self.local_address.is_ipv4() || self.codec.extended_next_hop,
@@ -81,139 +83,136 @@ impl Audience {
     }
 }
 
-/// Whether those peers may be told of a path at all. `from` is `None` for what we originate.
-pub fn allowed(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
+/// Returns whether a path may be advertised to the peers of a group. `from` is `None` for an originated path.
+pub fn is_allowed(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
     use PeerKind::{Client, External, Internal};
     let communities = &path.attributes.communities;
-    let confined = audience.kind == External
+    let confined = to.kind == External
         && (communities.contains(&NO_EXPORT) || communities.contains(&NO_EXPORT_SUBCONFED));
     // RFC 9494 §4.3
-    let too_old = audience.kind == External && !audience.long_lived && long_lived::is_stale(&path.attributes);
-    let reflects = match (from.map(|peer| peer.kind), audience.kind) {
+    let stale = to.kind == External && !to.long_lived && long_lived::is_stale(&path.attributes);
+    let reflects = match (from.map(|peer| peer.kind), to.kind) {
         // RFC 4456 §6: a non-client's path goes to clients only.
         (Some(Internal), Internal) => false,
         (None | Some(Internal | Client | External), Internal | Client | External) => true,
     };
     // RFC 9234 §5, egress rule 2
-    let upward = matches!(audience.role, Some(Role::Customer | Role::Peer | Role::RouteServerClient));
+    let upward = matches!(to.role, Some(Role::Customer | Role::Peer | Role::RouteServerClient));
     let leaks = upward && path.attributes.only_to_customer.is_some();
     reflects
         && !confined
         && !leaks
-        && !too_old
+        && !stale
         && !communities.contains(&NO_ADVERTISE)
-        && passes(audience, from, path, prefix)
+        && passes_filter(to, from, path, prefix)
 }
 
-/// Whether the export filter lets a path pass.
-fn passes(audience: &Audience, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
-    match &audience.filter {
+/// Returns whether the export filter accepts a path.
+fn passes_filter(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
+    match &to.filter {
         Filter::Rules(policy) => policy.evaluate(&path.route(from.map(|from| from.kind), prefix)).accepts(),
         filter => filter.accepts(prefix),
     }
 }
 
-/// The attributes and next hop those peers are told; `None` where there is no next hop to tell.
+/// Returns the attributes and next hop to advertise; `None` if there is no next hop for the prefix's family.
 pub fn outbound(
     identity: &Identity,
-    audience: &Audience,
+    to: &GroupKey,
     from: Option<&Peer>,
     path: &PathAttributes,
     prefix: &Prefix,
 ) -> Option<(Attributes, NextHop)> {
     let family = prefix.family();
-    let mut next_hop = next_hop(audience, from, path, family)?;
+    let mut next_hop = next_hop(to, from, path, family)?;
     let mut attributes = path.attributes.clone();
-    match audience.kind {
+    match to.kind {
         PeerKind::External => {
-            leave(&mut attributes, audience.local_asn);
+            leave_as(&mut attributes, to.local_asn);
             // RFC 9234 §5, egress rule 1
-            if matches!(audience.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {
-                attributes.only_to_customer.get_or_insert(audience.local_asn);
+            if matches!(to.role, Some(Role::Provider | Role::Peer | Role::RouteServer)) {
+                attributes.only_to_customer.get_or_insert(to.local_asn);
             }
         }
         PeerKind::Internal | PeerKind::Client => {
-            // RFC 4271 §5.1.5: always there inside the AS.
+            // RFC 4271 §5.1.5: LOCAL_PREF is mandatory inside the AS.
             attributes.local_pref = Some(local_pref(&attributes));
             if let Some(from) = from.filter(|from| from.kind != PeerKind::External) {
                 reflect(&mut attributes, from.router_id, identity.cluster_id);
             }
         }
     }
-    if let Filter::Rules(policy) = &audience.filter {
-        let ours = audience.next_hop_self(family);
+    if let Filter::Rules(policy) = &to.filter {
+        let ours = to.next_hop_self(family);
         let evaluation = policy.evaluate(&path.route(from.map(|from| from.kind), prefix));
-        evaluation.apply(&mut attributes, &mut next_hop, Some(audience.local_asn), ours);
-        // RFC 9494 §4.3: not even a policy may take it away.
+        evaluation.apply(&mut attributes, &mut next_hop, Some(to.local_asn), ours);
+        // RFC 9494 §4.3: a policy must not remove LLGR_STALE.
         if long_lived::is_stale(&path.attributes) {
             long_lived::attach(&mut attributes);
         }
-        if audience.kind == PeerKind::External {
+        if to.kind == PeerKind::External {
             attributes.local_pref = None;
         }
     }
-    if audience.kind != PeerKind::External && !audience.long_lived && long_lived::is_stale(&attributes) {
-        last_resort(&mut attributes);
+    if to.kind != PeerKind::External && !to.long_lived && long_lived::is_stale(&attributes) {
+        depreference(&mut attributes);
     }
-    // What we merely reflect does not go through us, and stays when we leave.
-    let through_us =
-        audience.kind == PeerKind::External || from.is_none_or(|from| from.kind == PeerKind::External);
+    // The traffic of a reflected route does not pass through this node, so our shutdown does not concern it.
+    let through_us = to.kind == PeerKind::External || from.is_none_or(|from| from.kind == PeerKind::External);
     if identity.graceful_shutdown && through_us {
-        leaving(&mut attributes, audience.kind);
+        mark_shutdown(&mut attributes, to.kind);
     }
     Some((attributes, next_hop))
 }
 
-fn next_hop(
-    audience: &Audience,
-    from: Option<&Peer>,
-    path: &PathAttributes,
-    family: Family,
-) -> Option<NextHop> {
-    let ours = audience.next_hop_self(family);
-    // A link-local next hop is for those on that link (RFC 2545 §3), and we cannot tell who is: it is left out.
+/// Returns the next hop to advertise, by the rules in the module's documentation.
+fn next_hop(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, family: Family) -> Option<NextHop> {
+    let ours = to.next_hop_self(family);
+    // A link-local next hop is for peers on the same link (RFC 2545 §3), which cannot be determined here: it is left out.
     let theirs = path.next_hop.map(|next_hop| NextHop { link_local: None, ..next_hop });
-    let next_hop = match (from.map(|from| from.kind), audience.kind) {
-        // What we originate has the next hop that it was configured with.
+    let next_hop = match (from.map(|from| from.kind), to.kind) {
+        // An originated path has the next hop from the configuration.
         (None, _) => theirs.or(ours),
         (Some(_), PeerKind::External) => ours,
         (Some(PeerKind::External), _) => ours.or(theirs),
         (Some(PeerKind::Internal | PeerKind::Client), _) => theirs,
     };
-    // RFC 8950 §4: an IPv6 next hop of an IPv4 prefix is for those who said that they understand it.
-    let understood = |next_hop: &NextHop| {
-        family == Family::Ipv6Unicast || next_hop.address.is_ipv4() || audience.codec.extended_next_hop
+    // RFC 8950 §4: an IPv6 next hop for an IPv4 prefix requires the peer's capability.
+    let is_encodable = |next_hop: &NextHop| {
+        family == Family::Ipv6Unicast || next_hop.address.is_ipv4() || to.codec.extended_next_hop
     };
-    next_hop.filter(understood)
+    next_hop.filter(is_encodable)
 }
 
-/// RFC 9494 §4.6: long-lived stale, for those inside the AS who don't know what that means.
-fn last_resort(attributes: &mut Attributes) {
+/// Gives a long-lived stale route the lowest preference, for peers inside the AS without the capability
+/// (RFC 9494 §4.6).
+fn depreference(attributes: &mut Attributes) {
     long_lived::add(attributes, NO_EXPORT);
     attributes.local_pref = Some(0);
 }
 
-/// RFC 8326 §4.1 and §4.3: inside the AS LOCAL_PREF says it even to those who do not look at communities.
-fn leaving(attributes: &mut Attributes, kind: PeerKind) {
+/// Adds GRACEFUL_SHUTDOWN, and the lowest LOCAL_PREF inside the AS for peers that ignore the community
+/// (RFC 8326 §4.1, §4.3).
+fn mark_shutdown(attributes: &mut Attributes, kind: PeerKind) {
     long_lived::add(attributes, GRACEFUL_SHUTDOWN);
     if kind != PeerKind::External {
         attributes.local_pref = Some(0);
     }
 }
 
-/// RFC 4456 §8.
+/// Adds the attributes of a reflected path (RFC 4456 §8).
 fn reflect(attributes: &mut Attributes, from: Ipv4Addr, cluster_id: Ipv4Addr) {
     attributes.originator_id.get_or_insert(from);
     attributes.cluster_list.insert(0, cluster_id);
 }
 
-/// What a path loses and gains when it leaves the AS.
-fn leave(attributes: &mut Attributes, asn: u32) {
-    // RFC 4271 §5.1.4: a MED from one neighbouring AS is not told to another. One set in our own AS is.
+/// Removes the attributes that stay inside the AS, and prepends our AS number.
+fn leave_as(attributes: &mut Attributes, asn: u32) {
+    // RFC 4271 §5.1.4: a MED received from one neighboring AS is not advertised to another. One set in our own AS is.
     if !attributes.as_path.0.is_empty() {
         attributes.med = None;
     }
-    // RFC 4271 §5.1.5, RFC 4456 §8: these do not leave the AS.
+    // RFC 4271 §5.1.5, RFC 4456 §8
     attributes.local_pref = None;
     attributes.originator_id = None;
     attributes.cluster_list.clear();

@@ -4,9 +4,10 @@ use std::ops::{Index, IndexMut};
 
 use crate::wire::Family;
 
-/// All families, in the order in which they are told.
+/// All families, in the order in which they are sent.
 pub const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
+/// A value for each family.
 #[derive(Debug, Default)]
 pub struct PerFamily<T> {
     ipv4_unicast: T,

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::bits::Bits;
-use super::export::{self, Audience};
+use super::export::{self, GroupKey};
 use super::intern::Interner;
 use super::log::Log;
 use super::table::{Entry, Path, PathAttributes, Slot, Slots, Source};
-use super::{Identity, Neighbors, PeerId};
+use super::{Identity, Neighbors, PeerId, WithheldReason};
 use crate::config::Filter;
 use crate::wire::{NextHop, Prefix, encode_attributes, encode_reach};
 
@@ -38,25 +38,16 @@ pub struct Encoded {
 
 /// What a group is to be told about a prefix. The member that it comes from is told nothing (split horizon).
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Advertisement {
     pub(super) encoded: Arc<Encoded>,
     pub(super) source: Source,
 }
 
-impl Told {
+impl Advertisement {
     /// Whether all members hear the same of both.
     pub(super) fn same(&self, other: &Self) -> bool {
         self.source == other.source && Arc::ptr_eq(&self.encoded, &other.encoded)
     }
-}
-
-/// What keeps a group from being told of a path that it should be told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// It does not fit into one message.
-    TooLarge { needed: usize, max: usize },
-    /// Neither the path nor the session has a next hop of the prefix's family.
-    NoNextHop,
 }
 
 /// All that turning a path into an UPDATE needs and a group does not have.
@@ -66,7 +57,7 @@ pub struct Exporter<'a> {
     pub encoded: &'a mut Interner<Encoded>,
 }
 
-/// One member's lag.
+/// One member's state.
 #[derive(Debug, Default)]
 pub struct Member {
     /// Prefixes whose last word it has not got.
@@ -96,18 +87,18 @@ impl Member {
         slot: Slot,
         was: Option<&Arc<Encoded>>,
         now: Option<&Arc<Encoded>>,
-        unsent: &mut u32,
+        pending: &mut u32,
     ) {
         if self.marks.get(slot) {
             if self.in_step(slot, now) {
                 self.marks.clear(slot);
                 self.before.remove(&slot);
-                *unsent -= 1;
+                *pending -= 1;
             }
             return;
         }
         self.marks.set(slot);
-        *unsent += 1;
+        *pending += 1;
         if let Some(was) = was {
             self.before.insert(slot, was.clone());
         }
@@ -130,8 +121,7 @@ impl Member {
         } else {
             self.told.clear(slot);
         }
-        *table.unsent(slot) -= 1;
-        table.reap(slot);
+        table.release(slot);
     }
 }
 
@@ -145,14 +135,20 @@ pub struct Common {
     /// Of those, how many come from whom.
     told_from: BTreeMap<Source, usize>,
     /// For prefixes both marked and told: what was told.
-    pub(super) before: HashMap<Slot, Told>,
+    pub(super) before: HashMap<Slot, Advertisement>,
     /// Where packing goes on.
     pub(super) cursor: Slot,
 }
 
 impl Common {
     /// The group's word goes from `was` to `now`, which differ.
-    fn change(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, unsent: &mut u32) {
+    fn change(
+        &mut self,
+        slot: Slot,
+        was: Option<&Advertisement>,
+        now: Option<&Advertisement>,
+        pending: &mut u32,
+    ) {
         if self.marks.get(slot) {
             let in_step = match now {
                 None => !self.told.get(slot),
@@ -161,19 +157,19 @@ impl Common {
             if in_step {
                 self.marks.clear(slot);
                 self.before.remove(&slot);
-                *unsent -= 1;
+                *pending -= 1;
             }
             return;
         }
         self.marks.set(slot);
-        *unsent += 1;
+        *pending += 1;
         if let Some(was) = was {
             self.before.insert(slot, was.clone());
         }
     }
 
     /// The last word was said: `now`, where it was `was`.
-    pub(super) fn settle(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>) {
+    pub(super) fn settle(&mut self, slot: Slot, was: Option<&Advertisement>, now: Option<&Advertisement>) {
         if let Some(count) = was.and_then(|was| self.told_from.get_mut(&was.source)) {
             *count -= 1;
         }
@@ -193,14 +189,14 @@ impl Common {
     }
 }
 
-/// The word on each prefix: a [`Told`] in two columns, 12 octets instead of 16.
+/// The word on each prefix: a [`Advertisement`] in two columns, 12 octets instead of 16.
 #[derive(Debug, Default)]
-struct Words {
+struct AdjRibOut {
     encoded: Vec<Option<Arc<Encoded>>>,
     sources: Vec<Source>,
 }
 
-impl Words {
+impl AdjRibOut {
     fn size(&self) -> Slot {
         self.encoded.len() as Slot
     }
@@ -210,15 +206,15 @@ impl Words {
         Some((self.encoded.get(at)?.as_ref()?, *self.sources.get(at)?))
     }
 
-    /// Takes a word out, to be followed by [`Words::put`].
-    fn take(&mut self, slot: Slot) -> Option<Told> {
+    /// Takes a word out, to be followed by [`AdjRibOut::put`].
+    fn take(&mut self, slot: Slot) -> Option<Advertisement> {
         let at = slot as usize;
-        Some(Told { encoded: self.encoded.get_mut(at)?.take()?, source: *self.sources.get(at)? })
+        Some(Advertisement { encoded: self.encoded.get_mut(at)?.take()?, source: *self.sources.get(at)? })
     }
 
-    fn put(&mut self, slot: Slot, word: Option<Told>) {
+    fn put(&mut self, slot: Slot, word: Option<Advertisement>) {
         let at = slot as usize;
-        let Some(Told { encoded, source }) = word else { return };
+        let Some(Advertisement { encoded, source }) = word else { return };
         if at >= self.encoded.len() {
             self.encoded.resize(at + 1, None);
             self.sources.resize(at + 1, Source::LOCAL);
@@ -231,23 +227,23 @@ impl Words {
 /// The peers that are told the same about one family.
 #[derive(Debug)]
 pub struct Group {
-    pub(super) audience: Audience,
-    words: Words,
+    pub(super) key: GroupKey,
+    words: AdjRibOut,
     pub(super) common: Common,
     pub(super) log: Log,
     /// Those with marks of their own.
     pub(super) members: BTreeMap<PeerId, Member>,
-    withheld: BTreeMap<Slot, (Source, Obstacle)>,
+    withheld: BTreeMap<Slot, (Source, WithheldReason)>,
     /// The last path encoded: paths with the same attributes come one after the other.
-    last: Option<(Arc<PathAttributes>, Told)>,
+    last: Option<(Arc<PathAttributes>, Advertisement)>,
 }
 
 impl Group {
     /// A group without members and words.
-    pub fn new(audience: Audience) -> Self {
+    pub fn new(key: GroupKey) -> Self {
         Self {
-            audience,
-            words: Words::default(),
+            key,
+            words: AdjRibOut::default(),
             common: Common::default(),
             log: Log::default(),
             members: BTreeMap::new(),
@@ -257,7 +253,7 @@ impl Group {
     }
 
     /// To be called when what a path is told as may have changed though the path has not.
-    pub fn forget_last(&mut self) {
+    pub fn clear_last(&mut self) {
         self.last = None;
     }
 
@@ -265,21 +261,21 @@ impl Group {
     pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
         self.withheld.remove(&slot);
         let now = match entry.best() {
-            Some(best) => match self.work_out(best, &entry.prefix, exporter) {
+            Some(best) => match self.export(best, &entry.prefix, exporter) {
                 Ok(word) => word,
-                Err(obstacle) => {
-                    self.withheld.insert(slot, (exporter.neighbors.teller(best.source), obstacle));
+                Err(reason) => {
+                    self.withheld.insert(slot, (exporter.neighbors.source_peer(best.source), reason));
                     None
                 }
             },
             None => None,
         };
-        self.replace(slot, now, &mut entry.unsent);
+        self.replace(slot, now, &mut entry.pending);
     }
 
     /// Puts a word in the place of the one before and marks all for whom that makes a difference; whether it makes any.
-    /// `unsent` is the slot's.
-    pub(super) fn replace(&mut self, slot: Slot, now: Option<Told>, unsent: &mut u32) -> bool {
+    /// `pending` is the slot's.
+    pub(super) fn replace(&mut self, slot: Slot, now: Option<Advertisement>, pending: &mut u32) -> bool {
         let was = self.words.take(slot);
         let same = match (&was, &now) {
             (Some(was), Some(now)) => was.same(now),
@@ -287,39 +283,45 @@ impl Group {
             _ => false,
         };
         if !same {
-            self.mark(slot, was.as_ref(), now.as_ref(), unsent);
+            self.mark(slot, was.as_ref(), now.as_ref(), pending);
         }
         self.words.put(slot, now);
         !same
     }
 
     /// Marks all for whom it makes a difference that the word goes from `was` to `now`.
-    fn mark(&mut self, slot: Slot, was: Option<&Told>, now: Option<&Told>, unsent: &mut u32) {
+    fn mark(
+        &mut self,
+        slot: Slot,
+        was: Option<&Advertisement>,
+        now: Option<&Advertisement>,
+        pending: &mut u32,
+    ) {
         if self.log.followed() {
-            self.common.change(slot, was, now, unsent);
+            self.common.change(slot, was, now, pending);
         } else {
             self.common.settle(slot, was, now);
         }
         for (id, member) in &mut self.members {
-            let (was, now) = (heard(was, *id), heard(now, *id));
+            let (was, now) = (advertised_to(was, *id), advertised_to(now, *id));
             if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
-                member.change(slot, was, now, unsent);
+                member.change(slot, was, now, pending);
             }
         }
     }
 
     /// What the members are to be told of a path; `None`: nothing.
-    pub(super) fn work_out(
+    pub(super) fn export(
         &mut self,
         path: &Path,
         prefix: &Prefix,
         exporter: &mut Exporter<'_>,
-    ) -> Result<Option<Told>, Obstacle> {
-        let from = exporter.neighbors.origin(path.source);
-        if !export::allowed(&self.audience, from, &path.shared, prefix) {
+    ) -> Result<Option<Advertisement>, WithheldReason> {
+        let from = exporter.neighbors.peer(path.source);
+        if !export::is_allowed(&self.key, from, &path.shared, prefix) {
             return Ok(None);
         }
-        let source = exporter.neighbors.teller(path.source);
+        let source = exporter.neighbors.source_peer(path.source);
         if let Some((shared, told)) = &self.last
             && told.source == source
             && Arc::ptr_eq(shared, &path.shared)
@@ -327,36 +329,36 @@ impl Group {
             return Ok(Some(told.clone()));
         }
         let (attributes, next_hop) =
-            export::outbound(exporter.identity, &self.audience, from, &path.shared, prefix)
-                .ok_or(Obstacle::NoNextHop)?;
-        let block = encode_attributes(&attributes, &self.audience.codec);
-        let roomy = block.len() + OVERHEAD <= self.audience.codec.max_message;
+            export::outbound(exporter.identity, &self.key, from, &path.shared, prefix)
+                .ok_or(WithheldReason::NoNextHop { local_address: self.key.local_address })?;
+        let block = encode_attributes(&attributes, &self.key.codec);
+        let roomy = block.len() + OVERHEAD <= self.key.codec.max_message;
         // Kept for long: without the room that encoding left.
         let block = Bytes::copy_from_slice(&block);
         let encoded = exporter.encoded.intern(Encoded { block, next_hop });
         if !roomy {
             self.check_size(&encoded, prefix)?;
         }
-        let told = Told { encoded, source };
+        let told = Advertisement { encoded, source };
         // Rules may tell one prefix from another.
-        if roomy && !matches!(self.audience.filter, Filter::Rules(_)) {
+        if roomy && !matches!(self.key.filter, Filter::Rules(_)) {
             self.last = Some((path.shared.clone(), told.clone()));
         }
         Ok(Some(told))
     }
 
     /// RFC 4271 §9.2: what does not fit into one message is not advertised.
-    fn check_size(&self, encoded: &Encoded, prefix: &Prefix) -> Result<(), Obstacle> {
+    fn check_size(&self, encoded: &Encoded, prefix: &Prefix) -> Result<(), WithheldReason> {
         let mut prefixes = std::iter::once(*prefix).peekable();
-        let (family, codec) = (prefix.family(), &self.audience.codec);
+        let (family, codec) = (prefix.family(), &self.key.codec);
         encode_reach(&encoded.block, encoded.next_hop, family, &mut prefixes, codec, &mut BytesMut::new())
-            .map_err(|error| Obstacle::TooLarge { needed: error.needed, max: error.max })
+            .map_err(|error| WithheldReason::TooLarge { needed: error.needed, max: error.max })
     }
 
     /// What the group is to be told about a prefix.
-    pub(super) fn word(&self, slot: Slot) -> Option<Told> {
+    pub(super) fn word(&self, slot: Slot) -> Option<Advertisement> {
         let (encoded, source) = self.words.get(slot)?;
-        Some(Told { encoded: encoded.clone(), source })
+        Some(Advertisement { encoded: encoded.clone(), source })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -377,8 +379,8 @@ impl Group {
     fn common_concerns(&self, id: PeerId) -> bool {
         let marks = &self.common.marks;
         let concerns = |slot: Slot| {
-            let was = heard(self.common.before.get(&slot), id);
-            was.map(Arc::as_ptr) != self.hears(id, slot).map(Arc::as_ptr)
+            let was = advertised_to(self.common.before.get(&slot), id);
+            was.map(Arc::as_ptr) != self.advertisement_to(id, slot).map(Arc::as_ptr)
         };
         marks.iter().take(LOOKED_AT).any(concerns) || marks.count() > LOOKED_AT
     }
@@ -406,21 +408,21 @@ impl Group {
         let Some(follower) = self.log.follower(id) else { return };
         let mut member = Member { end_of_rib: follower.end_of_rib, ..Member::default() };
         // What it was told where that is not what the group says now.
-        let mut differs: BTreeMap<Slot, Option<Told>> =
+        let mut differs: BTreeMap<Slot, Option<Advertisement>> =
             self.common.marks.iter().map(|slot| (slot, self.common.before.get(&slot).cloned())).collect();
         differs.extend(self.log.missed(id));
         for slot in self.common.told.iter() {
-            if !differs.contains_key(&slot) && self.hears(id, slot).is_some() {
+            if !differs.contains_key(&slot) && self.advertisement_to(id, slot).is_some() {
                 member.told.set(slot);
             }
         }
         for (slot, was) in differs {
-            let (was, now) = (heard(was.as_ref(), id), self.hears(id, slot));
+            let (was, now) = (advertised_to(was.as_ref(), id), self.advertisement_to(id, slot));
             if was.is_some() {
                 member.told.set(slot);
             }
             if was.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
-                member.change(slot, was, now, table.unsent(slot));
+                member.change(slot, was, now, table.pending(slot));
             }
         }
         self.unfollow(id, table);
@@ -443,17 +445,17 @@ impl Group {
     }
 
     /// What a member is to be told about a prefix.
-    pub fn hears(&self, id: PeerId, slot: Slot) -> Option<&Arc<Encoded>> {
+    pub fn advertisement_to(&self, id: PeerId, slot: Slot) -> Option<&Arc<Encoded>> {
         let (encoded, source) = self.words.get(slot)?;
         (source != Source::from(id)).then_some(encoded)
     }
 
     /// Takes in a member with what it was told in the group it was in before.
-    pub fn join(&mut self, id: PeerId, lag: &Lag, table: &mut impl Slots) {
-        let mut member = Member { end_of_rib: lag.end_of_rib, ..Member::default() };
+    pub fn join(&mut self, id: PeerId, state: &MemberState, table: &mut impl Slots) {
+        let mut member = Member { end_of_rib: state.end_of_rib, ..Member::default() };
         for slot in 0..table.size() as Slot {
-            let now = self.hears(id, slot);
-            match lag.told.get(&slot) {
+            let now = self.advertisement_to(id, slot);
+            match state.told.get(&slot) {
                 None if now.is_none() => continue,
                 Some(Some(before)) if now.is_some_and(|now| Arc::ptr_eq(before, now)) => {
                     member.told.set(slot);
@@ -468,32 +470,32 @@ impl Group {
                 }
             }
             member.marks.set(slot);
-            *table.unsent(slot) += 1;
+            *table.pending(slot) += 1;
         }
         self.members.insert(id, member);
     }
 
     /// Lets a member go for good.
-    pub fn dismiss(&mut self, id: PeerId, table: &mut impl Slots) {
+    pub fn remove(&mut self, id: PeerId, table: &mut impl Slots) {
         if let Some(member) = self.members.remove(&id) {
             release(&member.marks, table);
         }
         self.unfollow(id, table);
     }
 
-    /// Lets a member go to another group; returns what it was told. To be followed by [`Lag::release`].
-    pub fn leave(&mut self, id: PeerId, table: &mut impl Slots) -> Lag {
+    /// Lets a member go to another group; returns what it was told. To be followed by [`MemberState::release`].
+    pub fn move_out(&mut self, id: PeerId, table: &mut impl Slots) -> MemberState {
         self.step_out(id, table);
-        let Some(mut member) = self.members.remove(&id) else { return Lag::default() };
+        let Some(mut member) = self.members.remove(&id) else { return MemberState::default() };
         let mut told = HashMap::with_capacity(member.told.count());
         for slot in member.told.iter() {
             let before = match member.marks.get(slot) {
                 true => member.before.remove(&slot),
-                false => self.hears(id, slot).cloned(),
+                false => self.advertisement_to(id, slot).cloned(),
             };
             told.insert(slot, before);
         }
-        Lag { told, marks: member.marks, end_of_rib: member.end_of_rib }
+        MemberState { told, marks: member.marks, end_of_rib: member.end_of_rib }
     }
 
     /// Marks everything that a member was told to be told again.
@@ -503,28 +505,28 @@ impl Group {
         member.before.clear();
         for slot in member.told.iter() {
             if member.marks.set(slot) {
-                *table.unsent(slot) += 1;
+                *table.pending(slot) += 1;
             }
         }
     }
 
     /// What a member should be told but cannot be.
-    pub fn withheld_from(&self, id: PeerId) -> impl Iterator<Item = (Slot, Obstacle)> + '_ {
+    pub fn withheld_from(&self, id: PeerId) -> impl Iterator<Item = (Slot, WithheldReason)> + '_ {
         let others = self.withheld.iter().filter(move |(_, (source, _))| *source != Source::from(id));
-        others.map(|(slot, (_, obstacle))| (*slot, *obstacle))
+        others.map(|(slot, (_, reason))| (*slot, *reason))
     }
 }
 
 /// What a member that left its group was told, and which prefixes it still holds on to.
 #[derive(Debug, Default)]
-pub struct Lag {
+pub struct MemberState {
     /// `None` where it is to be told again in any case.
     told: HashMap<Slot, Option<Arc<Encoded>>>,
     marks: Bits,
     end_of_rib: bool,
 }
 
-impl Lag {
+impl MemberState {
     /// Gives up the marks, once those that matter have been set anew or the slots do not matter any more.
     pub fn release(&mut self, table: &mut impl Slots) {
         release(&std::mem::take(&mut self.marks), table);
@@ -544,12 +546,11 @@ impl Lag {
 
 fn release(marks: &Bits, table: &mut impl Slots) {
     for slot in marks.iter() {
-        *table.unsent(slot) -= 1;
-        table.reap(slot);
+        table.release(slot);
     }
 }
 
 /// Split horizon: nobody is told what came from it.
-pub fn heard(word: Option<&Told>, id: PeerId) -> Option<&Arc<Encoded>> {
+pub fn advertised_to(word: Option<&Advertisement>, id: PeerId) -> Option<&Arc<Encoded>> {
     word.filter(|word| word.source != Source::from(id)).map(|word| &word.encoded)
 }

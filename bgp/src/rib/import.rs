@@ -1,38 +1,18 @@
-//! What makes a received path unusable. Such a path is kept, out of the decision process, with its reason.
+//! Import: the checks of a received path. A path that fails one stays in the Adj-RIB-In with its reason, and takes no
+//! part in the decision process.
 
 use std::net::IpAddr;
 
+use super::best::neighbor_as;
+use super::export::GRACEFUL_SHUTDOWN;
+use super::reason::RejectReason;
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind, long_lived};
 use crate::policy::Policy;
 use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
 
-use super::best::neighbor_as;
-use super::export::GRACEFUL_SHUTDOWN;
-
-/// Why a path must not be used. One octet; the words come from the path when somebody asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The leftmost AS of an external path is not the peer's (RFC 4271 §6.3).
-    FirstAs,
-    /// Our AS is in AS_PATH (RFC 4271 §9.1.2).
-    AsLoop,
-    /// ORIGINATOR_ID is our BGP Identifier (RFC 4456 §8).
-    Originator,
-    /// Our cluster is in CLUSTER_LIST (RFC 4456 §8).
-    Cluster,
-    /// OTC says that it must not come from here (RFC 9234 §5).
-    Leak,
-    /// The next hop is our own address (RFC 4271 §5.1.3).
-    NextHopOurs,
-    /// The next hop is no host's address (RFC 4271 §6.3), or of another family than the prefixes.
-    NextHopUnusable,
-    /// The import filter does not let the prefix pass.
-    Filter,
-}
-
-/// Drops from an external peer's attributes what only has a meaning inside an AS: LOCAL_PREF (RFC 4271 §5.1.5),
-/// ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 §7.9, §7.10).
+/// Removes from an external peer's attributes those that are for use inside an AS only: LOCAL_PREF
+/// (RFC 4271 §5.1.5), ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 §7.9, §7.10).
 pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
     if kind == PeerKind::External {
         attributes.local_pref = None;
@@ -41,10 +21,10 @@ pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
     }
 }
 
-/// Marks what comes from above or from beside us, unless it is marked already: it may only go down (RFC 9234 §5, ingress
-/// rule 3; `role` is ours). What is about to go away ranks last.
+/// Sets ONLY_TO_CUSTOMER on a path from a provider, a route server or a lateral peer, unless it has one (RFC 9234 §5,
+/// ingress rule 3; `role` is ours), and the lowest LOCAL_PREF on a path with GRACEFUL_SHUTDOWN.
 pub fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
-    // RFC 8326 §4.1: from whom it comes does not matter; the one who leaves has the last word.
+    // RFC 8326 §4.1: on paths from any peer, and over any other preference.
     if attributes.communities.contains(&GRACEFUL_SHUTDOWN) {
         attributes.local_pref = Some(0);
     }
@@ -53,7 +33,7 @@ pub fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
     }
 }
 
-/// Whether a path's mark shows that it was leaked to the peer (RFC 9234 §5, ingress rules 1 and 2).
+/// Returns whether ONLY_TO_CUSTOMER shows a path to be a route leak (RFC 9234 §5, ingress rules 1 and 2).
 fn leaked(peer: &Peer, attributes: &Attributes) -> bool {
     match (peer.role, attributes.only_to_customer) {
         (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
@@ -62,57 +42,63 @@ fn leaked(peer: &Peer, attributes: &Attributes) -> bool {
     }
 }
 
-/// What is wrong with a path whatever its prefix.
-pub fn refuse_path(
+/// Checks what does not depend on the prefix; returns why the path is rejected, if it is.
+pub fn check_path(
     identity: &Identity,
     peer: &Peer,
     path: &PathAttributes,
     family: Family,
-) -> Option<Refusal> {
+) -> Option<RejectReason> {
     let attributes = &path.attributes;
     if peer.kind == PeerKind::External && neighbor_as(&attributes.as_path) != Some(peer.asn) {
-        return Some(Refusal::FirstAs);
+        return Some(RejectReason::FirstAs);
     }
     if in_as_path(attributes, identity.asn) || in_as_path(attributes, peer.local_asn) {
-        return Some(Refusal::AsLoop);
+        return Some(RejectReason::AsLoop);
     }
     if leaked(peer, attributes) {
-        return Some(Refusal::Leak);
+        return Some(RejectReason::RouteLeak);
     }
     if attributes.originator_id == Some(identity.router_id) {
-        return Some(Refusal::Originator);
+        return Some(RejectReason::OriginatorLoop);
     }
     if attributes.cluster_list.contains(&identity.cluster_id) {
-        return Some(Refusal::Cluster);
+        return Some(RejectReason::ClusterLoop);
     }
     match path.next_hop {
-        Some(next_hop) if next_hop.address == peer.local_address => Some(Refusal::NextHopOurs),
-        Some(next_hop) if usable(next_hop, family, peer.codec.extended_next_hop) => None,
-        _ => Some(Refusal::NextHopUnusable),
+        Some(next_hop) if next_hop.address == peer.local_address => Some(RejectReason::NextHopOurs),
+        Some(next_hop) if is_usable(next_hop, family, peer.codec.extended_next_hop) => None,
+        _ => Some(RejectReason::NextHopInvalid),
     }
 }
 
-/// What is wrong with a path for this prefix. Filters come last: they may change, and a loop says more.
-pub fn refuse(identity: &Identity, peer: &Peer, path: &PathAttributes, prefix: &Prefix) -> Option<Refusal> {
-    refuse_path(identity, peer, path, prefix.family()).or_else(|| refuse_prefix(peer, prefix))
+/// Checks a path for this prefix; returns why it is rejected, if it is. The filter is checked last, because it may
+/// change and a loop is the stronger reason.
+pub fn check(
+    identity: &Identity,
+    peer: &Peer,
+    path: &PathAttributes,
+    prefix: &Prefix,
+) -> Option<RejectReason> {
+    check_path(identity, peer, path, prefix.family()).or_else(|| check_prefix(peer, prefix))
 }
 
-/// What is wrong with a prefix whatever its path.
-pub fn refuse_prefix(peer: &Peer, prefix: &Prefix) -> Option<Refusal> {
-    (!peer.import.accepts(prefix)).then_some(Refusal::Filter)
+/// Checks the prefix against the import filter, where that is a list of prefixes.
+pub fn check_prefix(peer: &Peer, prefix: &Prefix) -> Option<RejectReason> {
+    (!peer.import.accepts(prefix)).then_some(RejectReason::Filter)
 }
 
-/// What rules make of a route as it was received: what is to be kept, and why it must not be used. What is rejected is
-/// kept as it came, to be reported.
-pub fn judge(
+/// Applies the import policy to a route as it was received; returns the attributes to keep. A rejected route is kept
+/// as it was received.
+pub fn apply_policy(
     policy: &Policy,
     peer: &Peer,
     path: &PathAttributes,
     prefix: &Prefix,
-) -> Result<PathAttributes, Refusal> {
+) -> Result<PathAttributes, RejectReason> {
     let evaluation = policy.evaluate(&path.route(Some(peer.kind), prefix));
     if !evaluation.accepts() {
-        return Err(Refusal::Filter);
+        return Err(RejectReason::Filter);
     }
     let mut attributes = path.attributes.clone();
     let neighbor = neighbor_as(&attributes.as_path);
@@ -120,7 +106,7 @@ pub fn judge(
         evaluation.apply(&mut attributes, &mut next_hop, neighbor, None);
         next_hop
     });
-    // RFC 9494 §4.3: what is long-lived stale stays so.
+    // RFC 9494 §4.3: a policy must not remove LLGR_STALE.
     if long_lived::is_stale(&path.attributes) {
         long_lived::attach(&mut attributes);
     }
@@ -133,12 +119,12 @@ fn in_as_path(attributes: &Attributes, asn: u32) -> bool {
     })
 }
 
-/// Whether it can be a host's address at all. Whether it is reachable is not for us to know: that is asked of the
-/// kernel by whoever installs the route.
-fn usable(next_hop: NextHop, family: Family, extended: bool) -> bool {
+/// Returns whether the next hop can be the address of a host, and is of a family that the session allows for the
+/// prefixes. Reachability is not checked here: the program that installs the route finds it out from the kernel.
+fn is_usable(next_hop: NextHop, family: Family, extended: bool) -> bool {
     match next_hop.address {
         IpAddr::V4(address) => {
-            // 240.0.0.0/4 holds the broadcast address too.
+            // 240.0.0.0/4 includes the broadcast address.
             family == Family::Ipv4Unicast
                 && !address.is_unspecified()
                 && !address.is_multicast()

@@ -1,5 +1,4 @@
-//! Values that many paths have in common, kept once: equal values are one allocation, so that equality of what is
-//! interned is equality of pointers.
+//! Interned values: equal values that many paths share are one allocation, so that they are compared by address.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -8,14 +7,14 @@ use hashbrown::HashTable;
 
 use crate::hash::Keyed;
 
-/// The fewest values worth looking through for unused ones.
+/// The fewest values that are swept for unused ones.
 const SWEEP_FLOOR: usize = 1024;
 
-/// A set of shared values. One that nobody else holds any more is dropped when the set has doubled since it was
-/// last looked through: at most half of it is garbage, and the cost of a look is spread over as many insertions.
+/// A set of interned values. Unused ones are dropped when the set has doubled since the last sweep: so at most half of it
+/// is garbage, and the cost of a sweep is spread over as many insertions.
 #[derive(Debug)]
 pub struct Interner<T> {
-    /// Each with its hash: a table that grows would else have to visit every value.
+    /// Each value with its hash, so that a growing table need not visit the values.
     values: HashTable<(u64, Arc<T>)>,
     hasher: Keyed,
     sweep_at: usize,
@@ -26,7 +25,7 @@ impl<T: Eq + Hash> Interner<T> {
         Self { values: HashTable::new(), hasher: Keyed::default(), sweep_at: SWEEP_FLOOR }
     }
 
-    /// The one shared copy of `value`.
+    /// Returns the shared copy of `value`.
     pub fn intern(&mut self, value: T) -> Arc<T> {
         let hash = self.hasher.hash_one(&value);
         if let Some((_, known)) = self.values.find(hash, |(h, known)| *h == hash && **known == value) {
@@ -60,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_holds_is_dropped() {
+    fn unused_values_are_dropped() {
         let mut interner = Interner::new();
         let held = interner.intern(usize::MAX);
         for value in 0..100 * SWEEP_FLOOR {

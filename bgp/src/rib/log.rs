@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Buf, BytesMut};
 
 use super::PeerId;
-use super::group::{Told, heard};
+use super::group::{Advertisement, advertised_to};
 use super::table::{Slot, Slots, Source};
 use crate::hash::Map;
 
@@ -78,7 +78,7 @@ pub struct Log {
     /// How many changes were dropped.
     dropped: u64,
     /// What was said of the prefix before, where anything was, by the change's number counted from the log's beginning.
-    before: BTreeMap<u64, Told>,
+    before: BTreeMap<u64, Advertisement>,
     /// The number and the beginning of the first record.
     first: Position,
     first_octet: u64,
@@ -145,7 +145,7 @@ impl Log {
     }
 
     /// What a follower was told of prefixes that messages it has not got yet change.
-    pub fn missed(&self, id: PeerId) -> BTreeMap<Slot, Option<Told>> {
+    pub fn missed(&self, id: PeerId) -> BTreeMap<Slot, Option<Advertisement>> {
         let mut missed = BTreeMap::new();
         let Some(follower) = self.followers.get(&id) else { return missed };
         let mut change = 0;
@@ -153,7 +153,8 @@ impl Log {
             let next = change + record.changes as usize;
             if at >= follower.at && record.to.includes(id) {
                 for (number, slot) in (self.dropped + change as u64..).zip(self.changes.range(change..next)) {
-                    let before = self.before.get(&number).filter(|before| heard(Some(before), id).is_some());
+                    let before =
+                        self.before.get(&number).filter(|before| advertised_to(Some(before), id).is_some());
                     missed.entry(*slot).or_insert_with(|| before.cloned());
                 }
             }
@@ -167,12 +168,12 @@ impl Log {
         &mut self,
         to: To,
         table: &mut impl Slots,
-        changes: &[(Slot, Option<Told>)],
+        changes: &[(Slot, Option<Advertisement>)],
         message: &[u8],
     ) {
         self.bytes.extend_from_slice(message);
         for (slot, before) in changes {
-            *table.unsent(*slot) += 1;
+            *table.pending(*slot) += 1;
             if let Some(before) = before {
                 self.before.insert(self.dropped + self.changes.len() as u64, before.clone());
             }
@@ -233,8 +234,7 @@ impl Log {
             self.first_octet += u64::from(record.octets);
             self.bytes.advance(record.octets as usize);
             for slot in self.changes.drain(..record.changes as usize) {
-                *table.unsent(slot) -= 1;
-                table.reap(slot);
+                table.release(slot);
             }
             self.dropped += u64::from(record.changes);
             while let Some(first) = self.before.first_entry().filter(|first| *first.key() < self.dropped) {

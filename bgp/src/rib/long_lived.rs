@@ -1,8 +1,8 @@
-//! Long-lived graceful restart (RFC 9494), as far as the tables have a part in it.
+//! Long-lived graceful restart (RFC 9494) in the tables.
 //!
-//! A route is long-lived stale if it carries LLGR_STALE, whoever attached that: we, when its peer stayed away, or
-//! somebody before us (§4.3). So it needs no mark of its own, and all that hangs on attributes follows by itself: it is
-//! told again with the community, and replaced by what its peer tells when it is back.
+//! A route is long-lived stale if it has the community LLGR_STALE, whether we attached it after the peer's restart time or
+//! another speaker did (§4.3). So no state is needed besides the attributes: the route is advertised again with the
+//! community, and replaced when the peer is back and sends it again.
 
 use std::sync::Arc;
 
@@ -10,22 +10,22 @@ use super::table::{Path, PathAttributes};
 use super::{PeerId, Rib};
 use crate::wire::{Attributes, Family};
 
-/// Kept for want of anything better (RFC 9494 §3.2).
+/// The community of a long-lived stale route (RFC 9494 §3.2).
 pub const LLGR_STALE: u32 = 0xFFFF_0006;
-/// Not to be kept so (RFC 9494 §3.3).
+/// The community of a route that must not become long-lived stale (RFC 9494 §3.3).
 const NO_LLGR: u32 = 0xFFFF_0007;
 
-/// Whether a route is the last resort.
+/// Returns whether a route is long-lived stale.
 pub fn is_stale(attributes: &Attributes) -> bool {
     attributes.communities.contains(&LLGR_STALE)
 }
 
-/// Makes it so.
+/// Adds LLGR_STALE.
 pub fn attach(attributes: &mut Attributes) {
     add(attributes, LLGR_STALE);
 }
 
-/// Adds a community where its order has it.
+/// Adds a community at its place in the order.
 pub fn add(attributes: &mut Attributes, community: u32) {
     if let Err(at) = attributes.communities.binary_search(&community) {
         attributes.communities.insert(at, community);
@@ -33,8 +33,8 @@ pub fn add(attributes: &mut Attributes, community: u32) {
 }
 
 impl Rib {
-    /// The peer has been away for longer than its restart time: what is stale of a family becomes the last resort, or goes
-    /// where it was told to (RFC 9494 §4.2).
+    /// Makes the peer's stale paths of a family long-lived stale, or drops those with NO_LLGR (RFC 9494 §4.2). Called when
+    /// the peer has not come back within its restart time.
     pub fn long_lived(&mut self, id: PeerId, family: Family) {
         let mut last: Option<(Arc<PathAttributes>, Arc<PathAttributes>)> = None;
         for (prefix, path) in self.paths_of(id, family) {
@@ -45,15 +45,16 @@ impl Rib {
                 self.withdraw(prefix, path.source);
                 continue;
             }
-            // Paths with the same attributes come one after the other.
+            // Paths with the same attributes mostly follow one another.
             let known = last.take().filter(|(before, _)| Arc::ptr_eq(before, &path.shared));
-            let (before, shared) = known.unwrap_or_else(|| (path.shared.clone(), self.aged(&path.shared)));
+            let (before, shared) =
+                known.unwrap_or_else(|| (path.shared.clone(), self.with_llgr_stale(&path.shared)));
             self.put(prefix, Path { shared: shared.clone(), ..path });
             last = Some((before, shared));
         }
     }
 
-    fn aged(&mut self, path: &PathAttributes) -> Arc<PathAttributes> {
+    fn with_llgr_stale(&mut self, path: &PathAttributes) -> Arc<PathAttributes> {
         let mut attributes = path.attributes.clone();
         attach(&mut attributes);
         self.attributes.intern(PathAttributes { attributes, next_hop: path.next_hop })

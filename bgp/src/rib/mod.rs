@@ -1,12 +1,12 @@
-//! The tables: adj-RIB-in, loc-RIB and adj-RIB-out (RFC 4271 §3.2). Pure: no sessions, no time, no I/O.
+//! The tables: Adj-RIB-In, Loc-RIB and Adj-RIB-Out (RFC 4271 §3.2). Pure: no sessions, no time, no I/O.
 //!
-//! The way of a route: [`Rib::update`] interns its attributes, checks them for loops and against the import filter,
-//! and puts the path into its prefix's entry. If that changes the prefix's best path, each update group works out its
-//! new word on the prefix and marks it. [`Rib::pack`] turns a group's marks into messages when the socket of a first
-//! member can take them, and gives the same messages to all who keep up; one that does not has marks of its own.
+//! The way of a route: [`Rib::update`] interns its attributes, checks them, applies the import filter, and puts the path
+//! into the entry of its prefix. If the best path of the prefix changes, each update group computes a new advertisement
+//! and marks it as pending. [`Rib::pack`] encodes a group's pending changes when the socket of the first member can take
+//! bytes. All members that keep up get these messages; one that does not has a pending set of its own.
 //!
-//! Two invariants carry all else. The best path depends on the set of paths only, never on the order in which they
-//! came. And what a peer was told, once it has no marks, is exactly what its group says.
+//! Two invariants: the best path depends on the set of paths only, never on the order in which they arrived; and a peer
+//! with nothing pending has been sent exactly the Adj-RIB-Out of its group.
 
 mod add_path;
 mod best;
@@ -20,6 +20,7 @@ mod log;
 mod long_lived;
 mod neighbors;
 mod pack;
+mod reason;
 mod report;
 mod sources;
 mod table;
@@ -35,16 +36,17 @@ use bytes::BytesMut;
 
 use crate::config::{Filter, Network};
 use crate::wire::{Attributes, Family, NextHop, Nlri, Prefix, Update};
-use add_path::{Leaver, UpdateGroup};
+use add_path::{MovingMember, UpdateGroup};
 use best::Candidate;
-use export::Audience;
+use export::GroupKey;
 use family::{FAMILIES, PerFamily};
 use group::{Encoded, Exporter};
-use import::Refusal;
 use intern::Interner;
-use neighbors::{GroupId, Neighbor, Neighbors};
+use neighbors::{GroupId, Neighbors};
 use table::{Path, PathAttributes, Slot, Source, Table};
 
+pub use best::Step;
+pub use reason::{Comparison, PathReason, PolicyRejection, RejectReason, Rejection, WithheldReason};
 pub use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 
 /// All tables of one speaker.
@@ -58,11 +60,11 @@ pub struct Rib {
     attributes: Interner<PathAttributes>,
     encoded: Interner<Encoded>,
     changed: bool,
-    news: bool,
+    others_changed: bool,
 }
 
 impl Rib {
-    /// Empty tables of a speaker that is `identity`.
+    /// Returns empty tables.
     pub fn new(identity: Identity) -> Self {
         Self {
             identity,
@@ -73,30 +75,28 @@ impl Rib {
             attributes: Interner::new(),
             encoded: Interner::new(),
             changed: false,
-            news: false,
+            others_changed: false,
         }
     }
 
-    /// Changes who we are; loop checks and exports are worked out again.
+    /// Changes our identity, and repeats the checks of all paths and the export.
     pub fn set_identity(&mut self, identity: Identity) {
         if self.identity == identity {
             return;
         }
         self.identity = identity;
-        let mut ids: Vec<PeerId> = self.neighbors.0.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            self.review(id);
+        for id in self.neighbors.ids() {
+            self.recheck(id);
         }
         for family in FAMILIES {
             let (table, groups, mut exporter) = self.outbound(family);
             for group in groups.values_mut() {
-                group.revise(table, &mut exporter);
+                group.recompute(table, &mut exporter);
             }
         }
     }
 
-    /// Sets what we originate, as a whole; only what differs is touched.
+    /// Sets all originated networks; only the differences are applied.
     pub fn set_networks(&mut self, networks: &[Network]) {
         let wanted: BTreeMap<_, _> =
             networks.iter().map(|network| (network.prefix, network.next_hop)).collect();
@@ -109,48 +109,40 @@ impl Rib {
                 let next_hop = next_hop.map(|address| NextHop { address, link_local: None });
                 let shared =
                     self.attributes.intern(PathAttributes { attributes: Attributes::local(), next_hop });
-                self.put(prefix, Path { shared, source: Source::LOCAL, refusal: None, stale: false });
+                self.put(prefix, Path { shared, source: Source::LOCAL, rejected: None, stale: false });
             }
         }
     }
 
-    /// A session is established. Paths kept stale from before stay until they are replaced or dropped, but for
-    /// families that the session does not carry; everything in the loc-RIB is marked for the peer.
+    /// Adds the peer of an established session. The Loc-RIB becomes pending for it. Its stale paths stay until they are
+    /// replaced or dropped, except those of families that the session does not carry.
     pub fn peer_up(&mut self, id: PeerId, peer: Peer) {
-        if self.neighbors.0.get(&id).is_some_and(|neighbor| neighbor.up) {
+        if self.neighbors.get(id).is_some_and(|neighbor| neighbor.up) {
             self.peer_down(id, &[]);
         }
         let families = peer.families.clone();
-        let fresh = Neighbor {
-            peer: peer.clone(),
-            up: true,
-            inbound: PerFamily::default(),
-            group: PerFamily::default(),
-        };
-        let neighbor = self.neighbors.0.entry(id).or_insert(Box::new(fresh));
-        let before = std::mem::replace(&mut neighbor.peer, peer);
-        neighbor.up = true;
-        let transformed = !before.ranks_alike(&neighbor.peer);
+        let before = self.neighbors.set_up(id, peer.clone());
+        let ranks_differently = before.is_some_and(|before| !before.ranks_alike(&peer));
         for family in FAMILIES.into_iter().filter(|family| !families.contains(family)) {
             self.drop_stale(id, Some(family));
         }
-        self.review(id);
-        if transformed {
-            self.reconsider(id);
+        self.recheck(id);
+        if ranks_differently {
+            self.redecide(id);
         }
         for family in FAMILIES.into_iter().filter(|family| families.contains(family)) {
-            self.join(id, family, Leaver::default());
+            self.join(id, family, MovingMember::default());
         }
     }
 
-    /// The session is gone. Paths of the families in `keep` become stale or stay so, all others go.
+    /// Removes the peer of a session that ended. Paths of the families in `keep` become stale, all others are dropped.
     pub fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
-        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         if !std::mem::take(&mut neighbor.up) {
             return;
         }
         for family in FAMILIES {
-            self.dismiss(id, family);
+            self.leave(id, family);
             for (prefix, path) in self.paths_of(id, family) {
                 if keep.contains(&family) {
                     self.put(prefix, Path { stale: true, ..path });
@@ -161,10 +153,10 @@ impl Rib {
         }
     }
 
-    /// Drops the peer's paths that are still stale, of one family or of all.
+    /// Drops the peer's stale paths, of one family or of all.
     pub fn drop_stale(&mut self, id: PeerId, family: Option<Family>) {
         for family in FAMILIES.into_iter().filter(|each| family.is_none_or(|family| family == *each)) {
-            if self.neighbors.0.get(&id).is_none_or(|neighbor| neighbor.inbound[family].stale == 0) {
+            if self.neighbors.get(id).is_none_or(|neighbor| neighbor.inbound[family].stale == 0) {
                 continue;
             }
             for (prefix, path) in self.paths_of(id, family) {
@@ -175,31 +167,32 @@ impl Rib {
         }
     }
 
-    /// The peer begins to tell all of a family again: what it does not repeat is to be dropped (RFC 7313 §4).
+    /// Makes the peer's paths of a family stale at the beginning of a refresh: those that it does not repeat are to be
+    /// dropped (RFC 7313 §4).
     pub fn mark_stale(&mut self, id: PeerId, family: Family) {
         for (prefix, path) in self.paths_of(id, family) {
             self.put(prefix, Path { stale: true, ..path });
         }
     }
 
-    /// The neighbour is no longer configured: nothing of it stays.
+    /// Removes a neighbor that is no longer configured, with its paths.
     pub fn forget(&mut self, id: PeerId) {
         self.peer_down(id, &[]);
         self.drop_stale(id, None);
-        self.neighbors.0.remove(&id);
+        self.neighbors.remove(id);
     }
 
-    /// Changes a peer's filters live. Where rules come or go on import, paths stay as they were judged until the peer tells
-    /// them again: see [`Peer::by_rules`].
+    /// Changes a peer's filters without a reset of the session. Where the old or the new import filter is made of rules,
+    /// paths stay as they are until the peer sends them again: see [`Peer::imports_by_rules`].
     pub fn set_filters(&mut self, id: PeerId, import: Filter, export: Filter) {
-        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         let imports_alike = neighbor.peer.import == import;
         let exports_alike = neighbor.peer.export == export;
-        let by_rules = neighbor.peer.by_rules() || matches!(import, Filter::Rules(_));
+        let by_rules = neighbor.peer.imports_by_rules() || matches!(import, Filter::Rules(_));
         neighbor.peer.import = import;
         neighbor.peer.export = export;
         if !imports_alike && !by_rules {
-            self.review(id);
+            self.recheck(id);
         }
         if exports_alike {
             return;
@@ -209,30 +202,31 @@ impl Rib {
         }
     }
 
-    /// Changes live whether an internal peer is our client: what it is told, and who is told of its paths (RFC 4456 §6).
+    /// Changes whether an internal peer is a client, without a reset of the session: this decides which paths it is
+    /// advertised, and to which peers its paths are advertised (RFC 4456 §6).
     pub fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
-        let Some(neighbor) = self.neighbors.0.get_mut(&id) else { return };
+        let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         if std::mem::replace(&mut neighbor.peer.kind, kind) == kind {
             return;
         }
         for family in FAMILIES {
             self.regroup(id, family);
         }
-        self.reconsider(id);
+        self.redecide(id);
     }
 
-    /// Takes in an UPDATE. Its `end_of_rib` and `faults` are the caller's business; what is of a family that the
-    /// session does not carry is ignored (RFC 4760 §6 leaves that to us).
+    /// Applies an UPDATE, except its `end_of_rib` and `faults`, which are for the caller. Routes of a family that the
+    /// session does not carry are ignored (RFC 4760 §6 leaves the choice).
     pub fn update(&mut self, id: PeerId, update: Update) {
-        let Some(neighbor) = self.neighbors.0.get(&id).filter(|neighbor| neighbor.up) else { return };
+        let Some(neighbor) = self.neighbors.get(id).filter(|neighbor| neighbor.up) else { return };
         let (kind, families) = (neighbor.peer.kind, neighbor.peer.families.clone());
         let (asn, role) = (neighbor.peer.asn, neighbor.peer.role);
         let carried = |nlri: &Nlri| families.contains(&nlri.prefix.family());
-        // Withdrawals first: RFC 4271 §4.3 lets an announcement in the same message win.
+        // RFC 4271 §4.3: a prefix that is also advertised in the same message is not withdrawn, so withdrawals are first.
         for Nlri { prefix, path_id } in update.withdrawn.into_iter().filter(carried) {
             let source = match path_id {
                 None => id.into(),
-                Some(path_id) => match self.neighbors.1.find(id, path_id) {
+                Some(path_id) => match self.neighbors.sources().find(id, path_id) {
                     Some(source) => source,
                     None => continue,
                 },
@@ -247,50 +241,50 @@ impl Rib {
         let mut left = update.reach.len();
         for reach in update.reach {
             left -= 1;
-            // Almost always there is one reach, and nothing to copy.
+            // There is almost always one reach, and nothing to copy.
             let attributes = if left == 0 { attributes.take() } else { attributes.clone() };
             let Some(attributes) = attributes else { return };
             let shared =
                 self.attributes.intern(PathAttributes { attributes, next_hop: Some(reach.next_hop) });
-            let refusal = self
+            let rejected = self
                 .neighbors
-                .origin(id.into())
-                .and_then(|peer| import::refuse_path(&self.identity, peer, &shared, reach.family));
+                .peer(id.into())
+                .and_then(|peer| import::check_path(&self.identity, peer, &shared, reach.family));
             let of_family = |nlri: &Nlri| carried(nlri) && nlri.prefix.family() == reach.family;
-            self.tables[reach.family].look_ahead(&reach.prefixes);
+            self.tables[reach.family].prefetch(&reach.prefixes);
             for Nlri { prefix, path_id } in reach.prefixes.into_iter().filter(of_family) {
-                let (shared, refusal) = match refusal {
-                    None => self.judge(id, &shared, &prefix),
-                    refusal => (shared.clone(), refusal),
+                let (shared, rejected) = match rejected {
+                    None => self.apply_import_filter(id, &shared, &prefix),
+                    rejected => (shared.clone(), rejected),
                 };
                 let source = match path_id {
                     None => id.into(),
-                    Some(path_id) => self.neighbors.1.claim(id, path_id),
+                    Some(path_id) => self.neighbors.sources_mut().claim(id, path_id),
                 };
-                self.put(prefix, Path { shared, source, refusal, stale: false });
+                self.put(prefix, Path { shared, source, rejected, stale: false });
             }
         }
     }
 
-    /// What the peer's import filter makes of a path.
-    fn judge(
+    /// Applies the peer's import filter; returns the attributes to keep, and why the path is rejected, if it is.
+    fn apply_import_filter(
         &mut self,
         id: PeerId,
         shared: &Arc<PathAttributes>,
         prefix: &Prefix,
-    ) -> (Arc<PathAttributes>, Option<Refusal>) {
-        let Some(peer) = self.neighbors.origin(id.into()) else { return (shared.clone(), None) };
+    ) -> (Arc<PathAttributes>, Option<RejectReason>) {
+        let Some(peer) = self.neighbors.peer(id.into()) else { return (shared.clone(), None) };
         let Filter::Rules(policy) = &peer.import else {
-            return (shared.clone(), import::refuse_prefix(peer, prefix));
+            return (shared.clone(), import::check_prefix(peer, prefix));
         };
-        match import::judge(policy, peer, shared, prefix) {
+        match import::apply_policy(policy, peer, shared, prefix) {
             Ok(changed) if changed == **shared => (shared.clone(), None),
             Ok(changed) => (self.attributes.intern(changed), None),
-            Err(refusal) => (shared.clone(), Some(refusal)),
+            Err(reason) => (shared.clone(), Some(reason)),
         }
     }
 
-    /// Marks everything of `family` to be told again (ROUTE-REFRESH, RFC 2918 §4).
+    /// Makes the whole Adj-RIB-Out of `family` pending for the peer (ROUTE-REFRESH, RFC 2918 §4).
     pub fn refresh(&mut self, id: PeerId, family: Family) {
         if let Some(group) = self.group_of(id, family) {
             let (table, groups, _) = self.outbound(family);
@@ -300,7 +294,7 @@ impl Rib {
         }
     }
 
-    /// Asks for an End-of-RIB (RFC 4724 §2), to be packed after all that is pending for `family`.
+    /// Requests an End-of-RIB (RFC 4724 §2), which is packed after everything that is pending for `family`.
     pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
         if let Some(group) = self.groups[family].get_mut(&group) {
@@ -308,21 +302,21 @@ impl Rib {
         }
     }
 
-    /// Whether [`Rib::pack`] has something for the peer.
+    /// Returns whether [`Rib::pack`] has messages for the peer.
     pub fn pending(&self, id: PeerId) -> bool {
-        let Some(neighbor) = self.neighbors.0.get(&id) else { return false };
+        let Some(neighbor) = self.neighbors.get(id) else { return false };
         FAMILIES.into_iter().any(|family| {
             let group = neighbor.group[family].and_then(|group| self.groups[family].get(&group));
             group.is_some_and(|group| group.pending(id))
         })
     }
 
-    /// Appends whole messages for the peer to `out` until at least `limit` octets were added or nothing is
-    /// pending; returns how many octets were added.
+    /// Appends whole messages for the peer to `out` until at least `limit` octets are added or nothing is pending; returns
+    /// the number of octets added.
     pub fn pack(&mut self, id: PeerId, limit: usize, out: &mut BytesMut) -> usize {
         let start = out.len();
         let until = start.saturating_add(limit);
-        let Some(neighbor) = self.neighbors.0.get(&id) else { return 0 };
+        let Some(neighbor) = self.neighbors.get(id) else { return 0 };
         for family in FAMILIES {
             let Some(group) = neighbor.group[family] else { continue };
             let Some(group) = self.groups[family].get_mut(&group) else { continue };
@@ -331,43 +325,44 @@ impl Rib {
         out.len() - start
     }
 
-    /// Whether the loc-RIB changed since the last call.
+    /// Returns whether the Loc-RIB changed since the last call.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// Whether there may be something to tell beyond changes of the loc-RIB since the last call: paths that are not the
-    /// best, to those who are told several.
-    pub fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
+    /// Returns whether, since the last call, paths that are not the best may have become pending: for peers that are
+    /// advertised several.
+    pub fn take_others_changed(&mut self) -> bool {
+        std::mem::take(&mut self.others_changed)
     }
 
-    /// How many paths a peer's tables hold; zeros for an unknown peer.
+    /// Returns the numbers of paths in a peer's tables; zeros for an unknown peer.
     pub fn counts(&self, id: PeerId) -> Counts {
         let mut counts = Counts::default();
-        let Some(neighbor) = self.neighbors.0.get(&id) else { return counts };
+        let Some(neighbor) = self.neighbors.get(id) else { return counts };
         for family in FAMILIES {
             let inbound = &neighbor.inbound[family];
             counts.received += inbound.paths;
             counts.accepted += inbound.accepted;
             counts.stale += inbound.stale;
-            counts.advertised += self.hearing(id, family).map_or(0, |group| group.advertised(id));
+            counts.advertised += self.group(id, family).map_or(0, |group| group.advertised(id));
         }
         counts
     }
 
-    /// How many paths of a family are in a peer's adj-RIB-in, refused ones included.
+    /// Returns the number of paths of a family in a peer's Adj-RIB-In, rejected ones included.
     pub fn received(&self, id: PeerId, family: Family) -> usize {
-        self.neighbors.0.get(&id).map_or(0, |neighbor| neighbor.inbound[family].paths)
+        self.neighbors.get(id).map_or(0, |neighbor| neighbor.inbound[family].paths)
     }
 
-    /// Whether nothing is held for any prefix: no path, no mark, no slot.
+    /// Returns whether the tables hold nothing: no path, nothing pending, no slot.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        FAMILIES.into_iter().all(|family| self.tables[family].is_empty()) && self.neighbors.1.is_empty()
+        FAMILIES.into_iter().all(|family| self.tables[family].is_empty())
+            && self.neighbors.sources().is_empty()
     }
 
-    /// Puts a path in, in place of the one from the same source.
+    /// Adds a path, or replaces the one from the same source.
     fn put(&mut self, prefix: Prefix, path: Path) {
         let (family, source) = (prefix.family(), path.source);
         let slot = self.tables[family].claim(prefix);
@@ -376,10 +371,10 @@ impl Rib {
         let was = entry.paths.put(path);
         let now = entry.paths.get(source);
         if was.is_none() {
-            self.neighbors.1.hold(source);
+            self.neighbors.sources_mut().hold(source);
         }
-        if let Some(neighbor) = self.neighbors.of(source) {
-            neighbor.inbound[family].count(slot, was.as_ref(), now, false);
+        if let Some(inbound) = self.neighbors.inbound_mut(source) {
+            inbound[family].count(slot, was.as_ref(), now, false);
         }
         self.decide(family, slot, best);
     }
@@ -390,22 +385,23 @@ impl Rib {
         let entry = self.tables[family].entry_mut(slot);
         let best = entry.best().cloned();
         let Some(was) = entry.paths.remove(source) else { return };
-        let teller = self.neighbors.teller(source);
-        let others = entry.paths.as_slice().iter().any(|path| self.neighbors.teller(path.source) == teller);
-        if let Some(neighbor) = self.neighbors.of(source) {
-            neighbor.inbound[family].count(slot, Some(&was), None, others);
+        let peer = self.neighbors.source_peer(source);
+        let others =
+            entry.paths.as_slice().iter().any(|path| self.neighbors.source_peer(path.source) == peer);
+        if let Some(inbound) = self.neighbors.inbound_mut(source) {
+            inbound[family].count(slot, Some(&was), None, others);
         }
         self.decide(family, slot, best);
-        self.neighbors.1.release(source);
+        self.neighbors.sources_mut().release(source);
     }
 
-    /// Finds the best path to a prefix whose paths changed, and passes it on if it is another than `before`.
+    /// Selects the best path to a prefix whose paths changed, and updates the groups if it differs from `before`.
     fn decide(&mut self, family: Family, slot: Slot, before: Option<Path>) {
         let neighbors = &self.neighbors;
         let paths = self.tables[family].entry_mut(slot).paths.as_mut_slice();
         if paths.len() > 1 {
-            let usable = paths.iter().filter(|path| path.refusal.is_none());
-            let best = best::select(usable.map(|path| Candidate::new(path, neighbors)));
+            let eligible = paths.iter().filter(|path| path.is_eligible());
+            let best = best::select(eligible.map(|path| Candidate::new(path, neighbors)));
             if let Some(at) = best.and_then(|best| paths.iter().position(|path| path.source == best.source)) {
                 paths.swap(0, at);
             }
@@ -417,15 +413,15 @@ impl Rib {
         };
         if !same {
             self.changed = true;
-            self.tell(family, slot);
+            self.update_groups(family, slot);
         } else {
-            self.tell_others(family, slot);
+            self.update_groups_with_others(family, slot);
         }
         self.tables[family].reap(slot);
     }
 
-    /// Has each group work out its word on a prefix.
-    fn tell(&mut self, family: Family, slot: Slot) {
+    /// Updates the advertisement of a prefix in each group.
+    fn update_groups(&mut self, family: Family, slot: Slot) {
         let (table, groups, mut exporter) = self.outbound(family);
         let entry = table.entry_mut(slot);
         for group in groups.values_mut() {
@@ -433,106 +429,107 @@ impl Rib {
         }
     }
 
-    /// Has those groups that are told of several paths work out their words on a prefix whose best path stays as it is.
-    fn tell_others(&mut self, family: Family, slot: Slot) {
+    /// Updates the advertisements of a prefix whose best path is unchanged, in groups with several paths to a prefix.
+    fn update_groups_with_others(&mut self, family: Family, slot: Slot) {
         let (table, groups, mut exporter) = self.outbound(family);
         let entry = table.entry(slot);
-        let mut news = false;
+        let mut changed = false;
         for group in groups.values_mut() {
-            news |= group.update_others(entry, &mut exporter);
+            changed |= group.update_others(entry, &mut exporter);
         }
-        self.news |= news;
+        self.others_changed |= changed;
     }
 
-    /// Judges all paths of a peer again, after its filter, the peer or ourselves changed.
-    fn review(&mut self, id: PeerId) {
+    /// Checks all paths of a peer again, after its filter, its properties or our identity changed.
+    fn recheck(&mut self, id: PeerId) {
         for family in FAMILIES {
             for (prefix, path) in self.paths_of(id, family) {
-                let Some(peer) = self.neighbors.origin(path.source) else { continue };
-                // What rules have rejected was judged as it came, and is not judged again.
-                let refusal = import::refuse(&self.identity, peer, &path.shared, &prefix)
-                    .or(path.refusal.filter(|refusal| peer.by_rules() && *refusal == Refusal::Filter));
-                if refusal != path.refusal {
-                    self.put(prefix, Path { refusal, ..path });
+                let Some(peer) = self.neighbors.peer(path.source) else { continue };
+                // Paths that rules rejected are not evaluated again: see `set_filters`.
+                let by_rules =
+                    path.rejected.filter(|reason| peer.imports_by_rules() && *reason == RejectReason::Filter);
+                let rejected = import::check(&self.identity, peer, &path.shared, &prefix).or(by_rules);
+                if rejected != path.rejected {
+                    self.put(prefix, Path { rejected, ..path });
                 }
             }
         }
     }
 
-    /// Decides on all paths of a peer and tells them again, after what the peer is to us changed.
-    fn reconsider(&mut self, id: PeerId) {
+    /// Repeats decision and export for all prefixes of a peer, after the relation to the peer changed.
+    fn redecide(&mut self, id: PeerId) {
         for family in FAMILIES {
-            self.groups[family].values_mut().for_each(UpdateGroup::forget_last);
+            self.groups[family].values_mut().for_each(UpdateGroup::clear_last);
             for (prefix, _) in self.paths_of(id, family) {
                 if let Some(slot) = self.tables[family].find(&prefix) {
                     let best = self.tables[family].entry(slot).best().cloned();
                     self.decide(family, slot, best);
-                    self.tell(family, slot);
-                    self.news = true;
+                    self.update_groups(family, slot);
+                    self.others_changed = true;
                 }
             }
         }
     }
 
     fn paths_of(&self, id: PeerId, family: Family) -> Vec<(Prefix, Path)> {
-        let Some(neighbor) = self.neighbors.0.get(&id) else { return Vec::new() };
+        let Some(neighbor) = self.neighbors.get(id) else { return Vec::new() };
         let entries = neighbor.inbound[family].received.iter().map(|slot| self.tables[family].entry(slot));
         let paths = entries.flat_map(|entry| entry.paths.as_slice().iter().map(|path| (entry.prefix, path)));
-        let of_peer = paths.filter(|(_, path)| self.neighbors.1.peer(path.source) == Some(id));
+        let of_peer = paths.filter(|(_, path)| self.neighbors.peer_id(path.source) == Some(id));
         of_peer.map(|(prefix, path)| (prefix, path.clone())).collect()
     }
 
     fn group_of(&self, id: PeerId, family: Family) -> Option<GroupId> {
-        self.neighbors.0.get(&id)?.group[family]
+        self.neighbors.get(id)?.group[family]
     }
 
-    fn hearing(&self, id: PeerId, family: Family) -> Option<&UpdateGroup> {
+    fn group(&self, id: PeerId, family: Family) -> Option<&UpdateGroup> {
         self.groups[family].get(&self.group_of(id, family)?)
     }
 
-    /// Puts a peer into the group of those who are told the same, made now if there is none.
-    fn join(&mut self, id: PeerId, family: Family, leaver: Leaver) {
-        let Some(neighbor) = self.neighbors.0.get(&id) else { return };
-        let audience = Audience::of(&neighbor.peer, family);
+    /// Adds a peer to its update group, which is created if there is none.
+    fn join(&mut self, id: PeerId, family: Family, moving: MovingMember) {
+        let Some(neighbor) = self.neighbors.get(id) else { return };
+        let key = GroupKey::of(&neighbor.peer, family);
         let (table, groups, mut exporter) = self.outbound(family);
-        let known = groups.iter().find(|(_, group)| *group.audience() == audience).map(|(number, _)| *number);
-        let number = known.unwrap_or_else(|| groups.last_key_value().map_or(0, |(last, _)| last + 1));
-        let group = groups.entry(number).or_insert_with(|| UpdateGroup::new(audience, table, &mut exporter));
-        group.join(id, leaver, table);
-        if let Some(neighbor) = self.neighbors.0.get_mut(&id) {
+        let present = groups.iter().find(|(_, group)| *group.key() == key).map(|(number, _)| *number);
+        let number = present.unwrap_or_else(|| groups.last_key_value().map_or(0, |(last, _)| last + 1));
+        let group = groups.entry(number).or_insert_with(|| UpdateGroup::new(key, table, &mut exporter));
+        group.join(id, moving, table);
+        if let Some(neighbor) = self.neighbors.get_mut(id) {
             neighbor.group[family] = Some(number);
         }
     }
 
-    /// Moves a peer to the group that its filter now puts it in, with what it was told.
+    /// Moves a peer to the group that its changed properties require, with its Adj-RIB-Out.
     fn regroup(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
         let (table, groups, _) = self.outbound(family);
-        let leaver = groups.get_mut(&group).map(|group| group.leave(id, table)).unwrap_or_default();
-        self.join(id, family, leaver);
-        self.disband(group, family);
+        let moving = groups.get_mut(&group).map(|group| group.move_out(id, table)).unwrap_or_default();
+        self.join(id, family, moving);
+        self.drop_if_empty(group, family);
     }
 
-    /// Takes a peer out of its group.
-    fn dismiss(&mut self, id: PeerId, family: Family) {
+    /// Removes a peer from its group.
+    fn leave(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
         if let Some(group) = self.groups[family].get_mut(&group) {
-            group.dismiss(id, &mut self.tables[family]);
+            group.remove(id, &mut self.tables[family]);
         }
-        if let Some(neighbor) = self.neighbors.0.get_mut(&id) {
+        if let Some(neighbor) = self.neighbors.get_mut(id) {
             neighbor.group[family] = None;
         }
-        self.disband(group, family);
+        self.drop_if_empty(group, family);
     }
 
-    /// Drops a group that nobody hears any more.
-    fn disband(&mut self, group: GroupId, family: Family) {
+    /// Drops a group without members.
+    fn drop_if_empty(&mut self, group: GroupId, family: Family) {
         if self.groups[family].get(&group).is_some_and(UpdateGroup::is_empty) {
             self.groups[family].remove(&group);
         }
     }
 
-    /// A family's table and groups, with all that exporting needs.
+    /// Returns a family's table and groups, and what export needs besides.
     fn outbound(
         &mut self,
         family: Family,

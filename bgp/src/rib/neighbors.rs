@@ -1,4 +1,4 @@
-//! The neighbours, as far as the tables know them.
+//! The neighbors: their peers' properties, the counts of their Adj-RIBs-In and their update groups.
 
 use super::bits::Bits;
 use super::family::PerFamily;
@@ -10,22 +10,26 @@ use crate::hash::Map;
 /// The number of an update group within its family.
 pub type GroupId = u32;
 
-/// Which prefixes a neighbour has a path to.
+/// The Adj-RIB-In of one neighbor and family, in numbers. The paths themselves are in the family's table.
 #[derive(Debug, Default)]
 pub struct Inbound {
+    /// The prefixes that the neighbor has a path to.
     pub received: Bits,
-    /// How many paths: more than prefixes where it sends several to one (RFC 7911).
+    /// The number of paths: more than prefixes where the neighbor sends several to one (RFC 7911).
     pub paths: usize,
+    /// The number of eligible paths.
     pub accepted: usize,
+    /// The number of stale paths.
     pub stale: usize,
 }
 
 impl Inbound {
-    /// Counts the neighbour's path to a prefix going from `was` to `now`; whether there are `others` of its to that prefix.
+    /// Counts the change of the neighbor's path to a prefix from `was` to `now`. `others`: the neighbor has other paths
+    /// to that prefix.
     pub fn count(&mut self, slot: Slot, was: Option<&Path>, now: Option<&Path>, others: bool) {
-        let usable = |path: Option<&Path>| usize::from(path.is_some_and(|path| path.refusal.is_none()));
+        let eligible = |path: Option<&Path>| usize::from(path.is_some_and(Path::is_eligible));
         let stale = |path: Option<&Path>| usize::from(path.is_some_and(|path| path.stale));
-        self.accepted = self.accepted + usable(now) - usable(was);
+        self.accepted = self.accepted + eligible(now) - eligible(was);
         self.stale = self.stale + stale(now) - stale(was);
         self.paths = self.paths + usize::from(now.is_some()) - usize::from(was.is_some());
         if now.is_some() || others {
@@ -36,38 +40,87 @@ impl Inbound {
     }
 }
 
-/// A neighbour that has, or had, a session.
+/// A neighbor that has a session, or had one and may have stale paths.
 #[derive(Debug)]
 pub struct Neighbor {
-    /// As of its last session: stale paths are still its.
+    /// The peer of the last session.
     pub peer: Peer,
-    /// Its session is established.
+    /// The session is established.
     pub up: bool,
     pub inbound: PerFamily<Inbound>,
-    /// The group that it hears each family in.
+    /// The update group for each family.
     pub group: PerFamily<Option<GroupId>>,
 }
 
-/// All neighbours, and what they have told Path Identifiers for.
+/// All neighbors, and the sources of their paths.
 #[derive(Debug, Default)]
-pub struct Neighbors(pub Map<PeerId, Box<Neighbor>>, pub Sources);
+pub struct Neighbors {
+    by_id: Map<PeerId, Box<Neighbor>>,
+    sources: Sources,
+}
 
 impl Neighbors {
-    /// The peer a path comes from; `None`: ourselves.
-    pub fn origin(&self, source: Source) -> Option<&Peer> {
-        self.0.get(&self.1.peer(source)?).map(|neighbor| &neighbor.peer)
+    pub fn get(&self, id: PeerId) -> Option<&Neighbor> {
+        self.by_id.get(&id).map(Box::as_ref)
     }
 
-    /// Whom a path comes from, whatever its Path Identifier.
-    pub fn teller(&self, source: Source) -> Source {
+    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Neighbor> {
+        self.by_id.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// Returns the ids of all neighbors in ascending order.
+    pub fn ids(&self) -> Vec<PeerId> {
+        let mut ids: Vec<PeerId> = self.by_id.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Sets a neighbor's session to established; returns the peer of the session before.
+    pub fn set_up(&mut self, id: PeerId, peer: Peer) -> Option<Peer> {
+        if let Some(neighbor) = self.get_mut(id) {
+            neighbor.up = true;
+            return Some(std::mem::replace(&mut neighbor.peer, peer));
+        }
+        let (inbound, group) = (PerFamily::default(), PerFamily::default());
+        self.by_id.insert(id, Box::new(Neighbor { peer, up: true, inbound, group }));
+        None
+    }
+
+    /// Removes a neighbor, which must have no paths left.
+    pub fn remove(&mut self, id: PeerId) {
+        self.by_id.remove(&id);
+    }
+
+    /// Returns the peer that a path was learned from; `None` if it is originated.
+    pub fn peer(&self, source: Source) -> Option<&Peer> {
+        self.get(self.peer_id(source)?).map(|neighbor| &neighbor.peer)
+    }
+
+    /// Returns the id of the peer that a path was learned from; `None` if it is originated.
+    pub fn peer_id(&self, source: Source) -> Option<PeerId> {
+        self.sources.peer(source)
+    }
+
+    /// Returns the source of a path without its Path Identifier: the peer, or [`Source::LOCAL`].
+    pub fn source_peer(&self, source: Source) -> Source {
         match source.index() {
             None => source,
-            Some(_) => self.1.peer(source).map_or(Source::LOCAL, Source::from),
+            Some(_) => self.peer_id(source).map_or(Source::LOCAL, Source::from),
         }
     }
 
-    /// The neighbour that a path comes from, to count it.
-    pub fn of(&mut self, source: Source) -> Option<&mut Neighbor> {
-        self.0.get_mut(&self.1.peer(source)?).map(Box::as_mut)
+    /// Returns the counts of the neighbor that a path was learned from.
+    pub fn inbound_mut(&mut self, source: Source) -> Option<&mut PerFamily<Inbound>> {
+        let id = self.peer_id(source)?;
+        self.get_mut(id).map(|neighbor| &mut neighbor.inbound)
+    }
+
+    /// Returns the sources that peers with Path Identifiers have.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    pub fn sources_mut(&mut self) -> &mut Sources {
+        &mut self.sources
     }
 }

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::PeerId;
 use super::bits::Bits;
-use super::group::{Encoded, Group, Member, Told};
+use super::group::{Advertisement, Encoded, Group, Member};
 use super::log::{Progress, To};
 use super::table::{Slot, Slots, Source};
 use crate::wire::{Codec, Family, encode_end_of_rib, encode_reach, encode_unreach};
@@ -102,15 +102,14 @@ impl<S: Slots> Packer<'_, S> {
         messages.write(group, self.family, self.table);
         // The log holds on to the prefixes now, where it has messages about them.
         for slot in slots {
-            *self.table.unsent(slot) -= 1;
-            self.table.reap(slot);
+            self.table.release(slot);
         }
     }
 
     fn pack_marks(&mut self, group: &mut Group, id: PeerId) {
         while self.room() && group.members.contains_key(&id) {
             let batch = self.gather(group, id);
-            let codec = group.audience.codec;
+            let codec = group.key.codec;
             let Some(member) = group.members.get_mut(&id) else { return };
             if member.marks.count() == 0 {
                 member.before.shrink_to(RETAINED);
@@ -119,10 +118,10 @@ impl<S: Slots> Packer<'_, S> {
                 }
                 return self.follow(group, id);
             }
-            let unsent = self
+            let pending = self
                 .withdraw(&batch.withdrawn, &codec, member)
                 .or_else(|| self.announce(&batch.announced, &codec, member));
-            if let Some(first) = unsent {
+            if let Some(first) = pending {
                 member.cursor = first;
             }
         }
@@ -153,7 +152,7 @@ impl<S: Slots> Packer<'_, S> {
         let few = (self.until.saturating_sub(self.out.len()) / LEAST).clamp(1, BATCH);
         let slots = next_marks(&member.marks, member.cursor, few);
         for &slot in &slots {
-            match group.hears(id, slot) {
+            match group.advertisement_to(id, slot) {
                 Some(encoded) => batch.announce(encoded, slot),
                 None => batch.withdrawn.push(slot),
             }
@@ -225,13 +224,13 @@ fn next_marks(marks: &Bits, start: Slot, count: usize) -> Vec<Slot> {
 }
 
 /// A prefix with what was said of it before.
-type Change = (Slot, Option<Told>);
+type Change = (Slot, Option<Advertisement>);
 
 /// Some words to be said in common, ordered for packing.
 #[derive(Default)]
 struct Common {
     withdrawn: BTreeMap<Source, Vec<Change>>,
-    announced: Vec<(Told, Vec<Change>)>,
+    announced: Vec<(Advertisement, Vec<Change>)>,
     /// Where each word is in `announced`, by the address of what is encoded, and by its source.
     index: HashMap<(*const Encoded, Source), usize>,
     /// What only one follower is to hear, because of where a route came from.
@@ -240,7 +239,7 @@ struct Common {
 
 impl Common {
     /// The group's word on a prefix goes from `was` to `now`.
-    fn sort_in(&mut self, group: &Group, slot: Slot, was: Option<Told>, now: Option<Told>) {
+    fn sort_in(&mut self, group: &Group, slot: Slot, was: Option<Advertisement>, now: Option<Advertisement>) {
         let (was, now) = match (was, now) {
             (None, None) => return,
             (Some(was), None) => {
@@ -260,7 +259,7 @@ impl Common {
         }
     }
 
-    fn announce(&mut self, now: Told, change: Change) {
+    fn announce(&mut self, now: Advertisement, change: Change) {
         // Prefixes with the same words mostly follow one another.
         if let Some((last, changes)) = self.announced.last_mut()
             && last.same(&now)
@@ -277,7 +276,7 @@ impl Common {
 
     /// Writes all of it to the log.
     fn write(self, group: &mut Group, family: Family, table: &mut impl Slots) {
-        let mut writer = Writer { codec: group.audience.codec, family, table, buffer: BytesMut::new() };
+        let mut writer = Writer { codec: group.key.codec, family, table, buffer: BytesMut::new() };
         for (source, changes) in &self.withdrawn {
             writer.withdraw(group, To::AllBut(*source), changes);
         }

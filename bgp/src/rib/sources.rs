@@ -1,9 +1,9 @@
-//! Numbers for who tells a path, where a peer tells several to one prefix (RFC 7911).
+//! Numbers for the sources of paths with Path Identifiers (RFC 7911).
 //!
-//! A path must know its peer and its Path Identifier: 8 octets where a [`Path`](super::table::Path) has room for 4. Most
-//! peers send no identifiers, and for those the peer's own number does. A peer and an identifier together are given a
-//! number here instead, counted for as long as a path has it. So only peers that send identifiers cost anything: about 20
-//! octets for each one that is in use, whether at one prefix or at a million.
+//! Such a path belongs to a peer and an identifier: 8 octets, where a [`Path`](super::table::Path) has room for 4. Most
+//! peers send no identifiers; the source of their paths is the peer's number. A pair of peer and identifier gets a number
+//! here, which is counted for as long as a path has it. The cost is about 20 octets for each pair in use, however many
+//! prefixes have it.
 
 use hashbrown::HashTable;
 
@@ -11,87 +11,90 @@ use super::PeerId;
 use super::table::Source;
 use crate::hash::Keyed;
 
+/// A peer and a Path Identifier in use.
 #[derive(Debug)]
-struct Known {
+struct Pair {
     peer: PeerId,
     path_id: u32,
-    /// How many paths have it.
+    /// The number of paths that have it.
     paths: u32,
 }
 
-/// All peers with identifiers that are in use.
+/// The pairs of peer and Path Identifier in use.
 #[derive(Debug, Default)]
 pub struct Sources {
     index: HashTable<u32>,
     hasher: Keyed,
-    known: Vec<Known>,
+    pairs: Vec<Pair>,
     free: Vec<u32>,
 }
 
 impl Sources {
-    fn get(&self, source: Source) -> Option<&Known> {
-        self.known.get(source.index()? as usize)
+    fn get(&self, source: Source) -> Option<&Pair> {
+        self.pairs.get(source.index()? as usize)
     }
 
-    /// The peer; `None` for ourselves.
+    /// Returns the peer; `None` for originated paths.
     pub fn peer(&self, source: Source) -> Option<PeerId> {
         match source.index() {
             None => source.peer(),
-            Some(_) => self.get(source).map(|known| known.peer),
+            Some(_) => self.get(source).map(|pair| pair.peer),
         }
     }
 
-    /// The Path Identifier that the peer gives the path, if any.
+    /// Returns the Path Identifier received with the path, if any.
     pub fn path_id(&self, source: Source) -> Option<u32> {
-        self.get(source).map(|known| known.path_id)
+        self.get(source).map(|pair| pair.path_id)
     }
 
+    /// Returns the source of a peer's paths with an identifier, if there are such paths.
     pub fn find(&self, peer: PeerId, path_id: u32) -> Option<Source> {
         let same = |index: &u32| {
-            let known = &self.known[*index as usize];
-            (known.peer, known.path_id) == (peer, path_id)
+            let pair = &self.pairs[*index as usize];
+            (pair.peer, pair.path_id) == (peer, path_id)
         };
         self.index.find(hash_of(&self.hasher, peer, path_id), same).copied().map(Source::indexed)
     }
 
-    /// The number, given now if there is none. To be followed by [`Sources::hold`].
+    /// Returns the source of a peer's paths with an identifier, which is added if there is none. A call of
+    /// [`Sources::hold`] must follow.
     pub fn claim(&mut self, peer: PeerId, path_id: u32) -> Source {
         if let Some(source) = self.find(peer, path_id) {
             return source;
         }
-        let Self { index, hasher, known, free } = self;
-        let new = Known { peer, path_id, paths: 0 };
+        let Self { index, hasher, pairs, free } = self;
+        let new = Pair { peer, path_id, paths: 0 };
         let at = match free.pop() {
             Some(at) => {
-                known[at as usize] = new;
+                pairs[at as usize] = new;
                 at
             }
             None => {
-                known.push(new);
-                (known.len() - 1) as u32
+                pairs.push(new);
+                (pairs.len() - 1) as u32
             }
         };
         index.insert_unique(hash_of(hasher, peer, path_id), at, |at| {
-            let Known { peer, path_id, .. } = known[*at as usize];
+            let Pair { peer, path_id, .. } = pairs[*at as usize];
             hash_of(hasher, peer, path_id)
         });
         Source::indexed(at)
     }
 
-    /// One path more has it.
+    /// Counts one more path of the source.
     pub fn hold(&mut self, source: Source) {
-        if let Some(known) = source.index().and_then(|at| self.known.get_mut(at as usize)) {
-            known.paths += 1;
+        if let Some(pair) = source.index().and_then(|at| self.pairs.get_mut(at as usize)) {
+            pair.paths += 1;
         }
     }
 
-    /// One path less has it; without any the number may be given to another.
+    /// Counts one path less; the number is free when there are none left.
     pub fn release(&mut self, source: Source) {
         let Some(at) = source.index() else { return };
-        let Some(known) = self.known.get_mut(at as usize) else { return };
-        known.paths -= 1;
-        if known.paths == 0 {
-            let hash = hash_of(&self.hasher, known.peer, known.path_id);
+        let Some(pair) = self.pairs.get_mut(at as usize) else { return };
+        pair.paths -= 1;
+        if pair.paths == 0 {
+            let hash = hash_of(&self.hasher, pair.peer, pair.path_id);
             if let Ok(entry) = self.index.find_entry(hash, |other| *other == at) {
                 entry.remove();
                 self.free.push(at);
@@ -101,7 +104,7 @@ impl Sources {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty() && self.free.len() == self.known.len()
+        self.index.is_empty() && self.free.len() == self.pairs.len()
     }
 }
 
@@ -115,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_given_again_once_no_path_has_it() {
+    fn a_number_is_reused_when_no_path_has_it() {
         let mut sources = Sources::default();
         let (one, other) = (PeerId(1), PeerId(2));
         let first = sources.claim(one, 7);
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_without_identifiers_are_their_own_numbers() {
+    fn the_source_of_a_peer_without_identifiers_is_its_number() {
         let sources = Sources::default();
         let source = Source::from(PeerId(3));
         assert_eq!((sources.peer(source), sources.path_id(source)), (Some(PeerId(3)), None));

@@ -1,52 +1,51 @@
-//! The prefixes of one family and their paths: adj-RIB-in of every peer and loc-RIB in one.
+//! The prefixes of one family and their paths: the Adj-RIBs-In of all peers and the Loc-RIB in one table.
 //!
-//! Each prefix has a slot, a small number that other tables use instead of the prefix: a mark or a flag for a
-//! prefix then costs them one bit. Nothing a speaker says depends on the order of the hash map; it is keyed at
-//! random so that no peer can choose prefixes that collide.
+//! Each prefix has a slot, a small number that other tables use in its place: a flag for a prefix then takes one bit. The
+//! hash index is keyed at random, so that no peer can choose prefixes that collide, and its order influences no output.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::import::Refusal;
+use super::reason::RejectReason;
 use super::{PeerId, PeerKind};
 use crate::hash::Keyed;
 use crate::policy::{Route, RouteSource};
 use crate::wire::{Attributes, NextHop, Nlri, Prefix};
 
-/// A prefix's number within its table; used again once nothing refers to it.
+/// The number of a prefix within its table. It is reused when nothing refers to it.
 pub type Slot = u32;
 
-/// Where a path comes from: ourselves, a peer, or a peer with a Path Identifier, by its number in
-/// [`Sources`](super::sources::Sources). As small as a [`PeerId`]. The path to a prefix from one source is one path.
+/// The source of a path: this speaker, a peer, or a peer with a Path Identifier by its number in
+/// [`Sources`](super::sources::Sources). As small as a [`PeerId`]. There is at most one path to a prefix from each source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(u32);
 
 impl Source {
-    /// We originate it.
+    /// This speaker, which originates the path.
     pub const LOCAL: Self = Self(u32::MAX);
-    /// Less than every other.
+    /// The least source.
     pub const FIRST: Self = Self(0);
-    /// From here on numbers are indices. Peers are numbered from 1 and never come that far.
+    /// The first number that is an index. Peers are numbered from 1 and stay below it.
     const INDEXED: u32 = 1 << 31;
 
-    /// One that stands at an index.
+    /// Returns the source at an index.
     pub fn indexed(index: u32) -> Self {
         Self(Self::INDEXED | index)
     }
 
-    /// Where it stands, if that is how it is known.
+    /// Returns the index of a source that has one.
     pub fn index(self) -> Option<u32> {
         (self.0 >= Self::INDEXED && self != Self::LOCAL).then_some(self.0 & !Self::INDEXED)
     }
 
-    /// The peer, if that is how it is known.
+    /// Returns the peer of a source without a Path Identifier.
     pub fn peer(self) -> Option<PeerId> {
         (self.0 < Self::INDEXED).then_some(PeerId(self.0))
     }
 
-    /// Its number, different from that of any other.
+    /// Returns the number, which is unique among sources.
     pub fn number(self) -> u32 {
         self.0
     }
@@ -54,21 +53,21 @@ impl Source {
 
 impl From<PeerId> for Source {
     fn from(id: PeerId) -> Self {
-        debug_assert!(id.0 < Self::INDEXED, "these numbers stand for others");
+        debug_assert!(id.0 < Self::INDEXED, "these numbers are indices");
         Self(id.0)
     }
 }
 
-/// All attributes of a path. RFC 4271 §5 counts NEXT_HOP among them; the wire hands it over separately.
+/// The attributes and next hop of a path. NEXT_HOP is an attribute in RFC 4271 §5; the decoder returns it separately.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct PathAttributes {
     pub attributes: Attributes,
-    /// `None`: our own address on each session; only in what we originate.
+    /// `None` in originated paths without one: our own address on each session.
     pub next_hop: Option<NextHop>,
 }
 
 impl PathAttributes {
-    /// As policy sees it; `from` is `None` for what we originate.
+    /// Returns the route that policies evaluate. `from` is `None` for an originated path.
     pub fn route<'a>(&'a self, from: Option<PeerKind>, prefix: &'a Prefix) -> Route<'a> {
         let source = match from {
             None => RouteSource::Local,
@@ -85,26 +84,31 @@ impl PathAttributes {
 pub struct Path {
     pub shared: Arc<PathAttributes>,
     pub source: Source,
-    /// Why it must not be used. The path is kept so that a changed filter needs no refresh, and to be reported.
-    pub refusal: Option<Refusal>,
+    /// Why it is not eligible. A rejected path is kept to be reported, and so that a changed filter needs no refresh.
+    pub rejected: Option<RejectReason>,
     /// Kept from before its peer's restart (RFC 4724 §4.2).
     pub stale: bool,
 }
 
 impl Path {
-    /// Whether two paths are the same to the outside: from the same source with the same attributes.
+    /// Returns whether the path takes part in the decision process.
+    pub fn is_eligible(&self) -> bool {
+        self.rejected.is_none()
+    }
+
+    /// Returns whether two paths have the same source and attributes.
     pub fn same(&self, other: &Self) -> bool {
         self.source == other.source && Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 
-/// The paths to one prefix, one a source. Most prefixes have a single one, which then needs no allocation.
+/// The paths to one prefix, one for each source. Most prefixes have a single path, which needs no allocation.
 #[derive(Debug, Default)]
 pub enum Paths {
     #[default]
     None,
     One(Path),
-    // Boxed, so that a prefix with one path pays 16 octets and not 24.
+    // Boxed, so that a prefix with one path takes 16 octets and not 24.
     #[allow(clippy::box_collection)]
     Many(Box<Vec<Path>>),
 }
@@ -130,8 +134,7 @@ impl Paths {
         self.as_slice().iter().find(|path| path.source == source)
     }
 
-    /// Puts a path in the place of the one from the same source (an implicit withdraw, RFC 4271 §9), which is
-    /// returned.
+    /// Adds a path; returns the path from the same source that it replaces (an implicit withdraw, RFC 4271 §9).
     pub fn put(&mut self, path: Path) -> Option<Path> {
         if let Some(old) = self.as_mut_slice().iter_mut().find(|old| old.source == path.source) {
             return Some(std::mem::replace(old, path));
@@ -164,43 +167,49 @@ impl Paths {
     }
 }
 
-/// A prefix with its paths.
+/// A prefix and its paths.
 #[derive(Debug)]
 pub struct Entry {
     pub prefix: Prefix,
-    /// How many marks and logged messages refer to this prefix; while there is one its slot is not given away.
-    pub unsent: u32,
-    /// The best path comes first where one can be used at all.
+    /// The number of pending changes and logged messages that refer to the prefix. Its slot is not reused before it is 0.
+    pub pending: u32,
+    /// The best path is first if any path is eligible.
     pub paths: Paths,
 }
 
 impl Entry {
-    /// Whether a path or a mark refers to it, so that its slot is not free.
-    fn used(&self) -> bool {
-        self.unsent > 0 || !matches!(self.paths, Paths::None)
+    /// Returns whether the slot is in use.
+    fn is_used(&self) -> bool {
+        self.pending > 0 || !matches!(self.paths, Paths::None)
     }
 
-    /// The loc-RIB's path.
+    /// Returns the path in the Loc-RIB.
     pub fn best(&self) -> Option<&Path> {
-        self.paths.as_slice().first().filter(|path| path.refusal.is_none())
+        self.paths.as_slice().first().filter(|path| path.is_eligible())
     }
 }
 
-/// What the slots of an update group stand for: prefixes, or paths to them.
+/// The slots of an update group, each for a prefix or for one path to a prefix.
 pub trait Slots {
-    /// What is written of one in an UPDATE.
+    /// The form of a slot in an UPDATE.
     type Nlri: Into<Nlri> + Copy;
 
-    /// One more than the highest slot in use so far.
+    /// Returns one more than the highest slot that was ever in use.
     fn size(&self) -> usize;
 
     fn nlri(&self, slot: Slot) -> Self::Nlri;
 
-    /// How many marks and logged messages refer to it; while there is one it is not given away.
-    fn unsent(&mut self, slot: Slot) -> &mut u32;
+    /// Returns the count of pending changes and logged messages that refer to the slot.
+    fn pending(&mut self, slot: Slot) -> &mut u32;
 
-    /// Gives the slot away if nothing needs it.
+    /// Frees the slot if nothing refers to it.
     fn reap(&mut self, slot: Slot);
+
+    /// Counts one pending change or logged message less, and frees the slot if nothing refers to it.
+    fn release(&mut self, slot: Slot) {
+        *self.pending(slot) -= 1;
+        self.reap(slot);
+    }
 }
 
 impl Slots for Table {
@@ -214,8 +223,8 @@ impl Slots for Table {
         self.entry(slot).prefix
     }
 
-    fn unsent(&mut self, slot: Slot) -> &mut u32 {
-        &mut self.entry_mut(slot).unsent
+    fn pending(&mut self, slot: Slot) -> &mut u32 {
+        &mut self.entry_mut(slot).pending
     }
 
     fn reap(&mut self, slot: Slot) {
@@ -226,7 +235,7 @@ impl Slots for Table {
 /// The table of one family.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// Slots by prefix. The prefixes themselves are in the entries: the index has 5 octets for each.
+    /// The slots by prefix. The prefixes are in the entries only, so the index takes 5 octets for each.
     index: HashTable<Slot>,
     hasher: Keyed,
     entries: Vec<Entry>,
@@ -239,15 +248,16 @@ impl Table {
         self.index.find(hash, |slot| self.entries[*slot as usize].prefix == *prefix).copied()
     }
 
-    /// Looks where prefixes are or will be in the index, so that the processor waits for its memory once for all of them and
-    /// not once for each.
-    pub fn look_ahead(&self, prefixes: &[Nlri]) {
+    /// Brings the index's memory for these prefixes into the processor's cache: the cache misses then overlap, where a
+    /// lookup for each prefix in turn would wait for each.
+    pub fn prefetch(&self, prefixes: &[Nlri]) {
         for Nlri { prefix, .. } in prefixes {
             std::hint::black_box(self.index.find(hash_of(&self.hasher, prefix), |_| false));
         }
     }
 
-    /// The prefix's slot, taken now if it has none. To be followed by [`Table::reap`] if no path is put there.
+    /// Returns the prefix's slot, which is assigned if it has none. If no path is added, a call of [`Table::reap`] must
+    /// follow.
     pub fn claim(&mut self, prefix: Prefix) -> Slot {
         let Self { index, hasher, entries, free } = self;
         let hash = hash_of(hasher, &prefix);
@@ -257,7 +267,7 @@ impl Table {
         if index.len() == index.capacity() {
             *index = grown(entries, hasher, index.len());
         }
-        let entry = Entry { prefix, unsent: 0, paths: Paths::None };
+        let entry = Entry { prefix, pending: 0, paths: Paths::None };
         let slot = match free.pop() {
             Some(slot) => {
                 entries[slot as usize] = entry;
@@ -272,16 +282,16 @@ impl Table {
         slot
     }
 
-    /// Gives the slot away if no path and no mark needs it.
+    /// Frees the slot if no path, pending change or logged message refers to it.
     pub fn reap(&mut self, slot: Slot) {
         let entry = &self.entries[slot as usize];
-        if entry.used() {
+        if entry.is_used() {
             return;
         }
         let hash = hash_of(&self.hasher, &entry.prefix);
-        // A slot that was given away before is not in the index any more.
-        if let Ok(known) = self.index.find_entry(hash, |other| *other == slot) {
-            known.remove();
+        // A slot that was freed before is not in the index.
+        if let Ok(occupied) = self.index.find_entry(hash, |other| *other == slot) {
+            occupied.remove();
             self.free.push(slot);
         }
     }
@@ -294,7 +304,7 @@ impl Table {
         &mut self.entries[slot as usize]
     }
 
-    /// All slots with paths, in ascending order.
+    /// Returns all slots with paths, in ascending order.
     pub fn occupied(&self) -> impl Iterator<Item = (Slot, &Entry)> {
         (0..).zip(&self.entries).filter(|(_, entry)| !matches!(entry.paths, Paths::None))
     }
@@ -305,18 +315,18 @@ impl Table {
     }
 }
 
-/// An index with room for twice as many. Built in the order of the entries, which lie side by side: an index that grew by
-/// itself would visit them in its own order, and wait for memory each time.
+/// Returns an index with room for twice as many slots. It is built in the order of the entries, which is their order in
+/// memory: an index that grew by itself would visit them in its own order, with a cache miss each time.
 fn grown(entries: &[Entry], hasher: &Keyed, count: usize) -> HashTable<Slot> {
     let mut index = HashTable::with_capacity((2 * count).max(16));
-    for (slot, entry) in (0..).zip(entries).filter(|(_, entry)| entry.used()) {
+    for (slot, entry) in (0..).zip(entries).filter(|(_, entry)| entry.is_used()) {
         let hash = |slot: &Slot| hash_of(hasher, &entries[*slot as usize].prefix);
         index.insert_unique(hash_of(hasher, &entry.prefix), slot, hash);
     }
     index
 }
 
-/// As few words as a prefix has.
+/// Hashes a prefix as the fewest words that hold it.
 fn hash_of(hasher: &Keyed, prefix: &Prefix) -> u64 {
     match *prefix {
         Prefix::V4(address, length) => hasher.hash_one(u64::from(address.to_bits()) << 8 | u64::from(length)),
@@ -338,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_used_again_only_when_nothing_refers_to_it() {
+    fn a_slot_is_reused_only_when_nothing_refers_to_it() {
         let mut table = Table::default();
         let prefix = |n: u8| Prefix::new([10, n, 0, 0].into(), 16).expect("a valid length");
         let first = table.claim(prefix(1));
-        table.entry_mut(first).unsent = 1;
+        table.entry_mut(first).pending = 1;
         table.reap(first);
         assert_eq!(table.find(&prefix(1)), Some(first));
-        table.entry_mut(first).unsent = 0;
+        table.entry_mut(first).pending = 0;
         table.reap(first);
         table.reap(first);
         assert_eq!(table.find(&prefix(1)), None);

@@ -1,21 +1,22 @@
-//! What the tables are told about us and our peers, and what they count.
+//! The types of the tables' interface: peers, our identity, counts.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 
+use super::reason::WithheldReason;
 use crate::config::Filter;
 use crate::wire::{Codec, Family, Prefix, Role};
 
-/// A neighbour's number, given by the speaker and stable for as long as the neighbour is configured.
+/// The number of a neighbor, given by the speaker and stable for as long as the neighbor is configured.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u32);
 
-/// What a peer is to us; export depends on it (RFC 4456 §6).
+/// The relation to a peer, which decides what it is advertised (RFC 4456 §6).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerKind {
-    /// In our AS, not our client.
+    /// In our AS, and not our client.
     Internal,
-    /// In our AS, and we reflect for it.
+    /// In our AS, and a client that we reflect for.
     Client,
     /// In another AS.
     External,
@@ -30,74 +31,73 @@ pub struct Peer {
     pub router_id: Ipv4Addr,
     /// Its AS number.
     pub asn: u32,
-    /// What it is to us.
+    /// The relation to it.
     pub kind: PeerKind,
     /// Our address on the session.
     pub local_address: IpAddr,
     /// Our AS number on the session.
     pub local_asn: u32,
-    /// What we are to it, where that guards against leaks (RFC 9234).
+    /// Our role on the session, if one is configured (RFC 9234).
     pub role: Option<Role>,
-    /// What was negotiated about encoding.
+    /// The negotiated encoding.
     pub codec: Codec,
-    /// The families negotiated.
+    /// The negotiated families.
     pub families: Vec<Family>,
-    /// How many paths to a prefix it is told in families that are sent with Path Identifiers (RFC 7911), at most; where
-    /// `None`, one.
+    /// The most paths that are advertised to it for a prefix, in families with Path Identifiers (RFC 7911); `None`: one.
     pub paths: Option<NonZeroU8>,
-    /// It knows what LLGR_STALE means (RFC 9494 §4.3).
+    /// The peer has the long-lived graceful restart capability (RFC 9494 §4.3).
     pub long_lived: bool,
-    /// What is taken from it.
+    /// The import filter.
     pub import: Filter,
-    /// What it is told.
+    /// The export filter.
     pub export: Filter,
 }
 
 impl Peer {
-    /// Whether what is kept of its paths is what rules made of them, not what it told: another import filter can then only
-    /// act on paths told again.
-    pub(super) fn by_rules(&self) -> bool {
+    /// Returns whether the import filter is made of rules. The Adj-RIB-In then has the paths as modified by the rules, and
+    /// another filter can only be applied to paths that are received again.
+    pub(super) fn imports_by_rules(&self) -> bool {
         matches!(self.import, Filter::Rules(_))
     }
 
-    /// Whether paths from the peer rank and are told to others as they are from `other`.
+    /// Returns whether paths from the peer are compared and advertised in the same way as paths from `other`.
     pub(super) fn ranks_alike(&self, other: &Self) -> bool {
         let identity = |peer: &Self| (peer.address, peer.router_id, peer.kind);
         identity(self) == identity(other)
     }
 }
 
-/// Who we are.
+/// The identity of this speaker.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Our AS number.
     pub asn: u32,
     /// Our BGP Identifier.
     pub router_id: Ipv4Addr,
-    /// The cluster we reflect for (RFC 4456 §7).
+    /// The cluster that we reflect for (RFC 4456 §7).
     pub cluster_id: Ipv4Addr,
-    /// We are about to leave (RFC 8326).
+    /// We are about to shut down (RFC 8326).
     pub graceful_shutdown: bool,
 }
 
-/// How many paths a peer's tables hold: prefixes, unless there are several to one (RFC 7911).
+/// The numbers of paths in a peer's tables; with several paths to a prefix (RFC 7911) each counts.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// In the adj-RIB-in, refused ones included.
+    /// In the Adj-RIB-In, rejected ones included.
     pub received: usize,
-    /// Of those, usable: not refused by the import filter, a loop check or the like.
+    /// Of the received, the eligible ones: not rejected by the import filter or another check.
     pub accepted: usize,
-    /// In the adj-RIB-out: told and not withdrawn since.
+    /// In the Adj-RIB-Out: advertised and not withdrawn since.
     pub advertised: usize,
     /// Of the received, kept from before the peer's restart (RFC 4724 §4.2).
     pub stale: usize,
 }
 
-/// A prefix that a peer should be told but cannot be.
+/// A selected path that is not advertised to a peer although it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withheld {
     /// The destination.
     pub prefix: Prefix,
-    /// Why not, and what to do.
-    pub reason: String,
+    /// Why it is not advertised.
+    pub reason: WithheldReason,
 }

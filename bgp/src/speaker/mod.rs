@@ -535,8 +535,7 @@ impl Speaker {
         if !self.sync.done() && (self.sync.due(now) || self.all_end_of_rib()) {
             self.end_sync();
         }
-        // Paths that are not the best concern peers that receive several paths.
-        self.all_ready |= self.rib.take_news();
+        self.all_ready |= self.rib.take_others_changed();
         if self.rib.take_changed() {
             self.all_ready = true;
             // An event that is still queued is not repeated.

@@ -80,7 +80,7 @@ fn they_have_ours(daemon: &Daemon) -> Result<()> {
 fn refuses_bare(checking: &Speaker) -> Result<()> {
     until("a route without communities is refused", || {
         let paths = checking.paths(prefix(BARE))?;
-        ensure!(paths.len() == 1 && paths[0].reason.contains("no rule accepts it"), "{paths:?}");
+        ensure!(paths.len() == 1 && paths[0].reason.to_string().contains("no rule accepts it"), "{paths:?}");
         Ok(())
     })
 }

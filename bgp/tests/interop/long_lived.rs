@@ -54,7 +54,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         let kept = || crate::graceful::still_there(&speaker);
         until_while("their route is our last resort", kept, || {
             let path = speaker.best(peers::prefix())?;
-            ensure!(path.stale && path.reason.contains("long-lived stale"), "{path:?}");
+            ensure!(path.stale && path.reason.to_string().contains("long-lived stale"), "{path:?}");
             Ok(())
         })?;
         daemon.restart()?;

@@ -72,7 +72,7 @@ fn one_that_stays_away_is_the_last_resort_until_it_is_back() {
             let kept = path(&network, node, prefix(1));
             assert!(kept.best);
             let aware = node != UNAWARE;
-            assert!(!aware || kept.reason.contains("long-lived stale"), "{kept:?}");
+            assert!(!aware || kept.reason.to_string().contains("long-lived stale"), "{kept:?}");
             assert_eq!(kept.local_pref, if aware { 100 } else { 0 }, "RFC 9494 §4.6");
         }
         for node in [0, 3, UNAWARE] {
@@ -82,7 +82,7 @@ fn one_that_stays_away_is_the_last_resort_until_it_is_back() {
         run_without_loss(&mut network, 20 * SECOND);
         for node in [0, 3, UNAWARE] {
             assert_eq!(next_hop(&network, node, prefix(SHARED)), Some(1));
-            assert!(!path(&network, node, prefix(1)).reason.contains("long-lived"));
+            assert!(!path(&network, node, prefix(1)).reason.to_string().contains("long-lived"));
             assert_eq!(path(&network, node, prefix(1)).local_pref, 100);
         }
         assert!(network.speaker(0).sessions(network.now).iter().all(|session| session.stale == 0));

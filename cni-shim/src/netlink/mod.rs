@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use self::codec::Message;
-use self::socket::{Refusal, Socket};
+use self::socket::{NetlinkError, Socket};
 use crate::namespace::Namespace;
 use crate::net::{Link, Mac, Net, NetError, Route, Side};
 use crate::plan::Step;
@@ -61,11 +61,11 @@ impl Kernel {
         })
     }
 
-    fn ask(&mut self, side: Side, message: Message) -> Result<Vec<Vec<u8>>, Refusal> {
+    fn ask(&mut self, side: Side, message: Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         self.socket(side)?.request(message)
     }
 
-    fn find(&mut self, side: Side, name: &str) -> Result<Option<Link>, Refusal> {
+    fn find(&mut self, side: Side, name: &str) -> Result<Option<Link>, NetlinkError> {
         match self.ask(side, requests::get_link(name)) {
             Ok(payloads) => Ok(payloads.iter().find_map(|payload| requests::read_link(payload))),
             Err(refusal) if refusal.errno() == libc::ENODEV => Ok(None),
@@ -73,7 +73,7 @@ impl Kernel {
         }
     }
 
-    fn index(&mut self, side: Side, name: &str) -> Result<u32, Refusal> {
+    fn index(&mut self, side: Side, name: &str) -> Result<u32, NetlinkError> {
         let key = (side, name.to_owned());
         if let Some(index) = self.indexes.get(&key) {
             return Ok(*index);
@@ -96,7 +96,7 @@ impl Kernel {
         }
     }
 
-    fn carry_out(&mut self, step: &Step) -> Result<(), Refusal> {
+    fn carry_out(&mut self, step: &Step) -> Result<(), NetlinkError> {
         let (side, message) = match step {
             Step::Sysctl { side, interface, family, key, value } => {
                 return Ok(self.set_sysctl(*side, &sysctl_path(family, interface, key), value)?);
@@ -133,7 +133,7 @@ fn write_sysctl(path: &str, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-fn failed(tried: impl Into<String>) -> impl FnOnce(Refusal) -> NetError {
+fn failed(tried: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetError {
     move |refusal| NetError { tried: tried.into(), source: refusal.error, message: refusal.message }
 }
 
@@ -183,7 +183,7 @@ impl Net for Kernel {
     fn has_address(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<bool, NetError> {
         let dump = self
             .socket(side)
-            .map_err(Refusal::from)
+            .map_err(NetlinkError::from)
             .and_then(|s| s.dump(|| requests::dump_addresses(address)));
         let payloads = dump.map_err(failed(format!("list the addresses of {side}")))?;
         Ok(payloads.iter().any(|payload| requests::read_address(payload) == Some((interface, address))))
@@ -192,7 +192,7 @@ impl Net for Kernel {
     fn pod_routes(&mut self, family_of: IpAddr) -> Result<Vec<Route>, NetError> {
         let dump = self
             .pod()
-            .map_err(Refusal::from)
+            .map_err(NetlinkError::from)
             .and_then(|p| p.socket.dump(|| requests::dump_routes(family_of)));
         let payloads = dump.map_err(failed("list the pod's routes"))?;
         let main = u32::from(libc::RT_TABLE_MAIN);

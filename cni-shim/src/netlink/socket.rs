@@ -16,18 +16,18 @@ const DUMP_TRIES: usize = 10;
 
 /// The kernel's refusal: its error, and its words if it had some.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct NetlinkError {
     pub error: io::Error,
     pub message: Option<String>,
 }
 
-impl Refusal {
+impl NetlinkError {
     pub fn errno(&self) -> i32 {
         self.error.raw_os_error().unwrap_or(0)
     }
 }
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for NetlinkError {
     fn from(error: io::Error) -> Self {
         Self { error, message: None }
     }
@@ -58,13 +58,13 @@ impl Socket {
 
     /// Sends a request made with `NLM_F_ACK` and waits for the acknowledgement; gives the payloads that came
     /// before it.
-    pub fn request(&mut self, message: Message) -> Result<Vec<Vec<u8>>, Refusal> {
+    pub fn request(&mut self, message: Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         self.send(message)?;
         self.answer().map(|(payloads, _)| payloads)
     }
 
     /// Sends a dump request, again if the tables changed under it, and gives all payloads.
-    pub fn dump(&mut self, message: impl Fn() -> Message) -> Result<Vec<Vec<u8>>, Refusal> {
+    pub fn dump(&mut self, message: impl Fn() -> Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             self.send(message())?;
             let (payloads, interrupted) = self.answer()?;
@@ -83,7 +83,7 @@ impl Socket {
     }
 
     /// Reads to the end of the answer to the last request. The flag says that a dump was interrupted.
-    fn answer(&mut self) -> Result<(Vec<Vec<u8>>, bool), Refusal> {
+    fn answer(&mut self) -> Result<(Vec<Vec<u8>>, bool), NetlinkError> {
         let mut payloads = Vec::new();
         let mut interrupted = false;
         loop {
@@ -116,10 +116,10 @@ fn acknowledged(
     flags: u16,
     payloads: Vec<Vec<u8>>,
     interrupted: bool,
-) -> Result<(Vec<Vec<u8>>, bool), Refusal> {
+) -> Result<(Vec<Vec<u8>>, bool), NetlinkError> {
     match u32_at(payload, 0).map_or(0, u32::cast_signed) {
         0 => Ok((payloads, interrupted)),
-        errno => Err(Refusal {
+        errno => Err(NetlinkError {
             error: io::Error::from_raw_os_error(errno.saturating_neg()),
             message: kernel_words(payload, flags),
         }),

@@ -199,7 +199,7 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
 fn wait_for_refusal(cluster: &Cluster, node: &str, words: &str) -> Result<()> {
     wait_until(LATER, &format!("{node} refuses: {words}"), || {
         let intent = &cluster.agent_status(node)?["intent"];
-        let refused = intent["refusals"].to_string().contains(words);
+        let refused = intent["rejections"].to_string().contains(words);
         ensure!(refused && intent["inSync"] == false, "{intent}");
         Ok(())
     })

@@ -78,7 +78,7 @@ pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
     let says_so = |status: &Value| {
         let error = status["store"]["lastError"].as_str().unwrap_or_default();
         ensure!(status["store"]["connected"] == false && error.contains("heliograph crds"), "{error}");
-        ensure!(status["telling"]["error"].as_str().is_some_and(|words| words.contains("404")));
+        ensure!(status["statusWriter"]["error"].as_str().is_some_and(|words| words.contains("404")));
         untouched(status, begun)
     };
     everywhere_told(cluster, "kinds are missing", says_so)?;
@@ -101,8 +101,8 @@ pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
 
 /// An object is refused.
 fn refuses(status: &Value, object: &str) -> Result<()> {
-    let refusals = status["intent"]["refusals"].as_array().into_iter().flatten();
-    let of_object = refusals.filter(|refusal| refusal["object"] == object).count();
+    let rejections = status["intent"]["rejections"].as_array().into_iter().flatten();
+    let of_object = rejections.filter(|rejection| rejection["object"] == object).count();
     ensure!(of_object > 0, "{object} isn't refused");
     Ok(())
 }

@@ -98,7 +98,7 @@ impl Transaction {
         loop {
             for answer in receive(&socket, what)? {
                 match answer.kind {
-                    ERROR if answer.code() != 0 => return Err(answer.refusal(what)),
+                    ERROR if answer.code() != 0 => return Err(answer.rejection(what)),
                     ERROR if answer.number == number => return Ok(()),
                     _ => {}
                 }
@@ -129,7 +129,7 @@ fn dump_once(what: &str, object: Object, attributes: &[Attribute]) -> KernelResu
         for answer in receive(&socket, what)? {
             interrupted |= answer.flags & INTERRUPTED != 0;
             match answer.kind {
-                ERROR if answer.code() != 0 => return Err(answer.refusal(what)),
+                ERROR if answer.code() != 0 => return Err(answer.rejection(what)),
                 DONE => return Ok((!interrupted).then_some(found)),
                 kind if kind >> 8 == SUBSYSTEM => {
                     found.push(answer.body.get(FAMILY_HEADER..).unwrap_or_default().to_vec());
@@ -222,7 +222,7 @@ impl Answer {
         code.map_or(-(Errno::EPROTO as i32), i32::from_ne_bytes)
     }
 
-    fn refusal(&self, what: &str) -> KernelError {
+    fn rejection(&self, what: &str) -> KernelError {
         let errno = Errno::from_raw(-self.code());
         let message = explanation(self.body.get(4..).unwrap_or_default());
         KernelError::from_cause(what, Cause::Refused { errno, message })

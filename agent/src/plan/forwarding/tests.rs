@@ -66,14 +66,14 @@ fn neighbours_go_direct_and_others_through_the_tunnel() {
     assert_eq!(desired.allowed_tunnel_sources, [ip(OWN), ip("172.20.1.12"), ip("172.20.2.11")].into());
     assert!(desired.forwarding);
     let far = &planned.verdicts[&ip("172.20.2.11")];
-    assert_eq!((far.node.as_deref(), far.verdict), (Some("c"), Verdict::Tunnel));
+    assert_eq!((far.node.as_deref(), far.verdict), (Some("c"), Reachability::Tunnel));
     assert!(far.reason.contains("172.20.1.1"), "{}", far.reason);
 }
 
 #[test]
 fn verdicts_follow_encapsulation_labels_and_the_kernel() {
     use Encapsulation::{Always, CrossSubnet, Never};
-    use Verdict::{Direct, Routed, Tunnel, Unreachable};
+    use Reachability::{Direct, Routed, Tunnel, Unreachable};
     let no_way = || Segment::Unreachable { error: "Network is unreachable".into() };
     let gateway = Some(Hop::Direct { via: ip("172.20.1.1"), oif: 2 });
     let tunnel = || Some(tunnel_to("172.20.1.12"));
@@ -190,7 +190,7 @@ fn an_address_that_is_not_here_is_a_problem_and_nothing_is_tunnelled() {
     let planned =
         desired(&snapshot, "a", &best(&[("10.244.3.0/24", "172.20.2.11")]), &segments, &Underlays::new());
     assert!(planned.problems[0].contains("on no interface"), "{:?}", planned.problems);
-    assert_eq!(planned.verdicts[&ip("172.20.2.11")].verdict, Verdict::Unreachable);
+    assert_eq!(planned.verdicts[&ip("172.20.2.11")].verdict, Reachability::Unreachable);
     assert!(!planned.desired.routes.contains_key(&prefix("10.244.3.0/24")));
 }
 
@@ -303,13 +303,13 @@ fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() 
         let segments = [(ip(next_hop), routed())].into();
         let planned = desired(&snapshot, "a", &best, &segments, &underlays());
         let verdict = planned.verdicts[&ip(next_hop)].verdict;
-        let expected = if is_node { Verdict::Tunnel } else { Verdict::Routed };
+        let expected = if is_node { Reachability::Tunnel } else { Reachability::Routed };
         assert_eq!(verdict, expected, "{to} via {next_hop} from {peer} in {cluster:?}");
         let sources = &planned.desired.allowed_tunnel_sources;
         assert_eq!(sources.contains(&ip(next_hop)), is_node);
         // Where all nodes are known, nobody else is one.
         let whole = Snapshot { all_nodes: true, ..snapshot.clone() };
         let planned = desired(&whole, "a", &best, &segments, &underlays());
-        assert_eq!(planned.verdicts[&ip(next_hop)].verdict, Verdict::Routed);
+        assert_eq!(planned.verdicts[&ip(next_hop)].verdict, Reachability::Routed);
     }
 }

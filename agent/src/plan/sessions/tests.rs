@@ -25,16 +25,16 @@ fn reflected() -> Snapshot {
     snapshot
 }
 
-fn roles(speaking: &Speaking) -> Vec<(&str, NeighborRole, bool)> {
+fn roles(speaking: &SpeakerPlan) -> Vec<(&str, NeighborRole, bool)> {
     let describe = |n| (n, speaking.roles[&speaking_address(speaking, n)], client(speaking, n));
     speaking.config.neighbors.iter().map(|n| describe(n.name.as_str())).collect()
 }
 
-fn speaking_address(speaking: &Speaking, name: &str) -> IpAddr {
+fn speaking_address(speaking: &SpeakerPlan, name: &str) -> IpAddr {
     speaking.config.neighbors.iter().find(|n| n.name == name).unwrap().address
 }
 
-fn client(speaking: &Speaking, name: &str) -> bool {
+fn client(speaking: &SpeakerPlan, name: &str) -> bool {
     speaking.config.neighbors.iter().find(|n| n.name == name).unwrap().reflector_client
 }
 

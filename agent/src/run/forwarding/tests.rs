@@ -157,10 +157,10 @@ async fn a_next_hop_that_moves_is_followed_on_a_hint() {
     bench.ground.place("172.20.1.12", routed);
     let verdict = |bench: &Bench| bench.forwarding.verdicts()[&ip("172.20.1.12")].verdict;
     bench.look(best(&[TO_B], true), true).await;
-    assert_eq!(verdict(&bench), plan::Verdict::Direct, "nothing hinted at it");
+    assert_eq!(verdict(&bench), plan::Reachability::Direct, "nothing hinted at it");
     bench.forwarding.hint(Hint { underlay: true, ours: false });
     bench.look(best(&[TO_B], true), true).await;
-    assert_eq!(verdict(&bench), plan::Verdict::Tunnel);
+    assert_eq!(verdict(&bench), plan::Reachability::Tunnel);
     assert!(bench.forwarding.installed(&TO_B.0.parse().unwrap()));
 }
 

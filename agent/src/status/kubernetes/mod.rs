@@ -1,4 +1,4 @@
-//! The status in the cluster: a BGPNodeStatus for the node, a BGPSession for each of its sessions, Events when these
+//! The status in the cluster: a BGPNode for the node, a BGPSession for each of its sessions, Events when these
 //! come and go, and the Node's condition NetworkUnavailable. One agent tells how BGPPeers, BGPFilters and the
 //! BGPConfiguration stand.
 //!
@@ -20,7 +20,7 @@ use self::peers::Counter;
 use self::planner::{May, Pace, Planner, Write};
 use self::requests::{Meaning, Requests, Trouble};
 use self::view::View;
-use super::{IntentStatus, NodeStatus, TellingStatus};
+use super::{IntentStatus, NodeStatus, StatusWriterStatus};
 use crate::backoff::{Backoff, jittered};
 
 pub mod bucket;
@@ -59,18 +59,18 @@ pub fn tell<C, F>(
     connect: C,
     source: Source,
     looks: watch::Receiver<()>,
-) -> watch::Receiver<TellingStatus>
+) -> watch::Receiver<StatusWriterStatus>
 where
     C: Fn() -> F + Send + 'static,
     F: Future<Output = Result<(Client, String), String>> + Send,
 {
-    let (say, told) = watch::channel(TellingStatus::default());
+    let (say, told) = watch::channel(StatusWriterStatus::default());
     tokio::spawn(async move {
         let client = loop {
             match connect().await {
                 Ok((client, _)) => break client,
                 // The store says so, too.
-                Err(words) => say.send_modify(|telling| telling.error = Some(words)),
+                Err(words) => say.send_modify(|status_writer| status_writer.error = Some(words)),
             }
             sleep(PAUSES.1).await;
         };
@@ -102,7 +102,7 @@ where
 
 /// Says how telling goes: in the status and, each thing once, in the log.
 struct Report {
-    say: watch::Sender<TellingStatus>,
+    say: watch::Sender<StatusWriterStatus>,
     requests: Requests,
     /// What is the matter with telling of BGPPeers and the like.
     complaint: watch::Receiver<Option<String>>,
@@ -126,7 +126,7 @@ impl Report {
             }
         }
         let (writes, failures) = (self.requests.writes(), self.requests.failures());
-        self.say.send_replace(TellingStatus { error, writes, failures });
+        self.say.send_replace(StatusWriterStatus { error, writes, failures });
     }
 }
 

@@ -9,7 +9,7 @@ use crate::sum::fnv1a;
 /// A kind of object that an agent writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// BGPNodeStatus.
+    /// BGPNode.
     Node,
     /// BGPSession.
     Session,
@@ -25,7 +25,7 @@ impl Kind {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Node => "BGPNodeStatus",
+            Self::Node => "BGPNode",
             Self::Session => "BGPSession",
             Self::Configuration => "BGPConfiguration",
             Self::Filter => "BGPFilter",

@@ -49,7 +49,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// The kinds of which the status is told.
 const KINDS: [Kind; 3] = [Kind::Configuration, Kind::Filter, Kind::Peer];
 
-/// One agent that takes part in telling.
+/// One agent that takes part in status_writer.
 pub struct Counter {
     client: Client,
     requests: Requests,

@@ -10,9 +10,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::object::{Key, Kind, Object, session_name};
-use crate::api::node_status::SessionCounts;
-use crate::api::{BGPNodeStatusSpec, BGPNodeStatusStatus, BGPSessionSpec, BGPSessionStatus};
-use crate::plan::{NeighborRole, Verdict};
+use crate::api::bgp_node::SessionCounts;
+use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus};
+use crate::plan::{NeighborRole, Reachability};
 use crate::status::{NodeStatus, Role, SessionStatus};
 
 /// With more sessions with other nodes than these, those that are established are only counted.
@@ -123,7 +123,7 @@ impl View {
         let up = status.sessions.iter().filter(|session| session.established()).count();
         let out_of_sync = out_of_sync(status);
         // What kept this from being written would no longer be true when it is read.
-        let untold = status.telling.as_ref().and_then(|telling| telling.error.as_ref());
+        let untold = status.status_writer.as_ref().and_then(|status_writer| status_writer.error.as_ref());
         let away = status.store.as_ref().filter(|store| !store.refused);
         let away = away.and_then(|store| store.last_error.as_ref());
         let problems =
@@ -138,13 +138,13 @@ impl View {
             conditions.iter().map(|condition| format!("{}: {}; ", condition.status, condition.message));
         let role = role(status);
         let signal = format!("{role} {up}/{total} {} {problems:?}", signal.collect::<String>());
-        let told = BGPNodeStatusStatus {
+        let told = BGPNodeStatus {
             role: role.into(),
             version: status.version.clone(),
             sessions: SessionCounts::new(up as u64, total as u64),
             unlisted_sessions: (total - listed) as u64,
             routes: status.routes.iter().map(|routes| routes.count as u64).sum(),
-            tunnels: status.segments.iter().filter(|segment| segment.verdict == Verdict::Tunnel).count()
+            tunnels: status.segments.iter().filter(|segment| segment.verdict == Reachability::Tunnel).count()
                 as u64,
             in_sync: out_of_sync.is_empty(),
             problems,
@@ -152,7 +152,7 @@ impl View {
         };
         Object {
             key: Key { kind: Kind::Node, name: status.node.clone() },
-            spec: value(&BGPNodeStatusSpec { node: status.node.clone() }),
+            spec: value(&BGPNodeSpec { node: status.node.clone() }),
             status: value(&told),
             signal,
         }
@@ -206,7 +206,7 @@ pub fn of_a_node(role: NeighborRole) -> bool {
 
 /// Why what is wanted isn't what is; empty: it is.
 fn out_of_sync(status: &NodeStatus) -> String {
-    let mut why: Vec<String> = status.intent.refusals.iter().take(3).map(ToString::to_string).collect();
+    let mut why: Vec<String> = status.intent.rejections.iter().take(3).map(ToString::to_string).collect();
     if !status.intent.in_sync && why.is_empty() {
         let refusing = status.store.as_ref().filter(|store| store.refused);
         let words = refusing.and_then(|store| store.last_error.clone());

@@ -13,7 +13,7 @@ use crate::api;
 use crate::api::peer::{Family as ApiFamily, Role as ApiRole};
 use crate::intent::{Configuration, Node, Peer, SourceAddress};
 use crate::store::names::is_dns_name;
-use crate::store::problem::{Culprit, Problems};
+use crate::store::problem::{ObjectRef, Problems};
 
 /// How full a prefix limit is when that is worth a warning, in percent.
 const WARN_PERCENT: u8 = 80;
@@ -34,7 +34,7 @@ pub struct Surroundings<'a> {
     /// What isn't there is missing, not just unreadable.
     pub complete: bool,
     /// But these are unreadable.
-    pub unread: &'a [Culprit],
+    pub unread: &'a [ObjectRef],
 }
 
 /// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
@@ -175,7 +175,7 @@ fn named_filter(
                 format!("there is no BGPFilter {name}"),
                 "add it, or name one that is there",
             );
-            problems.blame(Culprit::new("BGPFilter", name));
+            problems.blame(ObjectRef::new("BGPFilter", name));
             default.clone()
         }
     }
@@ -209,7 +209,7 @@ fn password(secret: &api::SecretRef, around: &Surroundings, problems: &mut Probl
     }
     let (problem, remedy) = match around.secrets.get(name.as_str()).map(|values| values.get(key)) {
         None if !around.complete => return None,
-        None if around.unread.contains(&Culprit::new("Secret", name)) => (
+        None if around.unread.contains(&ObjectRef::new("Secret", name)) => (
             format!("whether there is a Secret {name} is not known: it can't be read"),
             "see what is said of it, and of the API server (heliograph status, Store)".to_string(),
         ),
@@ -222,7 +222,7 @@ fn password(secret: &api::SecretRef, around: &Surroundings, problems: &mut Probl
         Some(Some(value)) => return Some(value.clone()),
     };
     problems.note(field, problem, remedy);
-    problems.blame(Culprit::new("Secret", name));
+    problems.blame(ObjectRef::new("Secret", name));
     None
 }
 

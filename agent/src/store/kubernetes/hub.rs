@@ -23,7 +23,7 @@ use crate::store::check::{CONFIGURATION_NAME, Kind, Object};
 use crate::store::convert;
 use crate::store::decode::{self, Unknown};
 use crate::store::names::is_dns_name;
-use crate::store::problem::{Culprit, Problem, Problems};
+use crate::store::problem::{ObjectRef, Problem, Problems};
 use crate::store::{Connection, View};
 
 /// What comes within this time is one change.
@@ -117,7 +117,7 @@ struct Hub {
 }
 
 /// Objects that are gone, and whether their kind is still defined.
-type Verdict = (Vec<Culprit>, bool);
+type Verdict = (Vec<ObjectRef>, bool);
 
 impl Hub {
     fn begin(&mut self) {
@@ -360,7 +360,7 @@ impl Hub {
                         }
                     }
                     Err(Unread { generation, problems }) => {
-                        let (key, problems) = (Culprit::new(kind_of(slot), name), problems.clone());
+                        let (key, problems) = (ObjectRef::new(kind_of(slot), name), problems.clone());
                         unreadable.push(Unreadable { key, generation: *generation, problems });
                     }
                 }
@@ -477,9 +477,9 @@ fn unread_secret(slot: &Slot, shelf: &Shelf) -> Option<Unreadable> {
         problem: failure.words.clone(),
         remedy: "BGPPeers that need it stay as they were last good".into(),
         clash: None,
-        culprit: None,
+        object_ref: None,
     };
-    Some(Unreadable { key: Culprit::new("Secret", name), generation: None, problems: vec![problem] })
+    Some(Unreadable { key: ObjectRef::new("Secret", name), generation: None, problems: vec![problem] })
 }
 
 /// The Secrets that the peers of a node refer to.

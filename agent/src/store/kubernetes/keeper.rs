@@ -13,9 +13,9 @@ use crate::api::BGPConfigurationSpec;
 use crate::backoff::{Backoff, jittered};
 use crate::intent::Snapshot;
 use crate::store::check::{self, Extent, Kind, Object};
-use crate::store::problem::{Culprit, Problem};
+use crate::store::problem::{ObjectRef, Problem};
 use crate::store::settle::{self, Refused};
-use crate::store::{Connection, Refusal, View, last_good};
+use crate::store::{Connection, Rejection, View, last_good};
 
 /// The last good intent is written at most once in this time.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 #[derive(Debug)]
 pub struct Unreadable {
     /// Which.
-    pub key: Culprit,
+    pub key: ObjectRef,
     /// The generation that can't be taken; `None`: it isn't there.
     pub generation: Option<i64>,
     /// What is wrong with it.
@@ -132,17 +132,17 @@ impl Keeper {
         let keys: Vec<_> = unreadable.iter().map(|object| object.key.clone()).collect();
         let told = taken::told(&objects, &unreadable);
         let settled = settle::settle(objects, &keys, &self.good, &self.node);
-        let mut refusals: Vec<_> = unreadable.iter().flat_map(unread).collect();
-        refusals.extend(settled.refused.iter().map(refusal));
-        refusals.sort();
-        refusals.dedup();
-        for refusal in refusals.iter().filter(|refusal| !self.view.refusals.contains(refusal)) {
-            tracing::warn!("intent refused: {refusal}");
+        let mut rejections: Vec<_> = unreadable.iter().flat_map(unread).collect();
+        rejections.extend(settled.refused.iter().map(rejection));
+        rejections.sort();
+        rejections.dedup();
+        for rejection in rejections.iter().filter(|rejection| !self.view.rejections.contains(rejection)) {
+            tracing::warn!("intent refused: {rejection}");
         }
         let Some((mut snapshot, good)) = settled.good else {
             self.view.in_sync = false;
             self.view.objects = taken::taken(&told, &self.good);
-            self.view.refusals = refusals;
+            self.view.rejections = rejections;
             return;
         };
         snapshot.all_nodes = all_nodes;
@@ -160,9 +160,9 @@ impl Keeper {
             self.writer.send_replace(Some((server.to_string(), good.clone())));
             self.good = good;
         }
-        self.view.in_sync = refusals.is_empty();
+        self.view.in_sync = rejections.is_empty();
         self.view.origin = server.into();
-        self.view.refusals = refusals;
+        self.view.rejections = rejections;
     }
 
     /// How it stands.
@@ -191,16 +191,16 @@ fn read(path: &Path, node: &str, cluster: &[String]) -> Option<(Snapshot, Vec<Ob
     }
 }
 
-fn unread(object: &Unreadable) -> impl Iterator<Item = Refusal> {
+fn unread(object: &Unreadable) -> impl Iterator<Item = Rejection> {
     object
         .problems
         .iter()
-        .map(|problem| refusal(&Refused { object: Some(object.key.clone()), problem: problem.clone() }))
+        .map(|problem| rejection(&Refused { object: Some(object.key.clone()), problem: problem.clone() }))
 }
 
-fn refusal(refused: &Refused) -> Refusal {
-    let title = |key: &Culprit| format!("{} {}", key.kind, key.name);
-    Refusal {
+fn rejection(refused: &Refused) -> Rejection {
+    let title = |key: &ObjectRef| format!("{} {}", key.kind, key.name);
+    Rejection {
         file: String::new(),
         line: None,
         object: refused.object.as_ref().map(title).unwrap_or_default(),

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::keeper::Unreadable;
-use crate::store::Taken;
+use crate::store::ObjectGeneration;
 use crate::store::check::Object;
-use crate::store::problem::Culprit;
+use crate::store::problem::ObjectRef;
 
 /// What the API server holds of our kinds now, by generation; the object where it could be read.
-pub type Told = BTreeMap<Culprit, (i64, Option<Object>)>;
+pub type Told = BTreeMap<ObjectRef, (i64, Option<Object>)>;
 
 /// What there is now. Of an object that can't be read an older version may be among `objects`.
 pub fn told(objects: &[Object], unreadable: &[Unreadable]) -> Told {
@@ -26,15 +26,15 @@ pub fn told(objects: &[Object], unreadable: &[Unreadable]) -> Told {
 }
 
 /// What of that is in force, `good` being all that is.
-pub fn taken(told: &Told, good: &[Object]) -> Vec<Taken> {
-    let good: BTreeMap<Culprit, &Object> = good.iter().map(|object| (object.key(), object)).collect();
+pub fn taken(told: &Told, good: &[Object]) -> Vec<ObjectGeneration> {
+    let good: BTreeMap<ObjectRef, &Object> = good.iter().map(|object| (object.key(), object)).collect();
     let each = told.iter().map(|(key, (generation, object))| {
         let in_force = good.get(key).and_then(|good| {
             let newest = object.as_ref() == Some(good);
             // Of two objects of one name the generations may be the same.
             good.generation.filter(|in_force| newest || in_force != generation)
         });
-        Taken { object: format!("{} {}", key.kind, key.name), generation: *generation, in_force }
+        ObjectGeneration { object: format!("{} {}", key.kind, key.name), generation: *generation, in_force }
     });
     each.collect()
 }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_generation_is_in_force_that_is_good() {
         let unreadable = |name: &str, generation| Unreadable {
-            key: Culprit::new("BGPPeer", name),
+            key: ObjectRef::new("BGPPeer", name),
             generation,
             problems: Vec::new(),
         };

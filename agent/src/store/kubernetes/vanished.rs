@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::keeper::Unreadable;
 use crate::api;
 use crate::backoff::{Backoff, jittered};
-use crate::store::problem::{Culprit, Problem};
+use crate::store::problem::{ObjectRef, Problem};
 
 /// A question without an answer has failed after this time.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 /// Objects of which intent in force is made, and which the API server doesn't tell of any more.
 #[derive(Debug, Default)]
 pub struct Vanished {
-    fates: BTreeMap<Culprit, Fate>,
+    fates: BTreeMap<ObjectRef, Fate>,
     /// Kinds that the API server was seen without, and of which it hasn't told everything since.
     undefined: BTreeSet<&'static str>,
 }
@@ -56,9 +56,9 @@ impl Vanished {
         current: bool,
         good: impl Iterator<Item = &'a str>,
         present: impl Fn(&str) -> bool,
-    ) -> Vec<Culprit> {
+    ) -> Vec<ObjectRef> {
         let missing: BTreeSet<_> =
-            good.filter(|name| !present(name)).map(|name| Culprit::new(kind, name)).collect();
+            good.filter(|name| !present(name)).map(|name| ObjectRef::new(kind, name)).collect();
         self.fates.retain(|key, _| key.kind != kind || missing.contains(key));
         let fate = if self.undefined.contains(kind) { Fate::Lost } else { Fate::Asked };
         if current {
@@ -70,7 +70,7 @@ impl Vanished {
     }
 
     /// What the API server said: whether their kind is `defined`. Whether that is news.
-    pub fn judge(&mut self, keys: &[Culprit], defined: bool) -> bool {
+    pub fn judge(&mut self, keys: &[ObjectRef], defined: bool) -> bool {
         let fate = if defined { Fate::Deleted } else { Fate::Lost };
         let mut news = false;
         for key in keys {
@@ -102,7 +102,7 @@ fn lost(kind: &str) -> Problem {
         ),
         remedy: "apply it again; to be rid of it, delete it then".into(),
         clash: None,
-        culprit: None,
+        object_ref: None,
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(look(&mut vanished, &["a"]), ["b"]);
         assert_eq!(look(&mut vanished, &["a"]), [""; 0], "it is asked once");
         assert_eq!(kept(&vanished), ["b"]);
-        assert!(vanished.judge(&[Culprit::new(KIND, "b")], true));
+        assert!(vanished.judge(&[ObjectRef::new(KIND, "b")], true));
         assert_eq!(kept(&vanished), [""; 0]);
         assert_eq!(
             look(&mut vanished, &["a"]),
@@ -176,7 +176,7 @@ mod tests {
     fn what_goes_with_its_kind_stays_until_it_is_there_again() {
         let mut vanished = Vanished::default();
         assert_eq!(look(&mut vanished, &[]), ["a", "b"]);
-        let both = ["a", "b"].map(|name| Culprit::new(KIND, name));
+        let both = ["a", "b"].map(|name| ObjectRef::new(KIND, name));
         assert!(vanished.judge(&both, false));
         assert_eq!(kept(&vanished), ["a!", "b!"]);
         assert_eq!(look(&mut vanished, &["a"]), [""; 0]);

@@ -244,7 +244,7 @@ fn at_a_first_start_without_a_reflector_nodes_peer_with_each_other() {
 fn what_cannot_be_read_stays_as_it_was() {
     let before = usual() + &peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600");
     let good = first(&before);
-    let settled = settle(objects(&usual()), &[Culprit::new("BGPPeer", "tor")], &good, A);
+    let settled = settle(objects(&usual()), &[ObjectRef::new("BGPPeer", "tor")], &good, A);
     assert_eq!(settled.good.unwrap().0.peers.len(), 1);
 }
 
@@ -252,7 +252,7 @@ fn what_cannot_be_read_stays_as_it_was() {
 fn a_secret_that_cannot_be_read_is_not_said_to_be_missing() {
     let needed = peer("tor", "peerAddress: 192.0.2.9, peerASN: 64600, passwordSecretRef: {name: s}");
     for (unread, words) in
-        [(vec![], "there is no Secret s"), (vec![Culprit::new("Secret", "s")], "can't be read")]
+        [(vec![], "there is no Secret s"), (vec![ObjectRef::new("Secret", "s")], "can't be read")]
     {
         let settled = settle(objects(&(usual() + &needed)), &unread, &first(&usual()), A);
         let problem = &settled.refused[0].problem;

@@ -103,8 +103,8 @@ fn identifiers_break_the_last_tie() {
         }
         let paths = reports(&rib, P);
         assert_eq!((paths[0].path_id, paths[0].best), (Some(3), true));
-        assert_eq!(paths[0].reason, "best: lower path id 3 than 5 via 10.0.0.1");
-        assert_eq!(paths[1].reason, "higher path id 5 than 3 via 10.0.0.1");
+        assert_eq!(paths[0].reason.to_string(), "best: lower path id 3 than 5 via 10.0.0.1");
+        assert_eq!(paths[1].reason.to_string(), "higher path id 5 than 3 via 10.0.0.1");
     }
 }
 
@@ -172,11 +172,11 @@ fn the_best_of_them_are_told() {
     assert_eq!((rib.counts(id(4)).advertised, rib.counts(id(1)).advertised), (2, 0));
     let (first, second) = (fourth.id_of(P, "10.0.0.1"), fourth.id_of(P, "10.0.0.2"));
     rib.take_changed();
-    rib.take_news();
+    rib.take_others_changed();
     // One that is not the best is lost: the third takes its place, the first keeps its identifier and is not told again.
     let announced = fourth.announced;
     rib.update(id(2), withdraw(&[P]));
-    assert!(!rib.take_changed() && rib.take_news());
+    assert!(!rib.take_changed() && rib.take_others_changed());
     fourth.drain(&mut rib, 4);
     assert_eq!(fourth.hops(P), [ip("10.0.0.1"), ip("10.0.0.3")]);
     assert_eq!((fourth.id_of(P, "10.0.0.1"), fourth.announced - announced), (first, 1));
@@ -185,7 +185,7 @@ fn the_best_of_them_are_told() {
     assert_eq!(told(&mut rib, 2).routes[&prefix(P)].1, next_hop("10.0.0.1"));
     // A third path is none of its business.
     rib.update(id(2), announce(preferred(1), "10.0.0.2", &[P]));
-    assert!(!rib.take_news() && !rib.pending(id(4)));
+    assert!(!rib.take_others_changed() && !rib.pending(id(4)));
     // Another best path moves in; the identifiers of those that stay are the same.
     let third = fourth.id_of(P, "10.0.0.3");
     rib.update(id(3), announce(preferred(500), "10.0.0.3", &[P]));
@@ -285,7 +285,7 @@ fn a_path_too_large_gives_way() {
     fourth.drain(&mut rib, 4);
     assert_eq!(fourth.hops(P), [ip("10.0.0.1"), ip("10.0.0.2")]);
     let withheld = rib.withheld(id(4));
-    assert!(withheld.len() == 1 && withheld[0].reason.starts_with("too large"), "{withheld:?}");
+    assert!(withheld.len() == 1 && withheld[0].reason.to_string().starts_with("too large"), "{withheld:?}");
     rib.update(id(3), withdraw(&[P]));
     assert!(rib.withheld(id(4)).is_empty());
 }

@@ -20,8 +20,8 @@ fn first_wins(one: (PeerKind, Attributes), two: (PeerKind, Attributes)) -> Strin
         }
         let (first, second) = (report(&rib, P, 1), report(&rib, P, 2));
         assert!(first.best && !second.best, "{} / {}", first.reason, second.reason);
-        assert!(first.reason.starts_with("best: "), "{}", first.reason);
-        second.reason
+        assert!(first.reason.to_string().starts_with("best: "), "{}", first.reason);
+        second.reason.to_string()
     };
     let reason = run([0, 1]);
     assert_eq!(reason, run([1, 0]));
@@ -52,8 +52,8 @@ fn our_own_networks_come_first() {
     rib.set_networks(&[network(P, None)]);
     let paths = reports(&rib, P);
     assert_eq!(paths[0].peer, None);
-    assert_eq!(paths[0].reason, "best: we originate it, before the path via 10.0.0.1");
-    assert_eq!(paths[1].reason, "we originate the prefix ourselves");
+    assert_eq!(paths[0].reason.to_string(), "best: we originate it, before the path via 10.0.0.1");
+    assert_eq!(paths[1].reason.to_string(), "we originate the prefix ourselves");
     assert!(rib.best_routes().is_empty());
 }
 
@@ -163,8 +163,14 @@ fn med_circles_do_not_make_the_result_depend_on_the_order() {
             rib.update(id(n), announce(attributes, "10.9.9.9", &[P]));
         }
         assert!(report(&rib, P, 5).best, "{order:?}");
-        assert_eq!(report(&rib, P, 1).reason, "higher MED 50 > 0 than via 10.0.0.9, both from AS 7");
-        assert_eq!(report(&rib, P, 9).reason, "higher router id 10.0.0.9 > 10.0.0.5 than via 10.0.0.5");
+        assert_eq!(
+            report(&rib, P, 1).reason.to_string(),
+            "higher MED 50 > 0 than via 10.0.0.9, both from AS 7"
+        );
+        assert_eq!(
+            report(&rib, P, 9).reason.to_string(),
+            "higher router id 10.0.0.9 > 10.0.0.5 than via 10.0.0.5"
+        );
     }
 }
 

@@ -194,7 +194,7 @@ fn what_has_no_next_hop_is_withheld_with_the_reason() {
         [prefix(P6), prefix("2001:db8:2::/48")]
     );
     assert!(
-        withheld[0].reason.contains("our address on the session is 10.0.0.254"),
+        withheld[0].reason.to_string().contains("our address on the session is 10.0.0.254"),
         "{}",
         withheld[0].reason
     );

@@ -4,18 +4,21 @@ use PeerKind::{Client, External, Internal};
 
 use super::*;
 use crate::config::PrefixRange;
+use crate::rib::RejectReason;
 
 const P: &str = "10.1.0.0/16";
 
-/// Peer 1 of that kind announces `P`; the reason why it is not used.
-fn refused(kind: PeerKind, attributes: Attributes, via: &str) -> String {
+/// Returns why `P`, received from a peer of that kind, is rejected.
+fn rejection(kind: PeerKind, attributes: Attributes, via: &str) -> (RejectReason, String) {
     let mut rib = rib_with(&[kind, Client]);
     rib.update(id(1), announce(attributes, via, &[P]));
     assert!(rib.best_routes().is_empty());
     assert!(!rib.pending(id(2)));
     let counts = rib.counts(id(1));
     assert_eq!((counts.received, counts.accepted), (1, 0));
-    report(&rib, P, 1).reason
+    let reason = report(&rib, P, 1).reason;
+    let rejection = reason.rejection().expect("a rejected path");
+    (rejection.reason(), rejection.to_string())
 }
 
 /// RFC 4271 §9.1.2, for external and internal peers alike.
@@ -23,44 +26,49 @@ fn refused(kind: PeerKind, attributes: Attributes, via: &str) -> String {
 fn our_as_in_the_path_is_a_loop() {
     for kind in [External, Internal] {
         let looped = Attributes { as_path: sequence(&[THEIRS, OURS]), ..attributes(kind) };
-        assert_eq!(refused(kind, looped, "10.0.0.1"), "AS loop: our AS 64512 in AS_PATH");
+        let as_loop = (RejectReason::AsLoop, "AS loop: our AS 64512 in AS_PATH".into());
+        assert_eq!(rejection(kind, looped, "10.0.0.1"), as_loop);
     }
     let set = AsPath(vec![Segment::Sequence(vec![THEIRS]), Segment::Set(vec![1, OURS])]);
     let looped = Attributes { as_path: set, ..attributes(External) };
-    assert_eq!(refused(External, looped, "10.0.0.1"), "AS loop: our AS 64512 in AS_PATH");
+    assert_eq!(rejection(External, looped, "10.0.0.1").0, RejectReason::AsLoop);
 }
 
 /// RFC 4456 §8.
 #[test]
 fn our_router_id_or_cluster_id_is_a_loop() {
     let looped = Attributes { originator_id: Some(identity().router_id), ..attributes(Client) };
-    let reason = refused(Client, looped, "10.0.0.1");
-    assert_eq!(reason, "reflection loop: ORIGINATOR_ID 10.0.0.254 is our router id");
+    let reason = rejection(Client, looped, "10.0.0.1");
+    assert_eq!(reason.0, RejectReason::OriginatorLoop);
+    assert_eq!(reason.1, "reflection loop: ORIGINATOR_ID 10.0.0.254 is our router id");
     let list = vec![ip4("1.1.1.1"), identity().cluster_id];
     let looped = Attributes { cluster_list: list.into(), ..attributes(Internal) };
-    let reason = refused(Internal, looped, "10.0.0.1");
-    assert_eq!(reason, "reflection loop: our cluster id 10.0.0.253 in CLUSTER_LIST");
+    let reason = rejection(Internal, looped, "10.0.0.1");
+    assert_eq!(reason.0, RejectReason::ClusterLoop);
+    assert_eq!(reason.1, "reflection loop: our cluster id 10.0.0.253 in CLUSTER_LIST");
 }
 
 /// RFC 4271 §6.3.
 #[test]
 fn an_external_path_begins_with_the_peers_as() {
     let other = Attributes { as_path: sequence(&[1, THEIRS]), ..attributes(External) };
-    let reason = refused(External, other, "10.0.0.1");
-    assert_eq!(reason, "AS_PATH begins with AS 1, not with the peer's AS 64600");
+    let reason = rejection(External, other, "10.0.0.1");
+    assert_eq!(reason.0, RejectReason::FirstAs);
+    assert_eq!(reason.1, "AS_PATH begins with AS 1, not with the peer's AS 64600");
     let empty = Attributes { as_path: sequence(&[]), ..attributes(External) };
-    let reason = refused(External, empty, "10.0.0.1");
-    assert_eq!(reason, "AS_PATH does not begin with the peer's AS 64600");
+    let reason = rejection(External, empty, "10.0.0.1");
+    assert_eq!(reason.1, "AS_PATH does not begin with the peer's AS 64600");
 }
 
 /// RFC 4271 §5.1.3, §6.3.
 #[test]
 fn the_next_hop_is_another_host() {
-    let reason = refused(Internal, attributes(Internal), LOCAL);
-    assert_eq!(reason, "next hop 10.0.0.254 is our own address");
+    let reason = rejection(Internal, attributes(Internal), LOCAL);
+    assert_eq!(reason, (RejectReason::NextHopOurs, "next hop 10.0.0.254 is our own address".into()));
     for via in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "2001:db8::1"] {
-        let reason = refused(Internal, attributes(Internal), via);
-        assert!(reason.starts_with(&format!("next hop {via} is no host's address")), "{reason}");
+        let reason = rejection(Internal, attributes(Internal), via);
+        assert_eq!(reason.0, RejectReason::NextHopInvalid);
+        assert!(reason.1.starts_with(&format!("next hop {via} is not a host's address")), "{}", reason.1);
     }
 }
 
@@ -100,7 +108,7 @@ fn filters_change_live() {
     let mut rib = rib();
     rib.peer_up(id(1), Peer { import: Filter::nothing(), ..peer(1, External) });
     rib.update(id(1), announce(attributes(External), "10.0.0.1", &[P, "10.2.0.0/16"]));
-    assert_eq!(report(&rib, P, 1).reason, "import filter");
+    assert_eq!(report(&rib, P, 1).reason.to_string(), "import filter");
     assert!(!rib.take_changed());
     let range = PrefixRange { within: prefix(P), max_length: 24 };
     rib.set_filters(id(1), Filter::Only(vec![range]), Filter::All);

@@ -46,7 +46,10 @@ fn what_outlives_the_restart_time_is_told_as_such() {
     assert_eq!(routes[&prefix(P6)].0.communities, [], "another family");
     let said = report(&rib, P, 1);
     assert!(said.best && said.stale);
-    assert_eq!(said.reason, "best: the only usable path; long-lived stale, kept as a last resort");
+    assert_eq!(
+        said.reason.to_string(),
+        "best: the only eligible path; long-lived stale, kept as a last resort"
+    );
     assert_eq!(rib.counts(id(1)).stale, 2);
     rib.long_lived(id(1), V4);
     assert!(!rib.pending(id(2)), "it is so already");
@@ -87,8 +90,11 @@ fn any_other_path_is_better() {
         if late {
             rib.update(id(2), other);
         }
-        assert_eq!(report(&rib, P, 1).reason, "long-lived stale, unlike the path via 10.0.0.2");
-        assert_eq!(report(&rib, P, 2).reason, "best: not long-lived stale, unlike the path via 10.0.0.1");
+        assert_eq!(report(&rib, P, 1).reason.to_string(), "long-lived stale, unlike the path via 10.0.0.2");
+        assert_eq!(
+            report(&rib, P, 2).reason.to_string(),
+            "best: not long-lived stale, unlike the path via 10.0.0.1"
+        );
     }
 }
 
@@ -99,10 +105,10 @@ fn what_comes_marked_is_the_last_resort_too() {
     let high = Attributes { local_pref: Some(200), ..marked(Client, &[LLGR_STALE]) };
     rib.update(id(1), announce(high, "10.0.0.1", &[P]));
     rib.update(id(2), announce(marked(Client, &[LLGR_STALE]), "10.0.0.2", &[P]));
-    assert_eq!(report(&rib, P, 1).reason, "best: higher LOCAL_PREF 200 > 100 than via 10.0.0.2");
+    assert_eq!(report(&rib, P, 1).reason.to_string(), "best: higher LOCAL_PREF 200 > 100 than via 10.0.0.2");
     rib.update(id(3), announce(attributes(Client), "10.0.0.3", &[P]));
     assert!(report(&rib, P, 3).best);
-    assert_eq!(report(&rib, P, 1).reason, "long-lived stale, unlike the path via 10.0.0.3");
+    assert_eq!(report(&rib, P, 1).reason.to_string(), "long-lived stale, unlike the path via 10.0.0.3");
 }
 
 /// RFC 9494 §4.3 and §4.6.
@@ -167,7 +173,7 @@ fn only_what_is_stale_ages() {
     rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[Q]));
     rib.long_lived(id(1), V4);
     rib.peer_down(id(1), &[V4]);
-    let reason = |text| report(&rib, text, 1).reason;
+    let reason = |text| report(&rib, text, 1).reason.to_string();
     assert!(reason(P).contains("long-lived"));
-    assert_eq!(reason(Q), "best: the only usable path");
+    assert_eq!(reason(Q), "best: the only eligible path");
 }

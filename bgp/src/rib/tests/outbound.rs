@@ -170,7 +170,11 @@ fn what_is_too_large_is_withheld() {
     assert_eq!((receiver.withdrawn, receiver.redundant), (1, 0));
     let withheld = rib.withheld(id(2));
     assert_eq!(withheld.len(), 2);
-    assert!(withheld[0].reason.starts_with("too large: the message would take 4"), "{}", withheld[0].reason);
+    assert!(
+        withheld[0].reason.to_string().starts_with("too large: the message would take 4"),
+        "{}",
+        withheld[0].reason
+    );
     assert!(rib.withheld(id(1)).is_empty(), "it sent them");
     rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P, Q]));
     receiver.drain(&mut rib, 2);

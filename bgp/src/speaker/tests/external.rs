@@ -61,7 +61,7 @@ fn a_leak_is_explained() {
     let mut play = Play::new(config(vec![external(1, Some(Role::Provider))]));
     let one = up(&mut play, 1);
     play.advertise_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
-    let reason = play.speaker.paths().swap_remove(0).reason;
+    let reason = play.speaker.paths().swap_remove(0).reason.to_string();
     assert_eq!(reason, "route leak: marked by AS 7 as only for customers, AS 64601 must not send it here");
 }
 

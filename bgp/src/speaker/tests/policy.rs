@@ -53,7 +53,10 @@ fn import_rules_filter_and_modify() {
     play.sent(two);
     play.advertise_with(one, 1, (1..=4).map(prefix).collect(), theirs());
     let paths = play.speaker.paths();
-    let seen: Vec<_> = paths.iter().map(|p| (p.local_pref, &p.as_path[..], p.best, &p.reason[..])).collect();
+    let reasons: Vec<String> = paths.iter().map(|path| path.reason.to_string()).collect();
+    let seen: Vec<_> = std::iter::zip(&paths, &reasons)
+        .map(|(path, reason)| (path.local_pref, &path.as_path[..], path.best, &reason[..]))
+        .collect();
     assert_eq!(seen[0], (100, "64600", false, "import policy: rule not-this rejects it"));
     assert_eq!((seen[1].0, seen[1].1, seen[1].2), (10, "64600 64600 64600", true));
     assert_eq!((seen[2].0, seen[2].1, seen[2].2), (100, "64600", true));

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::statuses::Verdict;
+use super::statuses::ConditionUpdate;
 use crate::api::BGPSession;
-use crate::api::node_status::SessionCounts;
+use crate::api::bgp_node::SessionCounts;
 
 /// So many nodes whose session is down are named.
 const NAMED: usize = 5;
@@ -46,7 +46,7 @@ impl Counts {
     }
 
     /// How those with a BGPPeer stand, `generation` being its newest that is known: in figures, and as a condition.
-    pub fn of(&self, name: &str, generation: Option<i64>) -> (SessionCounts, Verdict) {
+    pub fn of(&self, name: &str, generation: Option<i64>) -> (SessionCounts, ConditionUpdate) {
         let none = Count::default();
         let count = self.0.get(name).unwrap_or(&none);
         let (holds, reason, message) = match count {
@@ -61,7 +61,7 @@ impl Counts {
         };
         // Without a session there is none that could lag behind.
         let generation = if count.total == 0 { generation } else { count.generation };
-        let verdict = Verdict { kind: "Established", holds, reason, message, generation };
+        let verdict = ConditionUpdate { kind: "Established", holds, reason, message, generation };
         (SessionCounts::new(count.up, count.total), verdict)
     }
 }

@@ -16,14 +16,14 @@ use super::super::view::cut;
 use super::counts::Counts;
 use crate::api::status::BGPPeerStatus;
 use crate::status::IntentStatus;
-use crate::store::Taken;
+use crate::store::ObjectGeneration;
 
 /// So many reasons are told.
 const REASONS: usize = 3;
 
 /// What a condition is to say.
 #[derive(Clone, Debug)]
-pub struct Verdict {
+pub struct ConditionUpdate {
     /// Its type.
     pub kind: &'static str,
     /// It is true.
@@ -86,7 +86,7 @@ impl Known<'_> {
         let title = format!("{} {}", key.kind.name(), key.name);
         let taken = self.intent.objects.iter().find(|taken| taken.object == title);
         let conditions = || before.into_iter().flat_map(|status| &status.conditions);
-        let condition = |verdict: Verdict| {
+        let condition = |verdict: ConditionUpdate| {
             let before = conditions().find(|condition| condition.type_ == verdict.kind);
             verdict.since(before, self.clock)
         };
@@ -105,27 +105,27 @@ impl Known<'_> {
         BGPPeerStatus { sessions, conditions: established.into_iter().chain(accepted).collect() }
     }
 
-    fn accepted(&self, taken: &Taken) -> Verdict {
+    fn accepted(&self, taken: &ObjectGeneration) -> ConditionUpdate {
         let holds = taken.in_force == Some(taken.generation);
         let message = if holds {
             format!("in force on {}", self.me)
         } else {
-            let own = self.intent.refusals.iter().filter(|refusal| refusal.object == taken.object);
+            let own = self.intent.rejections.iter().filter(|rejection| rejection.object == taken.object);
             let mut words: Vec<_> = own.take(REASONS).map(ToString::to_string).collect();
             if words.is_empty() {
                 // It would make another one wrong.
-                words = self.intent.refusals.iter().take(REASONS).map(ToString::to_string).collect();
+                words = self.intent.rejections.iter().take(REASONS).map(ToString::to_string).collect();
             }
             cut(&format!("refused on {}: {}", self.me, words.join("; ")))
         };
         let reason = if holds { "InForce" } else { "Refused" };
-        Verdict { kind: ACCEPTED, holds, reason, message, generation: Some(taken.generation) }
+        ConditionUpdate { kind: ACCEPTED, holds, reason, message, generation: Some(taken.generation) }
     }
 }
 
 const ACCEPTED: &str = "Accepted";
 
-impl Verdict {
+impl ConditionUpdate {
     /// The condition, which keeps its time as long as its status is the same.
     fn since(self, before: Option<&Condition>, now: Timestamp) -> Condition {
         let status = if self.holds { "True" } else { "False" };
@@ -148,7 +148,7 @@ impl Verdict {
 mod tests {
     use super::super::testing::session;
     use super::*;
-    use crate::store::Refusal;
+    use crate::store::Rejection;
     use serde_json::json;
     use std::time::Duration;
 
@@ -162,8 +162,8 @@ mod tests {
         (kind, serde_json::from_value(value).unwrap())
     }
 
-    fn taken(object: &str, generation: i64, in_force: Option<i64>) -> Taken {
-        Taken { object: object.into(), generation, in_force }
+    fn taken(object: &str, generation: i64, in_force: Option<i64>) -> ObjectGeneration {
+        ObjectGeneration { object: object.into(), generation, in_force }
     }
 
     fn counts(up: bool) -> Counts {
@@ -217,7 +217,7 @@ mod tests {
             object(Kind::Peer, "tor", 4),
             object(Kind::Peer, "unknown", 1),
         ];
-        let refusal = Refusal {
+        let rejection = Rejection {
             file: String::new(),
             line: None,
             object: "BGPPeer tor".into(),
@@ -226,7 +226,7 @@ mod tests {
             remedy: "give one".into(),
         };
         let mut intent = IntentStatus {
-            refusals: vec![refusal],
+            rejections: vec![rejection],
             objects: vec![
                 taken("BGPConfiguration default", 1, Some(1)),
                 taken("BGPFilter f", 2, None),
@@ -247,7 +247,7 @@ mod tests {
         // It is mended, and what we know of is older: then that isn't judged.
         listed[2].1.metadata.generation = Some(5);
         assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 60)), 0);
-        intent.refusals.clear();
+        intent.rejections.clear();
         intent.objects[1] = taken("BGPFilter f", 2, Some(2));
         intent.objects[2] = taken("BGPPeer tor", 5, Some(5));
         assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 90)), 2);

@@ -30,7 +30,7 @@ fn reflected(node: &str) -> Snapshot {
 /// A node that follows one snapshot after the other, at seconds of a clock.
 struct Follower {
     node: &'static str,
-    handover: Handover,
+    topology_change: TopologyChange,
     start: Instant,
     present: Present,
     problems: Vec<String>,
@@ -40,7 +40,13 @@ impl Follower {
     fn new(node: &'static str, up: &[&str]) -> Self {
         let established = up.iter().map(|address| ip(address)).collect();
         let present = Present { established, paths: Vec::new() };
-        Self { node, handover: Handover::default(), start: Instant::now(), present, problems: Vec::new() }
+        Self {
+            node,
+            topology_change: TopologyChange::default(),
+            start: Instant::now(),
+            present,
+            problems: Vec::new(),
+        }
     }
 
     /// From now on a neighbour brings a prefix.
@@ -54,7 +60,8 @@ impl Follower {
         let snapshot = Arc::new(snapshot);
         let wanted = bgp_config(&snapshot, self.node, true);
         let now = self.start + Duration::from_secs(second);
-        let (snapshot, speaking) = self.handover.follow(self.node, &snapshot, wanted, &self.present, now);
+        let (snapshot, speaking) =
+            self.topology_change.follow(self.node, &snapshot, wanted, &self.present, now);
         speaking.config.validate().unwrap();
         self.problems = speaking.problems;
         let star = |neighbor: &Neighbor| if neighbor.reflector_client { "*" } else { "" };
@@ -75,14 +82,14 @@ fn a_mesh_stays_until_reflectors_have_taken_over() {
     // Its Node stays with its session: there may be a tunnel to it.
     for second in [100, 101, 109] {
         assert_eq!(a.at(second, reflected("a")), of(&["r", "b"], &["a", "b", "r"]), "{second}");
-        assert!(a.handover.active());
+        assert!(a.topology_change.active());
     }
     assert_eq!(
-        a.handover.next_look(a.start + Duration::from_secs(101)),
+        a.topology_change.next_look(a.start + Duration::from_secs(101)),
         Some(a.start + Duration::from_secs(110))
     );
     assert_eq!(a.at(110, reflected("a")), of(&["r"], &["a", "r"]));
-    assert!(!a.handover.active() && a.handover.next_look(a.start).is_none());
+    assert!(!a.topology_change.active() && a.topology_change.next_look(a.start).is_none());
 }
 
 #[test]
@@ -96,7 +103,7 @@ fn reflectors_reflect_until_a_mesh_has_taken_over() {
     let mut a = Follower::new("a", &[R]);
     assert_eq!(a.at(0, reflected("a")).0, ["r"]);
     assert_eq!(a.at(1, mesh()).0, ["b", "r"]);
-    assert!(!a.handover.active(), "nothing leaves");
+    assert!(!a.topology_change.active(), "nothing leaves");
 }
 
 #[test]
@@ -111,7 +118,7 @@ fn old_sessions_stay_while_no_new_one_is_up() {
         assert_eq!(a.at(second, reflected("a")).0, ["r", "b"]);
         let [problem] = &a.problems[..] else { panic!("{:?}", a.problems) };
         assert!(problem.contains("with b stay") && problem.contains("with r is up"), "{problem}");
-        assert_eq!(a.handover.next_look(a.start + Duration::from_secs(second)), None, "sessions tell");
+        assert_eq!(a.topology_change.next_look(a.start + Duration::from_secs(second)), None, "sessions tell");
     }
     a.present.established.insert(ip(R));
     assert_eq!(a.at(6001, reflected("a")).0, ["r"]);
@@ -164,7 +171,7 @@ fn a_change_of_mind_begins_anew() {
     a.at(0, mesh());
     a.at(1, reflected("a"));
     assert_eq!(a.at(5, mesh()).0, ["b", "r"]);
-    assert!(!a.handover.active());
+    assert!(!a.topology_change.active());
     assert_eq!(a.at(8, reflected("a")).0, ["r", "b"]);
     assert_eq!(a.at(17, reflected("a")).0, ["r", "b"]);
     assert_eq!(a.at(18, reflected("a")).0, ["r"]);

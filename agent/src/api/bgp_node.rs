@@ -1,4 +1,4 @@
-//! `BGPNodeStatus`: how one node stands; written by its agent.
+//! `BGPNode`: how one node stands; written by its agent.
 // Printer columns are alike in type and priority, which is no slip.
 #![allow(clippy::duplicated_attributes)]
 
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 #[kube(
     group = "heliograph.io",
     version = "v1alpha1",
-    kind = "BGPNodeStatus",
+    kind = "BGPNode",
     plural = "bgpnodes",
     singular = "bgpnode",
     shortname = "bgpn",
     category = "heliograph",
     derive = "PartialEq",
     doc = "How BGP stands on one node, as its agent sees it. Agents write it; nobody else needs to.",
-    status = "BGPNodeStatusStatus",
+    status = "BGPNodeStatus",
     printcolumn(name = "Role", type_ = "string", json_path = ".status.role"),
     printcolumn(name = "Sessions", type_ = "string", json_path = ".status.sessions.established"),
     printcolumn(name = "Routes", type_ = "integer", json_path = ".status.routes"),
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-pub struct BGPNodeStatusSpec {
+pub struct BGPNodeSpec {
     /// The Node.
     #[schemars(length(max = 253))]
     pub node: String,
@@ -38,7 +38,7 @@ pub struct BGPNodeStatusSpec {
 /// How a node stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct BGPNodeStatusStatus {
+pub struct BGPNodeStatus {
     /// What it is: Reflector where it reflects to other nodes, else Node.
     #[serde(default)]
     pub role: String,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use heliograph_bgp::Neighbor;
 use heliograph_bgp::wire::Prefix;
 
-use super::{NeighborRole, Speaking};
+use super::{NeighborRole, SpeakerPlan};
 use crate::intent::{Node, Snapshot};
 
 /// Time for all other nodes to learn of a change, too, and to have their new sessions up.
@@ -37,9 +37,9 @@ pub struct Present {
 
 /// What is wanted, and what of before stays beside it for a while.
 #[derive(Debug, Default)]
-pub struct Handover {
+pub struct TopologyChange {
     /// Of the last look.
-    wanted: Option<(Arc<Snapshot>, Speaking)>,
+    wanted: Option<(Arc<Snapshot>, SpeakerPlan)>,
     /// Neighbours that aren't wanted any more.
     leaving: BTreeMap<IpAddr, (Neighbor, NeighborRole)>,
     /// Neighbours that we go on to reflect to.
@@ -50,14 +50,14 @@ pub struct Handover {
     since: Option<Instant>,
 }
 
-impl Handover {
+impl TopologyChange {
     /// Whether anything of before is still there.
     pub fn active(&self) -> bool {
         !(self.leaving.is_empty() && self.clients.is_empty())
     }
 
     /// Whether what of before is still there can leave as far as sessions tell: those that are wanted, too, are up.
-    pub fn due(&self, wanted: &Speaking, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
+    pub fn due(&self, wanted: &SpeakerPlan, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
         let Some(since) = self.since.filter(|_| self.active()) else { return false };
         let (up, all) = (up(wanted, established), between_nodes(wanted).count());
         up > 0 && (now >= since + PATIENCE || now >= since + OTHERS_FOLLOW && up == all)
@@ -70,15 +70,15 @@ impl Handover {
     }
 
     /// What to go by and what to be now, given what `node` should go by and be. `present` may be empty where nothing is
-    /// [`Handover::active`], its paths where nothing is [`Handover::due`].
+    /// [`TopologyChange::active`], its paths where nothing is [`TopologyChange::due`].
     pub fn follow(
         &mut self,
         node: &str,
         snapshot: &Arc<Snapshot>,
-        wanted: Speaking,
+        wanted: SpeakerPlan,
         present: &Present,
         now: Instant,
-    ) -> (Arc<Snapshot>, Speaking) {
+    ) -> (Arc<Snapshot>, SpeakerPlan) {
         let before = self.wanted.take();
         match &before {
             Some((former, spoken)) if goes_on(node, former, snapshot) => {
@@ -111,7 +111,13 @@ impl Handover {
     }
 
     /// Notes what `wanted` lacks of what was; whether it lacks anything.
-    fn keep(&mut self, former: &Snapshot, spoken: &Speaking, snapshot: &Snapshot, wanted: &Speaking) -> bool {
+    fn keep(
+        &mut self,
+        former: &Snapshot,
+        spoken: &SpeakerPlan,
+        snapshot: &Snapshot,
+        wanted: &SpeakerPlan,
+    ) -> bool {
         let mut any = false;
         for neighbor in &spoken.config.neighbors {
             let Some(role) = spoken.roles.get(&neighbor.address).filter(|role| of_nodes(**role)) else {
@@ -153,7 +159,7 @@ impl Handover {
     }
 
     /// What keeps the old from leaving when it is past its time.
-    fn waits_for(&self, wanted: &Speaking, up: usize, now: Instant) -> Option<String> {
+    fn waits_for(&self, wanted: &SpeakerPlan, up: usize, now: Instant) -> Option<String> {
         self.since.filter(|since| self.active() && now >= *since + PATIENCE)?;
         let new = names(between_nodes(wanted));
         let old = names(self.leaving.values().map(|(neighbor, _)| neighbor));
@@ -172,7 +178,7 @@ impl Handover {
         Some(format!("{kept}: {why}"))
     }
 
-    fn beside_sessions(&self, mut speaking: Speaking) -> Speaking {
+    fn beside_sessions(&self, mut speaking: SpeakerPlan) -> SpeakerPlan {
         for neighbor in &mut speaking.config.neighbors {
             neighbor.reflector_client |= self.clients.contains(&neighbor.address);
         }
@@ -208,13 +214,13 @@ fn goes_on(node: &str, former: &Snapshot, snapshot: &Snapshot) -> bool {
 }
 
 /// The neighbours that are nodes.
-fn between_nodes(speaking: &Speaking) -> impl Iterator<Item = &Neighbor> {
+fn between_nodes(speaking: &SpeakerPlan) -> impl Iterator<Item = &Neighbor> {
     let neighbors = speaking.config.neighbors.iter();
     neighbors.filter(|neighbor| speaking.roles.get(&neighbor.address).is_some_and(|role| of_nodes(*role)))
 }
 
 /// How many of these have their session up.
-fn up(speaking: &Speaking, established: &BTreeSet<IpAddr>) -> usize {
+fn up(speaking: &SpeakerPlan, established: &BTreeSet<IpAddr>) -> usize {
     between_nodes(speaking).filter(|neighbor| established.contains(&neighbor.address)).count()
 }
 
