@@ -230,15 +230,6 @@ impl Evaluation<'_> {
             }
         }
     }
-
-    /// Returns the reason for a rejection, as text.
-    pub fn reason(&self) -> String {
-        match self.rule {
-            Some(rule) if !rule.name.is_empty() => format!("rule {} rejects it", rule.name),
-            Some(_) => "a rule rejects it".into(),
-            None => "no rule accepts it".into(),
-        }
-    }
 }
 
 impl Rule {
@@ -468,12 +459,13 @@ mod tests {
                 source: RouteSource::Local,
             };
             let evaluation = policy.evaluate(&route);
-            (evaluation.accepts(), evaluation.reason(), evaluation.modifications.len())
+            let rule = evaluation.rule.map(|rule| rule.name.clone());
+            (evaluation.accepts(), rule, evaluation.modifications.len())
         };
         let (accepted, _, modifications) = evaluate("10.1.2.0/24");
         assert_eq!((accepted, modifications), (true, 2));
-        let (accepted, reason, _) = evaluate("10.2.0.0/16");
-        assert_eq!((accepted, &reason[..]), (false, "rule no-tens rejects it"));
+        let (accepted, rule, _) = evaluate("10.2.0.0/16");
+        assert_eq!((accepted, rule.as_deref()), (false, Some("no-tens")));
         assert_eq!((evaluate("11.0.0.0/8").0, evaluate("11.0.0.0/8").2), (true, 1));
     }
 

@@ -222,7 +222,13 @@ impl Session {
     /// Ends the session because its BFD session failed, which last worked at `last_received`. `independent`: the peer's
     /// BFD survives a restart of its control plane.
     #[cfg(feature = "bfd")]
-    pub(crate) fn bfd_down(&mut self, ctx: &mut Context<'_>, why: &str, last_received: Instant, independent: bool) {
+    pub(crate) fn bfd_down(
+        &mut self,
+        ctx: &mut Context<'_>,
+        why: &str,
+        last_received: Instant,
+        independent: bool,
+    ) {
         let reason = format!("BFD failed: {why}");
         match self.established() {
             // A peer may restart and be established again before its BFD times out: the BFD session that failed is

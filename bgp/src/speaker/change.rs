@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::refresh::RefreshState;
 use super::{Action, Peer, Speaker};
-use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
+use crate::config::{Authentication, Config, Filter, Neighbor, NextHopMode, Timers};
 use crate::rib::{Identity, PeerId, PeerKind};
 use crate::session::{Session, Settings};
 use crate::wire::{Notification, Prefix, cease, code};
@@ -34,6 +34,7 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         // RFC 4456 §6: local to the reflector, and not part of the OPEN.
         reflector_client: false,
         prefix_limit: None,
+        next_hop_mode: NextHopMode::Automatic,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
         export: Filter::All,
@@ -122,6 +123,7 @@ impl Speaker {
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
                 }
+                self.rib.set_next_hop_mode(id, new.next_hop_mode);
                 self.rib.set_kind(id, self.kind(new));
                 let families = new.families.clone();
                 let can = self.with_session(now, id, |session, ctx| {

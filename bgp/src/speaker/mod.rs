@@ -493,6 +493,7 @@ impl Speaker {
             families: negotiated.families,
             paths: neighbor.add_path.send,
             long_lived: negotiated.supports_long_lived,
+            next_hop_mode: neighbor.next_hop_mode,
             import: neighbor.import.clone(),
             export: neighbor.export.clone(),
         };
@@ -535,6 +536,7 @@ impl Speaker {
         if !self.sync.done() && (self.sync.due(now) || self.all_end_of_rib()) {
             self.end_sync();
         }
+        // Paths that are not the best concern peers that receive several paths.
         self.all_ready |= self.rib.take_others_changed();
         if self.rib.take_changed() {
             self.all_ready = true;

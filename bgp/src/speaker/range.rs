@@ -11,7 +11,11 @@ use crate::wire::{Prefix, cease};
 impl Speaker {
     /// Adds a neighbor that connects from a listen range, if the range's limit permits. The caller records the range once
     /// the connection is accepted.
-    pub(super) fn add_from_range(&mut self, now: Instant, address: IpAddr) -> Option<(PeerId, Option<Prefix>)> {
+    pub(super) fn add_from_range(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+    ) -> Option<(PeerId, Option<Prefix>)> {
         let range = covering(&self.config.ranges, address)?;
         let present = self.peers.values().filter(|peer| peer.range == Some(range.range)).count();
         let (neighbor, prefix) = (range.at(address)?, range.range);

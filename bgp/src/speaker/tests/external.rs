@@ -1,4 +1,4 @@
-//! What passes between ASes: roles (RFC 9234), next hops (RFC 8950), communities.
+//! External sessions: roles (RFC 9234), next hops (RFC 8950), communities.
 
 use super::*;
 use crate::wire::{AsPath, ExtendedCommunity, Role, Segment};
@@ -20,7 +20,7 @@ fn from(n: u8) -> Attributes {
     Attributes { as_path, ..Attributes::local() }
 }
 
-/// Neighbour 1 announces with that OTC; what neighbour 2 hears of it: nothing, or with which OTC.
+/// Neighbor 1 advertises a route with that OTC. Returns the OTC that neighbor 2 receives; `None`: no route.
 fn passes(ours_to_1: Option<Role>, otc: Option<u32>, ours_to_2: Option<Role>) -> Option<Option<u32>> {
     let mut play = Play::new(config(vec![external(1, ours_to_1), external(2, ours_to_2)]));
     let (one, two) = (up(&mut play, 1), up(&mut play, 2));
@@ -29,30 +29,30 @@ fn passes(ours_to_1: Option<Role>, otc: Option<u32>, ours_to_2: Option<Role>) ->
     Some(update.attributes.expect("a reach has some").only_to_customer)
 }
 
-/// RFC 9234 §5: every rule, both ways.
+/// RFC 9234 §5: every rule, in both directions.
 #[test]
 fn only_to_customer() {
     use Role::{Customer, Peer, Provider, RouteServer, RouteServerClient};
     let one = THEIRS + 1;
-    // Down: whatever came goes on, marked.
-    assert_eq!(passes(Some(Customer), None, Some(Provider)), Some(Some(one)), "marked when it came in");
+    // Towards a customer: every route, marked.
+    assert_eq!(passes(Some(Customer), None, Some(Provider)), Some(Some(one)), "marked on receipt");
     assert_eq!(passes(Some(Customer), Some(7), Some(Provider)), Some(Some(7)), "a mark stays");
-    assert_eq!(passes(Some(Provider), None, Some(Provider)), Some(Some(ASN)), "marked when it goes down");
+    assert_eq!(passes(Some(Provider), None, Some(Provider)), Some(Some(ASN)), "marked on export");
     assert_eq!(passes(Some(Provider), None, Some(RouteServer)), Some(Some(ASN)));
     assert_eq!(passes(Some(Provider), None, Some(Peer)), Some(Some(ASN)));
-    // Up and aside: only what came from below.
+    // Towards a provider or peer: only routes from customers.
     assert_eq!(passes(Some(Provider), None, Some(Customer)), Some(None));
     for from in [Customer, Peer, RouteServerClient] {
         for to in [Customer, Peer, RouteServerClient] {
             assert_eq!(passes(Some(from), None, Some(to)), None, "{from:?} to {to:?}");
         }
     }
-    // Leaked to us.
+    // Route leaks.
     assert_eq!(passes(Some(Provider), Some(7), None), None);
     assert_eq!(passes(Some(RouteServer), Some(7), None), None);
     assert_eq!(passes(Some(Peer), Some(7), None), None);
     assert_eq!(passes(Some(Peer), Some(one), None), Some(Some(one)));
-    // Without a role nothing is looked at, and nothing lost.
+    // Without a role nothing is checked.
     assert_eq!(passes(None, Some(7), None), Some(Some(7)));
 }
 
@@ -75,17 +75,17 @@ fn non_transitive_communities_do_not_leave() {
         (ExtendedCommunity([0, 2, 0, 0, 0, 0, 0, 1]), ExtendedCommunity([0x40, 2, 0, 0, 0, 0, 0, 1]));
     let attributes = Attributes { extended_communities: vec![goes, stays].into(), ..Attributes::local() };
     play.advertise_with(one, 1, vec![prefix(1)], attributes);
-    let mut heard = |conn| {
+    let mut received = |conn| {
         let updates = play.updates(conn).into_iter();
         updates.filter_map(|update| update.attributes).next().expect("sent").extended_communities
     };
-    assert_eq!(heard(two), [goes]);
-    assert_eq!(heard(three), [goes, stays]);
+    assert_eq!(received(two), [goes]);
+    assert_eq!(received(three), [goes, stays]);
 }
 
-/// RFC 8950: IPv4 by IPv6 next hops reaches those who understand it; from the others it is withheld, with a reason.
+/// RFC 8950: IPv4 prefixes with IPv6 next hops are advertised to peers with the capability, and withheld from the others.
 #[test]
-fn ipv4_by_ipv6_is_told_to_those_who_understand() {
+fn ipv6_next_hops_of_ipv4_prefixes_need_the_capability() {
     let understanding = |n| Neighbor { extended_next_hop: true, ..client(n) };
     let mut play = Play::new(config(vec![understanding(1), understanding(2), client(3)]));
     let open = |n| {
@@ -116,9 +116,9 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
     assert!(play.report(3).reason.contains("1 routes withheld"), "{}", play.report(3).reason);
 }
 
-/// RFC 8326: before we leave, what goes through us ranks last everywhere, and comes back when we stay after all.
+/// RFC 8326: before we shut down, routes through us get the lowest preference, and the usual one if we stay after all.
 #[test]
-fn graceful_shutdown_is_told_live() {
+fn graceful_shutdown_is_advertised_live() {
     const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
     let networks = vec![Network { prefix: prefix(9), next_hop: None }];
     let neighbors = vec![client(1), client(2), external(3, None)];
@@ -130,34 +130,34 @@ fn graceful_shutdown_is_told_live() {
     play.advertise_with(three, 3, vec![prefix(3)], from(3));
     play.sent(two);
     play.sent(three);
-    let heard = |play: &mut Play, conn| {
-        let mut heard: Vec<_> = Vec::new();
+    let received = |play: &mut Play, conn| {
+        let mut received: Vec<_> = Vec::new();
         for update in play.updates(conn) {
             let attributes = update.attributes.expect("a reach");
             let leaving = attributes.communities.contains(&GRACEFUL_SHUTDOWN);
             let prefixes = update.reach.into_iter().flat_map(|reach| reach.prefixes);
-            heard.extend(prefixes.map(|prefix| (prefix.prefix, leaving, attributes.local_pref)));
+            received.extend(prefixes.map(|prefix| (prefix.prefix, leaving, attributes.local_pref)));
         }
-        heard.sort();
-        heard
+        received.sort();
+        received
     };
     config.graceful_shutdown = true;
     play.set(config.clone());
     let low = Some(0);
     assert_eq!(
-        heard(&mut play, two),
+        received(&mut play, two),
         [(prefix(3), true, low), (prefix(9), true, low)],
         "not what we reflect"
     );
-    assert_eq!(heard(&mut play, three), [(prefix(1), true, None), (prefix(9), true, None)]);
+    assert_eq!(received(&mut play, three), [(prefix(1), true, None), (prefix(9), true, None)]);
     config.graceful_shutdown = false;
     play.set(config);
     let usual = Some(100);
-    assert_eq!(heard(&mut play, two), [(prefix(3), false, usual), (prefix(9), false, usual)]);
+    assert_eq!(received(&mut play, two), [(prefix(3), false, usual), (prefix(9), false, usual)]);
     assert!((1..=3).all(|n| play.report(n).established_count == 1));
 }
 
-/// RFC 8326 §4.1: who is sent of a graceful shutdown prefers any other path.
+/// RFC 8326 §4.1: the receiver of a graceful shutdown prefers any other path.
 #[test]
 fn graceful_shutdown_is_heeded() {
     let mut play = Play::new(config(vec![external(1, None), external(2, None)]));

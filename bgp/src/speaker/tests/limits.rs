@@ -30,7 +30,7 @@ fn a_warning_comes_once_and_before_the_end() {
 }
 
 #[test]
-fn beyond_the_limit_the_session_ends_and_the_data_say_why() {
+fn beyond_the_limit_the_session_ends_with_the_limit_in_the_data() {
     let mut play = Play::new(config(vec![limited(None), client(2)]));
     let one = play.up(1);
     play.up(2);
@@ -72,7 +72,7 @@ fn or_for_its_restart_time() {
     assert!(play.connect(1).is_some());
 }
 
-/// What comes in one UPDATE behind the one that was too much is not looked at.
+/// UPDATEs after the one that exceeded the limit are ignored, even in the same read.
 #[test]
 fn nothing_is_taken_after_the_end() {
     let mut play = Play::new(config(vec![limited(None)]));

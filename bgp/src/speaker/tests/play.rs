@@ -1,9 +1,9 @@
-//! Strangers, bad neighbours, slow readers, the end of the first feed.
+//! Unknown peers, invalid streams, slow readers, synchronization.
 
 use super::*;
 
 #[test]
-fn a_stranger_is_not_let_in() {
+fn an_unknown_peer_is_rejected() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     assert_eq!(play.connect(9), None);
     assert!(play.actions().is_empty());
@@ -11,15 +11,15 @@ fn a_stranger_is_not_let_in() {
 
 /// A dual-stack listener shows IPv4 peers as mapped addresses.
 #[test]
-fn a_mapped_address_is_the_neighbours() {
+fn a_mapped_address_is_the_neighbors() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     let mapped = |n: u8| SocketAddr::new(Ipv4Addr::new(10, 0, 0, n).to_ipv6_mapped().into(), 179);
     assert!(play.speaker.accept(play.now, mapped(100), mapped(1)).is_some());
 }
 
-/// What one neighbour sends, however bad, is between it and us.
+/// An invalid stream of one neighbor has no effect on the others.
 #[test]
-fn rubbish_from_one_does_not_touch_another() {
+fn an_invalid_stream_has_no_effect_on_others() {
     let mut rng = fastrand::Rng::with_seed(5);
     let mut play = Play::new(config(vec![client(1), client(2), client(3)]));
     let (one, three) = (play.up(1), play.up(3));
@@ -56,9 +56,9 @@ fn rubbish_from_one_does_not_touch_another() {
     assert_eq!(play.speaker.best_routes().len(), 1);
 }
 
-/// A peer that does not read costs what it has not heard, each prefix once, however much happens.
+/// A peer that does not read costs memory for each pending prefix once, however often it changes.
 #[test]
-fn a_stuck_reader_costs_no_memory_for_what_it_missed() {
+fn a_slow_reader_costs_no_memory_for_messages() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up(1), play.up(2));
     play.sent(two);
@@ -72,7 +72,7 @@ fn a_stuck_reader_costs_no_memory_for_what_it_missed() {
 }
 
 #[test]
-fn nothing_is_made_that_was_not_asked_for() {
+fn messages_are_made_only_as_far_as_requested() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up(1), play.up(2));
     play.sent(two);
@@ -85,7 +85,7 @@ fn nothing_is_made_that_was_not_asked_for() {
     assert!((1000..1000 + 4096).contains(&made), "{made}");
 }
 
-/// RFC 4724 §4.1: after a restart End-of-RIB waits until all have ended theirs.
+/// RFC 4724 §4.1: after a restart, End-of-RIB is deferred until all neighbors have sent theirs.
 #[test]
 fn a_restarted_speaker_holds_its_end_of_rib_back() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
@@ -110,11 +110,12 @@ fn waiting_for_the_first_feeds_ends() {
     play.now += Duration::from_secs(60);
     play.receive(one, &Message::Keepalive);
     play.speaker.handle_timeout(play.now);
-    assert!(play.speaker.synced(), "neighbour 2 never came");
+    assert!(play.speaker.synced(), "neighbor 2 never connected");
     assert!(play.updates(one).iter().any(|update| update.end_of_rib.is_some()));
 }
 
-/// The F bit says that we forward by what peers keep: not so in the first OPEN of a node that has just booted.
+/// The F bit means that we forward by the routes that peers keep; it is not set in the first OPEN of a node that has just
+/// booted.
 #[test]
 fn a_node_that_booted_does_not_claim_to_have_forwarded() {
     for (restarting, waits, forwarding) in [(false, 0, false), (false, 60, true), (true, 0, true)] {
@@ -130,7 +131,7 @@ fn a_node_that_booted_does_not_claim_to_have_forwarded() {
 }
 
 #[test]
-fn shutting_down_tells_everybody() {
+fn shutting_down_sends_the_message_to_all() {
     let mut play = Play::new(config(vec![neighbor(1), neighbor(2)]));
     let conns = [play.up(1), play.up(2)];
     play.speaker.shutdown(play.now, "kernel update, back at 14:00");
@@ -145,7 +146,7 @@ fn shutting_down_tells_everybody() {
 }
 
 #[test]
-fn events_tell_of_sessions_and_routes() {
+fn sessions_and_routes_cause_events() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     let conn = play.up(1);
     play.advertise(conn, 1, vec![prefix(1)]);
@@ -157,7 +158,7 @@ fn events_tell_of_sessions_and_routes() {
     assert_eq!(events, [up, Event::RoutesChanged, down, Event::RoutesChanged]);
 }
 
-/// Whatever is asked about connections that are no more is ignored.
+/// Calls for connections that are closed are ignored.
 #[test]
 fn a_closed_connection_is_forgotten() {
     let mut play = Play::new(config(vec![neighbor(1)]));

@@ -124,7 +124,8 @@ fn export_rules_filter_and_modify_each_prefix() {
     );
 }
 
-/// Export rules act on what stands in the table; import rules need it sent again (RFC 2918). No session is reset.
+/// A change of export rules applies to the Loc-RIB; a change of import rules needs the routes again (RFC 2918). No session
+/// is reset.
 #[test]
 fn rules_change_live() {
     let accept = |modification| rules(vec![rule("", vec![], vec![modification], None)], Action::Accept);
@@ -172,7 +173,7 @@ fn rules_change_live() {
     assert!((1..=2).all(|n| play.report(n).established_count == 1));
 }
 
-/// A peer that cannot be asked is asked in the only other way.
+/// Without route refresh, the session is reset instead.
 #[test]
 fn without_route_refresh_the_session_begins_anew() {
     let mut config = config(vec![client(1)]);
@@ -191,5 +192,5 @@ fn without_route_refresh_the_session_begins_anew() {
 fn next_hop_self_is_for_export() {
     let us = rules(vec![rule("", vec![], vec![Modification::NextHopSelf], None)], Action::Accept);
     let config = config(vec![Neighbor { import: us, ..client(1) }]);
-    assert!(config.validate().expect_err("refused").to_string().contains("set it on export"));
+    assert!(config.validate().expect_err("invalid").to_string().contains("set it on export"));
 }

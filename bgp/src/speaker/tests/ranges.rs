@@ -1,4 +1,4 @@
-//! Neighbours from ranges, and other AS numbers of ours.
+//! Neighbors from listen ranges, and local AS numbers.
 
 use super::*;
 use crate::config::{Authentication, Key, ListenRange};
@@ -13,7 +13,7 @@ fn with_range(range: ListenRange) -> Config {
 }
 
 #[test]
-fn who_comes_from_a_range_is_a_neighbour_for_as_long_as_it_stays() {
+fn a_neighbor_from_a_range_is_there_while_it_is_connected() {
     let mut play = Play::new(with_range(range(9, client(0))));
     assert_eq!(play.connect(200), None, "outside");
     let two = play.up(2);
@@ -44,7 +44,7 @@ fn its_routes_outlive_its_restart() {
     assert_eq!((play.speaker.sessions(play.now).len(), play.speaker.paths().len()), (1, 0));
 }
 
-/// Bounded, whatever comes: the limit, and a rest for those who send rubbish.
+/// The number of neighbors is bounded by the limit, and one that sends an invalid stream is paused.
 #[test]
 fn a_range_holds_no_more_than_its_limit() {
     let mut play = Play::new(with_range(range(3, client(0))));
@@ -52,7 +52,7 @@ fn a_range_holds_no_more_than_its_limit() {
     assert_eq!(conns.len(), 3);
     play.speaker.received(play.now, conns[0], &[0; 19]);
     play.sent(conns[0]);
-    assert_eq!((play.connect(10), play.connect(19)), (None, None), "it rests in its place");
+    assert_eq!((play.connect(10), play.connect(19)), (None, None), "paused, it keeps its place");
     play.now += Duration::from_secs(1);
     play.speaker.handle_timeout(play.now);
     assert!(play.connect(19).is_some());
@@ -74,9 +74,9 @@ fn ranges_change_live() {
     play.sent(one);
     let listed = Neighbor { local_address: Some(address(100)), ..neighbor(1) };
     play.set(config(vec![client(2), listed]));
-    assert_eq!(play.state(1), SessionState::Established, "listed by now");
+    assert_eq!(play.state(1), SessionState::Established, "configured by itself now");
     play.set(with_range(range(9, neighbor(0))));
-    assert_eq!(play.speaker.sessions(play.now).len(), 1, "what was listed goes with the list");
+    assert_eq!(play.speaker.sessions(play.now).len(), 1, "removed with its own configuration");
     let one = play.up(1);
     play.sent(one);
     play.set(config(vec![client(2)]));
@@ -99,7 +99,7 @@ fn a_range_is_protected_as_a_whole() {
     assert_eq!(play.actions(), [protect(None)]);
 }
 
-/// RFC 7705 §3.3: to that neighbour we are the other AS, and nothing else.
+/// RFC 7705 §3.3: the neighbor sees the local AS only.
 #[test]
 fn another_as_number_of_ours() {
     let moving = Neighbor { asn: 64601, local_asn: Some(65000), ..neighbor(1) };

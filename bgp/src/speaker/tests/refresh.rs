@@ -1,4 +1,4 @@
-//! Route refresh, sent and heard (RFC 2918, RFC 7313).
+//! Route refresh in both directions (RFC 2918, RFC 7313).
 
 use super::*;
 use crate::wire::Refresh;
@@ -15,9 +15,9 @@ fn request(play: &mut Play, conn: ConnId) {
     play.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
 }
 
-/// What is sent, in short: marks, and how many prefixes.
+/// Abbreviates messages: BoRR, EoRR, and the number of prefixes of an UPDATE.
 fn short(messages: Vec<Message>) -> Vec<String> {
-    let words = messages.into_iter().map(|message| match message {
+    let text = messages.into_iter().map(|message| match message {
         Message::RouteRefresh(Some(V4), refresh) => format!("{refresh:?}"),
         Message::Update(update) if update.end_of_rib.is_some() => "End-of-RIB".into(),
         Message::Update(update) => {
@@ -25,11 +25,11 @@ fn short(messages: Vec<Message>) -> Vec<String> {
         }
         other => format!("{other:?}"),
     });
-    words.collect()
+    text.collect()
 }
 
 #[test]
-fn a_refresh_is_told_between_marks_where_both_agreed() {
+fn a_refresh_is_enclosed_in_borr_and_eorr_if_both_agreed() {
     let mut play = Play::new(config(vec![client(1), client(2), client(3)]));
     let (one, two, three) = (play.up(1), play.up_with(2, enhanced(2)), play.up(3));
     play.advertise(one, 1, (0..5).map(prefix).collect());
@@ -83,7 +83,7 @@ fn a_refresh_in_small_pieces_ends_after_its_last_route() {
     assert_eq!((messages.len(), messages.last().map(String::as_str)), (22, Some("End")));
 }
 
-/// RFC 7313 §4: not before End-of-RIB, even where that waits.
+/// RFC 7313 §4: no refresh before End-of-RIB, even if that is deferred.
 #[test]
 fn a_refresh_does_not_begin_before_the_first_feed_ended() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
@@ -125,7 +125,7 @@ fn restarting(n: u8) -> Open {
     open
 }
 
-/// What a refresh had not repeated yet is as good as the rest: it waits for the restarted peer's End-of-RIB.
+/// Routes that a refresh had not repeated yet are stale like the others: they wait for the restarted peer's End-of-RIB.
 #[test]
 fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
@@ -144,14 +144,13 @@ fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
     play.advertise(one, 1, vec![prefix(1)]);
     play.receive(one, &mark(Refresh::Begin));
     play.receive(one, &mark(Refresh::End));
-    assert_eq!(play.changes(two), (vec![], vec![]), "before End-of-RIB they say nothing");
+    assert_eq!(play.changes(two), (vec![], vec![]), "without effect before End-of-RIB");
     play.receive(one, &end_of_rib);
     assert_eq!(play.changes(two), (vec![], vec![prefix(0), prefix(2)]));
     assert_eq!((play.report(1).stale, play.report(1).received), (0, 1));
 }
 
-/// The other way round: a peer that goes while it is sent all again is sent all when it is back, and nothing of the refresh
-/// is left over.
+/// The other direction: a peer that restarts during its refresh gets all routes once, and no EoRR.
 #[test]
 fn a_refresh_that_was_cut_off_leaves_nothing_behind() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
