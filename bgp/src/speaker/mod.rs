@@ -29,10 +29,13 @@ pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
 use crate::wire::{PathIds, Prefix};
 
-/// A request to the driver, which owns the sockets.
+/// A request to the driver, which owns the sockets. A driver may ignore actions that it does not handle: a new one is
+/// returned only with configuration that enables it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Open a connection, and report the result with [`Speaker::connected`] or [`Speaker::connect_failed`].
+    #[non_exhaustive]
     Connect {
         /// The identifier of the connection.
         conn: ConnId,
@@ -44,6 +47,7 @@ pub enum Action {
         socket: SocketOptions,
     },
     /// Set or remove the authentication of connections from these addresses on the listening sockets.
+    #[non_exhaustive]
     Protect {
         /// The addresses.
         from: Prefix,
@@ -52,6 +56,7 @@ pub enum Action {
     },
     /// Run this BFD session with these settings, or end it; pass its events to [`Speaker::bfd_event`].
     #[cfg(feature = "bfd")]
+    #[non_exhaustive]
     SetBfd {
         /// The addresses of the session.
         session: crate::bfd::Key,
@@ -59,6 +64,7 @@ pub enum Action {
         settings: Option<crate::bfd::Settings>,
     },
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
+    #[non_exhaustive]
     Close {
         /// The identifier of the connection.
         conn: ConnId,
@@ -67,6 +73,7 @@ pub enum Action {
 
 /// The options of a connection's socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketOptions {
     /// The permitted distance of the peer.
     pub ttl: Ttl,
@@ -82,8 +89,10 @@ impl SocketOptions {
 
 /// An event for the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// A session is established.
+    #[non_exhaustive]
     SessionUp {
         /// The neighbor's address.
         address: IpAddr,
@@ -91,6 +100,7 @@ pub enum Event {
         name: String,
     },
     /// A session is no longer established.
+    #[non_exhaustive]
     SessionDown {
         /// The neighbor's address.
         address: IpAddr,
@@ -102,6 +112,7 @@ pub enum Event {
     /// The best routes have changed, or are complete.
     RoutesChanged,
     /// A condition that needs attention before it becomes an error.
+    #[non_exhaustive]
     Warning {
         /// The neighbor's address.
         address: IpAddr,
