@@ -116,31 +116,31 @@ impl Open {
 }
 
 /// Returns an error in an OPEN (RFC 4271 §6.2).
-fn refuse(subcode: u8, data: &[u8], reason: String) -> Error {
+fn error(subcode: u8, data: &[u8], reason: String) -> Error {
     Error::new(code::OPEN, subcode, data, reason)
 }
 
 /// Decodes the body of an OPEN, and checks everything that does not depend on the neighbor's configuration.
 pub(super) fn decode(body: &[u8]) -> Result<Open, Error> {
-    let short = || refuse(open_error::UNSPECIFIC, &[], "the OPEN ends before its optional parameters".into());
+    let short = || error(open_error::UNSPECIFIC, &[], "the OPEN ends before its optional parameters".into());
     let mut reader = Reader::new(body);
     let version = reader.u8().ok_or_else(short)?;
     if version != VERSION {
         // RFC 4271 §6.2: the data is the version that we support.
         let reason = format!("the peer speaks BGP version {version}; only 4 is spoken here");
-        return Err(refuse(open_error::VERSION, &u16::from(VERSION).to_be_bytes(), reason));
+        return Err(error(open_error::VERSION, &u16::from(VERSION).to_be_bytes(), reason));
     }
     let my_as = reader.u16().ok_or_else(short)?;
     let hold_time = reader.u16().ok_or_else(short)?;
     let router_id = Ipv4Addr::from_bits(reader.u32().ok_or_else(short)?);
     if matches!(hold_time, 1 | 2) {
         let reason = format!("a hold time of {hold_time} s was offered; it must be 0 or at least 3 s");
-        return Err(refuse(open_error::HOLD_TIME, &[], reason));
+        return Err(error(open_error::HOLD_TIME, &[], reason));
     }
     if router_id.is_unspecified() {
         // RFC 6286 §2.2. The session compares it with our own.
         let reason = "the peer's BGP identifier is 0.0.0.0: it must be given another".into();
-        return Err(refuse(open_error::IDENTIFIER, &[], reason));
+        return Err(error(open_error::IDENTIFIER, &[], reason));
     }
     let capabilities = decode_parameters(reader)?;
     let asn = peer_as(my_as, &capabilities)?;
@@ -149,7 +149,7 @@ pub(super) fn decode(body: &[u8]) -> Result<Open, Error> {
 
 /// Returns the peer's AS number (RFC 6793 §4.1), which is never 0 (RFC 7607 §2) nor AS_TRANS (RFC 6793 §9).
 fn peer_as(my_as: u16, capabilities: &[Capability]) -> Result<u32, Error> {
-    let bad = |reason| Err(refuse(open_error::PEER_AS, &[], reason));
+    let bad = |reason| Err(error(open_error::PEER_AS, &[], reason));
     let mut asn = u32::from(my_as);
     for capability in capabilities {
         let Capability::FourOctetAs(wide) = capability else { continue };
@@ -170,7 +170,7 @@ fn peer_as(my_as: u16, capabilities: &[Capability]) -> Result<u32, Error> {
 
 /// Returns an error in recognized optional parameters that are malformed (RFC 4271 §6.2).
 fn malformed(what: &str) -> Error {
-    refuse(open_error::UNSPECIFIC, &[], format!("malformed optional parameters in the OPEN: {what}"))
+    error(open_error::UNSPECIFIC, &[], format!("malformed optional parameters in the OPEN: {what}"))
 }
 
 /// Decodes the optional parameters, including their length.
@@ -195,7 +195,7 @@ fn decode_parameters(mut reader: Reader) -> Result<Vec<Capability>, Error> {
         let value = value.ok_or_else(|| malformed("one goes beyond their end"))?;
         if kind != PARAMETER_CAPABILITIES {
             let reason = format!("optional parameter {kind} in the OPEN is not supported");
-            return Err(refuse(open_error::PARAMETER, &[], reason));
+            return Err(error(open_error::PARAMETER, &[], reason));
         }
         decode_capabilities(value, &mut capabilities)?;
     }

@@ -169,7 +169,12 @@ impl Receiver {
         let mut framer = Framer::new();
         framer.push(out.chunk());
         while let Some(frame) = framer.next().expect("well-formed frames") {
-            let codec = Codec { four_octet_as: true, path_ids: self.path_ids, ..Codec::default() };
+            let codec = Codec {
+                four_octet_as: true,
+                extended_next_hop: true,
+                path_ids: self.path_ids,
+                ..Codec::default()
+            };
             let message = decode(&frame, &codec, &[V4, V6]).expect("a well-formed message");
             let Message::Update(update) = message else { panic!("only UPDATEs come from the tables") };
             assert!(update.faults.is_empty(), "{:?}", update.faults);

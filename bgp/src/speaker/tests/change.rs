@@ -121,7 +121,7 @@ fn an_invalid_configuration_changes_nothing() {
     for spoil in bad {
         let mut config = config(vec![neighbor(1)]);
         spoil(&mut config);
-        let error = play.speaker.set_config(play.now, config).expect_err("refused");
+        let error = play.speaker.set_config(play.now, config).expect_err("invalid");
         assert!(error.to_string().contains(": "), "{error}");
         assert_eq!(play.state(1), SessionState::Established);
         assert!(play.sent(conn).is_empty());
@@ -172,7 +172,7 @@ fn a_long_lived_stale_time_has_to_fit() {
     assert_eq!(with(Duration::ZERO), Ok(()));
     assert_eq!(with(Duration::from_secs((1 << 24) - 1)), Ok(()));
     for bad in [Duration::from_secs(1 << 24), Duration::from_millis(1500)] {
-        let error = with(bad).expect_err("refused").to_string();
+        let error = with(bad).expect_err("invalid").to_string();
         assert_eq!(
             error,
             "graceful restart: the long-lived stale time must be 0 to 16777215 whole seconds (RFC 9494 §3.1)"

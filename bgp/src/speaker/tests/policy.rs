@@ -192,5 +192,5 @@ fn without_route_refresh_the_session_begins_anew() {
 fn next_hop_self_is_for_export() {
     let us = rules(vec![rule("", vec![], vec![Modification::NextHopSelf], None)], Action::Accept);
     let config = config(vec![Neighbor { import: us, ..client(1) }]);
-    assert!(config.validate().expect_err("invalid").to_string().contains("set it on export"));
+    assert!(config.validate().expect_err("invalid").to_string().contains("set it in the export filter"));
 }
