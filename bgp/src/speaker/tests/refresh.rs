@@ -80,7 +80,9 @@ fn a_refresh_in_small_pieces_ends_after_its_last_route() {
     // As a driver does: less than asked for means that nothing is pending.
     while play.speaker.transmit(play.now, two, 23, &mut bytes) >= 23 {}
     let messages = short(decode(&bytes));
-    assert_eq!((messages.len(), messages.last().map(String::as_str)), (22, Some("End")));
+    let prefixes: usize = messages.iter().filter_map(|message| message.parse::<usize>().ok()).sum();
+    assert_eq!((messages.len() > 20, prefixes), (true, 200));
+    assert_eq!(messages.iter().position(|message| message == "End"), Some(messages.len() - 1));
 }
 
 /// RFC 7313 §4: no refresh before End-of-RIB, even if that is deferred.
