@@ -28,7 +28,7 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
 }
 
 #[test]
-fn what_can_change_live_does() {
+fn live_changes_reset_no_session() {
     let changes: [fn(&mut Config); 8] = [
         |_| (),
         |config| config.neighbors[1].reflector_client = true,
@@ -129,7 +129,7 @@ fn an_invalid_configuration_changes_nothing() {
 }
 
 #[test]
-fn filters_act_on_what_is_there() {
+fn filters_apply_to_routes_in_the_tables() {
     let mut config = config(vec![client(1), client(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
@@ -149,7 +149,7 @@ fn filters_act_on_what_is_there() {
 }
 
 #[test]
-fn networks_come_and_go() {
+fn networks_are_originated_and_withdrawn() {
     let mut config = config(vec![neighbor(1)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
@@ -164,7 +164,7 @@ fn networks_come_and_go() {
 
 /// RFC 9494 §3.1: whole seconds, in 24 bits.
 #[test]
-fn a_long_lived_stale_time_has_to_fit() {
+fn a_long_lived_stale_time_must_fit() {
     let with = |time| {
         let restart = GracefulRestart { long_lived: Some(time), ..GracefulRestart::default() };
         Config { graceful_restart: Some(restart), ..config(Vec::new()) }.validate()
@@ -182,7 +182,7 @@ fn a_long_lived_stale_time_has_to_fit() {
 
 /// The history of a session outlives a change of configuration that starts a new session.
 #[test]
-fn a_new_session_remembers_the_one_before() {
+fn a_new_session_has_the_history_of_the_one_before() {
     let mut config = config(vec![neighbor(1), neighbor(2)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
