@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Timers;
-use crate::config::{GracefulRestart, PrefixRange};
+use crate::config::{GracefulRestart, NextHopMode, PrefixRange};
 use crate::wire::Notification;
 
 /// Establishes three sessions and applies `change`. Returns which are still established, and the last message to neighbor 2.
@@ -29,8 +29,10 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
 
 #[test]
 fn live_changes_reset_no_session() {
-    let changes: [fn(&mut Config); 8] = [
+    let changes: [fn(&mut Config); 10] = [
         |_| (),
+        |config| config.neighbors[1].next_hop_mode = NextHopMode::Unchanged,
+        |config| config.neighbors[1].timers.idle_hold = Duration::from_secs(9),
         |config| config.neighbors[1].reflector_client = true,
         |config| config.neighbors[1].name = "other".into(),
         |config| config.neighbors[1].import = Filter::nothing(),
@@ -46,6 +48,30 @@ fn live_changes_reset_no_session() {
         let (_, stands, word) = after(change);
         assert_eq!((stands, word), (vec![true; 3], None));
     }
+}
+
+/// A change of the next-hop mode applies to an established session: the routes are advertised again with another next hop.
+#[test]
+fn the_next_hop_mode_changes_live() {
+    let theirs: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    let mut config = config(vec![client(1)]);
+    config.networks = vec![Network::new(prefix(7)).next_hop(Some(theirs))];
+    let mut play = Play::new(config.clone());
+    let conn = play.up(1);
+    let modes = [NextHopMode::Automatic, NextHopMode::OwnAddress, NextHopMode::Unchanged];
+    let mut next_hops = Vec::new();
+    for mode in modes {
+        config.neighbors[0].next_hop_mode = mode;
+        play.set(config.clone());
+        next_hops.extend(
+            play.updates(conn)
+                .into_iter()
+                .flat_map(|update| update.reach)
+                .map(|reach| reach.next_hop.address),
+        );
+    }
+    assert_eq!(next_hops, [theirs, address(100), theirs]);
+    assert_eq!(play.report(1).established_count, 1);
 }
 
 #[test]
