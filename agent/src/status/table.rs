@@ -5,7 +5,6 @@ use std::fmt::Write;
 use heliograph_bgp::bfd;
 
 use super::{NextHopStatus, NodeStatus, PastErrorStatus, RouteStatus, SessionStatus, TransitionStatus};
-use crate::names::Named;
 
 /// Formats rows under a head. Each column is as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
