@@ -120,7 +120,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
             // What was running is gone by now, its logs too.
-            let words = heliograph_e2e::lab::last_words();
+            let words = heliograph_e2e::lab::last_logs();
             if !words.is_empty() {
                 eprintln!("{words}\n");
             }
