@@ -165,7 +165,7 @@ pub enum RunError {
 fn where_the_port_stands(error: &StartError) -> &'static str {
     match error {
         StartError::Listen { .. } => " (it is spec.listenPort of the BGPConfiguration)",
-        StartError::Config(_) => "",
+        _ => "",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Our stand-alone reflector, as `heliograph reflector` drives the crate: one thread, the crate's own driver.
+//! Our stand-alone reflector, with one thread and the crate's driver like `heliograph reflector`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -9,33 +9,31 @@ use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Config, Filter, Neighbor, Timers};
 
 use crate::clients::{DAEMON, PORT};
-use crate::words::{ASN, HOLD_SECONDS};
+use crate::messages::{ASN, HOLD_SECONDS};
 
-/// Serves the clients listed in a file, one address a line, until killed.
+/// Runs the reflector for the clients listed in a file, one address on each line, until it is killed.
 pub fn serve(config: &Path) -> Result<()> {
     let text = std::fs::read_to_string(config).with_context(|| format!("cannot read {config:?}"))?;
     let addresses: Vec<IpAddr> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let neighbors = addresses.into_iter().map(client).collect();
-        let config = Config { graceful_restart: None, neighbors, ..Config::new(ASN, DAEMON) };
+        let neighbors = addresses.into_iter().map(client);
+        let config = Config::new(ASN, DAEMON).graceful_restart(None).neighbors(neighbors);
         let listen = vec![SocketAddr::from((DAEMON, PORT))];
-        let _speaker = start(config, Options { listen, restarting: false }).await?;
+        let _speaker = start(config, Options::default().listen(listen).restarting(false)).await?;
         std::future::pending::<()>().await;
         Ok(())
     })
 }
 
 fn client(address: IpAddr) -> Neighbor {
-    Neighbor {
-        port: PORT,
-        reflector_client: true,
-        local_address: Some(DAEMON.into()),
-        passive: true,
-        families: vec![Family::Ipv4Unicast],
-        timers: Timers { hold: std::time::Duration::from_secs(HOLD_SECONDS.into()), ..Timers::default() },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(address, ASN)
-    }
+    Neighbor::new(address, ASN)
+        .port(PORT)
+        .reflector_client(true)
+        .local_address(IpAddr::from(DAEMON))
+        .passive(true)
+        .families([Family::Ipv4Unicast])
+        .timers(Timers::default().hold(std::time::Duration::from_secs(HOLD_SECONDS.into())))
+        .import(Filter::All)
+        .export(Filter::All)
 }

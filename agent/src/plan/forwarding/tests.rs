@@ -19,8 +19,7 @@ fn prefix(text: &str) -> IpNetwork {
 }
 
 fn best(routes: &[(&str, &str)]) -> Vec<BestRoute> {
-    let route =
-        |(to, via): &(&str, &str)| BestRoute { prefix: prefix(to).into(), next_hop: ip(via), peer: ip(via) };
+    let route = |(to, via): &(&str, &str)| BestRoute::new(prefix(to).into(), ip(via), ip(via));
     routes.iter().map(route).collect()
 }
 
@@ -299,7 +298,7 @@ fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() 
     ];
     for (to, next_hop, peer, cluster, is_node) in cases {
         snapshot.configuration.cluster_cidrs = cluster.split_whitespace().map(prefix).collect();
-        let best = [BestRoute { prefix: prefix(to).into(), next_hop: ip(next_hop), peer: ip(peer) }];
+        let best = [BestRoute::new(prefix(to).into(), ip(next_hop), ip(peer))];
         let segments = [(ip(next_hop), routed())].into();
         let planned = desired(&snapshot, "a", &best, &segments, &underlays());
         let verdict = planned.verdicts[&ip(next_hop)].verdict;

@@ -59,10 +59,8 @@ fn in_a_mesh_everybody_speaks_with_everybody() {
     let config = speaking.config;
     config.validate().unwrap();
     assert_eq!(config.router_id, "172.20.1.11".parse::<Ipv4Addr>().unwrap());
-    let network = Network {
-        prefix: "10.244.1.0/24".parse::<ipnetwork::IpNetwork>().unwrap().into(),
-        next_hop: Some(ip("172.20.1.11")),
-    };
+    let network = Network::new("10.244.1.0/24".parse::<ipnetwork::IpNetwork>().unwrap().into())
+        .next_hop(ip("172.20.1.11"));
     assert_eq!(config.networks, [network]);
     assert_eq!(config.neighbors[0].local_address, Some(ip("172.20.1.11")));
     assert_eq!(config.neighbors[0].families, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
@@ -174,7 +172,7 @@ fn everything_that_a_peer_says_reaches_its_neighbour() {
         ),
         (
             "prefixLimit",
-            |p| p.prefix_limit = Some(PrefixLimit { max: 9, warn_percent: 80, restart: None }),
+            |p| p.prefix_limit = Some(PrefixLimit::new(9).warn_percent(80)),
             |n| n.prefix_limit.is_some_and(|limit| limit.max == 9),
         ),
         ("import", |p| p.import = Filter::All, |n| n.import == Filter::All && n.export == Filter::nothing()),
