@@ -507,7 +507,7 @@ mod tests {
         Page::new(&status, Some(&process))
     }
 
-    /// With `HELIOGRAPH_UPDATE_DOCS=1` in the environment this test writes the table instead of comparing it.
+    /// Writes the table instead of comparing it with `HELIOGRAPH_UPDATE=1` in the environment (`make manifests`).
     #[test]
     fn the_reference_in_the_documentation_is_complete() {
         let rows = every_metric().families.into_iter().map(|family| {
@@ -522,10 +522,10 @@ mod tests {
         let page = std::fs::read_to_string(&path).unwrap();
         let start = page.find("| Metric |").unwrap();
         let end = start + page[start..].find("\n\n").map_or(page.len() - start, |end| end + 1);
-        if std::env::var_os("HELIOGRAPH_UPDATE_DOCS").is_some() {
+        if std::env::var_os("HELIOGRAPH_UPDATE").is_some() {
             std::fs::write(path, format!("{}{table}{}", &page[..start], &page[end..])).unwrap();
             return;
         }
-        assert_eq!(page[start..end], table, "run this test with HELIOGRAPH_UPDATE_DOCS=1");
+        assert_eq!(page[start..end], table, "run `make manifests`");
     }
 }
