@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     fn prefix(text: &str) -> Prefix {
-        text.parse::<ipnetwork::IpNetwork>().expect("a prefix").into()
+        text.parse().expect("a prefix")
     }
 
     fn within(text: &str, min_length: u8, max_length: u8) -> Condition {

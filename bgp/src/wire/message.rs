@@ -140,7 +140,8 @@ impl AddPathMode {
 }
 
 /// What a speaker is to its peer (RFC 9234 §4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Role {
     /// Its transit provider.
     Provider,

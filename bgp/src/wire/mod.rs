@@ -24,7 +24,7 @@ pub use message::{
 };
 pub use notification::{Error, cease, code, describe, open_error};
 pub(crate) use open::MAX_STALE_TIME;
-pub use prefix::{Family, FamilySet, Nlri, Prefix};
+pub use prefix::{Family, FamilySet, Nlri, ParsePrefixError, Prefix};
 pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 
 /// Octets of the header that every message starts with (RFC 4271 §4.1).

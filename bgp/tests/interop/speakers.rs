@@ -67,14 +67,14 @@ impl Speaker {
     /// The session with a neighbour.
     pub fn session(&self, neighbor: impl Into<IpAddr>) -> Result<SessionReport> {
         let neighbor = neighbor.into();
-        let sessions = self.ask(async |handle| handle.sessions().await)?;
+        let sessions = self.ask(async |handle| handle.sessions().await)??;
         let found = sessions.into_iter().find(|session| session.address == neighbor);
         found.with_context(|| format!("no session with {neighbor}"))
     }
 
     /// All paths to a prefix.
     pub fn paths(&self, prefix: Prefix) -> Result<Vec<PathReport>> {
-        let paths = self.ask(async |handle| handle.paths().await)?;
+        let paths = self.ask(async |handle| handle.paths().await)??;
         Ok(paths.into_iter().filter(|path| path.prefix == prefix).collect())
     }
 

@@ -74,7 +74,7 @@ fn filters_change_without_a_reset() {
     };
     assert_eq!(routes(&network, 0), [prefix(2)]);
     assert_eq!(routes(&network, 1), [prefix(2)]);
-    let all = PrefixRange::new("10.0.0.0/8".parse::<ipnetwork::IpNetwork>().unwrap().into(), 24);
+    let all = PrefixRange::new("10.0.0.0/8".parse().unwrap(), 24);
     change_neighbor(&mut network, |neighbor| {
         neighbor.import = Filter::Only(vec![all]);
         neighbor.export = Filter::All;
