@@ -43,7 +43,7 @@ fn shutdown_message_cannot_steer_a_terminal() {
     assert_eq!(invalid.shutdown_message().unwrap(), "\u{fffd}x");
 }
 
-/// CVE-2017-15865: a peer made a daemon echo, and so leak, at length.
+/// CVE-2017-15865: a daemon echoed, and so leaked, a peer's data at length.
 #[test]
 fn data_is_capped_when_made_and_when_sent() {
     assert_eq!(Notification::with_data(3, 1, &[7; 4000]).data.len(), 64);
@@ -69,7 +69,7 @@ fn our_shutdown_message_is_cut_at_a_character() {
     assert_eq!(write(&long, &INTERNAL).len(), 19 + 2 + 1 + 255);
 }
 
-/// RFC 8538 §3.1: what it is about is inside.
+/// RFC 8538 §3.1: the actual error is inside.
 #[test]
 fn a_hard_reset_holds_its_reason() {
     let inner = Notification::with_message(cease::SHUTDOWN, "moving");
