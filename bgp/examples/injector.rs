@@ -125,7 +125,9 @@ fn community(text: &str) -> Result<Community, String> {
     let parts: Result<Vec<u32>, _> = text.split(':').map(str::parse).collect();
     match parts.as_deref() {
         Ok([asn @ ..=0xffff, value @ ..=0xffff]) => Ok(Community::Standard(asn << 16 | value)),
-        Ok([global, local1, local2]) => Ok(Community::Large(LargeCommunity::new(*global, *local1, *local2))),
+        Ok([global, local1, local2]) => {
+            Ok(Community::Large(LargeCommunity { global: *global, local1: *local1, local2: *local2 }))
+        }
         _ => Err(format!("`{text}` is no community: write 64512:1, or 64512:1:2 for a large one")),
     }
 }

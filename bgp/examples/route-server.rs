@@ -4,7 +4,8 @@
 //! --member 127.0.0.2=64501 --member 127.0.0.3=64502`
 //!
 //! Members have the role of a route server's client (RFC 9234), prefixes of private use and defaults are rejected, and no
-//! member sends more than its limit. Unlike RFC 7947 §2.2.2 suggests, its own AS number is prepended to the AS_PATH.
+//! member sends more than its limit. Next hops are unchanged. The AS
+//! number of the route server is prepended to the AS_PATH, which RFC 7947 §2.2.2.1 advises against.
 #![allow(clippy::disallowed_methods, reason = "an example has sockets and a clock")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::Parser;
 use heliograph_bgp::io::{self, Options, Stop};
 use heliograph_bgp::policy::{Action, Condition, Policy, PrefixMatch, Rule};
-use heliograph_bgp::{Config, Filter, Neighbor, Prefix, PrefixLimit, Role};
+use heliograph_bgp::{Config, Filter, Neighbor, NextHopMode, Prefix, PrefixLimit, Role};
 
 /// Prefixes that no member may send: private use, documentation, loopback, link-local (RFC 6890).
 const BOGONS: &[&str] = &[
@@ -61,6 +62,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .name(format!("member AS{asn}"))
             .passive(true)
             .role(Role::RouteServer)
+            .next_hop_mode(NextHopMode::Unchanged)
             .prefix_limit(PrefixLimit::new(arguments.limit))
             .import(Filter::Rules(import.clone()))
             .export(Filter::All)
@@ -95,6 +97,6 @@ fn import() -> Result<Policy, Box<dyn std::error::Error>> {
     let default = ["0.0.0.0/0", "::/0"].iter().map(|text| Ok(PrefixMatch::new(text.parse()?, 0, 0)));
     let default = default.collect::<Result<_, Box<dyn std::error::Error>>>()?;
     let reject =
-        |name, prefixes| Rule::new(name).condition(Condition::Prefix(prefixes)).action(Action::Reject);
+        |name, prefixes| Rule::new(name).conditions([Condition::Prefix(prefixes)]).action(Action::Reject);
     Ok(Policy::new(vec![reject("bogons", bogons), reject("default", default)], Action::Accept)?)
 }

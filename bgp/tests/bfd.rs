@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use heliograph_bgp::Prefix;
 use heliograph_bgp::bfd::{self, Bfd, Key, Meta, Settings};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::speaker::{Action, ConnId};
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Config, Filter, ListenRange, Neighbor, Network, Speaker, Timers};
 
 const ASN: u32 = 64512;
@@ -262,7 +262,7 @@ fn a_cut_link_takes_the_sessions_down_within_the_detection_time() {
         let report = wire.report(node);
         assert_ne!(report.state, SessionState::Established);
         let (error, _) = report.last_error.expect("one");
-        assert!(error.contains("BFD failed: nothing heard from 10.0.0"), "{error}");
+        assert!(error.to_string().contains("BFD failed: nothing heard from 10.0.0"), "{error}");
         // Not even with graceful restart on both sides: BFD says that packets don't get through.
         assert_eq!((wire.routes(node), report.stale), (0, 0));
     }

@@ -135,7 +135,7 @@ async fn a_cease_takes_the_routes_away() {
     knows(&one, &[prefix(16)]).await;
     two.stop(Stop::Cease).await;
     knows(&one, &[]).await;
-    let (error, _) = session(&one, 16).await.last_error.expect("noted");
+    let error = session(&one, 16).await.last_error.expect("recorded").0.to_string();
     assert!(error.contains("Cease / Administrative Shutdown") || error.contains("refused"), "{error}");
 }
 
@@ -363,8 +363,9 @@ async fn tcp_ao_or_a_clear_refusal() {
     let (one, _two) = pair_with(41, 42, ao, ao).await;
     until(&one, "up, or refused", async |h| {
         let session = session(h, 42).await;
-        let refused =
-            session.last_error.is_some_and(|(words, _)| words.contains("this kernel has no TCP-AO"));
+        let refused = session
+            .last_error
+            .is_some_and(|(error, _)| error.to_string().contains("this kernel has no TCP-AO"));
         refused || session.state == SessionState::Established
     })
     .await;

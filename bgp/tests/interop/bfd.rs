@@ -32,7 +32,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         // The hold timer would say so, too, but in other words.
         until("our session has fallen with BFD", || {
             let session = speaker.session(THEIRS)?;
-            let words = session.last_error.as_ref().map_or("", |(words, _)| words);
+            let words = session.last_error.as_ref().map_or_else(String::new, |(error, _)| error.to_string());
             let down = session.state != SessionState::Established;
             ensure!(down && words.contains("BFD failed"), "{session:?}");
             Ok(())

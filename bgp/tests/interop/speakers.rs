@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use heliograph_bgp::Prefix;
 use heliograph_bgp::io::{Handle, Options, start};
 use heliograph_bgp::report::{PathReport, SessionReport, SessionState};
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Config, Filter, Neighbor, Network, Timers};
 use tokio::runtime::{Builder, Runtime};
 

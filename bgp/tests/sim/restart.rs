@@ -198,7 +198,7 @@ fn a_node_cut_off_is_gone_after_the_hold_time_and_comes_back() {
         Event::SessionDown { address: a, reason, .. } if *a == address(0) => Some(reason),
         _ => None,
     });
-    assert!(down.is_some_and(|reason| reason.contains("hold timer expired")), "{events:?}");
+    assert!(down.is_some_and(|reason| reason.to_string().contains("hold timer expired")), "{events:?}");
     for other in 1..4 {
         network.cut(0, other, false);
     }

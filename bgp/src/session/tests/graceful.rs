@@ -159,7 +159,7 @@ fn what_we_end_for_good_is_a_hard_reset() {
     ] {
         let (mut bench, conn) = Bench::up(surviving(), open_surviving());
         let cease = Notification::with_message(subcode, "words");
-        bench.call(|session, ctx| session.stop(ctx, &cease, "stopped"));
+        bench.call(|session, ctx| session.stop(ctx, &cease, StopReason::Shutdown));
         assert_eq!(down(&bench.take()).expect("down").is_empty(), hard);
         let expected = if hard { cease.into_hard_reset() } else { cease };
         assert_eq!(bench.sent(conn), [Message::Notification(expected)]);
