@@ -126,7 +126,7 @@ impl Connection {
         self.restart_hold_timer(now);
     }
 
-    /// Restarts the hold timer. Without a hold time, the peer has no longer for its first KEEPALIVE than for its OPEN.
+    /// Restarts the hold timer. Without a hold time, the time limit for the OPEN also covers the first KEEPALIVE.
     pub(super) fn restart_hold_timer(&mut self, now: Instant) {
         let hold = self.negotiated.as_ref().map_or(Duration::ZERO, |negotiated| negotiated.hold);
         if !hold.is_zero() {

@@ -100,7 +100,7 @@ fn clients_learn_all_paths_and_lose_just_those_withdrawn() {
 /// The reflector restarts: clients keep all paths until it has sent them again. A path that is no longer advertised is
 /// removed by its identifier, and no other path with it.
 #[test]
-fn a_reflector_that_restarts_costs_no_path() {
+fn a_restarting_reflector_loses_no_path() {
     for default in 0..30 {
         let seed = Seed::new(default);
         let mut network = Network::new(seed.0);
@@ -132,7 +132,7 @@ fn hops_with_stale(network: &Network, node: NodeId) -> Vec<IpAddr> {
 
 /// Path Identifiers are negotiated: a change needs a new session (RFC 7911 §4).
 #[test]
-fn changed_while_the_session_stands() {
+fn add_path_changes_with_a_new_session() {
     let seed = Seed::new(1);
     let mut network = Network::new(seed.0);
     reflected(&mut network, 6, 1);

@@ -42,7 +42,7 @@ fn change_neighbor(network: &mut Network, change: impl Fn(&mut Neighbor)) {
 }
 
 #[test]
-fn the_same_again_changes_nothing() {
+fn the_same_configuration_changes_nothing() {
     let (_seed, mut network) = running();
     let config = network.config(0).clone();
     network.set_config(0, config);
@@ -51,7 +51,7 @@ fn the_same_again_changes_nothing() {
 }
 
 #[test]
-fn what_is_originated_changes_without_a_reset() {
+fn networks_change_without_a_reset() {
     let (_seed, mut network) = running();
     let networks = vec![originate(prefix(500)), originate(prefix(501))];
     network.set_config(0, network.config(0).clone().networks(networks));
@@ -133,7 +133,7 @@ fn a_removed_neighbor_receives_a_cease_and_is_forgotten() {
 }
 
 #[test]
-fn an_impossible_configuration_is_refused_as_a_whole() {
+fn an_invalid_configuration_is_rejected_as_a_whole() {
     let now = std::time::Instant::now();
     let good = crate::cluster::config(0, crate::cluster::ASN);
     let mut speaker = heliograph_bgp::Speaker::new(good.clone(), false, now, 1).expect("valid");

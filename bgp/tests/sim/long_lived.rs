@@ -60,7 +60,7 @@ fn run_without_loss(network: &mut Network, time: Duration) {
 }
 
 #[test]
-fn one_that_stays_away_is_the_last_resort_until_it_is_back() {
+fn long_lived_stale_routes_are_the_last_resort() {
     for default in 0..20 {
         let seed = Seed::new(default);
         let mut network = cluster(seed.0);
@@ -90,7 +90,7 @@ fn one_that_stays_away_is_the_last_resort_until_it_is_back() {
 }
 
 #[test]
-fn it_is_given_up_when_the_long_lived_stale_time_is_over() {
+fn stale_routes_are_removed_after_the_long_lived_stale_time() {
     let seed = Seed::new(30);
     let mut network = cluster(seed.0);
     network.kill(1);
@@ -105,7 +105,7 @@ fn it_is_given_up_when_the_long_lived_stale_time_is_over() {
 
 /// A node that restarts again and again before its End-of-RIB is given up in time.
 #[test]
-fn one_that_never_stays_up_keeps_nothing_alive_for_ever() {
+fn repeated_restarts_keep_no_route_for_ever() {
     let seed = Seed::new(31);
     let mut network = cluster(seed.0);
     // Node 1 waits for a neighbor that never connects, so it never sends its End-of-RIB.
@@ -138,7 +138,7 @@ fn converge_on_shared(network: &mut Network) {
 
 /// Random faults while all nodes keep routes for long: the network converges on the routes that exist.
 #[test]
-fn small_networks_survive_with_it() {
+fn small_networks_converge_with_long_lived_restart() {
     for default in 0..100 {
         let seed = Seed::new(400 + default);
         let build = |network: &mut Network| {

@@ -84,7 +84,7 @@ fn many_may_restart_at_once() {
 /// Both reflectors fail at once. When they are back, neither may send End-of-RIB before it has received all routes, or
 /// clients would remove the routes that they kept.
 #[test]
-fn reflectors_that_restart_cost_their_clients_no_route() {
+fn restarting_reflectors_lose_no_route_of_their_clients() {
     for default in 0..20 {
         let seed = Seed::new(default);
         let mut network = Network::new(seed.0);
@@ -114,7 +114,7 @@ fn reflectors_that_restart_cost_their_clients_no_route() {
 
 /// Routes that are not advertised again are removed at End-of-RIB, and not before.
 #[test]
-fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
+fn routes_not_advertised_again_are_removed_at_end_of_rib() {
     let seed = Seed::new(3);
     let mut network = running(seed.0, 4);
     network.kill(0);
@@ -129,7 +129,7 @@ fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
 
 /// A peer of the restarted speaker never connects, so the speaker defers its own End-of-RIB for the longest time.
 #[test]
-fn without_its_end_of_rib_what_is_stale_stays_for_a_while() {
+fn without_end_of_rib_stale_routes_are_kept_for_a_limited_time() {
     let seed = Seed::new(4);
     let mut network = running(seed.0, 4);
     let restart = Some(GracefulRestart::default().selection_deferral(30 * SECOND));
@@ -155,7 +155,7 @@ fn without_its_end_of_rib_what_is_stale_stays_for_a_while() {
 }
 
 #[test]
-fn one_that_stays_away_is_given_up_after_its_restart_time() {
+fn the_routes_of_an_absent_node_are_removed_after_its_restart_time() {
     let seed = Seed::new(5);
     let mut network = running(seed.0, 4);
     network.kill(0);
@@ -166,7 +166,7 @@ fn one_that_stays_away_is_given_up_after_its_restart_time() {
 
 /// A node that rebooted clears the F bit: routes that it does not advertise are removed at once.
 #[test]
-fn one_that_starts_afresh_is_not_taken_for_one_that_kept_its_routes() {
+fn a_rebooted_node_does_not_keep_its_routes() {
     let seed = Seed::new(6);
     let mut network = running(seed.0, 4);
     network.kill(0);
@@ -182,7 +182,7 @@ fn one_that_starts_afresh_is_not_taken_for_one_that_kept_its_routes() {
 }
 
 #[test]
-fn a_node_cut_off_is_gone_after_the_hold_time_and_comes_back() {
+fn the_routes_of_an_isolated_node_are_removed_after_the_hold_time() {
     let seed = Seed::new(7);
     let mut network = running(seed.0, 4);
     network.events(1);

@@ -97,7 +97,7 @@ fn prefixes_that_are_not_unicast_are_rejected() {
             let reason = report(&rib, text, 1).reason;
             let rejection = reason.rejection().map(|rejection| rejection.reason());
             assert_eq!(rejection, Some(RejectReason::PrefixNotUnicast), "{text}");
-            assert_eq!(reason.to_string(), format!("{text} is not a unicast prefix"));
+            assert_eq!(reason.to_string(), format!("{} is not a unicast prefix", prefix(text)));
         }
         // Another check of all paths, as after a change of the filter, gives the same.
         rib.set_identity(Identity { cluster_id: ip4("7.7.7.7"), ..identity() });
@@ -195,7 +195,8 @@ fn unchanged_next_hops_need_a_session_that_can_carry_them() {
     let mut rib = rib();
     rib.peer_up(id(1), peer_at(LOCAL, 1, External));
     rib.peer_up(id(2), Peer { next_hop_mode: Unchanged, ..peer(2, External) });
-    rib.update(id(1), announce(attributes(External), HOP6, &[P4, P6]));
+    rib.update(id(1), announce(attributes(External), HOP6, &[P4]));
+    rib.update(id(1), announce(attributes(External), HOP6, &[P6]));
     let mut receiver = Receiver::default();
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes.keys().copied().collect::<Vec<_>>(), [prefix(P6)], "without RFC 8950");

@@ -47,7 +47,7 @@ fn among_equal_identifiers_the_higher_as_keeps_its_connection() {
 }
 
 #[test]
-fn a_cease_for_the_loser_does_not_touch_the_winner() {
+fn a_cease_for_the_loser_does_not_end_the_session() {
     let (mut bench, outgoing, incoming) = two(settings());
     bench.receive(incoming, &Message::Open(open()));
     bench.receive(outgoing, &Message::Notification(Notification::new(code::CEASE, cease::COLLISION)));
@@ -85,7 +85,7 @@ fn an_established_session_is_replaced_with_graceful_restart() {
 
 /// RFC 4271 §6.8: an OPEN that was in flight when the session was established is no restart, and the session stays.
 #[test]
-fn a_peers_open_that_comes_just_after_is_a_collision() {
+fn an_open_received_just_after_establishment_is_a_collision() {
     let (mut bench, first) = Bench::up(settings(), open_restart(120, true));
     bench.now += Duration::from_millis(999);
     let late = bench.accept().expect("accepted");
@@ -96,7 +96,7 @@ fn a_peers_open_that_comes_just_after_is_a_collision() {
 
 /// An attempt of ours that succeeds after the session is established has lost already.
 #[test]
-fn an_attempt_still_under_way_is_given_up() {
+fn an_attempt_in_progress_is_given_up_on_establishment() {
     let mut bench = Bench::new(settings());
     let outgoing = bench.attempt();
     let incoming = bench.accept().expect("accepted");
@@ -107,7 +107,7 @@ fn an_attempt_still_under_way_is_given_up() {
 }
 
 #[test]
-fn a_silent_rival_is_closed_when_the_session_stands() {
+fn a_connection_without_an_open_is_closed_on_establishment() {
     let (mut bench, outgoing, incoming) = two(settings());
     bench.establish(incoming, open_restart(120, true));
     assert_eq!(bench.last_notification(outgoing), (code::CEASE, cease::COLLISION));
@@ -117,7 +117,7 @@ fn a_silent_rival_is_closed_when_the_session_stands() {
 
 /// Of two connections that the peer opened, the later one is kept.
 #[test]
-fn the_peers_newer_connection_replaces_its_older() {
+fn a_newer_connection_of_the_peer_replaces_its_older_one() {
     for theirs in [Ipv4Addr::new(10, 0, 0, 9), Ipv4Addr::new(10, 0, 0, 1)] {
         let mut settings = settings();
         settings.neighbor.passive = true;
@@ -138,7 +138,7 @@ fn the_peers_newer_connection_replaces_its_older() {
 
 /// A peer that keeps connecting without sending anything has one connection at most.
 #[test]
-fn half_open_connections_do_not_pile_up() {
+fn connections_without_an_open_do_not_accumulate() {
     let mut bench = Bench::new(settings());
     for _ in 0..1000 {
         bench.accept().expect("accepted");

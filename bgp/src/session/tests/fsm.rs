@@ -38,7 +38,7 @@ fn a_failed_attempt_makes_it_active_until_the_next() {
 }
 
 #[test]
-fn an_attempt_without_an_answer_is_given_up_and_made_anew() {
+fn an_attempt_without_an_answer_is_repeated() {
     let mut bench = Bench::new(settings());
     let first = bench.attempt();
     bench.wait_next();
@@ -63,7 +63,7 @@ fn a_passive_session_waits() {
 
 /// Every message that a state does not admit (RFC 4271 §6.6, RFC 6608 §3), whatever it contains.
 #[test]
-fn messages_out_of_place_end_the_connection() {
+fn messages_in_the_wrong_state_end_the_connection() {
     let header = |kind: u8, body: &[u8]| {
         let mut bytes = vec![0xff; 16];
         bytes.extend((19 + body.len() as u16).to_be_bytes());
@@ -169,7 +169,7 @@ fn a_notification_is_not_answered() {
 }
 
 #[test]
-fn a_notification_before_the_session_stands_ends_the_attempt() {
+fn a_notification_before_establishment_ends_the_attempt() {
     let mut bench = Bench::new(settings());
     let conn = bench.attempt();
     bench.connected(conn);
@@ -207,7 +207,7 @@ fn stopping_gives_up_an_attempt() {
 
 /// A last NOTIFICATION that the socket does not take does not keep the connection open for ever.
 #[test]
-fn send_hold_with_a_stuck_reader_ends() {
+fn a_notification_that_is_not_read_closes_the_connection_in_time() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.call(|session, ctx| {
         session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), StopReason::Shutdown)
@@ -238,7 +238,7 @@ fn updates_and_refreshes_are_passed_on() {
 
 /// A stream may be received in chunks of any size.
 #[test]
-fn one_octet_at_a_time_will_do() {
+fn a_stream_may_come_one_octet_at_a_time() {
     let mut bench = Bench::new(settings());
     let conn = bench.attempt();
     bench.connected(conn);

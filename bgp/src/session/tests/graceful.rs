@@ -43,7 +43,7 @@ fn our_open_has_the_restart_flags() {
 }
 
 #[test]
-fn it_is_not_offered_where_it_is_off() {
+fn graceful_restart_is_not_offered_if_disabled() {
     let settings = Settings { graceful_restart: None, ..settings() };
     let (mut bench, conn) = Bench::up(settings, open_restart(120, true));
     close(&mut bench, conn);
@@ -66,7 +66,7 @@ fn routes_stay_until_each_familys_end_of_rib() {
 }
 
 #[test]
-fn routes_go_with_the_peers_restart_time() {
+fn stale_routes_are_removed_after_the_restart_time() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(40, true));
     close(&mut bench, conn);
     bench.wait(39 * SECOND);
@@ -77,7 +77,7 @@ fn routes_go_with_the_peers_restart_time() {
 
 /// RFC 4724 §4.2: the paths of families that the peer did not preserve, or no longer lists, are removed at once.
 #[test]
-fn without_the_f_bit_nothing_stays() {
+fn without_the_f_bit_no_route_is_kept() {
     for open in [open_restart(120, false), open()] {
         let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
         close(&mut bench, conn);
@@ -88,7 +88,7 @@ fn without_the_f_bit_nothing_stays() {
 }
 
 #[test]
-fn a_peer_that_never_ends_its_feed_keeps_nothing_alive_for_ever() {
+fn without_end_of_rib_stale_routes_are_removed_in_time() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 0, ..open_restart(120, true) });
     close(&mut bench, conn);
     comes_back(&mut bench, Open { hold_time: 0, ..open_restart(120, true) });
@@ -99,7 +99,7 @@ fn a_peer_that_never_ends_its_feed_keeps_nothing_alive_for_ever() {
 
 /// RFC 4724 §4.2: a NOTIFICATION ends graceful restart.
 #[test]
-fn a_notification_leaves_nothing() {
+fn no_route_is_kept_after_a_notification() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
     bench.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
     assert_eq!(down(&bench.outputs), Some(Vec::new()));
@@ -107,7 +107,7 @@ fn a_notification_leaves_nothing() {
 
 /// Without the capability, the first KEEPALIVE after the routes counts as End-of-RIB.
 #[test]
-fn a_keepalive_ends_the_feed_of_a_peer_without_it() {
+fn a_keepalive_counts_as_end_of_rib_without_graceful_restart() {
     let (mut bench, conn) = Bench::up(settings(), open());
     assert!(!bench.session.end_of_rib_received());
     bench.receive(conn, &Message::Keepalive);
@@ -133,7 +133,7 @@ fn open_surviving() -> Open {
 
 /// RFC 8538 §2: only if both sides have sent the N bit.
 #[test]
-fn notifications_end_it_unless_both_agreed() {
+fn notifications_end_graceful_restart_unless_both_agreed() {
     let kept = |settings: Settings, open: Open, notification: Notification| {
         let (mut bench, conn) = Bench::up(settings, open);
         bench.receive(conn, &Message::Notification(notification));
@@ -149,7 +149,7 @@ fn notifications_end_it_unless_both_agreed() {
 }
 
 #[test]
-fn what_we_end_for_good_is_a_hard_reset() {
+fn a_permanent_end_is_a_hard_reset() {
     for (subcode, hard) in [
         (cease::SHUTDOWN, true),
         (cease::DECONFIGURED, true),
@@ -168,7 +168,7 @@ fn what_we_end_for_good_is_a_hard_reset() {
 
 /// RFC 8538 §4: paths are kept after errors and an expired hold timer, too.
 #[test]
-fn errors_leave_the_routes_where_both_agreed() {
+fn routes_are_kept_after_errors_if_both_agreed() {
     let (mut bench, conn) = Bench::up(surviving(), open_surviving());
     bench.receive_bytes(conn, &[0; 19]);
     assert_eq!(down(&bench.take()), Some(FAMILIES.into()));

@@ -11,7 +11,7 @@ fn history(bench: &Bench) -> Vec<Transition> {
 }
 
 #[test]
-fn each_change_of_state_has_its_reason() {
+fn each_transition_has_its_reason() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.wait(5 * SECOND);
     bench.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
@@ -37,7 +37,7 @@ fn each_change_of_state_has_its_reason() {
 
 /// A peer that is away for days does not displace older entries.
 #[test]
-fn what_goes_in_circles_is_counted() {
+fn repeated_transitions_are_counted() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.call(|session, ctx| session.closed(ctx, conn, "connection reset"));
     for _ in 0..1000 {
@@ -65,7 +65,7 @@ fn what_goes_in_circles_is_counted() {
 }
 
 #[test]
-fn it_is_bounded() {
+fn the_history_is_bounded() {
     let mut bench = Bench::new(settings());
     for n in 0..1000 {
         let conn = bench.attempt();

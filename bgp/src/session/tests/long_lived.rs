@@ -80,7 +80,7 @@ fn after_the_restart_time_comes_the_long_lived_stale_time_of_each_family() {
 /// RFC 9494 §4.1: a restart time of 0 skips the conventional phase, as does a family that RFC 4724's capability does not
 /// list.
 #[test]
-fn without_a_restart_time_it_begins_at_once() {
+fn without_a_restart_time_the_long_lived_stale_time_starts_at_once() {
     let mut only_v6 = open_long(40, &both(100));
     for capability in &mut only_v6.capabilities {
         if let Capability::GracefulRestart(restart) = capability {
@@ -99,7 +99,7 @@ fn without_a_restart_time_it_begins_at_once() {
 /// RFC 9494 §4.2: the paths of a family that is not listed, or has a stale time of 0, are removed after the restart time;
 /// §4.5: so are all without the capability of RFC 4724.
 #[test]
-fn both_have_to_offer_it() {
+fn both_sides_must_offer_it() {
     let (mut bench, conn) = Bench::up(settings(), open_long(40, &both(100)));
     close(&mut bench, conn);
     bench.wait(40 * SECOND);
@@ -133,7 +133,7 @@ fn the_end_of_rib_ends_it_for_a_peer_that_is_back() {
 
 /// RFC 9494 §4.2: then its F bit, or the lack of it, applies, not that of RFC 4724.
 #[test]
-fn what_the_peer_did_not_forward_by_goes_when_it_is_back() {
+fn families_without_the_f_bit_are_removed_when_the_peer_is_back() {
     let mut no_bit = open_long(10, &both(1000));
     for capability in &mut no_bit.capabilities {
         if let Capability::LongLived(families) = capability {
@@ -162,7 +162,7 @@ fn what_the_peer_did_not_forward_by_goes_when_it_is_back() {
 
 /// RFC 9494 §4.2: they are kept until the long-lived stale time is over, and no restart extends it.
 #[test]
-fn restarts_one_after_the_other_do_not_make_it_longer() {
+fn repeated_restarts_do_not_extend_the_stale_time() {
     let again = || open_long(10, &both(100));
     let mut bench = broken(again());
     bench.wait(10 * SECOND); // the 100 s begin
@@ -205,7 +205,7 @@ fn paths_not_sent_again_before_another_restart_become_long_lived_stale() {
 
 /// RFC 9494 §4.2: "any remaining routes MUST be removed immediately".
 #[test]
-fn one_that_goes_again_after_the_time_was_over_keeps_nothing() {
+fn a_restart_after_the_stale_time_keeps_no_route() {
     let mut bench = broken(open_long(10, &both(100)));
     bench.wait(100 * SECOND);
     bench.take();
@@ -220,7 +220,7 @@ fn one_that_goes_again_after_the_time_was_over_keeps_nothing() {
 
 /// RFC 8538: nothing is kept after a hard reset; after other NOTIFICATIONs if both sides agreed.
 #[test]
-fn a_hard_reset_leaves_nothing() {
+fn no_route_is_kept_after_a_hard_reset() {
     let mut settings = offering();
     settings.graceful_restart =
         settings.graceful_restart.map(|r| GracefulRestart { notifications: true, ..r });

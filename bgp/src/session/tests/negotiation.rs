@@ -83,7 +83,7 @@ fn roles_must_fit() {
 }
 
 #[test]
-fn a_missing_or_odd_role() {
+fn a_missing_or_invalid_role() {
     let unassigned = Capability::Other(9, vec![77].into());
     let twice = vec![Capability::Role(Role::Customer); 2];
     let several = vec![Capability::Role(Role::Customer), Capability::Role(Role::Peer)];
@@ -130,7 +130,7 @@ fn without_agreement_every_refresh_is_a_request() {
 
 /// RFC 7911 §4: each direction by itself, if the sender offers to send and the receiver to receive.
 #[test]
-fn path_identifiers_where_both_agree() {
+fn path_identifiers_need_both_sides() {
     use crate::config::AddPath;
     use crate::wire::AddPathMode::{Both, Receive, Send};
     let [v4, v6] = FAMILIES;

@@ -23,7 +23,7 @@ fn mark(bench: &mut Bench, conn: ConnId, refresh: Refresh) {
 
 /// Paths that a refresh has not repeated are kept like the others when the peer restarts, until its End-of-RIB.
 #[test]
-fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
+fn a_restart_during_a_refresh_loses_no_route() {
     let (mut bench, conn) = refreshing(open_restart(40, true));
     mark(&mut bench, conn, Refresh::Begin);
     assert_eq!(bench.take(), [Output::MarkStale(V4)]);

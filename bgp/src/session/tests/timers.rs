@@ -31,7 +31,7 @@ fn keepalives_come_within_a_third_of_the_hold_time() {
 }
 
 #[test]
-fn a_configured_keepalive_time_counts_where_it_is_shorter() {
+fn a_configured_keepalive_time_applies_if_it_is_shorter() {
     for (configured, longest) in [(1, 1), (60, 30)] {
         let mut settings = settings();
         settings.neighbor.timers.keepalive = Some(configured * SECOND);
@@ -42,7 +42,7 @@ fn a_configured_keepalive_time_counts_where_it_is_shorter() {
 }
 
 #[test]
-fn silence_for_the_hold_time_ends_the_session() {
+fn the_hold_timer_ends_the_session() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 30, ..open_restart(120, true) });
     bench.wait(29 * SECOND);
     assert_eq!(bench.state(), SessionState::Established);
@@ -207,7 +207,7 @@ fn errors_of_the_peers_connections_do_not_put_off_our_attempt() {
 }
 
 #[test]
-fn a_stable_session_ends_the_long_pauses() {
+fn a_stable_session_resets_the_pause() {
     for (stood, most) in [(59, 60), (61, 1)] {
         let mut bench = Bench::new(settings());
         for _ in 0..8 {
@@ -242,7 +242,7 @@ fn the_retry_timer_is_never_put_off() {
 
 /// An error on another connection starts a pause; establishment ends it.
 #[test]
-fn an_established_session_is_not_at_rest() {
+fn establishment_ends_the_pause() {
     let mut bench = Bench::new(settings());
     let outgoing = bench.attempt();
     bench.connected(outgoing);
@@ -254,7 +254,7 @@ fn an_established_session_is_not_at_rest() {
 
 /// RFC 9687: the session with a peer that sends KEEPALIVEs but reads nothing ends in time.
 #[test]
-fn a_peer_that_reads_nothing_is_given_up() {
+fn the_send_hold_timer_ends_the_session() {
     for (hold, configured, expected) in [(90, None, 480), (65535, None, 131_070), (90, Some(100), 100)] {
         let mut settings = settings();
         settings.neighbor.timers.hold = hold * SECOND;
@@ -274,7 +274,7 @@ fn a_peer_that_reads_nothing_is_given_up() {
 }
 
 #[test]
-fn a_peer_that_reads_is_not_given_up() {
+fn a_peer_that_reads_keeps_its_session() {
     let (mut bench, conn) = Bench::up(settings(), open());
     for _ in 0..1000 {
         bench.receive(conn, &Message::Keepalive);

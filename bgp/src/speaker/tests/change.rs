@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Timers;
-use crate::config::{GracefulRestart, PrefixRange};
+use crate::config::{GracefulRestart, NextHopMode, PrefixRange};
 use crate::wire::Notification;
 
 /// Establishes three sessions and applies `change`. Returns which are still established, and the last message to neighbor 2.
@@ -28,9 +28,11 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
 }
 
 #[test]
-fn what_can_change_live_does() {
-    let changes: [fn(&mut Config); 8] = [
+fn live_changes_reset_no_session() {
+    let changes: [fn(&mut Config); 10] = [
         |_| (),
+        |config| config.neighbors[1].next_hop_mode = NextHopMode::Unchanged,
+        |config| config.neighbors[1].timers.idle_hold = Duration::from_secs(9),
         |config| config.neighbors[1].reflector_client = true,
         |config| config.neighbors[1].name = "other".into(),
         |config| config.neighbors[1].import = Filter::nothing(),
@@ -46,6 +48,30 @@ fn what_can_change_live_does() {
         let (_, stands, word) = after(change);
         assert_eq!((stands, word), (vec![true; 3], None));
     }
+}
+
+/// A change of the next-hop mode applies to an established session: the routes are advertised again with another next hop.
+#[test]
+fn the_next_hop_mode_changes_live() {
+    let theirs: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    let mut config = config(vec![client(1)]);
+    config.networks = vec![Network::new(prefix(7)).next_hop(Some(theirs))];
+    let mut play = Play::new(config.clone());
+    let conn = play.up(1);
+    let modes = [NextHopMode::Automatic, NextHopMode::OwnAddress, NextHopMode::Unchanged];
+    let mut next_hops = Vec::new();
+    for mode in modes {
+        config.neighbors[0].next_hop_mode = mode;
+        play.set(config.clone());
+        next_hops.extend(
+            play.updates(conn)
+                .into_iter()
+                .flat_map(|update| update.reach)
+                .map(|reach| reach.next_hop.address),
+        );
+    }
+    assert_eq!(next_hops, [theirs, address(100), theirs]);
+    assert_eq!(play.report(1).established_count, 1);
 }
 
 #[test]
@@ -129,7 +155,7 @@ fn an_invalid_configuration_changes_nothing() {
 }
 
 #[test]
-fn filters_act_on_what_is_there() {
+fn filters_apply_to_routes_in_the_tables() {
     let mut config = config(vec![client(1), client(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
@@ -149,7 +175,7 @@ fn filters_act_on_what_is_there() {
 }
 
 #[test]
-fn networks_come_and_go() {
+fn networks_are_originated_and_withdrawn() {
     let mut config = config(vec![neighbor(1)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
@@ -164,7 +190,7 @@ fn networks_come_and_go() {
 
 /// RFC 9494 §3.1: whole seconds, in 24 bits.
 #[test]
-fn a_long_lived_stale_time_has_to_fit() {
+fn a_long_lived_stale_time_must_fit() {
     let with = |time| {
         let restart = GracefulRestart { long_lived: Some(time), ..GracefulRestart::default() };
         Config { graceful_restart: Some(restart), ..config(Vec::new()) }.validate()
@@ -182,7 +208,7 @@ fn a_long_lived_stale_time_has_to_fit() {
 
 /// The history of a session outlives a change of configuration that starts a new session.
 #[test]
-fn a_new_session_remembers_the_one_before() {
+fn a_new_session_has_the_history_of_the_one_before() {
     let mut config = config(vec![neighbor(1), neighbor(2)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);

@@ -57,7 +57,7 @@ fn only_to_customer() {
 }
 
 #[test]
-fn a_leak_is_explained() {
+fn a_route_leak_is_reported() {
     let mut play = Play::new(config(vec![external(1, Some(Role::Provider))]));
     let one = up(&mut play, 1);
     play.advertise_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
@@ -67,7 +67,7 @@ fn a_leak_is_explained() {
 
 /// RFC 4360 §6: non-transitive extended communities stay in the AS.
 #[test]
-fn non_transitive_communities_do_not_leave() {
+fn non_transitive_communities_stay_in_the_as() {
     let mut play = Play::new(config(vec![client(1), external(2, None), client(3)]));
     let one = play.up(1);
     let (two, three) = (up(&mut play, 2), play.up(3));
@@ -159,7 +159,7 @@ fn graceful_shutdown_is_advertised_live() {
 
 /// RFC 8326 §4.1: the receiver of a graceful shutdown prefers any other path.
 #[test]
-fn graceful_shutdown_is_heeded() {
+fn graceful_shutdown_is_applied_on_receipt() {
     let mut play = Play::new(config(vec![external(1, None), external(2, None)]));
     let (one, two) = (up(&mut play, 1), up(&mut play, 2));
     play.advertise_with(one, 1, vec![prefix(1)], from(1));

@@ -45,7 +45,7 @@ fn beyond_the_limit_the_session_ends_with_the_limit_in_the_data() {
 }
 
 #[test]
-fn it_rests_until_its_configuration_changes() {
+fn it_stays_idle_until_its_configuration_changes() {
     let mut play = Play::new(config(vec![limited(None)]));
     let one = play.up(1);
     play.advertise(one, 1, (0..11).map(prefix).collect());
@@ -60,7 +60,7 @@ fn it_rests_until_its_configuration_changes() {
 }
 
 #[test]
-fn or_for_its_restart_time() {
+fn it_stays_idle_for_its_restart_time() {
     let mut play = Play::new(config(vec![limited(Some(Duration::from_secs(600)))]));
     let one = play.up(1);
     play.advertise(one, 1, (0..11).map(prefix).collect());
@@ -74,7 +74,7 @@ fn or_for_its_restart_time() {
 
 /// UPDATEs after the one that exceeded the limit are ignored, even in the same read.
 #[test]
-fn nothing_is_taken_after_the_end() {
+fn updates_after_the_limit_are_ignored() {
     let mut play = Play::new(config(vec![limited(None)]));
     let one = play.up(1);
     let mut bytes = BytesMut::new();

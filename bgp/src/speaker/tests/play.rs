@@ -88,7 +88,7 @@ fn messages_are_made_only_as_far_as_requested() {
 
 /// RFC 4724 §4.1: after a restart, End-of-RIB is deferred until all neighbors have sent theirs.
 #[test]
-fn a_restarted_speaker_holds_its_end_of_rib_back() {
+fn a_restarted_speaker_defers_its_end_of_rib() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
     let (one, two) = (play.up(1), play.up(2));
     play.advertise(one, 1, vec![prefix(1)]);
@@ -104,7 +104,7 @@ fn a_restarted_speaker_holds_its_end_of_rib_back() {
 }
 
 #[test]
-fn waiting_for_the_first_feeds_ends() {
+fn the_selection_deferral_timer_ends_synchronization() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
     let one = play.up(1);
     play.sent(one);
@@ -118,7 +118,7 @@ fn waiting_for_the_first_feeds_ends() {
 /// The F bit means that we forward by the routes that peers keep; it is not set in the first OPEN of a node that has just
 /// booted.
 #[test]
-fn a_node_that_booted_does_not_claim_to_have_forwarded() {
+fn a_node_that_booted_does_not_set_the_f_bit() {
     for (restarting, waits, forwarding) in [(false, 0, false), (false, 60, true), (true, 0, true)] {
         let mut play = Play::start(config(vec![neighbor(1)]), restarting);
         play.now += Duration::from_secs(waits);

@@ -175,7 +175,7 @@ fn rules_change_live() {
 
 /// Without route refresh, the session is reset instead.
 #[test]
-fn without_route_refresh_the_session_begins_anew() {
+fn without_route_refresh_the_session_is_reset() {
     let mut config = config(vec![client(1)]);
     let mut play = Play::new(config.clone());
     let mut open = Play::open(1, ASN);

@@ -46,7 +46,7 @@ fn its_routes_outlive_its_restart() {
 
 /// The number of neighbors is bounded by the limit, and one that sends an invalid stream is paused.
 #[test]
-fn a_range_holds_no_more_than_its_limit() {
+fn a_range_has_no_more_neighbors_than_its_limit() {
     let mut play = Play::new(with_range(range(3, client(0))));
     let conns: Vec<_> = (10..20).filter_map(|n| play.connect(n)).collect();
     assert_eq!(conns.len(), 3);
@@ -101,7 +101,7 @@ fn a_range_is_protected_as_a_whole() {
 
 /// RFC 7705 §3.3: the neighbor sees the local AS only.
 #[test]
-fn another_as_number_of_ours() {
+fn a_local_as_number() {
     let moving = Neighbor { asn: 64601, local_asn: Some(65000), ..neighbor(1) };
     let mut play = Play::new(Config { networks: vec![Network::new(prefix(9))], ..config(vec![moving]) });
     let one = play.connect(1).expect("accepted");

@@ -80,12 +80,14 @@ fn a_refresh_in_small_pieces_ends_after_its_last_route() {
     // As a driver does: less than asked for means that nothing is pending.
     while play.speaker.transmit(play.now, two, 23, &mut bytes) >= 23 {}
     let messages = short(decode(&bytes));
-    assert_eq!((messages.len(), messages.last().map(String::as_str)), (22, Some("End")));
+    let prefixes: usize = messages.iter().filter_map(|message| message.parse::<usize>().ok()).sum();
+    assert_eq!((messages.len() > 20, prefixes), (true, 200));
+    assert_eq!(messages.iter().position(|message| message == "End"), Some(messages.len() - 1));
 }
 
 /// RFC 7313 §4: no refresh before End-of-RIB, even if that is deferred.
 #[test]
-fn a_refresh_does_not_begin_before_the_first_feed_ended() {
+fn a_refresh_does_not_begin_before_end_of_rib() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
     let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
     play.advertise(one, 1, vec![prefix(1)]);
@@ -99,7 +101,7 @@ fn a_refresh_does_not_begin_before_the_first_feed_ended() {
 }
 
 #[test]
-fn what_a_peer_does_not_repeat_goes() {
+fn routes_that_a_refresh_does_not_repeat_are_removed() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up_with(1, enhanced(1)), play.up(2));
     play.advertise(one, 1, (0..3).map(prefix).collect());
@@ -127,7 +129,7 @@ fn restarting(n: u8) -> Open {
 
 /// Routes that a refresh had not repeated yet are stale like the others: they wait for the restarted peer's End-of-RIB.
 #[test]
-fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
+fn a_restart_during_a_refresh_loses_no_route() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up_with(1, restarting(1)), play.up(2));
     let end_of_rib = Message::Update(Update { end_of_rib: Some(V4), ..Update::default() });
@@ -152,7 +154,7 @@ fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
 
 /// The other direction: a peer that restarts during its refresh gets all routes once, and no EoRR.
 #[test]
-fn a_refresh_that_was_cut_off_leaves_nothing_behind() {
+fn an_interrupted_refresh_has_no_effect_on_the_next_session() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
     play.advertise(one, 1, (0..2000).map(prefix).collect());

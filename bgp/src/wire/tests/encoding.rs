@@ -92,7 +92,7 @@ fn old_peers_get_as_trans_and_the_as4_attributes() {
 }
 
 #[test]
-fn ipv4_goes_into_the_nlri_with_next_hop_in_its_place() {
+fn ipv4_goes_into_the_nlri_field_with_next_hop() {
     let attributes = Attributes { local_pref: Some(100), ..Attributes::local() };
     let out = announce(&attributes, v4_hop(), &prefixes(&["10.244.3.0/24", "10.1.0.0/16", "0.0.0.0/0"]));
     let attributes = "400101 00 400200 400304 ac14020b 400504 00000064";
@@ -130,7 +130,7 @@ fn withdrawals_and_end_of_rib() {
 }
 
 #[test]
-fn nothing_is_written_for_nothing() {
+fn no_message_without_prefixes() {
     let mut out = BytesMut::new();
     let block = encode_attributes(&Attributes::local(), &INTERNAL);
     for family in BOTH {
@@ -176,7 +176,7 @@ fn withdrawals_are_filled() {
 
 /// The value of MP_REACH_NLRI around 255 octets, where its length field grows.
 #[test]
-fn mp_lengths_are_short_where_they_can_be() {
+fn mp_lengths_are_short_if_possible() {
     for count in 24..30 {
         let out = announce(&Attributes::local(), v6_hop(), &v6_prefixes(count));
         let value = 21 + 9 * count as usize;
@@ -188,7 +188,7 @@ fn mp_lengths_are_short_where_they_can_be() {
 
 /// FRRouting/frr#18728: a route that fits into no message to the peer crashed the daemon.
 #[test]
-fn a_route_too_large_is_named_and_not_written() {
+fn a_route_too_large_is_returned_as_an_error() {
     for (hop, prefixes) in [(v4_hop(), v4_prefixes(2)), (v6_hop(), v6_prefixes(2))] {
         let family = prefixes[0].prefix.family();
         let mut fitted = 0;

@@ -63,7 +63,7 @@ fn an_invalid_header_is_rejected_before_its_body_arrives() {
 }
 
 #[test]
-fn messages_come_out_however_they_were_cut() {
+fn a_stream_may_come_in_chunks_of_any_size() {
     let stream = [message(4, &[]), message(5, &[0, 2, 0, 1]), message(3, &[6, 2, 0])].concat();
     for chunk in 1..stream.len() {
         let mut framer = Framer::new();

@@ -267,7 +267,7 @@ proptest! {
 
     /// A message that was decoded and encoded once stays the same.
     #[test]
-    fn what_was_written_is_stable(update in update(900), codec in codec()) {
+    fn encoding_is_stable(update in update(900), codec in codec()) {
         let written = write(&Message::Update(update), &codec);
         let mut again = Vec::new();
         for message in read(&written, &codec).unwrap() {

@@ -162,7 +162,7 @@ fn host_bits_are_cleared() {
 }
 
 #[test]
-fn ipv4_in_mp_reach_is_taken() {
+fn ipv4_in_mp_reach_is_accepted() {
     let mp = "80 0e 0d 0001 01 04 ac14020b 00 18 0af403";
     let update = try_update(&body("", &[ORIGIN, AS_PATH, mp], ""), &INTERNAL).unwrap();
     let next_hop = NextHop { address: "172.20.2.11".parse().unwrap(), link_local: None };
@@ -256,7 +256,7 @@ fn unrecognized_well_known_resets() {
 
 /// RFC 7606 §5.2: no advertised prefixes, so they may have been missed.
 #[test]
-fn errors_without_anything_announced_reset() {
+fn errors_without_advertised_prefixes_reset() {
     assert_reset(&body("", &["40 01 01 07", MP_UNREACH], ""), 6, "40 01 01 07");
     assert_reset(&body(NLRI, &["40 01 02 0000"], ""), 5, "40 01 02 0000");
     assert_reset(&body(NLRI, &["40 01 05 00"], ""), 1, "");
@@ -368,7 +368,7 @@ fn nlri_without_attributes_is_withdrawn() {
 }
 
 #[test]
-fn all_that_an_update_announces_is_withdrawn_beside_what_it_withdraws() {
+fn advertised_prefixes_of_a_malformed_update_are_withdrawn_too() {
     let attributes = ["40 01 01 09", AS_PATH, NEXT_HOP, MP_REACH, MP_UNREACH];
     let update = try_update(&body("10 0a01", &attributes, NLRI), &INTERNAL).unwrap();
     let gone = ["10.1.0.0/16", "2001:db8:2::/48", "10.244.3.0/24", "2001:db8:1::/48"];
@@ -430,7 +430,7 @@ fn internal_attributes_from_outside_are_discarded() {
 }
 
 #[test]
-fn of_duplicates_the_first_counts() {
+fn the_first_of_duplicates_applies() {
     let update =
         announce(&["80 04 04 00000001", "80 04 04 00000002", "40 01 01 02", "e0 63 01 01", "e0 63 01 02"]);
     assert_eq!(faults(&update), [4, 1, 99].map(|code| (code, AttributeDiscard)));
@@ -459,7 +459,7 @@ fn unknown_transitive_attributes_are_kept_and_marked_partial() {
 /// CVE-2023-38802: TUNNEL_ENCAPSULATION and the deprecated attribute 28, malformed, reset sessions far from their origin. They
 /// are not decoded here, so they have no effect.
 #[test]
-fn malformed_attributes_23_and_28_cost_nothing() {
+fn malformed_attributes_23_and_28_have_no_effect() {
     for bad in ["c0 17 02 000d", "c0 17 00", "c0 1c 00", "c0 1c 03 000000"] {
         let update = announce(&[bad]);
         assert_eq!((&update.faults[..], update.reach.len()), (&[][..], 1), "{bad}");
@@ -632,7 +632,7 @@ fn with_path_ids(families: &[Family]) -> Codec {
 
 /// RFC 7911 §3: an identifier before each prefix, in all four fields with prefixes, for each family by itself.
 #[test]
-fn path_identifiers_stand_before_prefixes() {
+fn path_identifiers_precede_prefixes() {
     let reach = "80 0e 20 0002 01 10 20010db8000000000000000000000001 00 00000007 30 20010db80001";
     let unreach = "80 0f 0e 0002 01 00000008 30 20010db80002";
     let bytes = body(

@@ -228,7 +228,7 @@ impl<'a> Block<'a> {
     /// Checks flags and length against the table of rules.
     fn check(&self, rule: &Rule, raw: &Raw) -> Result<(), Complaint> {
         if rule.internal_only && self.codec.external {
-            return Err(Complaint::discard("it means nothing from another AS"));
+            return Err(Complaint::discard("it is not valid from another AS"));
         }
         let bits = raw.flags & (OPTIONAL | TRANSITIVE);
         if bits != rule.flags {
