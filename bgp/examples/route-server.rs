@@ -11,7 +11,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::Parser;
-use heliograph_bgp::io::{self, Options, Stop};
+use heliograph_bgp::io::{self, Options};
 use heliograph_bgp::policy::{Action, Condition, Policy, PrefixMatch, Rule};
 use heliograph_bgp::{Config, Filter, Neighbor, NextHopMode, Prefix, PrefixLimit, Role};
 

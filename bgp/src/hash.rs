@@ -6,11 +6,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
 /// A map without an order, for what is looked up for every message.
-pub type Map<K, V> = hashbrown::HashMap<K, V, Keyed>;
+pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, Keyed>;
 
 /// Makes hashers with one key.
 #[derive(Clone, Debug)]
-pub struct Keyed {
+pub(crate) struct Keyed {
     seed: u64,
     key: u64,
 }
@@ -38,7 +38,7 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 #[derive(Debug)]
-pub struct Folded {
+pub(crate) struct Folded {
     state: u64,
     key: u64,
 }

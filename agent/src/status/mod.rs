@@ -257,7 +257,7 @@ impl SessionStatus {
 
 /// The name of a state, as RFC 4271 §8.2.2 writes it.
 pub fn state_name(state: SessionState) -> String {
-    format!("{state:?}")
+    state.as_str().to_string()
 }
 
 /// How the kernel stands to what it should hold.

@@ -41,7 +41,7 @@ pub fn tagged_only(local_pref: Option<u32>) -> Policy {
     let accept = |condition| {
         Rule::default()
             .conditions([condition])
-            .modifications(local_pref.map(Modification::LocalPref).into_iter())
+            .modifications(local_pref.map(Modification::LocalPref))
             .action(Action::Accept)
     };
     let rules = vec![accept(Condition::Communities(all().to_vec())), accept(Condition::Prefix(vec![ipv6]))];

@@ -25,7 +25,7 @@ fn rejected(local: &str, via: &str, text: &str) -> Option<RejectReason> {
     let mut rib = rib();
     rib.peer_up(id(1), peer_at(local, 1, Internal));
     rib.peer_up(id(2), peer_at(local, 2, Client));
-    rib.update(id(1), announce(attributes(Internal), via, &[text]));
+    rib.update(id(1), advertise(attributes(Internal), via, &[text]));
     let reason = report(&rib, text, 1).reason.rejection().map(|rejection| rejection.reason());
     assert_eq!(rib.pending(id(2)), reason.is_none(), "{text} via {via}");
     assert_eq!(rib.best_routes().is_empty(), reason.is_some(), "{text} via {via}");
@@ -87,8 +87,8 @@ fn prefixes_that_are_not_unicast_are_rejected() {
         rib.peer_up(id(2), peer_at(LOCAL6, 2, Client));
         let bad4 = ["224.0.0.0/4", "224.1.2.0/24", "240.0.0.0/8", "127.0.0.0/8", "0.0.0.0/8"];
         let bad6 = ["ff00::/8", "ff02::1/128", "fe80::/64", "::1/128", "::ffff:0:0/96"];
-        rib.update(id(1), announce(attributes(External), HOP6, &[&bad4[..], &[P4, "0.0.0.0/0"]].concat()));
-        rib.update(id(1), announce(attributes(External), HOP6, &[&bad6[..], &[P6, "::/0"]].concat()));
+        rib.update(id(1), advertise(attributes(External), HOP6, &[&bad4[..], &[P4, "0.0.0.0/0"]].concat()));
+        rib.update(id(1), advertise(attributes(External), HOP6, &[&bad6[..], &[P6, "::/0"]].concat()));
         let mut receiver = Receiver::default();
         receiver.drain(&mut rib, 2);
         let expected = ["0.0.0.0/0", P4, "::/0", P6].map(prefix);
@@ -111,8 +111,8 @@ fn advertised(from: Option<PeerKind>, to: PeerKind, mode: NextHopMode, export: F
     let mut rib = rib();
     if let Some(from) = from {
         rib.peer_up(id(1), peer_at(LOCAL6, 1, from));
-        rib.update(id(1), announce(attributes(from), HOP4, &[P4]));
-        rib.update(id(1), announce(attributes(from), HOP6, &[P6]));
+        rib.update(id(1), advertise(attributes(from), HOP4, &[P4]));
+        rib.update(id(1), advertise(attributes(from), HOP6, &[P6]));
     } else {
         rib.set_networks(&[network(P4, Some(HOP4)), network(P6, Some(HOP6))]);
     }
@@ -169,8 +169,8 @@ fn the_mode_changes_live() {
     for n in [2, 4] {
         rib.peer_up(id(n), peer_at(LOCAL6, n, Client));
     }
-    rib.update(id(1), announce(attributes(External), HOP6, &[P6]));
-    rib.update(id(3), announce(attributes(Client), HOP4, &[P4]));
+    rib.update(id(1), advertise(attributes(External), HOP6, &[P6]));
+    rib.update(id(3), advertise(attributes(Client), HOP4, &[P4]));
     let mut receivers = [2, 4].map(|n| (n, Receiver::default()));
     for (n, receiver) in &mut receivers {
         receiver.drain(&mut rib, *n);
@@ -178,11 +178,11 @@ fn the_mode_changes_live() {
     }
     rib.set_next_hop_mode(id(2), Unchanged);
     for (n, receiver) in &mut receivers {
-        let before = receiver.announced;
+        let before = receiver.advertised;
         receiver.drain(&mut rib, *n);
         let expected = if *n == 2 { (HOP6, 1) } else { (LOCAL6, 0) };
         assert_eq!(
-            (receiver.routes[&prefix(P6)].1, receiver.announced - before),
+            (receiver.routes[&prefix(P6)].1, receiver.advertised - before),
             (next_hop(expected.0), expected.1)
         );
         assert_eq!((receiver.withdrawn, receiver.redundant), (0, 0));
@@ -195,13 +195,13 @@ fn unchanged_next_hops_need_a_session_that_can_carry_them() {
     let mut rib = rib();
     rib.peer_up(id(1), peer_at(LOCAL, 1, External));
     rib.peer_up(id(2), Peer { next_hop_mode: Unchanged, ..peer(2, External) });
-    rib.update(id(1), announce(attributes(External), HOP6, &[P4]));
-    rib.update(id(1), announce(attributes(External), HOP6, &[P6]));
+    rib.update(id(1), advertise(attributes(External), HOP6, &[P4]));
+    rib.update(id(1), advertise(attributes(External), HOP6, &[P6]));
     let mut receiver = Receiver::default();
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes.keys().copied().collect::<Vec<_>>(), [prefix(P6)], "without RFC 8950");
     assert_eq!(rib.withheld(id(2)).len(), 1);
-    rib.update(id(1), announce(attributes(External), "fe80::1", &[P4]));
+    rib.update(id(1), advertise(attributes(External), "fe80::1", &[P4]));
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes[&prefix(P4)].1, next_hop(LOCAL));
 }
