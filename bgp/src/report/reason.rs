@@ -101,10 +101,11 @@ pub enum SessionError {
     /// The peer opened a new connection while the old one was established (RFC 4724 §5).
     PeerRestarted,
     /// The BFD session with the neighbor failed (RFC 5882).
+    #[cfg(feature = "bfd")]
     #[non_exhaustive]
     BfdDown {
         /// The reason of BFD.
-        reason: String,
+        reason: crate::bfd::Reason,
     },
     /// The peer sent more prefixes than its limit.
     PrefixLimit(PrefixCount),
@@ -181,11 +182,6 @@ impl SessionError {
     pub(crate) fn treated_as_withdraw(fault: &wire::Fault) -> Self {
         Self::TreatedAsWithdraw { attribute: fault.attribute, reason: shortened(&fault.reason) }
     }
-
-    #[cfg(feature = "bfd")]
-    pub(crate) fn bfd_down(reason: &str) -> Self {
-        Self::BfdDown { reason: shortened(reason) }
-    }
 }
 
 impl From<&wire::Notification> for Notification {
@@ -249,6 +245,7 @@ impl Display for SessionError {
                 write!(f, "UPDATE treated as withdrawal: attribute {attribute}: {reason}")
             }
             Self::PeerRestarted => f.write_str("the peer restarted: it opened a new connection"),
+            #[cfg(feature = "bfd")]
             Self::BfdDown { reason } => write!(f, "BFD failed: {reason}"),
             Self::PrefixLimit(count) => count.fmt(f),
         }

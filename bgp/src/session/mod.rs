@@ -219,21 +219,21 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// Ends the session because its BFD session failed, which last worked at `last_received`. `independent`: the peer's
+    /// Ends the session because its BFD session failed, which last worked at `confirmed_at`. `independent`: the peer's
     /// BFD survives a restart of its control plane.
     #[cfg(feature = "bfd")]
     pub(crate) fn bfd_down(
         &mut self,
         ctx: &mut Context<'_>,
-        why: &str,
-        last_received: Instant,
+        reason: &crate::bfd::Reason,
+        confirmed_at: Instant,
         independent: bool,
     ) {
-        let error = SessionError::bfd_down(why);
+        let error = SessionError::BfdDown { reason: *reason };
         match self.established() {
             // A peer may restart and be established again before its BFD times out: the BFD session that failed is
             // then the one from before the restart (RFC 5882 §4.3.2).
-            Some(_) if last_received < self.shown.1 => return,
+            Some(_) if confirmed_at < self.shown.1 => return,
             Some(conn) => {
                 let Some(connection) = self.take(conn) else { return };
                 let reason = self.record_error(ctx.now, error);
