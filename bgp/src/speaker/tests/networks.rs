@@ -41,7 +41,7 @@ fn attributes_are_advertised_and_change_live() {
         large_communities: vec![large].into(),
         ..Attributes::local()
     };
-    assert_eq!(received(&mut play, internal, prefix(1)), [expected.clone()]);
+    assert_eq!(received(&mut play, internal, prefix(1)), [expected]);
     let seen = received(&mut play, external, prefix(1));
     // RFC 4271 §5.1.5: LOCAL_PREF stays inside the AS. The MED of an originated network leaves it.
     let attributes =
