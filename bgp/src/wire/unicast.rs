@@ -10,7 +10,7 @@
 //! | ::ffff:0:0/96 | IPv4-mapped (RFC 4291 §2.5.5.2) | no | as the IPv4 address in it |
 //! | fe80::/10 | link-local: not forwarded by routers (RFC 4291 §2.5.6) | no | yes, on its link |
 //!
-//! A prefix that contains such a block and more, such as 0.0.0.0/0, is unicast. BIRD ignores the same prefixes, and
+//! A prefix that contains such a block and more, such as 0.0.0.0/0, is unicast. BIRD ignores much the same prefixes, and
 //! 169.254.0.0/16, which is accepted here: clusters use addresses of it for services. FRR ignores multicast and
 //! link-local prefixes on receipt.
 
