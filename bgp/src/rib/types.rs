@@ -100,6 +100,6 @@ pub(crate) struct Counts {
 pub(crate) struct Withheld {
     /// The destination.
     pub prefix: Prefix,
-    /// Why it is not advertised.
+    /// The reason.
     pub reason: WithheldReason,
 }
