@@ -29,7 +29,7 @@ pub fn labelled(mut node: Node, key: &str, value: &str) -> Node {
 pub fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
     Snapshot {
         nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
-        configuration: convert::stand_in(),
+        configuration: convert::default_configuration(),
         peers: BTreeMap::new(),
         all_nodes: true,
     }

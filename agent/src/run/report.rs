@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Agent;
+use crate::api::{ObjectKind, ObjectRef};
 use crate::kernel::{IpFamily, Kernel};
 use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
 use crate::status::kubernetes::is_node;
@@ -98,7 +99,7 @@ impl<K: Kernel> Agent<K> {
         if is_node(role) {
             return None;
         }
-        let object = format!("BGPPeer {name}");
+        let object = ObjectRef::new(ObjectKind::BGPPeer, name);
         self.view.objects.iter().find(|found| found.object == object)?.in_force
     }
 
@@ -270,7 +271,7 @@ fn store(connection: &Connection) -> StoreStatus {
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
         node_uid: connection.node_uid.clone(),
-        rejected: connection.refused,
+        rejected: connection.rejected,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use crate::api::ObjectKind;
 use crate::sum::fnv1a;
 
 /// A kind of which an agent writes objects.
@@ -41,6 +42,18 @@ impl Kind {
             Self::Configuration => "bgpconfigurations",
             Self::Filter => "bgpfilters",
             Self::Peer => "bgppeers",
+        }
+    }
+}
+
+impl From<Kind> for ObjectKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Node => Self::BGPNode,
+            Kind::Session => Self::BGPSession,
+            Kind::Configuration => Self::BGPConfiguration,
+            Kind::Filter => Self::BGPFilter,
+            Kind::Peer => Self::BGPPeer,
         }
     }
 }
