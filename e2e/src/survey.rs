@@ -252,6 +252,6 @@ fn ready_by_itself(status: &Value) -> Result<()> {
 /// The prefixes of `heliograph routes -o json` that are in the kernel.
 #[must_use]
 pub fn installed(routes: &Value) -> BTreeSet<String> {
-    let routes = routes.as_array().into_iter().flatten();
+    let routes = routes["items"].as_array().into_iter().flatten();
     routes.filter(|r| r["installed"] == true).filter_map(|r| Some(r["prefix"].as_str()?.to_owned())).collect()
 }

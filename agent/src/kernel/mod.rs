@@ -28,8 +28,8 @@ pub use desired::{Desired, Hop, NatOutgoing, Route, Rules, Segment, TunnelDevice
 pub use error::{KernelError, KernelResult};
 pub use preflight::preflight;
 
+use crate::names::named;
 use ipnetwork::IpNetwork;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
@@ -46,13 +46,15 @@ pub const METRIC: u32 = 104;
 pub const POD_LINK_PREFIX: &str = "hg";
 
 /// An address family, of prefixes or of a tunnel's outer header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IpFamily {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
 }
+
+named!(IpFamily { V4 => "IPv4", V6 => "IPv6" });
 
 impl IpFamily {
     /// The family of an address.

@@ -1,24 +1,23 @@
 //! What a node's kernel should hold: best routes, joined with the kernel's word on where each next hop is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use heliograph_bgp::report::BestRoute;
 use ipnetwork::IpNetwork;
-use serde::Serialize;
 
 use crate::intent::{Encapsulation, Node, Snapshot};
 use crate::kernel::desired::{
     Desired, Hop, IP6TNL_OVERHEAD, IPIP_OVERHEAD, NatOutgoing, Route, Segment, TunnelDevice, Tunnels,
 };
 use crate::kernel::ranges::Ranges;
+use crate::names::named;
 
 /// MTU in bytes of the interface that has each of this node's own addresses.
 pub type Underlays = BTreeMap<IpAddr, u32>;
 
 /// How packets get to a next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachability {
     /// On the same segment, as they are.
     Direct,
@@ -30,11 +29,12 @@ pub enum Reachability {
     Unreachable,
 }
 
-impl fmt::Display for Reachability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
+named!(Reachability {
+    Direct => "Direct",
+    Tunnel => "Tunnel",
+    Routed => "Routed",
+    Unreachable => "Unreachable",
+});
 
 /// The verdict on one next hop.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use heliograph_bgp::{Config, Filter, Neighbor, Network};
-use serde::Serialize;
 
 use super::hashed_router_id;
 use crate::intent::{Node, Snapshot, SourceAddress, Topology};
+use crate::names::named;
 
 /// What a neighbour is to this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NeighborRole {
     /// A node like this one, in a full mesh; also a reflector to another.
     Mesh,
@@ -23,6 +23,14 @@ pub enum NeighborRole {
     /// A BGPPeer in another AS.
     External,
 }
+
+named!(NeighborRole {
+    Mesh => "Mesh",
+    Reflector => "Reflector",
+    Client => "Client",
+    Internal => "Internal",
+    External => "External",
+});
 
 /// What a node's speaker is to be.
 #[derive(Clone, Debug, PartialEq)]

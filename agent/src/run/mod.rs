@@ -21,7 +21,7 @@ use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, Present, SpeakerPlan, TopologyChange};
-use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
+use crate::status::server::{MAX_CONNECTIONS, Query, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
 use crate::store::kubernetes::Access;
 use crate::store::{self, View, last_good};
@@ -109,7 +109,7 @@ impl Options {
                     let access = access.clone();
                     async move { access.connect().await }
                 };
-                Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, looks))
+                Some(kubernetes::start(self.node.clone(), namespace.clone(), connect, report, looks))
             }
         }
     }
@@ -291,7 +291,7 @@ struct Agent<K> {
     /// What the first sync waits for; once nothing is missing, nothing ever is again.
     waiting_for: Vec<String>,
     /// The addresses of health and metrics.
-    doors: Vec<http::Trouble>,
+    doors: Vec<http::ListenError>,
     /// What is told to the cluster, if there is one.
     status_writer: Option<watch::Receiver<StatusWriterStatus>>,
     /// Hints that the status may have changed.
@@ -301,7 +301,7 @@ struct Agent<K> {
 /// Those who want to know how we stand.
 struct Asked {
     /// People, by the socket.
-    questions: mpsc::Receiver<Question>,
+    questions: mpsc::Receiver<Query>,
     /// Scrapers, and the writer of objects in the cluster.
     reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
     /// Probes of readiness.

@@ -211,7 +211,8 @@ fn wait_for_reflected(cluster: &Cluster, there: bool) -> Result<()> {
     for node in ["n2", "n3"] {
         wait_until(LATER, &format!("{node}: reflected routes: {there}"), || {
             let words = [heliograph.as_os_str(), "routes".as_ref(), "-o".as_ref(), "json".as_ref()];
-            let routes: Vec<Value> = serde_json::from_str(&cluster.node(node)?.run(words)?)?;
+            let document: Value = serde_json::from_str(&cluster.node(node)?.run(words)?)?;
+            let routes = document["items"].as_array().context("no items")?;
             let reflected = routes.iter().filter(|route| !route["originator"].is_null()).count();
             ensure!((reflected > 0) == there, "{reflected} of {} reflected", routes.len());
             Ok(())

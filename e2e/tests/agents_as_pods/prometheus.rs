@@ -65,7 +65,7 @@ pub fn reports_what_kubectl_reports(cluster: &Cluster) -> Result<()> {
         let list = cluster.list(&["bgpnodes"])?;
         ensure!(list.len() == nodes, "{} objects: {list:?}", list.len());
         for (query, field) in [
-            (r#"sum by (node) (heliograph_bgp_sessions{state="established"})"#, "/status/sessions/up"),
+            (r#"sum by (node) (heliograph_bgp_sessions{state="Established"})"#, "/status/sessions/up"),
             ("sum by (node) (heliograph_bgp_sessions)", "/status/sessions/total"),
             ("sum by (node) (heliograph_bgp_routes)", "/status/routes"),
             ("sum by (node) (heliograph_ready)", ""),

@@ -88,7 +88,7 @@ fn pages_report(cluster: &Cluster, node: &str) -> Result<()> {
         line.with_context(|| format!("no {name} in {metrics}"))
     };
     ensure!(value("heliograph_store_connected ")? == 0.0 && value("heliograph_ready ")? == 1.0);
-    ensure!(value("heliograph_store_connected_state_duration_seconds ")? > 0.0);
+    ensure!(value("heliograph_store_state_duration_seconds ")? > 0.0);
     Ok(())
 }
 
