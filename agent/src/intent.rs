@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use heliograph_bgp::Family;
 use heliograph_bgp::bfd;
-use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
 use ipnetwork::IpNetwork;
 

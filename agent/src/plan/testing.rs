@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use heliograph_bgp::wire::Family;
+use heliograph_bgp::Family;
 use heliograph_bgp::{Filter, Timers, Ttl};
 
 use crate::intent::{Node, Peer, Selector, Snapshot, SourceAddress};

@@ -85,10 +85,10 @@ impl<K: Kernel> Agent<K> {
             router_id: session.router_id,
             hold_seconds: session.hold_time.map(|hold| hold.as_secs()),
             established_count: session.established_count,
-            last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
+            last_error: session.last_error.as_ref().map(|(error, _)| error.to_string()),
             errors: session.errors.iter().map(past_error).collect(),
             history: session.history.iter().map(transition).collect(),
-            reason: session.reason.clone(),
+            reason: session.reason.to_string(),
             bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
@@ -275,7 +275,11 @@ fn store(connection: &Connection) -> StoreStatus {
 }
 
 fn past_error(error: &PastError) -> PastErrorStatus {
-    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), count: error.times }
+    PastErrorStatus {
+        seconds_ago: error.ago.as_secs_f64(),
+        error: error.error.to_string(),
+        count: error.times,
+    }
 }
 
 fn transition(transition: &Transition) -> TransitionStatus {
@@ -283,7 +287,7 @@ fn transition(transition: &Transition) -> TransitionStatus {
         seconds_ago: transition.ago.as_secs_f64(),
         from: transition.from,
         to: transition.to,
-        reason: transition.why.clone(),
+        reason: transition.reason.to_string(),
         count: transition.times,
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use heliograph_bgp::Config;
-use heliograph_bgp::io::{self, BestRoutes, Handle, Options, StartError, Stop};
+use heliograph_bgp::io::{self, BestRoutes, Handle, Options, SetConfigError, StartError, Stop};
 use heliograph_bgp::report::{PathReport, SessionReport};
 use tokio::sync::watch;
 
@@ -39,6 +39,8 @@ pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
 pub struct Speech {
     running: Option<Running>,
     problem: Option<String>,
+    /// A speaker ran before and ended by itself: the next one is a restart.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,8 @@ impl Speech {
         restarting: bool,
     ) -> Result<(), StartError> {
         let Some(running) = &mut self.running else {
-            self.running = Some(Running::start(config, listen, restarting).await?);
+            self.running = Some(Running::start(config, listen, restarting || self.ended).await?);
+            self.problem = None;
             return Ok(());
         };
         self.problem = None;
@@ -93,6 +96,7 @@ impl Speech {
         if running.config != *config {
             match running.handle.set_config(config.clone()).await {
                 Ok(()) => running.config = config.clone(),
+                Err(SetConfigError::Stopped(_)) => self.note_end(),
                 Err(error) => {
                     self.problem =
                         Some(format!("the BGP speaker goes on with what it was told before: {error}"))
@@ -106,15 +110,24 @@ impl Speech {
     pub async fn changed(&mut self) {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         if running.changes.changed().await.is_err() {
-            // It stopped, which only we ask for: there will be nothing to see.
-            std::future::pending().await
+            self.note_end();
         }
     }
 
-    /// The best routes; none, and not all, without a speaker.
+    /// Notes that the speaker ended by itself, which happens only after a panic in its task; [`Self::be`] starts another.
+    fn note_end(&mut self) {
+        tracing::error!(
+            "the BGP speaker has stopped by itself and is started again: please report this as a bug"
+        );
+        self.running = None;
+        self.ended = true;
+        self.problem = Some("the BGP speaker has stopped by itself: it is started again".into());
+    }
+
+    /// Returns the best routes: none, and not complete, without a speaker. [`Self::changed`] detects one that has ended.
     pub async fn best_routes(&self) -> BestRoutes {
         match &self.running {
-            Some(running) => running.handle.best_routes().await,
+            Some(running) => running.handle.best_routes().await.unwrap_or_default(),
             None => BestRoutes::default(),
         }
     }
@@ -122,7 +135,7 @@ impl Speech {
     /// All sessions.
     pub async fn sessions(&self) -> Vec<SessionReport> {
         match &self.running {
-            Some(running) => running.handle.sessions().await,
+            Some(running) => running.handle.sessions().await.unwrap_or_default(),
             None => Vec::new(),
         }
     }
@@ -130,7 +143,7 @@ impl Speech {
     /// All paths.
     pub async fn paths(&self) -> Vec<PathReport> {
         match &self.running {
-            Some(running) => running.handle.paths().await,
+            Some(running) => running.handle.paths().await.unwrap_or_default(),
             None => Vec::new(),
         }
     }

@@ -61,7 +61,7 @@ fn a_good_folder_becomes_a_snapshot() {
     let tor = &snapshot.peers["tor"];
     assert_eq!((tor.port, tor.asn), (179, 64600));
     assert_eq!(tor.export, Filter::nothing(), "RFC 8212");
-    assert!(tor.import.accepts(&heliograph_bgp::wire::Prefix::new("10.9.1.0".parse().unwrap(), 24).unwrap()));
+    assert!(tor.import.accepts(&heliograph_bgp::Prefix::new("10.9.1.0".parse().unwrap(), 24).unwrap()));
 }
 
 #[test]

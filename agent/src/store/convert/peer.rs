@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use heliograph_bgp::Family;
 use heliograph_bgp::policy::{Modification, Policy};
-use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
 
 use super::{network, peer_bfd, port, reachable, selector, timers};

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use heliograph_bgp::policy::{
     Action, AsPathMatch, Community, Condition, Modification, Policy, PrefixMatch, RouteSource, Rule,
 };
-use heliograph_bgp::wire::{ExtendedCommunity, LargeCommunity};
+use heliograph_bgp::{ExtendedCommunity, LargeCommunity};
 
 use super::network;
 use crate::api::filter::{self, BGPFilterSpec, Changes, FilterRule, Otherwise, RouteMatch, Source};
@@ -70,7 +70,9 @@ fn rule(given: &FilterRule, field: &str, problems: &mut Problems) -> Option<Rule
         filter::Action::Reject => Some(Action::Reject),
         filter::Action::Continue => None,
     };
-    whole.then(|| Rule { name: given.name.clone(), conditions, modifications, action })
+    whole.then(|| {
+        Rule::new(given.name.clone()).conditions(conditions).modifications(modifications).action(action)
+    })
 }
 
 fn conditions_of(given: &RouteMatch, field: &str, problems: &mut Problems) -> Option<Vec<Condition>> {
@@ -107,11 +109,11 @@ fn conditions_of(given: &RouteMatch, field: &str, problems: &mut Problems) -> Op
 fn prefix_match(given: &filter::PrefixMatch, field: &str, problems: &mut Problems) -> Option<PrefixMatch> {
     let within = network(&given.cidr, &format!("{field}.cidr"), problems)?;
     let least = within.prefix();
-    Some(PrefixMatch {
-        within: within.into(),
-        min_length: given.min_length.unwrap_or(least),
-        max_length: given.max_length.unwrap_or(least),
-    })
+    Some(PrefixMatch::new(
+        within.into(),
+        given.min_length.unwrap_or(least),
+        given.max_length.unwrap_or(least),
+    ))
 }
 
 fn as_path(given: &filter::AsPathMatch) -> Vec<Condition> {

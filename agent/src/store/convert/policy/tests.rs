@@ -13,14 +13,14 @@ fn one(rule: Value) -> Rule {
     policy.unwrap_or_else(|| panic!("{found:?}")).rules()[0].clone()
 }
 
-fn prefix(text: &str) -> heliograph_bgp::wire::Prefix {
+fn prefix(text: &str) -> heliograph_bgp::Prefix {
     text.parse::<ipnetwork::IpNetwork>().unwrap().into()
 }
 
 #[test]
 fn conditions_reach_the_speaker() {
     let not = |condition| Condition::Not(Box::new(condition));
-    let ten = |min_length, max_length| PrefixMatch { within: prefix("10.0.0.0/8"), min_length, max_length };
+    let ten = |min_length, max_length| PrefixMatch::new(prefix("10.0.0.0/8"), min_length, max_length);
     let cases = [
         (json!({"prefixes": [{"cidr": "10.0.0.0/8"}]}), vec![Condition::Prefix(vec![ten(8, 8)])]),
         (
