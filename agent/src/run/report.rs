@@ -240,8 +240,8 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Returns the reachability of a best path's next hop, whether the kernel holds the route, and the reason if it does not
-    /// by intent.
+    /// Returns the reachability of a best path's next hop, whether the kernel holds the route, and the reason if it is
+    /// deliberately not installed.
     fn in_kernel(
         &self,
         prefix: &IpNetwork,
