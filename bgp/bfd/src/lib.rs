@@ -283,7 +283,7 @@ pub struct SessionReport {
     pub receive_interval: Option<Duration>,
     /// The time without a packet after which the session fails (RFC 5880 §6.8.4).
     pub detection_time: Option<Duration>,
-    /// Whether a Poll Sequence is running (RFC 5880 §6.5).
+    /// A Poll Sequence is running (RFC 5880 §6.5).
     pub polling: bool,
     /// The number of packets sent.
     pub sent: u64,

@@ -26,13 +26,13 @@ use crate::{Config, ConfigError};
 const READ_CHUNK: usize = 64 * 1024;
 /// Octets taken from the speaker for one write.
 const WRITE_CHUNK: usize = 64 * 1024;
-/// How often sockets are looked at for more to read before anything is written. What one peer says in many small pieces,
-/// or many peers say at once, then leaves in few large ones.
+/// The number of times that sockets are read before anything is written. Many small messages of one peer, or of many
+/// peers at once, then result in few large writes.
 const GATHERING: usize = 4;
-/// How long closing connections may take to hand over their last bytes when the speaker stops.
+/// The time for closing connections to send their last bytes when the speaker stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a future waited for.
+/// The result of a future.
 enum Ready {
     Connected(ConnId, io::Result<TcpStream>),
     Read(ConnId),
@@ -41,7 +41,7 @@ enum Ready {
 
 type Wait = Pin<Box<dyn Future<Output = Ready> + Send>>;
 
-/// A connection the speaker knows.
+/// A connection of the speaker.
 enum Connection {
     Connecting(AbortHandle),
     Open(Open),
@@ -65,7 +65,7 @@ pub(super) struct Driver {
     writers: VecDeque<ConnId>,
     buffer: Vec<u8>,
     listeners: socket::Listeners,
-    /// What is about to be written.
+    /// Bytes to be written.
     chunk: BytesMut,
     bfd: BfdClient,
 }
@@ -91,13 +91,16 @@ impl Driver {
         })
     }
 
-    /// Lets connections come in, once the listening sockets know who is to be authenticated.
+    /// Starts to accept connections. The listening sockets have their keys before.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on.
     pub(super) fn listen(&mut self) -> Result<(), StartError> {
         self.settle();
         self.listeners.listen()
     }
 
-    /// Drives the speaker until it is told to stop or nobody holds its handle any more.
+    /// Drives the speaker until a command stops it or its last handle is dropped.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut accepted = self.listeners.accept_all();
         loop {
@@ -114,7 +117,7 @@ impl Driver {
                         return;
                     }
                     Some(command) => self.command(command).await,
-                    // Nobody is left to say how: as for a restart.
+                    // Without a handle there is no command: stop as for a restart.
                     None => return self.stop(Stop::Silent, "").await,
                 },
                 Some(stream) = accepted.recv() => self.accept(stream),
@@ -180,7 +183,7 @@ impl Driver {
     }
 
     async fn catch_up(&mut self) {
-        // Lets the runtime look at the sockets once, so that try_read knows what has arrived by now.
+        // The runtime polls the sockets once, so that try_read returns what has arrived by now.
         tokio::task::yield_now().await;
         for conn in self.all() {
             self.read(conn);
@@ -292,10 +295,11 @@ impl Driver {
                 break;
             }
         }
-        self.tell();
+        self.report_events();
     }
 
-    fn tell(&mut self) {
+    /// Logs the speaker's events, and notifies handles of changes.
+    fn report_events(&mut self) {
         let mut news = false;
         while let Some(event) = self.speaker.poll_event() {
             news = true;
@@ -367,7 +371,7 @@ impl Driver {
         more
     }
 
-    /// Closes a connection; the speaker has handed over, or given up, what it had to say.
+    /// Closes a connection; the speaker has no more bytes for it.
     fn close(&mut self, conn: ConnId) {
         match self.connections.remove(&conn) {
             Some(Connection::Connecting(abort)) => abort.abort(),

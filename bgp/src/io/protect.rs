@@ -98,7 +98,7 @@ pub(super) fn connection(
     options: &SocketOptions,
     connecting: bool,
 ) -> io::Result<()> {
-    ttl(socket, remote, options.ttl).map_err(|error| in_words("setting the TTL", remote, &error))?;
+    ttl(socket, remote, options.ttl).map_err(|error| failed("setting the TTL", remote, &error))?;
     match &options.authentication {
         Some(authentication) if connecting => {
             let length = if remote.is_ipv4() { 32 } else { 128 };
@@ -132,23 +132,23 @@ fn ttl_options(address: IpAddr) -> (i32, i32, i32) {
     }
 }
 
-/// Has a listening socket answer with the highest TTL: a neighbour with TTL security takes no other SYN-ACK, and it is
-/// sent before we can tell who it is for.
+/// Makes a listening socket answer with the highest TTL: a neighbor with TTL security accepts no other SYN-ACK, and the
+/// kernel sends it before the peer is identified.
 pub(super) fn answer_from_near(socket: &impl AsFd, address: IpAddr) -> io::Result<()> {
     let (level, option, _) = ttl_options(address);
     set(socket, level, option, &255)
 }
 
-/// Authenticates what goes to and comes from `from` on a socket.
+/// Sets the key for segments to and from `from` on a socket.
 pub(super) fn add_key(socket: &impl AsFd, from: Prefix, authentication: &Authentication) -> io::Result<()> {
     let result = match authentication {
         Authentication::Md5(key) => set_md5(socket, from, key.octets()),
         Authentication::Ao(key) => add_ao(socket, from, key),
     };
-    result.map_err(|error| refused(authentication, from, &error))
+    result.map_err(|error| key_error(authentication, from, &error))
 }
 
-/// Takes back what [`add_key`] did.
+/// Removes the key that [`add_key`] set.
 pub(super) fn remove_key(
     socket: &impl AsFd,
     from: Prefix,
@@ -174,7 +174,7 @@ pub(super) fn remove_key(
     }
 }
 
-/// No key removes the one that is there.
+/// Sets the MD5 key; an empty one removes it.
 fn set_md5(socket: &impl AsFd, from: Prefix, key: &[u8]) -> io::Result<()> {
     let md5 = Md5 {
         address: Address::new(from.address()),
@@ -209,7 +209,7 @@ fn add_ao(socket: &impl AsFd, from: Prefix, key: &AoKey) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &add)
 }
 
-/// The configuration has been checked: what is longer than the kernel takes does not come here.
+/// Pads to the length of the kernel's field. The configuration was validated, so nothing is cut off.
 fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
     let mut all = [0; N];
     for (to, from) in all.iter_mut().zip(octets) {
@@ -218,11 +218,11 @@ fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
     all
 }
 
-fn in_words(what: &str, whom: impl std::fmt::Display, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{what} for {whom} failed: {error}"))
+fn failed(what: &str, peer: impl std::fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} for {peer} failed: {error}"))
 }
 
-fn refused(authentication: &Authentication, from: Prefix, error: &io::Error) -> io::Error {
+fn key_error(authentication: &Authentication, from: Prefix, error: &io::Error) -> io::Error {
     let (name, needs) = match authentication {
         Authentication::Md5(_) => ("TCP MD5", "CONFIG_TCP_MD5SIG"),
         Authentication::Ao(_) => ("TCP-AO", "Linux 6.7 or later with CONFIG_TCP_AO"),
@@ -234,7 +234,7 @@ fn refused(authentication: &Authentication, from: Prefix, error: &io::Error) -> 
         );
         return io::Error::new(io::ErrorKind::Unsupported, words);
     }
-    in_words(&format!("setting the {name} key"), from, error)
+    failed(&format!("setting the {name} key"), from, error)
 }
 
 #[cfg(test)]

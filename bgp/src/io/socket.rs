@@ -15,24 +15,24 @@ use crate::config::Authentication;
 use crate::speaker::SocketOptions;
 use crate::wire::Prefix;
 
-/// How many connections may wait to be accepted.
+/// The length of the kernel's queue of connections to be accepted.
 const BACKLOG: i32 = 1024;
-/// How long the kernel may try to connect; the speaker's retry timer goes on meanwhile.
+/// The timeout of an attempt to connect; the speaker's ConnectRetryTimer runs meanwhile.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The listening sockets, and who is authenticated on them.
+/// The listening sockets, with the keys of authenticated peers.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     sockets: Vec<(SocketAddr, Socket)>,
-    /// The same once they listen, as the runtime knows them.
+    /// The same sockets in the runtime, once they listen.
     listening: Vec<Arc<TcpListener>>,
     keys: Vec<(Prefix, Authentication)>,
-    /// Who should be authenticated and cannot be: not let in.
+    /// Peers whose keys could not be set: their connections are rejected.
     unprotected: Vec<Prefix>,
 }
 
 impl Listeners {
-    /// Binds to `addresses`; nothing comes in yet.
+    /// Binds to `addresses`, without accepting connections yet.
     pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Self, StartError> {
         let bound = |address: &SocketAddr| {
             let address = *address;
@@ -45,13 +45,13 @@ impl Listeners {
         })
     }
 
-    /// Where they are bound; a port of 0 asked for shows as the one the kernel gave.
+    /// Returns the addresses that they are bound to; a port of 0 is replaced by the kernel's choice.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()?.as_socket()).collect()
     }
 
-    /// Lets connections come in. The runtime hears of the sockets only now: one that does not listen yet looks hung up, and
-    /// tokio never forgets that and would try to accept from it without end.
+    /// Starts to accept connections. The sockets are registered with the runtime only now: one that does not listen yet is
+    /// reported as hung up, which tokio keeps, and it would try to accept from it without end.
     pub(super) fn listen(&mut self) -> Result<(), StartError> {
         for (address, socket) in &self.sockets {
             let listening = listen(socket);
@@ -61,7 +61,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Authenticates what comes from these addresses, or no longer.
+    /// Sets or removes the key for connections from a prefix.
     pub(super) fn protect(&mut self, from: Prefix, authentication: Option<Authentication>) {
         self.unprotected.retain(|other| *other != from);
         let of_family: Vec<_> =
@@ -77,7 +77,7 @@ impl Listeners {
         let Some(authentication) = authentication else { return };
         for (_, socket) in of_family {
             if let Err(error) = protect::add_key(socket, from, &authentication) {
-                warn!(%error, "its connections are refused");
+                warn!(%error, "its connections are rejected");
                 self.unprotected.push(from);
                 return;
             }
@@ -85,14 +85,14 @@ impl Listeners {
         self.keys.push((from, authentication));
     }
 
-    /// Whether connections from there should be authenticated and cannot be.
+    /// Returns whether connections from `remote` require a key that could not be set.
     pub(super) fn lacks_protection(&self, remote: IpAddr) -> bool {
         let remote = remote.to_canonical();
         let host = Prefix::new(remote, if remote.is_ipv4() { 32 } else { 128 });
         host.is_some_and(|host| self.unprotected.iter().any(|from| from.contains(&host)))
     }
 
-    /// Accepts from every listener. The channel is short: strangers wait in the kernel's queue, not in our memory.
+    /// Accepts from every listener. The channel is short: connections wait in the kernel's queue, not in our memory.
     pub(super) fn accept_all(&self) -> mpsc::Receiver<TcpStream> {
         let (sender, receiver) = mpsc::channel(4);
         for listener in &self.listening {

@@ -98,7 +98,7 @@ mod tests {
             ("ff00::/8", false),
             ("ff02::1/128", false),
         ] {
-            let prefix: Prefix = text.parse::<ipnetwork::IpNetwork>().expect("a prefix").into();
+            let prefix: Prefix = text.parse().expect("a prefix");
             assert_eq!(prefix.is_unicast(), expected, "{text}");
         }
     }

@@ -227,9 +227,9 @@ fn an_attribute_beyond_its_length_field_is_too_large() {
     };
     let huge = Codec { max_message: usize::MAX, ..INTERNAL };
     for codec in [INTERNAL, huge] {
-        assert_eq!(write(&update(Some(attributes.clone())), &codec), []);
+        assert!(write(&update(Some(attributes.clone())), &codec).is_empty());
     }
-    assert_eq!(write(&update(None), &INTERNAL), []);
+    assert!(write(&update(None), &INTERNAL).is_empty());
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub struct Neighbor {
     pub address: IpAddr,
     pub asn: u32,
     pub client: bool,
-    /// Whether the daemon connects, too.
+    /// The daemon connects, too.
     pub connects: bool,
     pub ipv4: bool,
     pub ipv6: bool,
@@ -133,9 +133,9 @@ pub struct PathView {
     /// Written like [`COMMUNITIES`].
     pub communities: BTreeSet<String>,
     pub as_path: Vec<u32>,
-    /// Whether it is kept from before a restart.
+    /// It is kept from before a restart.
     pub stale: bool,
-    /// Whether it has the community LLGR_STALE (RFC 9494 §4.2).
+    /// It has the community LLGR_STALE (RFC 9494 §4.2).
     pub long_lived_stale: bool,
 }
 
