@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::kernel::Kernel;
 use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
-use crate::status::kubernetes::view::of_a_node;
 use crate::status::server::{Question, Subject};
 use crate::status::{
     BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus,
@@ -31,7 +30,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     pub(super) async fn status(&self) -> NodeStatus {
-        let sessions = self.speech.sessions().await;
+        let sessions = self.speaker.sessions().await;
         NodeStatus {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -67,7 +66,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn session(&self, session: &SessionReport) -> SessionStatus {
-        let roles = self.speaking.as_ref().map(|speaking| &speaking.roles);
+        let roles = self.plan.as_ref().map(|plan| &plan.roles);
         let role = roles.and_then(|roles| roles.get(&session.address)).copied();
         let role = role.unwrap_or(NeighborRole::Mesh);
         SessionStatus {
@@ -95,7 +94,7 @@ impl<K: Kernel> Agent<K> {
 
     /// The generation of a BGPPeer that is in force.
     fn peer_generation(&self, name: &str, role: NeighborRole) -> Option<i64> {
-        if of_a_node(role) {
+        if role.is_node() {
             return None;
         }
         let object = format!("BGPPeer {name}");
@@ -145,7 +144,7 @@ impl<K: Kernel> Agent<K> {
         if forwarding.rejection(prefix).is_some() {
             return "refused";
         }
-        match forwarding.verdicts().get(&next_hop).map(|verdict| verdict.verdict) {
+        match forwarding.verdicts().get(&next_hop).map(|verdict| verdict.reachability) {
             Some(Reachability::Direct) => "direct",
             Some(Reachability::Tunnel) => "tunnel",
             Some(Reachability::Routed) => "routed",
@@ -157,14 +156,14 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn missing(&self) -> Vec<String> {
         let node = &self.options.node;
         let Some(snapshot) = &self.view.snapshot else {
-            return vec![format!("intent to go by: {}", self.options.where_intent_belongs())];
+            return vec![format!("intent to go by: {}", self.options.intent_remedy())];
         };
         let Some(known) = snapshot.nodes.get(node) else {
             return vec![format!("a Node named {node}")];
         };
         let mut missing = Vec::new();
         if !self.best.synced {
-            missing.push("the neighbours' End-of-RIB, or the time for it to run out".to_string());
+            missing.push("the neighbors' End-of-RIB, or the time for it to run out".to_string());
         }
         if let Some(forwarding) = &self.forwarding {
             if known.pod_cidrs.is_empty() {
@@ -185,7 +184,7 @@ impl<K: Kernel> Agent<K> {
         let status = |verdict: &SegmentVerdict| SegmentStatus {
             node: verdict.node.clone(),
             next_hop: verdict.next_hop,
-            verdict: verdict.verdict,
+            verdict: verdict.reachability,
             reason: verdict.reason.clone(),
         };
         verdicts.map(status).collect()
@@ -194,7 +193,7 @@ impl<K: Kernel> Agent<K> {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.view.snapshot.is_none() {
-            problems.push(format!("there is no intent to go by: {}", self.options.where_intent_belongs()));
+            problems.push(format!("there is no intent to go by: {}", self.options.intent_remedy()));
         }
         problems.extend(self.view.problems.iter().cloned());
         let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
@@ -203,8 +202,8 @@ impl<K: Kernel> Agent<K> {
         problems.extend(
             self.status_writer.iter().filter_map(|status_writer| status_writer.borrow().error.clone()),
         );
-        problems.extend(self.speech.problem().map(str::to_string));
-        problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
+        problems.extend(self.speaker.problem().map(str::to_string));
+        problems.extend(self.plan.iter().flat_map(|plan| plan.problems.iter().cloned()));
         if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {
             for address in super::speaker::absent_addresses(snapshot, &self.options.node) {
                 problems.push(format!(
@@ -219,7 +218,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     async fn routes(&self) -> Vec<RouteStatus> {
-        self.speech.paths().await.iter().map(|path| self.route(path)).collect()
+        self.speaker.paths().await.iter().map(|path| self.route(path)).collect()
     }
 
     fn route(&self, path: &PathReport) -> RouteStatus {
@@ -263,8 +262,8 @@ impl<K: Kernel> Agent<K> {
             return (None, false, Some(reason.into()));
         }
         let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
-        let unreachable = (verdict.verdict == Reachability::Unreachable).then(|| verdict.reason.clone());
-        (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
+        let unreachable = (verdict.reachability == Reachability::Unreachable).then(|| verdict.reason.clone());
+        (Some(verdict.reachability), forwarding.installed(prefix), unreachable)
     }
 }
 

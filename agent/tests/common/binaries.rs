@@ -1,22 +1,23 @@
-//! Finds Kubernetes' programs: the user's, those that were built for the one-machine cluster, or installed ones.
+//! Look-up of Kubernetes' programs: those of the user, those built for the one-machine cluster, or installed ones.
 
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// The folder with Kubernetes' programs in it.
+/// The environment variable with the folder of Kubernetes' programs.
 const BINARIES: &str = "HELIOGRAPH_KUBERNETES";
 
-/// A program, the newest of those there are. `None`: there is none, which only a developer's machine may lack.
+/// Returns the path of a program, the newest if there are several. `None`: there is none, which is allowed on a
+/// developer's machine only.
 ///
 /// # Panics
-/// There is none, and CI is `true`: what can't be tested there is a failure.
+/// There is none, and CI is `true`: there, a test that can't run is a failure.
 pub fn binary(name: &str) -> Option<PathBuf> {
     let found = folders().into_iter().map(|folder| folder.join(name)).find(|path| path.is_file());
     if found.is_none() {
         let how = format!("set {BINARIES} to a folder with {name}, or run make cluster once");
         assert!(std::env::var("CI").as_deref() != Ok("true"), "no {name}: {how}");
-        // Not by `eprintln!`, which nobody sees where a test passes.
+        // Not by `eprintln!`, whose output is hidden if a test passes.
         let _ = writeln!(std::io::stderr(), "\n!!! NOT TESTED with a real {name}: there is none; {how}\n");
     }
     found
@@ -30,7 +31,7 @@ fn folders() -> Vec<PathBuf> {
     built().into_iter().chain(std::env::split_paths(&installed)).collect()
 }
 
-/// What was built for the one-machine cluster, the newest first.
+/// Returns the folders of builds for the one-machine cluster, the newest first.
 fn built() -> Vec<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::object::{Key, Kind, Object, session_name};
 use crate::api::bgp_node::SessionCounts;
 use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus};
-use crate::plan::{NeighborRole, Reachability};
+use crate::plan::Reachability;
 use crate::status::{NodeStatus, Role, SessionStatus};
 
 /// With more sessions with other nodes than these, those that are established are only counted.
@@ -97,7 +97,7 @@ impl View {
         let spec = BGPSessionSpec {
             node: node.into(),
             peer: session.peer.to_string(),
-            peer_kind: if of_a_node(session.role) { "Node" } else { "BGPPeer" }.into(),
+            peer_kind: if session.role.is_node() { "Node" } else { "BGPPeer" }.into(),
             peer_name: session.name.clone(),
             peer_asn: session.asn,
             role: format!("{:?}", session.role),
@@ -179,14 +179,14 @@ impl View {
 /// Those sessions that have a BGPSession: all of few, but of many with other nodes only some that aren't established,
 /// so that objects grow with nodes and not with their square.
 pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
-    let nodes = status.sessions.iter().filter(|session| of_a_node(session.role)).count();
+    let nodes = status.sessions.iter().filter(|session| session.role.is_node()).count();
     if nodes <= LISTED {
         return status.sessions.iter().collect();
     }
     // At a start all are down; that is told by their number.
     let mut room = if status.waiting_for.is_empty() { LISTED_DOWN } else { 0 };
     let mut listed = |session: &&SessionStatus| {
-        if !of_a_node(session.role) {
+        if !session.role.is_node() {
             return true;
         }
         let take = !session.established() && room > 0;
@@ -194,14 +194,6 @@ pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
         take
     };
     status.sessions.iter().filter(|session| listed(session)).collect()
-}
-
-/// Whether a neighbour of this role is a node of the cluster; else it is a BGPPeer.
-pub fn of_a_node(role: NeighborRole) -> bool {
-    match role {
-        NeighborRole::Mesh | NeighborRole::Reflector | NeighborRole::Client => true,
-        NeighborRole::Internal | NeighborRole::External => false,
-    }
 }
 
 /// Why what is wanted isn't what is; empty: it is.

@@ -1,5 +1,6 @@
 use super::super::planner::{May, Pace, Planner};
 use super::*;
+use crate::plan::NeighborRole;
 use crate::status::{StoreStatus, testing};
 use std::time::Instant;
 
