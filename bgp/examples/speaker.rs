@@ -19,19 +19,15 @@ fn argument<T: std::str::FromStr>(index: usize) -> T {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let router_id: Ipv4Addr = argument(1);
-    let config = Config {
-        networks: vec![Network { prefix: Prefix::from(argument::<IpNetwork>(6)), next_hop: None }],
-        neighbors: vec![Neighbor {
-            port: argument(4),
-            local_address: Some(router_id.into()),
-            import: Filter::All,
-            export: Filter::All,
-            ..Neighbor::new(argument(3), argument(5))
-        }],
-        ..Config::new(argument(2), router_id)
-    };
+    let config = Config::new(argument(2), router_id)
+        .networks([Network::new(Prefix::from(argument::<IpNetwork>(6)))])
+        .neighbors([Neighbor::new(argument(3), argument(5))
+            .port(argument(4))
+            .local_address(IpAddr::from(router_id))
+            .import(Filter::All)
+            .export(Filter::All)]);
     let listen = vec![SocketAddr::new(IpAddr::V4(router_id), 179)];
-    let speaker = start(config, Options { listen, restarting: false }).await?;
+    let speaker = start(config, Options::default().listen(listen).restarting(false)).await?;
     let mut changes = speaker.changes();
     loop {
         tokio::select! {

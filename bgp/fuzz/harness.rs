@@ -129,35 +129,33 @@ fn asn(n: u8) -> u32 {
 
 /// 1 is never disturbed, 2 external with a role and a limit, 3 a client, all others come from a range.
 fn config(variant: u8) -> Config {
-    let neighbor = |n: u8| Neighbor {
-        passive: n != 3 || variant & 1 != 0,
-        reflector_client: asn(n) == ASN,
-        // A change of it resets the session: not that of 1.
-        add_path: AddPath { receive: n != 1 && variant & 64 == 0, send: std::num::NonZeroU8::new(n - 1) },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(address(n), asn(n))
+    let neighbor = |n: u8| {
+        Neighbor::new(address(n), asn(n))
+            .passive(n != 3 || variant & 1 != 0)
+            .reflector_client(asn(n) == ASN)
+            // A change of it resets the session: not that of 1.
+            .add_path(
+                AddPath::default().receive(n != 1 && variant & 64 == 0).send(std::num::NonZeroU8::new(n - 1)),
+            )
+            .import(Filter::All)
+            .export(Filter::All)
     };
-    let limit = PrefixLimit { max: 20, warn_percent: 50, restart: Some(Duration::from_secs(30)) };
-    let external = Neighbor {
-        role: (variant & 2 != 0).then_some(Role::Peer),
-        prefix_limit: (variant & 4 != 0).then_some(limit),
-        export: if variant & 8 != 0 { Filter::nothing() } else { Filter::All },
-        ..neighbor(2)
-    };
+    let limit = PrefixLimit::new(20).warn_percent(50).restart(Duration::from_secs(30));
+    let external = neighbor(2)
+        .role((variant & 2 != 0).then_some(Role::Peer))
+        .prefix_limit((variant & 4 != 0).then_some(limit))
+        .export(if variant & 8 != 0 { Filter::nothing() } else { Filter::All });
     let mut neighbors = vec![neighbor(1), external];
     if variant & 16 == 0 {
         neighbors.push(neighbor(3));
     }
     let range = Prefix::new(address(0), 24).expect("fits");
     let network = Prefix::new(Ipv4Addr::new(10, 9, variant, 0).into(), 24).expect("fits");
-    Config {
-        networks: vec![Network { prefix: network, next_hop: None }],
-        neighbors,
-        graceful_shutdown: variant & 32 != 0,
-        ranges: vec![ListenRange { range, limit: 2, neighbor: neighbor(9) }],
-        ..Config::new(ASN, Ipv4Addr::new(10, 0, 0, 100))
-    }
+    Config::new(ASN, Ipv4Addr::new(10, 0, 0, 100))
+        .networks([Network::new(network)])
+        .neighbors(neighbors)
+        .graceful_shutdown(variant & 32 != 0)
+        .ranges([ListenRange::new(range, 2, neighbor(9))])
 }
 
 struct Play {
@@ -238,7 +236,7 @@ impl Play {
         while let Some(action) = self.speaker.poll_action() {
             match action {
                 Action::Connect { conn, .. } => self.conns.push(conn),
-                Action::Close { conn } => self.conns.retain(|other| *other != conn),
+                Action::Close { conn, .. } => self.conns.retain(|other| *other != conn),
                 _ => {}
             }
         }
@@ -338,8 +336,7 @@ pub fn speaker(data: &[u8]) {
     assert_eq!(bystander.state, SessionState::Established, "{}", bystander.reason);
     assert_eq!(bystander.established_count, 1);
     // When all others are gone and forgotten, so is what they told.
-    let alone =
-        Config { ranges: Vec::new(), neighbors: vec![config(0).neighbors.swap_remove(0)], ..config(0) };
+    let alone = config(0).ranges([]).neighbors([config(0).neighbors.swap_remove(0)]);
     play.speaker.set_config(play.now, alone).expect("valid");
     play.settle();
     assert!(play.speaker.best_routes().is_empty());

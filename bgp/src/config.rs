@@ -1,4 +1,9 @@
-//! What a speaker is told to be: one whole value, set at once; the speaker works out what changed.
+//! Configuration of a speaker: one value for everything, replaced as a whole; the speaker applies the difference.
+//!
+//! Every type is `#[non_exhaustive]`, so that a new field breaks no caller. A value is made by its `new` or `default`,
+//! and each field has a setter of the same name that takes and returns the value. Fields can also be assigned.
+
+pub(crate) mod setters;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,44 +12,56 @@ use std::time::Duration;
 
 #[cfg(feature = "bfd")]
 use crate::bfd;
-use crate::policy::Policy;
-use crate::wire::{Family, MAX_STALE_TIME, Prefix, Role};
+use crate::policy::{Community, Policy};
+use crate::wire::{Attributes, Family, MAX_STALE_TIME, Prefix, Role};
 
-/// Everything a speaker is told.
+/// The most octets of communities in a [`Network`]: they and the rest of an UPDATE fit in a message of 4096 octets, the
+/// longest without RFC 8654.
+const MAX_COMMUNITY_OCTETS: usize = 3072;
+
+/// The configuration of a speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// Our AS number; never 0 (RFC 7607).
     pub asn: u32,
     /// Our BGP Identifier; never 0 (RFC 6286).
     pub router_id: Ipv4Addr,
-    /// The cluster we reflect for (RFC 4456 §7); `router_id` where `None`.
+    /// Our cluster id as a route reflector (RFC 4456 §7); `None`: the router id.
     pub cluster_id: Option<Ipv4Addr>,
     /// Graceful restart (RFC 4724); `None` does not offer the capability.
     pub graceful_restart: Option<GracefulRestart>,
-    /// We are about to leave: what we tell carries GRACEFUL_SHUTDOWN, and inside the AS the lowest LOCAL_PREF, so that
-    /// traffic moves away before the sessions end (RFC 8326). Changes live.
+    /// Graceful shutdown (RFC 8326): our advertisements carry the community GRACEFUL_SHUTDOWN, and inside the AS the
+    /// lowest LOCAL_PREF, so that traffic moves away before the sessions end. Changes live.
     pub graceful_shutdown: bool,
-    /// What we originate.
+    /// The networks that we originate. Of two with the same prefix the last one counts. Changes live.
     pub networks: Vec<Network>,
-    /// Whom we peer with; addresses are unique.
+    /// The neighbors; addresses are unique.
     pub neighbors: Vec<Neighbor>,
-    /// From where others may connect, too; a neighbour of its own and a longer range come first.
+    /// Prefixes from which neighbors are accepted without being listed. A listed neighbor and a longer range take
+    /// precedence.
     pub ranges: Vec<ListenRange>,
 }
 
-/// Addresses from which neighbours may come that are not listed one by one.
+/// A prefix from which neighbors are accepted without being configured one by one.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListenRange {
     /// The addresses.
     pub range: Prefix,
-    /// How many may be there at a time.
+    /// The most neighbors at a time.
     pub limit: usize,
-    /// What each is to be, but for its address; they are never connected to.
+    /// The configuration of each of them, apart from its address. They are always passive.
     pub neighbor: Neighbor,
 }
 
 impl ListenRange {
-    /// The neighbour at an address, if it lies within.
+    /// Returns a range that accepts up to `limit` neighbors, each configured as `neighbor` with its own address.
+    pub fn new(range: Prefix, limit: usize, neighbor: Neighbor) -> Self {
+        Self { range, limit, neighbor }
+    }
+
+    /// Returns the neighbor at an address, if it lies within.
     pub(crate) fn at(&self, address: IpAddr) -> Option<Neighbor> {
         let host = Prefix::new(address, if address.is_ipv4() { 32 } else { 128 })?;
         let name = format!("{} {address}", self.neighbor.name);
@@ -55,18 +72,19 @@ impl ListenRange {
 
 /// Graceful restart (RFC 4724).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GracefulRestart {
-    /// How long peers shall keep our routes while we are away; whole seconds, at most 4095 (RFC 4724 §3).
+    /// The time for which peers keep our routes while we restart; whole seconds, at most 4095 (RFC 4724 §3).
     pub restart_time: Duration,
-    /// How long after a restart we wait for the End-of-RIB of all peers before we send our own (RFC 4724 §4.1,
-    /// Selection_Deferral_Timer).
+    /// The longest time after a restart for which we wait for the End-of-RIB of all peers before we send our own
+    /// (RFC 4724 §4.1, Selection_Deferral_Timer).
     pub selection_deferral: Duration,
-    /// Keep routes through NOTIFICATIONs and an expired hold timer too, with peers that offer the same (RFC 8538). Off
-    /// unless asked for: routes of a node that is cut off then stay for its restart time, not just its hold time.
+    /// Keep routes also after NOTIFICATIONs and an expired hold timer, with peers that offer the same (RFC 8538). Off by
+    /// default: routes of a node that is cut off then stay for its restart time, and not just its hold time.
     pub notifications: bool,
-    /// Long-lived graceful restart (RFC 9494): how long peers may keep our routes as a last resort once the restart time
-    /// is over; whole seconds, less than 2^24. Who offers it also keeps the routes of peers that do, for as long as they
-    /// say; zero does that and no more. `None` does not offer it.
+    /// Long-lived graceful restart (RFC 9494): the time for which peers keep our routes as a last resort after the restart
+    /// time; whole seconds, less than 2^24. A speaker that offers it also keeps the routes of peers that do, for the time
+    /// that they offer; with zero it does only that. `None` does not offer it.
     pub long_lived: Option<Duration>,
 }
 
@@ -96,111 +114,164 @@ impl GracefulRestart {
     }
 }
 
-/// A prefix we originate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A prefix that we originate, with the attributes of its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Network {
     /// The prefix.
     pub prefix: Prefix,
     /// Its next hop; `None`: our own address on each session. A prefix whose family differs from the session's
     /// transport needs one.
     pub next_hop: Option<IpAddr>,
+    /// Its communities, of any kind and in any order (RFC 1997, RFC 4360, RFC 8092).
+    pub communities: Vec<Community>,
+    /// Its MULTI_EXIT_DISC (RFC 4271 §5.1.4); `None`: it has none.
+    pub med: Option<u32>,
+    /// Its LOCAL_PREF (RFC 4271 §5.1.5), which internal peers receive and external ones do not; `None`: 100.
+    pub local_pref: Option<u32>,
 }
 
-/// One neighbour. Internal where `asn` is ours (iBGP), external else (eBGP).
+impl Network {
+    /// Returns a network without attributes whose next hop is our address on each session.
+    pub fn new(prefix: Prefix) -> Self {
+        Self { prefix, next_hop: None, communities: Vec::new(), med: None, local_pref: None }
+    }
+
+    /// Returns the attributes of its path.
+    pub(crate) fn attributes(&self) -> Attributes {
+        let Self { med, local_pref, .. } = *self;
+        let mut attributes = Attributes { med, local_pref, ..Attributes::local() };
+        for community in &self.communities {
+            community.add(&mut attributes);
+        }
+        attributes
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let invalid =
+            |problem: String| Err(ConfigError::Invalid { what: format!("network {}", self.prefix), problem });
+        if let Some(next_hop) = self.next_hop {
+            if next_hop.is_unspecified() || next_hop.is_multicast() || next_hop == Ipv4Addr::BROADCAST {
+                return invalid(format!("the next hop {next_hop} is no address of a host: set one that is"));
+            }
+            // The other way round there is RFC 8950.
+            if next_hop.is_ipv4() && self.prefix.family() == Family::Ipv6Unicast {
+                return invalid(format!("the next hop {next_hop} of an IPv6 prefix must be an IPv6 address"));
+            }
+        }
+        let octets: usize = self.communities.iter().map(|community| community.octets()).sum();
+        if octets > MAX_COMMUNITY_OCTETS {
+            return invalid(format!(
+                "its communities take {octets} octets and at most {MAX_COMMUNITY_OCTETS} fit in a message: remove some"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A neighbor. Internal where `asn` is ours (iBGP), else external (eBGP).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Neighbor {
-    /// Its address: the key it is known by.
+    /// Its address, which identifies it.
     pub address: IpAddr,
-    /// The port we connect to.
+    /// The port to connect to.
     pub port: u16,
-    /// What people call it, for reports.
+    /// Its name in reports and messages.
     pub name: String,
     /// Its AS number; never 0.
     pub asn: u32,
-    /// The AS number we have for it instead of our own, and alone in what it is told: for moving from one AS to another
-    /// (RFC 7705 §3.3, Replace Old AS). External neighbours only.
+    /// Our AS number on the session where it is not that of the speaker: for moving from one AS to another (RFC 7705
+    /// §3.3, Replace Old AS). External neighbors only.
     pub local_asn: Option<u32>,
-    /// It is a client of ours: we reflect (RFC 4456 §6). Only for internal neighbours.
+    /// The neighbor is a client and we are its route reflector (RFC 4456 §6). Internal neighbors only.
     pub reflector_client: bool,
-    /// The address we connect from; `None`: the kernel's choice.
+    /// The address to connect from; `None`: the kernel's choice.
     pub local_address: Option<IpAddr>,
-    /// We wait for it to connect (RFC 4271 §8.1.1, PassiveTcpEstablishment).
+    /// Wait for the neighbor to connect (RFC 4271 §8.1.1, PassiveTcpEstablishment).
     pub passive: bool,
-    /// Families to carry, at least one.
+    /// The address families of the session, at least one.
     pub families: Vec<Family>,
     /// Timers.
     pub timers: Timers,
-    /// Offer to tell and be told IPv4 prefixes with IPv6 next hops (RFC 8950). Whoever installs the routes must be able
-    /// to.
+    /// Offer IPv4 prefixes with IPv6 next hops (RFC 8950). The program that installs the routes must support them.
     pub extended_next_hop: bool,
-    /// Several paths to a prefix, where it is able to, too (RFC 7911).
+    /// Several paths to a prefix, where the neighbor offers it too (RFC 7911).
     pub add_path: AddPath,
-    /// What we are to it; guards against leaks, on external sessions only (RFC 9234).
+    /// Our role towards the neighbor; prevents route leaks, on external sessions only (RFC 9234).
     pub role: Option<Role>,
-    /// Refuse a peer that does not tell its role (RFC 9234 §4.2).
+    /// Reject a peer that sends no role (RFC 9234 §4.2).
     pub strict_role: bool,
-    /// How many prefixes of each family it may send.
+    /// The limit on the prefixes of each family that it may send.
     pub prefix_limit: Option<PrefixLimit>,
-    /// How far away it may be.
+    /// The distance at which it may be.
     pub ttl: Ttl,
-    /// How its segments are authenticated.
+    /// The authentication of its TCP segments.
     pub authentication: Option<Authentication>,
-    /// BFD from the first session on: when BFD fails, the BGP session ends at once (RFC 5882). A BFD session that never
-    /// comes up does not hold BGP down. Changes apply without a reset. Both sides need the same [`bfd::Path`]: multihop
-    /// if there may be a router between them.
+    /// BFD for this neighbor, from the first session on: when BFD fails, the session ends at once (RFC 5882). BFD that
+    /// never comes up does not hold up BGP. Changes live. Both sides must have the same [`bfd::Path`]: multihop where
+    /// there may be a router between them.
     #[cfg(feature = "bfd")]
     pub bfd: Option<bfd::Settings>,
-    /// What we take from it.
+    /// The filter for paths that it sends.
     pub import: Filter,
-    /// What we tell it.
+    /// The filter for paths that we advertise to it.
     pub export: Filter,
 }
 
-/// Several paths to a prefix with one neighbour, in all of its families (RFC 7911). Nothing unless asked for. There is no
-/// value of it that would not do.
+/// Several paths to a prefix with one neighbor, in all of its families (RFC 7911). Off by default. Every value is valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AddPath {
-    /// Take several of its.
+    /// Receive several paths to a prefix.
     pub receive: bool,
-    /// Tell it that many at most, the best ones. Those that we have from it are among the ones counted and are not told.
-    /// `None`: the best alone, without Path Identifiers.
+    /// The most paths to a prefix to advertise, the best ones. Those that came from the neighbor itself count and are not
+    /// advertised. `None`: the best path alone, without Path Identifiers.
     pub send: Option<NonZeroU8>,
 }
 
-/// A limit on the prefixes of a family that a neighbour may send, each path counted where it sends several, those refused by the import filter included
-/// (RFC 4486 §4).
+/// A limit on the prefixes of a family that a neighbor may send (RFC 4486 §4). Each path counts where the neighbor sends
+/// several, and so do paths that the import filter rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PrefixLimit {
-    /// With more the session ends: Cease, Maximum Number of Prefixes Reached.
+    /// The most prefixes. With more the session ends: Cease, Maximum Number of Prefixes Reached.
     pub max: u32,
-    /// Percentage of `max` that is worth a warning, 1 to 100.
+    /// The percentage of `max` at which there is a warning, 1 to 100.
     pub warn_percent: u8,
-    /// When to try again; `None`: not before the neighbour's configuration changes.
+    /// The time after which the session may start again; `None`: not before the neighbor's configuration changes.
     pub restart: Option<Duration>,
 }
 
 impl PrefixLimit {
-    /// The count that is worth a warning.
+    /// Returns a limit with a warning at 75 percent. A session that exceeds it does not start again by itself.
+    pub fn new(max: u32) -> Self {
+        Self { max, warn_percent: 75, restart: None }
+    }
+
+    /// Returns the count at which there is a warning.
     pub(crate) fn warns_at(&self) -> u64 {
         u64::from(self.max) * u64::from(self.warn_percent) / 100
     }
 }
 
-/// How far away a neighbour may be.
+/// The distance at which a neighbor may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ttl {
-    /// As far as the kernel's default takes packets.
+    /// Any distance that the kernel's default TTL reaches.
     #[default]
     System,
-    /// At most that many hops, by the TTL of what we send; 1 is the same link.
+    /// At most this many hops, by the TTL of packets sent; 1 is the same link.
     Hops(u8),
-    /// At most that many hops, by the TTL of what comes: both sides send 255 and drop what is lower (RFC 5082). Nobody
-    /// further away can even reach the socket.
+    /// At most this many hops, by the TTL of packets received: both sides send 255 and drop packets with a lower one
+    /// (RFC 5082). Hosts further away cannot even reach the socket.
     Security(u8),
 }
 
-/// How a neighbour's TCP segments are authenticated.
+/// Authentication of a neighbor's TCP segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Authentication {
     /// TCP MD5 (RFC 2385): old, weak and everywhere. A key of 1 to 80 octets.
     Md5(Key),
@@ -210,10 +281,11 @@ pub enum Authentication {
 
 /// A master key tuple of TCP-AO (RFC 5925 §3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AoKey {
-    /// KeyID in what we send.
+    /// KeyID of segments sent.
     pub send_id: u8,
-    /// KeyID in what comes.
+    /// KeyID of segments received.
     pub receive_id: u8,
     /// The algorithm (RFC 5926).
     pub algorithm: AoAlgorithm,
@@ -221,8 +293,16 @@ pub struct AoKey {
     pub key: Key,
 }
 
+impl AoKey {
+    /// Returns a master key tuple; the other side has the two KeyIDs the other way round.
+    pub fn new(send_id: u8, receive_id: u8, algorithm: AoAlgorithm, key: Key) -> Self {
+        Self { send_id, receive_id, algorithm, key }
+    }
+}
+
 /// The algorithms that RFC 5926 §3 requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AoAlgorithm {
     /// HMAC-SHA-1-96
     HmacSha1,
@@ -230,17 +310,17 @@ pub enum AoAlgorithm {
     Aes128Cmac,
 }
 
-/// A secret; never shown.
+/// A secret; its `Debug` output does not contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(Vec<u8>);
 
 impl Key {
-    /// Octets as both sides have them.
+    /// Returns a key of these octets, which both sides must have.
     pub fn new(octets: impl Into<Vec<u8>>) -> Self {
         Self(octets.into())
     }
 
-    /// The secret itself.
+    /// Returns the secret itself.
     pub fn octets(&self) -> &[u8] {
         &self.0
     }
@@ -252,22 +332,24 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A neighbour's timers (RFC 4271 §10).
+/// A neighbor's timers (RFC 4271 §10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timers {
     /// Hold time to propose: 0 (never expires) or at least 3 s, whole seconds.
     pub hold: Duration,
-    /// Time between KEEPALIVEs, at most; `None`: a third of the negotiated hold time.
+    /// The longest time between KEEPALIVEs; `None`: a third of the negotiated hold time.
     pub keepalive: Option<Duration>,
     /// Time between attempts to connect, before jitter.
     pub connect_retry: Duration,
-    /// How long the peer may take nothing of what we have to say before we give it up (RFC 9687); longer than the
-    /// hold time. `None`: 8 minutes, or twice the hold time where that is longer.
+    /// The time after which a session ends whose peer reads nothing (RFC 9687); longer than the hold time. `None`: 8
+    /// minutes, or twice the hold time where that is longer.
     pub send_hold: Option<Duration>,
 }
 
 impl Default for Timers {
-    /// 90 s of hold time as RFC 4271 §10 suggests; 5 s between attempts, as peers in a cluster come and go often.
+    /// Returns 90 s of hold time, as RFC 4271 §10 suggests, and 5 s between attempts, as peers in a cluster come and go
+    /// often.
     fn default() -> Self {
         Self {
             hold: Duration::from_secs(90),
@@ -278,25 +360,26 @@ impl Default for Timers {
     }
 }
 
-/// Which prefixes pass. External neighbours start from [`Filter::nothing`] (RFC 8212).
+/// A filter for routes. External neighbors start with [`Filter::nothing`] (RFC 8212).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Filter {
-    /// Every prefix.
+    /// Accepts every prefix.
     All,
-    /// Only those that match one of these; none where empty.
+    /// Accepts prefixes that match one of these; none where empty.
     Only(Vec<PrefixRange>),
-    /// What rules say, with the changes they make. When such an import changes, the neighbour is asked to tell all again
+    /// Accepts and modifies routes by rules. When such an import filter changes, the neighbor is asked for a route refresh
     /// (RFC 2918).
     Rules(Policy),
 }
 
 impl Filter {
-    /// Lets nothing pass.
+    /// Returns a filter that rejects everything.
     pub fn nothing() -> Self {
         Self::Only(Vec::new())
     }
 
-    /// Whether `prefix` passes; with rules, whether any route to it could.
+    /// Returns whether `prefix` is accepted; with rules, whether any route to it could be.
     pub fn accepts(&self, prefix: &Prefix) -> bool {
         match self {
             Self::All | Self::Rules(_) => true,
@@ -305,8 +388,9 @@ impl Filter {
     }
 }
 
-/// Prefixes within `within`, up to a length.
+/// The prefixes within `within`, up to a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PrefixRange {
     /// The covering prefix, itself included.
     pub within: Prefix,
@@ -315,19 +399,26 @@ pub struct PrefixRange {
 }
 
 impl PrefixRange {
-    /// Whether `prefix` lies within and is not too long.
+    /// Returns the prefixes within `within` that are no longer than `max_length`.
+    pub fn new(within: Prefix, max_length: u8) -> Self {
+        Self { within, max_length }
+    }
+
+    /// Returns whether `prefix` lies within and is not too long.
     pub fn matches(&self, prefix: &Prefix) -> bool {
         self.within.contains(prefix) && prefix.length() <= self.max_length
     }
 }
 
-/// Why a [`Config`] is refused; nothing of it is applied then.
+/// The reason why a [`Config`] is invalid; nothing of it is applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// AS 0 is reserved.
     #[error("{what}: AS number 0 is reserved (RFC 7607): give the AS number that the peer uses")]
+    #[non_exhaustive]
     AsnZero {
-        /// Where it stands.
+        /// The part of the configuration.
         what: String,
     },
     /// An identifier of 0.
@@ -335,8 +426,9 @@ pub enum ConfigError {
         "the BGP identifier is 0.0.0.0, which RFC 6286 forbids: give a non-zero one, such as the node's IPv4 address"
     )]
     RouterIdZero,
-    /// Two neighbours with one address.
-    #[error("neighbour {address} is listed twice, as {first} and as {second}: remove one")]
+    /// Two neighbors with one address.
+    #[error("neighbor {address} is listed twice, as {first} and as {second}: remove one")]
+    #[non_exhaustive]
     DuplicateNeighbor {
         /// The address.
         address: IpAddr,
@@ -345,18 +437,19 @@ pub enum ConfigError {
         /// The second one's name.
         second: String,
     },
-    /// Anything else that cannot be.
+    /// Any other invalid value.
     #[error("{what}: {problem}")]
+    #[non_exhaustive]
     Invalid {
-        /// Where it stands.
+        /// The part of the configuration.
         what: String,
-        /// What is wrong, and what to do.
+        /// The problem, and its remedy.
         problem: String,
     },
 }
 
 impl Config {
-    /// A speaker that originates nothing, peers with nobody and offers graceful restart with its usual times.
+    /// Returns a configuration without networks and neighbors that offers graceful restart with its default times.
     pub fn new(asn: u32, router_id: Ipv4Addr) -> Self {
         Self {
             asn,
@@ -370,7 +463,10 @@ impl Config {
         }
     }
 
-    /// Checks what the types cannot: numbers, duplicates, ranges.
+    /// Validates numbers, duplicates and ranges, which the types cannot.
+    ///
+    /// # Errors
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.asn == 0 {
             return Err(ConfigError::AsnZero { what: "our own AS".into() });
@@ -379,6 +475,7 @@ impl Config {
             return Err(ConfigError::RouterIdZero);
         }
         self.graceful_restart.map_or(Ok(()), |restart| restart.validate())?;
+        self.networks.iter().try_for_each(Network::validate)?;
         let mut seen = std::collections::HashMap::new();
         for neighbor in &self.neighbors {
             neighbor.validate(self.asn)?;
@@ -402,8 +499,8 @@ impl Config {
 }
 
 impl Neighbor {
-    /// A neighbour with the usual port and timers, both families, and filters that let nothing pass either way
-    /// (RFC 8212). To be refined: `Neighbor { import: Filter::All, ..Neighbor::new(address, asn) }`.
+    /// Returns a neighbor with the usual port and timers, both families, and filters that reject everything in both
+    /// directions (RFC 8212). Setters refine it: `Neighbor::new(address, asn).import(Filter::All)`.
     pub fn new(address: IpAddr, asn: u32) -> Self {
         Self {
             address,
@@ -431,47 +528,47 @@ impl Neighbor {
     }
 
     fn validate(&self, our_asn: u32) -> Result<(), ConfigError> {
-        let what = || format!("neighbour {} ({})", self.address, self.name);
+        let what = || format!("neighbor {} ({})", self.address, self.name);
         let invalid = |problem: &str| Err(ConfigError::Invalid { what: what(), problem: problem.into() });
         if self.asn == 0 {
             return Err(ConfigError::AsnZero { what: what() });
         }
         if self.reflector_client && self.asn != our_asn {
             return invalid(
-                "only an internal neighbour can be a reflector's client (RFC 4456 §6): use our own AS",
+                "only an internal neighbor can be a reflector's client (RFC 4456 §6): use our own AS",
             );
         }
         if matches!(&self.import, Filter::Rules(policy) if policy.sets_next_hop()) {
-            return invalid("our own address cannot be the next hop of what we learn: set it on export");
+            return invalid(
+                "our own address cannot be the next hop of learned paths: set it in the export filter",
+            );
         }
         if self.local_asn == Some(0) {
             return Err(ConfigError::AsnZero { what: format!("our AS number for {}", what()) });
         }
         if self.local_asn.is_some_and(|local| local == self.asn || self.asn == our_asn) {
             return invalid(
-                "another AS number of ours is for external neighbours, and not theirs (RFC 7705 §3)",
+                "a local AS number is for external neighbors, and differs from theirs (RFC 7705 §3)",
             );
         }
         if self.role.is_some() && self.asn == our_asn {
-            return invalid(
-                "a role is for an external neighbour (RFC 9234 §4): leave it out inside our own AS",
-            );
+            return invalid("a role is for external neighbors (RFC 9234 §4): leave it out inside our own AS");
         }
         if self.strict_role && self.role.is_none() {
-            return invalid("a strict role needs a role: say what we are to the neighbour");
+            return invalid("a strict role needs a role: set our role towards the neighbor");
         }
         if self.prefix_limit.is_some_and(|limit| limit.max == 0 || !(1..=100).contains(&limit.warn_percent)) {
             return invalid("a prefix limit must be at least 1, and its warning 1 to 100 percent of it");
         }
         if matches!(self.ttl, Ttl::Hops(0) | Ttl::Security(0)) {
-            return invalid("a neighbour is at least 1 hop away: use 1 for the same link");
+            return invalid("a neighbor is at least 1 hop away: use 1 for the same link");
         }
         let key = match &self.authentication {
             Some(Authentication::Md5(key) | Authentication::Ao(AoKey { key, .. })) => Some(key),
             None => None,
         };
         if key.is_some_and(|key| !(1..=80).contains(&key.0.len())) {
-            return invalid("a key must have 1 to 80 octets: the kernel takes no other");
+            return invalid("a key must have 1 to 80 octets: the kernel accepts no other");
         }
         #[cfg(feature = "bfd")]
         if let Some(problem) = self.bfd.as_ref().and_then(|bfd| self.bfd_problem(bfd)) {
@@ -502,7 +599,7 @@ impl Neighbor {
         let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
         if further && bfd.path == bfd::Path::SingleHop {
             return Some(
-                "the neighbour may be several hops away, and a single-hop session (RFC 5881) takes packets \
+                "the neighbor may be several hops away, and a single-hop session (RFC 5881) accepts packets \
                          from the same link only: make it multihop",
             );
         }

@@ -43,7 +43,7 @@
 //!     };
 //!     let prefix = Prefix::new(Ipv4Addr::new(10, us as u8, 0, 0).into(), 16).expect("a length that fits");
 //!     let config = Config {
-//!         networks: vec![Network { prefix, next_hop: None }],
+//!         networks: vec![Network::new(prefix)],
 //!         neighbors: vec![neighbor],
 //!         ..Config::new(64512, addresses[us])
 //!     };

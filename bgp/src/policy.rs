@@ -348,7 +348,17 @@ impl Community {
         }
     }
 
-    fn add(self, attributes: &mut Attributes) {
+    /// Octets of its value in an UPDATE.
+    pub(crate) fn octets(self) -> usize {
+        match self {
+            Self::Standard(_) => 4,
+            Self::Extended(_) => 8,
+            Self::Large(_) => 12,
+        }
+    }
+
+    /// Adds it to attributes that do not carry it yet.
+    pub(crate) fn add(self, attributes: &mut Attributes) {
         match self {
             Self::Standard(value) => insert(&mut attributes.communities, value),
             Self::Extended(value) => insert(&mut attributes.extended_communities, value),

@@ -14,6 +14,7 @@ use crate::wire::{PathIds, Prefix};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub enum SessionState {
     /// Not trying.
     Idle,
@@ -31,6 +32,7 @@ pub enum SessionState {
 
 /// One session as it stands.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SessionReport {
     /// The neighbour's address.
     pub address: IpAddr,
@@ -77,6 +79,7 @@ pub struct SessionReport {
 /// The state of a neighbor's BFD session.
 #[cfg(feature = "bfd")]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BfdReport {
     /// Our state.
     pub state: bfd::State,
@@ -138,6 +141,7 @@ impl From<&bfd::SessionReport> for BfdReport {
 
 /// A change of a session's state. One that comes again in a short circle, as when a peer cannot be reached, is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Transition {
     /// How long ago, the last time.
     pub ago: Duration,
@@ -153,6 +157,7 @@ pub struct Transition {
 
 /// Something that went wrong with a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PastError {
     /// How long ago, the last time.
     pub ago: Duration,
@@ -164,6 +169,7 @@ pub struct PastError {
 
 /// One path to a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PathReport {
     /// The destination.
     pub prefix: Prefix,
@@ -193,6 +199,7 @@ pub struct PathReport {
 
 /// The best path to a prefix, as whoever programs a kernel needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct BestRoute {
     /// The destination.
     pub prefix: Prefix,
@@ -200,4 +207,11 @@ pub struct BestRoute {
     pub next_hop: IpAddr,
     /// Whom we have it from.
     pub peer: IpAddr,
+}
+
+impl BestRoute {
+    /// Returns the best path to `prefix`, learned from `peer`.
+    pub fn new(prefix: Prefix, next_hop: IpAddr, peer: IpAddr) -> Self {
+        Self { prefix, next_hop, peer }
+    }
 }

@@ -29,21 +29,15 @@ fn quick() -> Settings {
 /// Node 0 waits, node 1 connects.
 fn config(node: usize, bfd: Option<Settings>) -> Config {
     let other = address(1 - node);
-    let neighbor = Neighbor {
-        passive: node == 0,
-        bfd,
-        timers: Timers { connect_retry: SECOND, ..Timers::default() },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(other, ASN)
-    };
+    let neighbor = Neighbor::new(other, ASN)
+        .passive(node == 0)
+        .bfd(bfd)
+        .timers(Timers::default().connect_retry(SECOND))
+        .import(Filter::All)
+        .export(Filter::All);
     let prefix = Prefix::new(Ipv4Addr::new(10, 1, node as u8, 0).into(), 24).unwrap();
     let router_id = Ipv4Addr::new(10, 0, 0, node as u8 + 1);
-    Config {
-        networks: vec![Network { prefix, next_hop: None }],
-        neighbors: vec![neighbor],
-        ..Config::new(ASN, router_id)
-    }
+    Config::new(ASN, router_id).networks([Network::new(prefix)]).neighbors([neighbor])
 }
 
 struct Node {
@@ -164,18 +158,18 @@ impl Wire {
                         this.conn = Some(conn);
                         packets.push(Packet::Syn);
                     }
-                    Action::Close { conn } if this.conn == Some(conn) => {
+                    Action::Close { conn, .. } if this.conn == Some(conn) => {
                         this.conn = None;
                         packets.push(Packet::Fin);
                     }
-                    Action::SetBfd { session, settings } => {
+                    Action::SetBfd { session, settings, .. } => {
                         match settings {
                             Some(settings) => drop(this.wanted.insert(session, settings)),
                             None => drop(this.wanted.remove(&session)),
                         }
                         this.bfd.set_all(now, &this.wanted).unwrap();
                     }
-                    Action::Close { .. } | Action::Protect { .. } => {}
+                    _ => {}
                 }
             }
             while let Some(datagram) = this.bfd.poll_transmit() {
@@ -373,7 +367,7 @@ fn a_removed_neighbour_and_a_speaker_that_shuts_down_end_their_bfd() {
     wire.node(0).speaker.shutdown(now, "");
     wire.settle(0);
     assert!(wire.node(0).wanted.is_empty());
-    let none = Config { neighbors: Vec::new(), ..config(1, None) };
+    let none = config(1, None).neighbors([]);
     wire.set_config(1, none);
     assert!(wire.node(1).wanted.is_empty());
     wire.run(10 * SECOND);
@@ -386,7 +380,7 @@ fn a_neighbour_from_a_range_is_watched_until_it_leaves() {
     let neighbor = listening.neighbors.remove(0);
     listening.graceful_restart = None;
     let range = Prefix::new(Ipv4Addr::new(10, 0, 0, 0).into(), 24).unwrap();
-    listening.ranges = vec![ListenRange { range, limit: 1, neighbor }];
+    listening.ranges = vec![ListenRange::new(range, 1, neighbor)];
     let mut wire = Wire::new([listening, config(1, Some(quick()))]);
     wire.run(10 * SECOND);
     assert_eq!(wire.bfd_state(0), bfd::State::Up);

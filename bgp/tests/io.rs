@@ -29,38 +29,34 @@ fn prefix(n: u32) -> Prefix {
 
 /// Nobody yet; listens on a port of the kernel's choice.
 async fn speaker(n: u8) -> (Handle, SocketAddr) {
-    let options = Options { listen: vec![SocketAddr::new(host(n).into(), 0)], ..Options::default() };
+    let options = Options::default().listen([SocketAddr::new(host(n).into(), 0)]);
     let handle = start(config(n, Vec::new()), options).await.expect("it starts");
     let address = handle.listening()[0];
     (handle, address)
 }
 
 fn config(n: u8, neighbors: Vec<Neighbor>) -> Config {
-    let networks = vec![Network { prefix: prefix(n.into()), next_hop: None }];
-    Config { networks, neighbors, ..Config::new(ASN, host(n)) }
+    let networks = vec![Network::new(prefix(n.into()))];
+    Config::new(ASN, host(n)).networks(networks).neighbors(neighbors)
 }
 
 /// The neighbour that listens on `there`, for host `us`.
 fn neighbor(us: u8, there: SocketAddr) -> Neighbor {
-    Neighbor {
-        port: there.port(),
-        local_address: Some(host(us).into()),
-        timers: Timers { connect_retry: Duration::from_millis(200), ..Timers::default() },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(there.ip(), ASN)
-    }
+    Neighbor::new(there.ip(), ASN)
+        .port(there.port())
+        .local_address(IpAddr::from(host(us)))
+        .timers(Timers::default().connect_retry(Duration::from_millis(200)))
+        .import(Filter::All)
+        .export(Filter::All)
 }
 
 /// A neighbour that the test plays itself, by connecting.
 fn played(n: u8) -> Neighbor {
-    Neighbor {
-        passive: true,
-        reflector_client: true,
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(host(n).into(), ASN)
-    }
+    Neighbor::new(host(n).into(), ASN)
+        .passive(true)
+        .reflector_client(true)
+        .import(Filter::All)
+        .export(Filter::All)
 }
 
 async fn until(handle: &Handle, what: &str, condition: impl AsyncFn(&Handle) -> bool) {
@@ -221,8 +217,8 @@ async fn bad_bytes_from_one_neighbour_do_not_touch_another() {
 async fn what_lies_unread_counts_when_the_hold_timer_is_due() {
     const HOLD: Duration = Duration::from_secs(3);
     let (one, at_one) = speaker(53).await;
-    let timers = Timers { hold: HOLD, ..Timers::default() };
-    one.set_config(config(53, vec![Neighbor { timers, ..played(54) }])).await.expect("valid");
+    let timers = Timers::default().hold(HOLD);
+    one.set_config(config(53, vec![played(54).timers(timers)])).await.expect("valid");
     let mut played = in_a_thread(move || {
         let mut played = Played::connect(54, at_one);
         played.open(54);
@@ -249,9 +245,9 @@ async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
     let (one, at_one) = speaker(22).await;
     let networks = |round: u32| {
         let next_hop = Some(Ipv4Addr::from_bits(0x0a01_0000 + round).into());
-        (0..PREFIXES).map(|n| Network { prefix: prefix(n), next_hop }).collect::<Vec<_>>()
+        (0..PREFIXES).map(|n| Network::new(prefix(n)).next_hop(next_hop)).collect::<Vec<_>>()
     };
-    let config = |round| Config { networks: networks(round), ..config(22, vec![played(23)]) };
+    let config = |round| config(22, vec![played(23)]).networks(networks(round));
     one.set_config(config(0)).await.expect("valid");
     let mut stuck = in_a_thread(move || {
         let mut stuck = Played::connect(23, at_one);
@@ -284,13 +280,13 @@ async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
 #[tokio::test]
 async fn why_it_cannot_listen_is_said_in_words() {
     let (_one, taken) = speaker(24).await;
-    let options = |address| Options { listen: vec![address], ..Options::default() };
+    let options = |address| Options::default().listen([address]);
     let error = start(config(24, Vec::new()), options(taken)).await.expect_err("taken");
     assert!(error.to_string().contains("another BGP speaker has the port"), "{error}");
     let foreign = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 0);
     let error = start(config(24, Vec::new()), options(foreign)).await.expect_err("not ours");
     assert!(error.to_string().contains("no interface has this address"), "{error}");
-    let invalid = Config { asn: 0, ..config(24, Vec::new()) };
+    let invalid = config(24, Vec::new()).asn(0);
     let error = start(invalid, Options::default()).await.expect_err("invalid");
     assert!(matches!(error, StartError::Config(_)));
 }
@@ -356,7 +352,7 @@ async fn md5_keeps_those_out_who_lack_the_key() {
 #[tokio::test]
 async fn tcp_ao_or_a_clear_refusal() {
     let key = Key::new("secret");
-    let key = AoKey { send_id: 1, receive_id: 1, algorithm: AoAlgorithm::HmacSha1, key };
+    let key = AoKey::new(1, 1, AoAlgorithm::HmacSha1, key);
     let ao = |neighbor: &mut Neighbor| neighbor.authentication = Some(Authentication::Ao(key.clone()));
     let (one, _two) = pair_with(41, 42, ao, ao).await;
     until(&one, "up, or refused", async |h| {
@@ -387,11 +383,11 @@ async fn ttl_security() {
 
 #[tokio::test]
 async fn ipv6_with_ttl_security_and_md5() {
-    let options = Options { listen: vec!["[::1]:0".parse().expect("an address")], ..Options::default() };
+    let options = Options::default().listen(["[::1]:0".parse().expect("an address")]);
     let listening = start(config(47, Vec::new()), options).await.expect("it starts");
     let there = listening.listening()[0];
     let both = |address: SocketAddr, passive| {
-        let mut neighbor = Neighbor { passive, local_address: None, ..neighbor(47, address) };
+        let mut neighbor = neighbor(47, address).passive(passive).local_address(None);
         md5("secret")(&mut neighbor);
         neighbor.ttl = Ttl::Security(1);
         neighbor
@@ -413,7 +409,7 @@ async fn bfd_runs_beside_the_session() {
     let interval = Duration::from_millis(200);
     let bfd = Some(Settings { min_tx: interval, min_rx: interval, multiplier: 10, ..Settings::default() });
     let ((one, at_one), (two, at_two)) = (speaker(61).await, speaker(62).await);
-    let watched = |us, there| Neighbor { bfd, ..neighbor(us, there) };
+    let watched = |us, there| neighbor(us, there).bfd(bfd);
     one.set_config(config(61, vec![watched(61, at_two)])).await.unwrap();
     two.set_config(config(62, vec![watched(62, at_one)])).await.unwrap();
     for (handle, n) in [(&one, 62), (&two, 61)] {

@@ -14,7 +14,6 @@ mod network;
 use std::time::{Duration, Instant};
 
 use cluster::{address, reflected, unconverged};
-use heliograph_bgp::Config;
 use network::{Network, Seed};
 
 const REFLECTORS: usize = 2;
@@ -30,7 +29,7 @@ fn converge(clients: usize, sparse: usize) {
     reflected(&mut network, count, REFLECTORS);
     for node in 0..count {
         let cluster_id = (node < REFLECTORS).then(|| address(0));
-        let mut config = Config { cluster_id, ..network.config(node).clone() };
+        let mut config = network.config(node).clone().cluster_id(cluster_id);
         config.networks.retain(|_| node < REFLECTORS || node % sparse == 0);
         network.set_config(node, config);
     }

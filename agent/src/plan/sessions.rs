@@ -54,10 +54,8 @@ pub fn bgp_config(snapshot: &Snapshot, node: &str, originate: bool) -> SpeakerPl
     let configuration = &snapshot.configuration;
     let this = snapshot.nodes.get(node);
     let mut plan = SpeakerPlan {
-        config: Config {
-            graceful_restart: configuration.graceful_restart,
-            ..Config::new(configuration.asn, router_id(node, this))
-        },
+        config: Config::new(configuration.asn, router_id(node, this))
+            .graceful_restart(configuration.graceful_restart),
         roles: BTreeMap::new(),
         problems: Vec::new(),
     };
@@ -100,7 +98,7 @@ impl SpeakerPlan {
             match this.address(IpFamily::of_network(cidr)) {
                 // Given explicitly: the default of the session may be of the other family.
                 Some(address) => {
-                    self.config.networks.push(Network { prefix: (*cidr).into(), next_hop: Some(address) });
+                    self.config.networks.push(Network::new((*cidr).into()).next_hop(address));
                 }
                 None => self.problems.push(format!(
                     "pod CIDR {cidr} is not advertised: Node {} has no InternalIP of that family as its next hop; \
@@ -153,17 +151,15 @@ impl SpeakerPlan {
             }
             return;
         };
-        let neighbor = Neighbor {
-            port: snapshot.configuration.listen_port,
-            name: other.name.clone(),
-            reflector_client: role == NeighborRole::Client,
-            local_address: Some(local),
-            timers: snapshot.configuration.timers,
-            bfd: snapshot.configuration.bfd,
-            import: Filter::All,
-            export: Filter::All,
-            ..Neighbor::new(address, snapshot.configuration.asn)
-        };
+        let neighbor = Neighbor::new(address, snapshot.configuration.asn)
+            .port(snapshot.configuration.listen_port)
+            .name(other.name.clone())
+            .reflector_client(role == NeighborRole::Client)
+            .local_address(local)
+            .timers(snapshot.configuration.timers)
+            .bfd(snapshot.configuration.bfd)
+            .import(Filter::All)
+            .export(Filter::All);
         self.add(neighbor, role);
     }
 
@@ -188,24 +184,22 @@ impl SpeakerPlan {
                     }
                 },
             };
-            let neighbor = Neighbor {
-                port: peer.port,
-                name: peer.name.clone(),
-                local_asn: peer.local_asn,
-                local_address,
-                passive: peer.passive,
-                families: peer.families.clone(),
-                timers: peer.timers,
-                role: peer.role,
-                strict_role: peer.strict_role,
-                prefix_limit: peer.prefix_limit,
-                ttl: peer.ttl,
-                authentication: peer.authentication.clone(),
-                bfd: peer.bfd,
-                import: peer.import.clone(),
-                export: peer.export.clone(),
-                ..Neighbor::new(peer.address, peer.asn)
-            };
+            let neighbor = Neighbor::new(peer.address, peer.asn)
+                .port(peer.port)
+                .name(peer.name.clone())
+                .local_asn(peer.local_asn)
+                .local_address(local_address)
+                .passive(peer.passive)
+                .families(peer.families.clone())
+                .timers(peer.timers)
+                .role(peer.role)
+                .strict_role(peer.strict_role)
+                .prefix_limit(peer.prefix_limit)
+                .ttl(peer.ttl)
+                .authentication(peer.authentication.clone())
+                .bfd(peer.bfd)
+                .import(peer.import.clone())
+                .export(peer.export.clone());
             self.add(neighbor, role);
         }
     }

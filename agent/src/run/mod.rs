@@ -167,7 +167,7 @@ pub enum RunError {
 fn listen_hint(error: &StartError) -> &'static str {
     match error {
         StartError::Listen { .. } => " (the port is spec.listenPort of the BGPConfiguration)",
-        StartError::Config(_) => "",
+        _ => "",
     }
 }
 

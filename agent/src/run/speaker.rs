@@ -147,7 +147,7 @@ impl AgentSpeaker {
 
 impl Running {
     async fn start(config: &Config, listen: Vec<SocketAddr>, restarting: bool) -> Result<Self, StartError> {
-        let options = Options { listen: listen.clone(), restarting };
+        let options = Options::default().listen(listen.clone()).restarting(restarting);
         let handle = io::start(config.clone(), options).await?;
         tracing::info!(
             asn = config.asn,

@@ -17,25 +17,23 @@ pub fn serve(config: &Path) -> Result<()> {
     let addresses: Vec<IpAddr> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let neighbors = addresses.into_iter().map(client).collect();
-        let config = Config { graceful_restart: None, neighbors, ..Config::new(ASN, DAEMON) };
+        let neighbors = addresses.into_iter().map(client);
+        let config = Config::new(ASN, DAEMON).graceful_restart(None).neighbors(neighbors);
         let listen = vec![SocketAddr::from((DAEMON, PORT))];
-        let _speaker = start(config, Options { listen, restarting: false }).await?;
+        let _speaker = start(config, Options::default().listen(listen).restarting(false)).await?;
         std::future::pending::<()>().await;
         Ok(())
     })
 }
 
 fn client(address: IpAddr) -> Neighbor {
-    Neighbor {
-        port: PORT,
-        reflector_client: true,
-        local_address: Some(DAEMON.into()),
-        passive: true,
-        families: vec![Family::Ipv4Unicast],
-        timers: Timers { hold: std::time::Duration::from_secs(HOLD_SECONDS.into()), ..Timers::default() },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(address, ASN)
-    }
+    Neighbor::new(address, ASN)
+        .port(PORT)
+        .reflector_client(true)
+        .local_address(IpAddr::from(DAEMON))
+        .passive(true)
+        .families([Family::Ipv4Unicast])
+        .timers(Timers::default().hold(std::time::Duration::from_secs(HOLD_SECONDS.into())))
+        .import(Filter::All)
+        .export(Filter::All)
 }

@@ -19,31 +19,41 @@ use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config::setters::setters;
 use crate::report::{BestRoute, PathReport, SessionReport};
 use crate::{Config, ConfigError};
 
-/// How a speaker is driven.
+/// Options of the driver.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
-    /// Addresses to accept connections on; none: neighbours are only connected to.
+    /// Addresses to accept connections on; with none the speaker only connects.
     pub listen: Vec<SocketAddr>,
-    /// The node forwarded by routes of an earlier run when this one began: peers are told so (the R bit, RFC 4724
-    /// §3) and keep what they know.
+    /// This is a restart, and the node still forwards by the routes of the run before: peers get the R bit (RFC 4724
+    /// §3) and keep our routes.
     pub restarting: bool,
 }
 
-/// Why a speaker can't start.
+setters!(Options {
+    restarting: bool,
+} each {
+    listen: SocketAddr,
+});
+
+/// The reason why a speaker cannot start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
-    /// The configuration is refused.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// An address can't be listened on.
+    /// An address cannot be listened on.
     #[error("cannot listen for BGP on {address}: {source}; {}", listen_advice(.source))]
+    #[non_exhaustive]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
 }
@@ -61,22 +71,32 @@ fn listen_advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// How to end.
+/// The way in which sessions end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stop {
-    /// Close the connections without a word: peers that support graceful restart keep our routes (RFC 4724 §4.2).
+    /// Close the connections without a NOTIFICATION: peers that support graceful restart keep our routes (RFC 4724
+    /// §4.2).
     Silent,
-    /// Tell the peers to drop our routes: Cease, Administrative Shutdown (RFC 4486 §4).
+    /// Send Cease, Administrative Shutdown (RFC 4486 §4): peers drop our routes.
     Cease,
 }
 
-/// The best routes, and whether they are the whole truth yet.
+/// The best routes, and whether they are complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BestRoutes {
     /// The routes, sorted by prefix.
     pub routes: Vec<BestRoute>,
-    /// Every peer's first feed is in, or was waited for long enough: what isn't listed may be deleted.
+    /// Every peer has sent its End-of-RIB, or the time to wait for it is over: routes that are not listed may be deleted.
     pub synced: bool,
+}
+
+impl BestRoutes {
+    /// Returns these routes.
+    pub fn new(routes: Vec<BestRoute>, synced: bool) -> Self {
+        Self { routes, synced }
+    }
 }
 
 /// A running speaker. When the last clone is dropped the speaker stops as with [`Stop::Silent`].

@@ -29,13 +29,12 @@ mod tests;
 mod types;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use crate::config::{Filter, Network};
-use crate::wire::{Attributes, Family, NextHop, Nlri, Prefix, Update};
+use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
 use best::Candidate;
 use export::GroupKey;
@@ -53,7 +52,7 @@ pub use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 #[derive(Debug)]
 pub struct Rib {
     identity: Identity,
-    networks: BTreeMap<Prefix, Option<IpAddr>>,
+    networks: BTreeMap<Prefix, Network>,
     neighbors: Neighbors,
     tables: PerFamily<Table>,
     groups: PerFamily<BTreeMap<GroupId, UpdateGroup>>,
@@ -99,16 +98,16 @@ impl Rib {
     /// Sets all originated networks; only the differences are applied.
     pub fn set_networks(&mut self, networks: &[Network]) {
         let wanted: BTreeMap<_, _> =
-            networks.iter().map(|network| (network.prefix, network.next_hop)).collect();
+            networks.iter().map(|network| (network.prefix, network.clone())).collect();
         let present = std::mem::replace(&mut self.networks, wanted.clone());
         for prefix in present.keys().filter(|prefix| !wanted.contains_key(prefix)) {
             self.withdraw(*prefix, Source::LOCAL);
         }
-        for (prefix, next_hop) in wanted {
-            if present.get(&prefix) != Some(&next_hop) {
-                let next_hop = next_hop.map(|address| NextHop { address, link_local: None });
-                let shared =
-                    self.attributes.intern(PathAttributes { attributes: Attributes::local(), next_hop });
+        for (prefix, network) in wanted {
+            if present.get(&prefix) != Some(&network) {
+                let next_hop = network.next_hop.map(|address| NextHop { address, link_local: None });
+                let attributes = network.attributes();
+                let shared = self.attributes.intern(PathAttributes { attributes, next_hop });
                 self.put(prefix, Path { shared, source: Source::LOCAL, rejected: None, stale: false });
             }
         }

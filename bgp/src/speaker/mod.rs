@@ -29,10 +29,13 @@ pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
 use crate::wire::{PathIds, Prefix};
 
-/// What whoever owns the sockets is to do.
+/// An action for the driver. A driver may ignore actions that it does not handle: a new one is returned only with
+/// configuration that enables it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
     /// Open a connection; answer with [`Speaker::connected`] or [`Speaker::connect_failed`].
+    #[non_exhaustive]
     Connect {
         /// Its name from now on.
         conn: ConnId,
@@ -44,6 +47,7 @@ pub enum Action {
         socket: SocketOptions,
     },
     /// Have the listening sockets authenticate what comes from these addresses, or no longer.
+    #[non_exhaustive]
     Protect {
         /// The addresses.
         from: Prefix,
@@ -52,6 +56,7 @@ pub enum Action {
     },
     /// Run this BFD session with these settings, or end it; pass its events to [`Speaker::bfd_event`].
     #[cfg(feature = "bfd")]
+    #[non_exhaustive]
     SetBfd {
         /// The addresses of the session.
         session: crate::bfd::Key,
@@ -59,6 +64,7 @@ pub enum Action {
         settings: Option<crate::bfd::Settings>,
     },
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
+    #[non_exhaustive]
     Close {
         /// Which.
         conn: ConnId,
@@ -67,6 +73,7 @@ pub enum Action {
 
 /// How the socket of a connection is to be set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketOptions {
     /// How far away the other side may be.
     pub ttl: Ttl,
@@ -82,8 +89,10 @@ impl SocketOptions {
 
 /// News.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// A session is established.
+    #[non_exhaustive]
     SessionUp {
         /// The neighbour's address.
         address: IpAddr,
@@ -91,6 +100,7 @@ pub enum Event {
         name: String,
     },
     /// It no longer is.
+    #[non_exhaustive]
     SessionDown {
         /// The neighbour's address.
         address: IpAddr,
@@ -102,6 +112,7 @@ pub enum Event {
     /// Best routes changed, or became complete.
     RoutesChanged,
     /// Something that somebody should look at before it becomes worse.
+    #[non_exhaustive]
     Warning {
         /// The neighbour's address.
         address: IpAddr,

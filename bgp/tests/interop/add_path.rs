@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 
 use anyhow::{Result, ensure};
-use heliograph_bgp::{AddPath, Config};
+use heliograph_bgp::AddPath;
 
 use crate::cases::{Case, Record};
 use crate::lab::{Lab, THEIRS, ours, until};
@@ -28,17 +28,16 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     neighbors.push(several);
     let daemon = Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors, ..Setup::default() })?;
 
-    let add_path = AddPath { receive: true, send: NonZeroU8::new(2) };
-    let mut ours_are = vec![heliograph_bgp::Neighbor { add_path, ..neighbor(ours(REFLECTOR), ASN) }];
-    ours_are.extend(OUR_CLIENTS.map(|host| heliograph_bgp::Neighbor {
-        reflector_client: true,
-        passive: true,
-        ..towards(ours(REFLECTOR), ours(host), ASN)
-    }));
+    let add_path = AddPath::default().receive(true).send(NonZeroU8::new(2));
+    let mut ours_are = vec![neighbor(ours(REFLECTOR), ASN).add_path(add_path)];
+    ours_are.extend(
+        OUR_CLIENTS
+            .map(|host| towards(ours(REFLECTOR), ours(host), ASN).reflector_client(true).passive(true)),
+    );
     let reflector = Speaker::start(ours(REFLECTOR).into(), config(ASN, REFLECTOR, ours_are))?;
     let announcing = |host, number, neighbor| {
         let networks = vec![network(prefix(number))];
-        Speaker::start(ours(host).into(), Config { networks, ..config(ASN, host, vec![neighbor]) })
+        Speaker::start(ours(host).into(), config(ASN, host, vec![neighbor]).networks(networks))
     };
     let mut clients = Vec::new();
     for host in THEIR_CLIENTS {

@@ -23,7 +23,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let daemon =
         Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors: vec![to_us], ..Setup::default() })?;
     let bfd = Some(Settings { min_tx: INTERVAL, min_rx: INTERVAL, ..Settings::default() });
-    let to_them = heliograph_bgp::Neighbor { bfd, ..neighbor(ours(HOST), ASN) };
+    let to_them = neighbor(ours(HOST), ASN).bfd(bfd);
     let speaker = Speaker::start(ours(HOST).into(), config(ASN, HOST, vec![to_them]))?;
 
     record.case(Case::Bfd, || {

@@ -87,7 +87,7 @@ fn lacking(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Resul
                 Ok(())
             })?;
             let import = Filter::Rules(tagged_only(Some(300)));
-            let asking = heliograph_bgp::Neighbor { import, ..neighbor(ours(CLIENT), ASN) };
+            let asking = neighbor(ours(CLIENT), ASN).import(import);
             speaker.set(config(ASN, CLIENT, vec![asking]))?;
             until("it refuses", || {
                 let said = daemon.last_words();

@@ -1,7 +1,6 @@
 //! An external session over IPv6 that carries both families, between ASes whose numbers take 4 octets.
 
 use anyhow::{Result, ensure};
-use heliograph_bgp::Config;
 
 use crate::cases::{Case, Record};
 use crate::lab::{Lab, THEIRS6, ours6, until};
@@ -17,9 +16,9 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let to_us = Neighbor { ipv6: true, extended_next_hop: true, ..Neighbor::new(ours6(HOST), OURS) };
     let setup = Setup { asn: THEIRS, neighbors: vec![to_us], ..Setup::default() };
     let daemon = Daemon::start(record.peer, lab, setup)?;
-    let to_them = heliograph_bgp::Neighbor { extended_next_hop: true, ..neighbor(ours6(HOST), THEIRS) };
+    let to_them = neighbor(ours6(HOST), THEIRS).extended_next_hop(true);
     let networks = vec![network(prefix(HOST)), network(prefix6(HOST))];
-    let ours = Config { networks, ..config(OURS, HOST, vec![to_them]) };
+    let ours = config(OURS, HOST, vec![to_them]).networks(networks);
     let speaker = Speaker::start(ours6(HOST).into(), ours)?;
     speaker.up(THEIRS6)?;
     daemon.up(ours6(HOST))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use heliograph_bgp::{Config, GracefulRestart};
+use heliograph_bgp::GracefulRestart;
 
 use crate::cases::{Case, Record};
 use crate::lab::{Lab, THEIRS, ours, until_while};
@@ -24,12 +24,12 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let neighbors = vec![Neighbor::new(ours(HOST), ASN)];
     let setup = Setup { asn: ASN, neighbors, graceful, ..Setup::default() };
     let mut daemon = Daemon::start(record.peer, lab, setup)?;
-    let graceful_restart = Some(GracefulRestart {
-        restart_time: Duration::from_secs(RESTART.into()),
-        long_lived: Some(Duration::from_secs(STALE.into())),
-        ..GracefulRestart::default()
-    });
-    let ours_is = Config { graceful_restart, ..config(ASN, HOST, vec![neighbor(ours(HOST), ASN)]) };
+    let graceful_restart = Some(
+        GracefulRestart::default()
+            .restart_time(Duration::from_secs(RESTART.into()))
+            .long_lived(Duration::from_secs(STALE.into())),
+    );
+    let ours_is = config(ASN, HOST, vec![neighbor(ours(HOST), ASN)]).graceful_restart(graceful_restart);
     let mut speaker = Speaker::start(ours(HOST).into(), ours_is)?;
     crate::graceful::settled(&daemon, &speaker)?;
 

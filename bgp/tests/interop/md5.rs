@@ -18,7 +18,7 @@ pub const HOST: u8 = 13;
 /// The peer, with a key.
 pub fn neighbor(local: Ipv4Addr, key: &str) -> Neighbor {
     let authentication = Some(Authentication::Md5(Key::new(key)));
-    Neighbor { authentication, ..speakers::neighbor(local, ASN) }
+    speakers::neighbor(local, ASN).authentication(authentication)
 }
 
 /// With another key, and with none, there is no session until the key is right.

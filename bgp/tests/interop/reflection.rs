@@ -1,5 +1,7 @@
 //! Route reflection, they for us and we for them; with what else can be seen on those sessions.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
 use heliograph_bgp::{Config, Filter, Network};
 
@@ -78,16 +80,16 @@ pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
 
 /// We are a reflector, and the daemon, which connects to us, and another speaker are our clients.
 pub fn we_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
-    let client = |neighbor| heliograph_bgp::Neighbor { reflector_client: true, passive: true, ..neighbor };
+    let client = |neighbor: heliograph_bgp::Neighbor| neighbor.reflector_client(true).passive(true);
     let clients =
         vec![client(neighbor(ours(REFLECTOR), ASN)), client(towards(ours(REFLECTOR), ours(A), ASN))];
-    let reflector = Config { neighbors: clients, ..Config::new(ASN, ours(REFLECTOR)) };
+    let reflector = Config::new(ASN, ours(REFLECTOR)).neighbors(clients);
     let reflector = Speaker::start(ours(REFLECTOR).into(), reflector)?;
     let towards_reflector = towards(ours(A), ours(REFLECTOR), ASN);
-    let a = announcing(A, towards_reflector);
+    let mut a = announcing(A, towards_reflector);
     let import = checking(A, towards(ours(A), ours(REFLECTOR), ASN)).neighbors[0].import.clone();
-    let neighbors = a.neighbors.into_iter().map(|n| heliograph_bgp::Neighbor { import: import.clone(), ..n });
-    let a = Speaker::start(ours(A).into(), Config { neighbors: neighbors.collect(), ..a })?;
+    a.neighbors.iter_mut().for_each(|neighbor| neighbor.import = import.clone());
+    let a = Speaker::start(ours(A).into(), a)?;
     let to_us = Neighbor { connects: true, ipv6: true, ..Neighbor::new(ours(REFLECTOR), ASN) };
     let setup = Setup { asn: ASN, neighbors: vec![to_us], ..Setup::default() };
     let daemon = Daemon::start(record.peer, lab, setup)?;
@@ -123,14 +125,14 @@ pub fn we_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
 
 /// A host that announces a prefix of each family, tagged, and one without tags.
 fn announcing(host: u8, neighbor: heliograph_bgp::Neighbor) -> Config {
-    let with_next_hop = Network { prefix: prefix6(host), next_hop: Some(ours6(host).into()) };
+    let with_next_hop = Network::new(prefix6(host)).next_hop(IpAddr::from(ours6(host)));
     let export = Filter::Rules(communities::tagging(prefix(communities::BARE)));
     let networks = vec![network(prefix(host)), with_next_hop, network(prefix(communities::BARE))];
-    Config { networks, ..config(ASN, host, vec![heliograph_bgp::Neighbor { export, ..neighbor }]) }
+    config(ASN, host, vec![neighbor.export(export)]).networks(networks)
 }
 
 /// A host that takes IPv4 routes with all tags only.
 fn checking(host: u8, neighbor: heliograph_bgp::Neighbor) -> Config {
     let import = Filter::Rules(communities::tagged_only(None));
-    config(ASN, host, vec![heliograph_bgp::Neighbor { import, ..neighbor }])
+    config(ASN, host, vec![neighbor.import(import)])
 }

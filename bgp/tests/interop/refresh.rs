@@ -24,7 +24,7 @@ pub fn they_ask(daemon: &Daemon, a: &Speaker) -> Result<()> {
 /// We ask, as another import policy needs the routes as they were told: LOCAL_PREF can only become that if they are.
 pub fn we_ask(b: &Speaker) -> Result<()> {
     let import = Filter::Rules(tagged_only(Some(300)));
-    let neighbor = heliograph_bgp::Neighbor { import, ..neighbor(ours(B), ASN) };
+    let neighbor = neighbor(ours(B), ASN).import(import);
     let config: Config = config(ASN, B, vec![neighbor]);
     b.set(config)?;
     until("the new policy has seen their routes", || {

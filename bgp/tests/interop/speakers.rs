@@ -37,7 +37,7 @@ impl Speaker {
     fn run(&mut self, restarting: bool) -> Result<()> {
         // Its thread is made by this one, and so is in the same network.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let options = Options { listen: vec![SocketAddr::new(self.address, PORT)], restarting };
+        let options = Options::default().listen([SocketAddr::new(self.address, PORT)]).restarting(restarting);
         let handle = runtime.block_on(start(self.config.clone(), options))?;
         self.running = Some((runtime, handle));
         Ok(())
@@ -109,12 +109,12 @@ pub fn prefix6(host: u8) -> Prefix {
 
 /// A prefix with our own address as its next hop.
 pub fn network(prefix: Prefix) -> Network {
-    Network { prefix, next_hop: None }
+    Network::new(prefix)
 }
 
 /// Our host's configuration, with the peer as only neighbour and its IPv4 prefix.
 pub fn config(asn: u32, host: u8, neighbors: Vec<Neighbor>) -> Config {
-    Config { networks: vec![network(prefix(host))], neighbors, ..Config::new(asn, ours(host)) }
+    Config::new(asn, ours(host)).networks([network(prefix(host))]).neighbors(neighbors)
 }
 
 /// A neighbour of ours from an address of ours: all is told and taken, and nobody waits long.
@@ -125,17 +125,13 @@ pub fn neighbor(local: impl Into<IpAddr>, asn: u32) -> Neighbor {
 
 /// The same for one that isn't the peer.
 pub fn towards(local: impl Into<IpAddr>, address: impl Into<IpAddr>, asn: u32) -> Neighbor {
-    let timers = Timers {
-        hold: Duration::from_secs(HOLD.into()),
-        connect_retry: Duration::from_millis(500),
-        ..Timers::default()
-    };
-    Neighbor {
-        local_address: Some(local.into()),
-        port: PORT,
-        timers,
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(address.into(), asn)
-    }
+    let local: IpAddr = local.into();
+    let timers =
+        Timers::default().hold(Duration::from_secs(HOLD.into())).connect_retry(Duration::from_millis(500));
+    Neighbor::new(address.into(), asn)
+        .local_address(local)
+        .port(PORT)
+        .timers(timers)
+        .import(Filter::All)
+        .export(Filter::All)
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use heliograph_bgp::{AddPath, Config, Neighbor, Network as Originated};
+use heliograph_bgp::{AddPath, Network as Originated};
 
 use crate::cluster::{address, prefix, reflected};
 use crate::network::{Network, NodeId, Seed};
@@ -18,10 +18,10 @@ fn cluster(network: &mut Network, count: usize) {
     let mut plain = Network::new(0);
     reflected(&mut plain, count, 1);
     for node in 0..count {
-        let config = plain.config(node).clone();
-        let add_path = AddPath { receive: true, send: NonZeroU8::new(3).filter(|_| node == 0) };
-        let neighbors = config.neighbors.into_iter().map(|neighbor| Neighbor { add_path, ..neighbor });
-        network.add(address(node), Config { neighbors: neighbors.collect(), ..config });
+        let mut config = plain.config(node).clone();
+        let add_path = AddPath::default().receive(true).send(NonZeroU8::new(3).filter(|_| node == 0));
+        config.neighbors.iter_mut().for_each(|neighbor| neighbor.add_path = add_path);
+        network.add(address(node), config);
         if (1..=3).contains(&node) {
             share(network, node, true);
         }
@@ -30,11 +30,11 @@ fn cluster(network: &mut Network, count: usize) {
 
 /// Has a client announce the shared prefix, or no longer.
 fn share(network: &mut Network, node: NodeId, announced: bool) {
-    let mut networks = vec![Originated { prefix: prefix(node), next_hop: None }];
+    let mut networks = vec![Originated::new(prefix(node))];
     if announced {
-        networks.push(Originated { prefix: prefix(SHARED), next_hop: None });
+        networks.push(Originated::new(prefix(SHARED)));
     }
-    network.set_config(node, Config { networks, ..network.config(node).clone() });
+    network.set_config(node, network.config(node).clone().networks(networks));
 }
 
 /// The next hops of the paths that a node has to the shared prefix, its own aside, each once.

@@ -3,7 +3,7 @@
 use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::Event;
 use heliograph_bgp::wire::Prefix;
-use heliograph_bgp::{Config, Filter, Neighbor, PrefixRange};
+use heliograph_bgp::{Filter, Neighbor, PrefixRange};
 use std::time::Duration;
 
 use crate::cluster::{address, converge, mesh, originate, prefix};
@@ -54,7 +54,7 @@ fn the_same_again_changes_nothing() {
 fn what_is_originated_changes_without_a_reset() {
     let (_seed, mut network) = running();
     let networks = vec![originate(prefix(500)), originate(prefix(501))];
-    network.set_config(0, Config { networks, ..network.config(0).clone() });
+    network.set_config(0, network.config(0).clone().networks(networks));
     network.run_for(SECOND);
     converge(&mut network, 0, SECOND);
     assert_eq!(touched(&mut network, 1), [0usize; 0]);
@@ -74,8 +74,7 @@ fn filters_change_without_a_reset() {
     };
     assert_eq!(routes(&network, 0), [prefix(2)]);
     assert_eq!(routes(&network, 1), [prefix(2)]);
-    let all =
-        PrefixRange { within: "10.0.0.0/8".parse::<ipnetwork::IpNetwork>().unwrap().into(), max_length: 24 };
+    let all = PrefixRange::new("10.0.0.0/8".parse::<ipnetwork::IpNetwork>().unwrap().into(), 24);
     change_neighbor(&mut network, |neighbor| {
         neighbor.import = Filter::Only(vec![all]);
         neighbor.export = Filter::All;
@@ -102,7 +101,7 @@ fn another_hold_time_resets_that_session_only() {
 fn another_identity_resets_all() {
     let (_seed, mut network) = running();
     let router_id = address(200);
-    network.set_config(0, Config { router_id, ..network.config(0).clone() });
+    network.set_config(0, network.config(0).clone().router_id(router_id));
     network.run_for(SECOND);
     assert_eq!(touched(&mut network, 0), [1, 2]);
     converge(&mut network, 0, 10 * SECOND);
@@ -139,6 +138,6 @@ fn an_impossible_configuration_is_refused_as_a_whole() {
     let good = crate::cluster::config(0, crate::cluster::ASN);
     let mut speaker = heliograph_bgp::Speaker::new(good.clone(), false, now, 1).expect("valid");
     let neighbors = vec![crate::cluster::neighbor(1, 0)];
-    assert!(speaker.set_config(now, Config { neighbors, ..good }).is_err());
+    assert!(speaker.set_config(now, good.neighbors(neighbors)).is_err());
     assert!(speaker.sessions(now).is_empty());
 }

@@ -23,34 +23,28 @@ pub fn prefix(n: usize) -> Prefix {
 }
 
 pub fn originate(prefix: Prefix) -> Originated {
-    Originated { prefix, next_hop: None }
+    Originated::new(prefix)
 }
 
 pub fn neighbor(n: usize, asn: u32) -> Neighbor {
-    Neighbor {
-        name: format!("node {n}"),
-        families: vec![Family::Ipv4Unicast],
-        timers: Timers {
-            hold: Duration::from_secs(30),
-            connect_retry: Duration::from_secs(3),
-            ..Timers::default()
-        },
-        import: Filter::All,
-        export: Filter::All,
-        ..Neighbor::new(address(n).into(), asn)
-    }
+    Neighbor::new(address(n).into(), asn)
+        .name(format!("node {n}"))
+        .families([Family::Ipv4Unicast])
+        .timers(Timers::default().hold(Duration::from_secs(30)).connect_retry(Duration::from_secs(3)))
+        .import(Filter::All)
+        .export(Filter::All)
 }
 
 /// The n-th node without neighbours.
 pub fn config(n: usize, asn: u32) -> Config {
-    Config { networks: vec![originate(prefix(n))], ..Config::new(asn, address(n)) }
+    Config::new(asn, address(n)).networks([originate(prefix(n))])
 }
 
 /// Everyone with everyone.
 pub fn mesh(network: &mut Network, count: usize) {
     for n in 0..count {
-        let neighbors = (0..count).filter(|other| *other != n).map(|other| neighbor(other, ASN)).collect();
-        network.add(address(n), Config { neighbors, ..config(n, ASN) });
+        let neighbors = (0..count).filter(|other| *other != n).map(|other| neighbor(other, ASN));
+        network.add(address(n), config(n, ASN).neighbors(neighbors));
     }
 }
 
@@ -61,9 +55,8 @@ pub fn reflected(network: &mut Network, count: usize, reflectors: usize) {
         let client = |other: usize| n < reflectors && other >= reflectors;
         let neighbors = peers
             .filter(|other| *other != n)
-            .map(|other| Neighbor { reflector_client: client(other), ..neighbor(other, ASN) })
-            .collect();
-        network.add(address(n), Config { neighbors, ..config(n, ASN) });
+            .map(|other| neighbor(other, ASN).reflector_client(client(other)));
+        network.add(address(n), config(n, ASN).neighbors(neighbors));
     }
 }
 
@@ -77,7 +70,7 @@ pub fn expected(network: &Network, node: NodeId, reflectors: usize) -> Vec<BestR
             let direct = reflectors == 0 || node < reflectors || other < reflectors;
             let peer = if direct { next_hop } else { address(0).into() };
             let networks = &network.config(other).networks;
-            networks.iter().map(move |originated| BestRoute { prefix: originated.prefix, next_hop, peer })
+            networks.iter().map(move |originated| BestRoute::new(originated.prefix, next_hop, peer))
         })
         .collect();
     routes.sort();

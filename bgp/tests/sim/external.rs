@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use heliograph_bgp::Config;
-
 use crate::cluster::{address, config, neighbor, prefix};
 use crate::network::{Network, Seed};
 
@@ -11,8 +9,8 @@ use crate::network::{Network, Seed};
 fn ring(network: &mut Network, count: usize) {
     for n in 0..count {
         let sides = [(n + 1) % count, (n + count - 1) % count];
-        let neighbors = sides.into_iter().map(|side| neighbor(side, asn(side))).collect();
-        network.add(address(n), Config { neighbors, ..config(n, asn(n)) });
+        let neighbors = sides.into_iter().map(|side| neighbor(side, asn(side)));
+        network.add(address(n), config(n, asn(n)).neighbors(neighbors));
     }
 }
 

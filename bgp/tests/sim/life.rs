@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use heliograph_bgp::Filter;
 use heliograph_bgp::wire::Prefix;
-use heliograph_bgp::{Config, Filter};
 
 use crate::cluster::{prefix, reflected};
 use crate::model::{Choice, Policies, keep_all, known, quiet};
@@ -30,7 +30,7 @@ impl Cluster {
         }
         reflected(&mut network, nodes, REFLECTORS.len());
         for node in (0..nodes).filter(|node| node % sparse != 0) {
-            network.set_config(node, Config { networks: Vec::new(), ..network.config(node).clone() });
+            network.set_config(node, network.config(node).clone().networks([]));
         }
         for node in 0..nodes {
             network.start(node, false);
@@ -90,7 +90,7 @@ fn partition(cluster: &mut Cluster) {
 /// A reflector is gone for good, and comes back: its clients have the other.
 fn lose_one_reflector(cluster: &mut Cluster, lost: NodeId) {
     let but_its_own = cluster.network.config(lost).networks.clone();
-    cluster.network.set_config(lost, Config { networks: Vec::new(), ..cluster.network.config(lost).clone() });
+    cluster.network.set_config(lost, cluster.network.config(lost).clone().networks([]));
     cluster.quiet("a reflector announces nothing");
     cluster.network.kill(lost);
     cluster.keep_all(RESTART_TIME + 10 * SECOND, &BTreeSet::new(), "a reflector is lost");
@@ -98,7 +98,7 @@ fn lose_one_reflector(cluster: &mut Cluster, lost: NodeId) {
     cluster.network.start(lost, false);
     cluster.keep_all(30 * SECOND, &BTreeSet::from([lost]), "a reflector is back");
     let networks = but_its_own;
-    cluster.network.set_config(lost, Config { networks, ..cluster.network.config(lost).clone() });
+    cluster.network.set_config(lost, cluster.network.config(lost).clone().networks(networks));
     cluster.quiet("a reflector is back");
 }
 

@@ -23,7 +23,7 @@ fn cluster(seed: u64) -> Network {
     for node in 0..5 {
         let mut config: Config = network.config(node).clone();
         let long_lived = (node != UNAWARE).then_some(300 * SECOND);
-        let restart = GracefulRestart { restart_time: 20 * SECOND, long_lived, ..GracefulRestart::default() };
+        let restart = GracefulRestart::default().restart_time(20 * SECOND).long_lived(long_lived);
         config.graceful_restart = Some(restart);
         if node == 1 || node == 2 {
             config.networks.push(originate(prefix(SHARED)));
@@ -146,7 +146,7 @@ fn small_networks_survive_with_it() {
             for node in 0..6 {
                 let mut config = network.config(node).clone();
                 let long_lived = Some(60 * SECOND);
-                let restart = GracefulRestart { long_lived, ..GracefulRestart::default() };
+                let restart = GracefulRestart::default().long_lived(long_lived);
                 config.graceful_restart = Some(restart);
                 network.set_config(node, config);
             }

@@ -78,11 +78,10 @@ pub fn expected(network: &Network, policies: &Policies) -> Vec<Option<Vec<BestRo
             let paths = spread(network, policies, &sessions, origin, &prefix);
             for (node, from) in paths {
                 let (next_hop, peer) = (network.address(origin).into(), network.address(from).into());
-                routes[node].as_mut().expect("sessions are with those who run").push(BestRoute {
-                    prefix,
-                    next_hop,
-                    peer,
-                });
+                routes[node]
+                    .as_mut()
+                    .expect("sessions are with those who run")
+                    .push(BestRoute::new(prefix, next_hop, peer));
             }
         }
     }

@@ -482,13 +482,13 @@ impl Network {
                     None => self.arrivals.push(at, Arrival::Refused { link }),
                 }
             }
-            // The simulated wire has no keys, and nothing else runs over it.
-            Action::Protect { .. } | Action::SetBfd { .. } => {}
-            Action::Close { conn } => {
+            Action::Close { conn, .. } => {
                 if let Some((link, end)) = self.nodes[node].conns.remove(&conn) {
                     self.hang_up(link, end, "closed by peer");
                 }
             }
+            // The simulated wire has no keys, and nothing else runs over it.
+            _ => {}
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use heliograph_bgp::GracefulRestart;
 use heliograph_bgp::report::BestRoute;
 use heliograph_bgp::speaker::Event;
-use heliograph_bgp::{Config, GracefulRestart};
 
 use crate::cluster::{address, converge, expected, mesh, originate, prefix, reflected};
 use crate::network::{Network, NodeId, Seed};
@@ -22,7 +22,7 @@ fn running(seed: u64, count: usize) -> Network {
 }
 
 fn has(network: &Network, node: NodeId, of: NodeId) -> bool {
-    let wanted = BestRoute { prefix: prefix(of), next_hop: address(of).into(), peer: address(of).into() };
+    let wanted = BestRoute::new(prefix(of), address(of).into(), address(of).into());
     network.speaker(node).best_routes().contains(&wanted)
 }
 
@@ -120,7 +120,7 @@ fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
     network.kill(0);
     network.run_for(SECOND);
     let networks = vec![originate(prefix(77))];
-    network.set_config(0, Config { networks, ..network.config(0).clone() });
+    network.set_config(0, network.config(0).clone().networks(networks));
     network.start(0, true);
     network.run_for(10 * SECOND);
     assert!((1..4).all(|node| !has(&network, node, 0)));
@@ -132,16 +132,17 @@ fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
 fn without_its_end_of_rib_what_is_stale_stays_for_a_while() {
     let seed = Seed::new(4);
     let mut network = running(seed.0, 4);
-    let restart = Some(GracefulRestart { selection_deferral: 30 * SECOND, ..GracefulRestart::default() });
-    let config = Config {
-        networks: Vec::new(),
-        neighbors: (1..4)
-            .map(|n| crate::cluster::neighbor(n, crate::cluster::ASN))
-            .chain([crate::cluster::neighbor(50, crate::cluster::ASN)])
-            .collect(),
-        graceful_restart: restart,
-        ..network.config(0).clone()
-    };
+    let restart = Some(GracefulRestart::default().selection_deferral(30 * SECOND));
+    let config = network
+        .config(0)
+        .clone()
+        .networks([])
+        .neighbors(
+            (1..4)
+                .map(|n| crate::cluster::neighbor(n, crate::cluster::ASN))
+                .chain([crate::cluster::neighbor(50, crate::cluster::ASN)]),
+        )
+        .graceful_restart(restart);
     network.kill(0);
     network.set_config(0, config);
     network.start(0, true);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use heliograph_bgp::{Config, Neighbor};
+use heliograph_bgp::Config;
 
 use crate::cluster::{ASN, config, mesh, neighbor};
 use crate::model::{Policies, keep_all, known, quiet};
@@ -46,9 +46,8 @@ impl Switch {
         let is_client = |other| {
             !matches!(topology, Topology::Mesh) && self.is_reflector(node) && !self.is_reflector(other)
         };
-        let neighbors =
-            peers.map(|other| Neighbor { reflector_client: is_client(other), ..neighbor(other, ASN) });
-        let mut config = Config { neighbors: neighbors.collect(), ..config(node, ASN) };
+        let neighbors = peers.map(|other| neighbor(other, ASN).reflector_client(is_client(other)));
+        let mut config = config(node, ASN).neighbors(neighbors);
         config.networks.retain(|_| meshed(node));
         config
     }

@@ -102,7 +102,7 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
     for kind in ["bgppeers", "bgpfilters", "bgpnodes", "bgpsessions"] {
         let said = cluster.kubectl(&["get", kind])?;
         println!("$ kubectl get {kind}\n{said}");
-        ensure!(columns(&said) == documented(kind)?, "docs/operations.md has other columns of {kind}");
+        ensure!(columns(&said) == documented(kind)?, "docs/observe.md has other columns of {kind}");
     }
     Ok(())
 }
@@ -123,10 +123,10 @@ fn columns(table: &str) -> Vec<&str> {
 
 /// The columns that the documentation shows of a kind.
 fn documented(kind: &str) -> Result<Vec<&'static str>> {
-    let page = include_str!("../../../docs/operations.md");
+    let page = include_str!("../../../docs/observe.md");
     let (_, after) = page
         .split_once(&format!("$ kubectl get {kind}\n"))
-        .with_context(|| format!("docs/operations.md has no `kubectl get {kind}`"))?;
+        .with_context(|| format!("docs/observe.md has no `kubectl get {kind}`"))?;
     Ok(columns(after))
 }
 
@@ -156,7 +156,7 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     }
     configure(cluster, bgp::reflectors())?;
     let said = cluster.kubectl(&["get", "bgpconfigurations"])?;
-    ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/operations.md, not: {said}");
+    ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/observe.md, not: {said}");
     let begun = Instant::now();
     wait_for_role(cluster, "n1", "Client", 2)?;
     for node in ["n2", "n3"] {

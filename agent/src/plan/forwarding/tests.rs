@@ -19,8 +19,7 @@ fn prefix(text: &str) -> IpNetwork {
 }
 
 fn best(routes: &[(&str, &str)]) -> Vec<BestRoute> {
-    let route =
-        |(to, via): &(&str, &str)| BestRoute { prefix: prefix(to).into(), next_hop: ip(via), peer: ip(via) };
+    let route = |(to, via): &(&str, &str)| BestRoute::new(prefix(to).into(), ip(via), ip(via));
     routes.iter().map(route).collect()
 }
 
@@ -300,7 +299,7 @@ fn without_all_nodes_next_hops_of_cluster_networks_from_reflectors_are_nodes() {
     ];
     for (to, next_hop, peer, cluster, is_node) in cases {
         snapshot.configuration.cluster_cidrs = cluster.split_whitespace().map(prefix).collect();
-        let best = [BestRoute { prefix: prefix(to).into(), next_hop: ip(next_hop), peer: ip(peer) }];
+        let best = [BestRoute::new(prefix(to).into(), ip(next_hop), ip(peer))];
         let segments = [(ip(next_hop), routed())].into();
         let planned = desired(&snapshot, "a", &best, &segments, &underlays());
         let reachability = planned.verdicts[&ip(next_hop)].reachability;

@@ -59,10 +59,8 @@ fn in_a_mesh_all_nodes_are_neighbors() {
     let config = plan.config;
     config.validate().unwrap();
     assert_eq!(config.router_id, "172.20.1.11".parse::<Ipv4Addr>().unwrap());
-    let network = Network {
-        prefix: "10.244.1.0/24".parse::<ipnetwork::IpNetwork>().unwrap().into(),
-        next_hop: Some(ip("172.20.1.11")),
-    };
+    let network = Network::new("10.244.1.0/24".parse::<ipnetwork::IpNetwork>().unwrap().into())
+        .next_hop(ip("172.20.1.11"));
     assert_eq!(config.networks, [network]);
     assert_eq!(config.neighbors[0].local_address, Some(ip("172.20.1.11")));
     assert_eq!(config.neighbors[0].families, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
@@ -174,7 +172,7 @@ fn every_field_of_a_peer_is_set_on_its_neighbor() {
         ),
         (
             "prefixLimit",
-            |p| p.prefix_limit = Some(PrefixLimit { max: 9, warn_percent: 80, restart: None }),
+            |p| p.prefix_limit = Some(PrefixLimit::new(9).warn_percent(80)),
             |n| n.prefix_limit.is_some_and(|limit| limit.max == 9),
         ),
         ("import", |p| p.import = Filter::All, |n| n.import == Filter::All && n.export == Filter::nothing()),

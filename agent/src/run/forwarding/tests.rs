@@ -94,12 +94,9 @@ impl TestNode {
 }
 
 fn best(routes: &[(&str, &str)], synced: bool) -> BestRoutes {
-    let route = |(to, via): &(&str, &str)| BestRoute {
-        prefix: to.parse::<IpNetwork>().unwrap().into(),
-        next_hop: ip(via),
-        peer: ip(via),
-    };
-    BestRoutes { routes: routes.iter().map(route).collect(), synced }
+    let route =
+        |(to, via): &(&str, &str)| BestRoute::new(to.parse::<IpNetwork>().unwrap().into(), ip(via), ip(via));
+    BestRoutes::new(routes.iter().map(route).collect(), synced)
 }
 
 const TO_B: (&str, &str) = ("10.244.2.0/24", "172.20.1.12");

@@ -194,7 +194,7 @@ fn prefix_filter(rules: &[api::PrefixRule], field: &str, problems: &mut Problems
                 format!("give {least} to {most}"),
             );
         }
-        ranges.push(PrefixRange { within: within.into(), max_length });
+        ranges.push(PrefixRange::new(within.into(), max_length));
     }
     Filter::Only(ranges)
 }
@@ -317,9 +317,7 @@ fn prefix_limit(given: &api::peer::PrefixLimit, problems: &mut Problems) -> Pref
         let remedy = "give at least 1, or leave it out to wait for a change of this object";
         problems.note("spec.prefixLimit.restartSeconds", "0 would try again at once, for ever", remedy);
     }
-    PrefixLimit {
-        max: given.max,
-        warn_percent,
-        restart: given.restart_seconds.map(|seconds| Duration::from_secs(seconds.into())),
-    }
+    PrefixLimit::new(given.max)
+        .warn_percent(warn_percent)
+        .restart(given.restart_seconds.map(|seconds| Duration::from_secs(seconds.into())))
 }

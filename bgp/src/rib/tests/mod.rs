@@ -109,7 +109,7 @@ fn withdraw(prefixes: &[&str]) -> Update {
 }
 
 fn network(text: &str, next_hop: Option<&str>) -> Network {
-    Network { prefix: prefix(text), next_hop: next_hop.map(ip) }
+    Network::new(prefix(text)).next_hop(next_hop.map(ip))
 }
 
 /// A table with peers of these kinds up, numbered from 1.

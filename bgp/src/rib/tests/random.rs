@@ -273,7 +273,7 @@ impl World {
                 let networks: Vec<Network> = networks
                     .into_iter()
                     .map(|(text, given)| (prefix(text), given))
-                    .map(|(prefix, given)| Network { prefix, next_hop: own(given, prefix) })
+                    .map(|(prefix, given)| Network::new(prefix).next_hop(own(given, prefix)))
                     .collect();
                 model.networks = networks.iter().map(|network| (network.prefix, network.next_hop)).collect();
                 rib.set_networks(&networks);
@@ -334,7 +334,7 @@ impl World {
         }
         let networks = self.model.networks.iter();
         let networks: Vec<Network> =
-            networks.map(|(prefix, next_hop)| Network { prefix: *prefix, next_hop: *next_hop }).collect();
+            networks.map(|(prefix, next_hop)| Network::new(*prefix).next_hop(*next_hop)).collect();
         rib.set_networks(&networks);
         rib
     }

@@ -154,7 +154,7 @@ fn networks_come_and_go() {
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
     play.told(conn);
-    config.networks = vec![Network { prefix: prefix(7), next_hop: None }];
+    config.networks = vec![Network::new(prefix(7))];
     play.set(config.clone());
     assert_eq!(play.changes(conn), (vec![prefix(7)], vec![]));
     config.networks.clear();

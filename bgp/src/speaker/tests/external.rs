@@ -120,7 +120,7 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
 #[test]
 fn graceful_shutdown_is_told_live() {
     const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
-    let networks = vec![Network { prefix: prefix(9), next_hop: None }];
+    let networks = vec![Network::new(prefix(9))];
     let neighbors = vec![client(1), client(2), external(3, None)];
     let mut config = Config { networks, ..config(neighbors) };
     let mut play = Play::new(config.clone());

@@ -75,7 +75,7 @@ fn export_rules_choose_and_change_prefix_by_prefix() {
     );
     let neighbors =
         vec![client(1), Neighbor { export: export.clone(), ..external(2) }, Neighbor { export, ..client(3) }];
-    let networks = vec![Network { prefix: prefix(9), next_hop: None }];
+    let networks = vec![Network::new(prefix(9))];
     let mut play = Play::new(Config { networks, ..config(neighbors) });
     let (one, two, three) = (play.up(1), play.up_with(2, Play::open(2, THEIRS)), play.up(3));
     play.announce(one, 1, (1..=4).map(prefix).collect());

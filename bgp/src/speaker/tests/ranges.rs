@@ -103,10 +103,7 @@ fn a_range_is_protected_as_a_whole() {
 #[test]
 fn another_as_number_of_ours() {
     let moving = Neighbor { asn: 64601, local_asn: Some(65000), ..neighbor(1) };
-    let mut play = Play::new(Config {
-        networks: vec![Network { prefix: prefix(9), next_hop: None }],
-        ..config(vec![moving])
-    });
+    let mut play = Play::new(Config { networks: vec![Network::new(prefix(9))], ..config(vec![moving]) });
     let one = play.connect(1).expect("welcome");
     let told = play.told(one);
     assert!(matches!(&told[..], [Message::Open(open)] if open.asn == 65000));
