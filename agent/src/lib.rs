@@ -12,4 +12,3 @@ pub mod reconcile;
 pub mod run;
 pub mod status;
 pub mod store;
-pub mod sum;

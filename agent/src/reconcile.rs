@@ -351,7 +351,7 @@ impl<K: Kernel> Reconciler<K> {
                     tracing::debug!(%change, "change confirmed");
                     self.confirmed += 1;
                     self.failures.remove(&change.key());
-                    self.actual.note(change);
+                    self.actual.apply(change);
                 }
                 Err(error) => self.fail(change.key(), error, now),
             }

@@ -172,7 +172,7 @@ fn changes_by_other_programs_are_noticed_and_reverted() {
                 let hint = tokio::time::timeout(Duration::from_millis(200), changes.next()).await;
                 if let Ok(hint) = hint {
                     let hint = hint.expect("the subscription continues");
-                    assert!(hint.ours || underlay, "{command}: {hint:?}");
+                    assert!(hint.own_objects || underlay, "{command}: {hint:?}");
                     reconciler.invalidate(hint.underlay);
                 }
                 let summary = reconciler.run(Instant::now()).await;

@@ -351,8 +351,10 @@ fn a_deleted_tunnel_is_restored_with_its_routes_in_one_run() {
         let mut reconciler = Reconciler::new(kernel);
         apply_in_sync(&mut reconciler, &node_a()).await;
         sh("ip link del heliograph4");
-        wait_for("the deletion is noticed", async || changes.next().await.is_some_and(|hint| hint.ours))
-            .await;
+        wait_for("the deletion is noticed", async || {
+            changes.next().await.is_some_and(|hint| hint.own_objects)
+        })
+        .await;
         reconciler.invalidate(false);
         let summary = reconciler.run(Instant::now()).await;
         assert!(summary.in_sync && summary.routes == 2, "{summary:#?}");

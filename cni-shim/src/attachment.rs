@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hash::fnv1a;
+
 /// The prefix of the names of the host ends of all pods' veth pairs.
 pub const HOST_INTERFACE_PREFIX: &str = "hg";
 
@@ -35,8 +37,8 @@ impl fmt::Display for Attachment {
 /// twelve hex digits. It depends on nothing else, so DEL finds the interface even without the address store.
 pub fn host_interface(container_id: &str, ifname: &str) -> String {
     // The separator can't occur in a container id, so two different pairs never give the same bytes.
-    let bytes = container_id.bytes().chain([0]).chain(ifname.bytes());
-    let hash = fnv1a(bytes);
+    // The names of existing interfaces must not change with the build, so the hash must not either.
+    let hash = fnv1a([container_id.as_bytes(), &[0], ifname.as_bytes()].concat());
     let folded = (hash >> 48) ^ (hash & 0xffff_ffff_ffff);
     format!("{HOST_INTERFACE_PREFIX}{folded:0width$x}", width = HASH_DIGITS)
 }
@@ -46,12 +48,6 @@ pub fn is_host_interface(name: &str) -> bool {
     name.strip_prefix(HOST_INTERFACE_PREFIX).is_some_and(|digits| {
         digits.len() == HASH_DIGITS && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
-}
-
-/// Returns the FNV-1a hash (64 bits). The standard library's hasher may change with the compiler, but the names of
-/// interfaces that exist must not.
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod config;
 mod error;
 mod family;
 mod files;
+mod hash;
 mod namespace;
 mod net;
 mod netlink;
@@ -37,6 +38,7 @@ mod verbs;
 
 pub use attachment::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
 pub use family::IpFamily;
+pub use hash::fnv1a;
 pub use verbs::run;
 
 /// The plugin's name in the network configuration, and the file name of its binary.

@@ -141,7 +141,7 @@ impl State {
             }
         }
         self.check_guarded(change);
-        self.actual.note(change);
+        self.actual.apply(change);
         match effect {
             Some(_) => Err(KernelError::from_cause(what, Cause::NoAnswer)),
             None => Ok(()),

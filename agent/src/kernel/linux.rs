@@ -176,7 +176,7 @@ impl Kernel for Linux {
                     Some(DumpedRoute::Stray(stray)) => {
                         actual.strays.insert(stray);
                     }
-                    Some(DumpedRoute::Foreign(prefix, foreign)) => actual.note_foreign(prefix, foreign),
+                    Some(DumpedRoute::Foreign(prefix, foreign)) => actual.add_foreign(prefix, foreign),
                     None => {}
                 }
             }

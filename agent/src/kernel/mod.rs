@@ -60,16 +60,16 @@ pub struct Actual {
 
 impl Actual {
     /// Adds a foreign route. Of several routes to a prefix, only the one that conflicts most is kept.
-    pub fn note_foreign(&mut self, prefix: IpNetwork, foreign: Foreign) {
+    pub fn add_foreign(&mut self, prefix: IpNetwork, foreign: Foreign) {
         let rank = |foreign: &Foreign| (!foreign.forbids_ours(), foreign.metric);
-        let noted = self.foreign.entry(prefix).or_insert(foreign);
-        if rank(&foreign) < rank(noted) {
-            *noted = foreign;
+        let present = self.foreign.entry(prefix).or_insert(foreign);
+        if rank(&foreign) < rank(present) {
+            *present = foreign;
         }
     }
 
     /// Applies a change that the kernel confirmed.
-    pub fn note(&mut self, change: &Change) {
+    pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Forward(family) => {
                 self.forwarding.insert(*family);

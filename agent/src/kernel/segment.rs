@@ -25,7 +25,7 @@ pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Seg
         Ok(other) => return Err(unexpected(&what, &other)),
         // A blackhole, which may be Heliograph's.
         Err(error) if means_no_route(&error) && error.errno() == Some(Errno::EINVAL) => {
-            return foreign_route(kernel, next_hop).await;
+            return segment_by_foreign_routes(kernel, next_hop).await;
         }
         Err(error) if means_no_route(&error) => {
             return Ok(Segment::Unreachable { error: error.cause.to_string() });
@@ -36,7 +36,7 @@ pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Seg
         return Ok(Segment::Local);
     }
     if u8::from(matched.header.protocol) == PROTOCOL {
-        return foreign_route(kernel, next_hop).await;
+        return segment_by_foreign_routes(kernel, next_hop).await;
     }
     if matched.header.kind != RouteType::Unicast {
         return Ok(unreachable_by(&matched));
@@ -140,7 +140,7 @@ async fn segment_of(kernel: &Linux, hop: &FirstHop, next_hop: IpAddr) -> KernelR
     })
 }
 
-async fn foreign_route(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
+async fn segment_by_foreign_routes(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
     let routes = kernel.main_table(IpFamily::of(next_hop)).await?;
     match best_foreign_route(&routes, next_hop) {
         Some(route) => match route.header.kind {

@@ -191,7 +191,7 @@ fn guard_rules() -> Vec<Rule> {
             "tunnelled by a node over IPv6",
             &[&v6, &from_node(IpFamily::V6), &counted(Expression::accept())],
         ),
-        rule("tunnelled by a unknownr", &[&counted(Expression::drop())]),
+        rule("tunnelled by a stranger", &[&counted(Expression::drop())]),
     ]
 }
 

@@ -19,21 +19,21 @@ pub struct Hint {
     /// Links, addresses or foreign routes changed: the segments of next hops and the MTU may be different.
     pub underlay: bool,
     /// Another program changed an object of Heliograph.
-    pub ours: bool,
+    pub own_objects: bool,
 }
 
 impl Hint {
     /// Everything may have changed.
-    const EVERYTHING: Self = Self { underlay: true, ours: true };
-    const UNDERLAY: Self = Self { underlay: true, ours: false };
-    const OURS: Self = Self { underlay: false, ours: true };
+    const EVERYTHING: Self = Self { underlay: true, own_objects: true };
+    const UNDERLAY: Self = Self { underlay: true, own_objects: false };
+    const OWN_OBJECTS: Self = Self { underlay: false, own_objects: true };
 }
 
 /// The numbers of hints so far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     underlay: u64,
-    ours: u64,
+    own_objects: u64,
 }
 
 /// The hints from one subscription.
@@ -76,7 +76,7 @@ impl Changes {
                 let Some(hint) = hint(&message, own) else { continue };
                 sender.send_modify(|tally| {
                     tally.underlay += u64::from(hint.underlay);
-                    tally.ours += u64::from(hint.ours);
+                    tally.own_objects += u64::from(hint.own_objects);
                 });
             }
         });
@@ -87,7 +87,10 @@ impl Changes {
     pub async fn next(&mut self) -> Option<Hint> {
         self.tally.changed().await.ok()?;
         let now = *self.tally.borrow_and_update();
-        let hint = Hint { underlay: now.underlay != self.seen.underlay, ours: now.ours != self.seen.ours };
+        let hint = Hint {
+            underlay: now.underlay != self.seen.underlay,
+            own_objects: now.own_objects != self.seen.own_objects,
+        };
         self.seen = now;
         Some(hint)
     }
@@ -120,7 +123,7 @@ fn hint(message: &NetlinkMessage<RouteNetlinkMessage>, own: u32) -> Option<Hint>
 fn route_hint(route: &RouteMessage, own: bool) -> Option<Hint> {
     let protocol = u8::from(route.header.protocol);
     if protocol == PROTOCOL {
-        return (!own).then_some(Hint::OURS);
+        return (!own).then_some(Hint::OWN_OBJECTS);
     }
     if protocol == PLUGIN_PROTOCOL {
         return None;
@@ -147,7 +150,7 @@ fn link_hint(link: &LinkMessage) -> Option<Hint> {
     });
     match name {
         Some(name) if is_host_interface(name) => None,
-        Some(name) if tunnel::is_device_name(name) => Some(Hint::OURS),
+        Some(name) if tunnel::is_device_name(name) => Some(Hint::OWN_OBJECTS),
         // The kernel deletes IPv4 routes over a link that goes down without a notification.
         _ => Some(Hint::EVERYTHING),
     }
@@ -187,11 +190,11 @@ mod tests {
 
     #[test]
     fn changes_by_other_programs_are_distinguished() {
-        assert_eq!(hint(&from(8, route(PROTOCOL, "10.1.0.0/24")), 7), Some(Hint::OURS));
+        assert_eq!(hint(&from(8, route(PROTOCOL, "10.1.0.0/24")), 7), Some(Hint::OWN_OBJECTS));
         assert_eq!(hint(&from(8, route(4, "0.0.0.0/0")), 7), Some(Hint::EVERYTHING));
         assert_eq!(hint(&from(0, link("eth0")), 7), Some(Hint::EVERYTHING));
         assert_eq!(hint(&from(0, link("hgw0")), 7), Some(Hint::EVERYTHING));
-        assert_eq!(hint(&from(0, link("heliograph4")), 7), Some(Hint::OURS));
+        assert_eq!(hint(&from(0, link("heliograph4")), 7), Some(Hint::OWN_OBJECTS));
     }
 
     #[test]

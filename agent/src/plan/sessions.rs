@@ -67,7 +67,7 @@ pub fn bgp_config(snapshot: &Snapshot, node: &str, originate: bool) -> SpeakerPl
     };
     if this.addresses.is_empty() {
         plan.problems.push(format!(
-            "Node {node} has no InternalIP, so nobody can peer with it: add one to status.addresses"
+            "Node {node} has no InternalIP, so no node can peer with it: add one to status.addresses"
         ));
     }
     if originate {

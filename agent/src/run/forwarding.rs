@@ -68,7 +68,7 @@ impl<K: Kernel> Forwarding<K> {
 
     /// Makes the next sync read everything again.
     pub fn resync(&mut self) {
-        self.hint(Hint { underlay: true, ours: true });
+        self.hint(Hint { underlay: true, own_objects: true });
     }
 
     /// Returns the time of the next retry.

@@ -233,7 +233,7 @@ async fn start<K: Kernel>(
     let (report, reports) = mpsc::channel(1);
     let (probe, probes) = mpsc::channel(1);
     let sources = http::Sources { status: report.clone(), waiting_for: probe };
-    let doors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
+    let http_errors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
     let (synced, changes) = watch::channel(());
     let status_writer = options.start_status_writer(report, changes);
     let (forwarding, hints) = match kernel {
@@ -265,7 +265,7 @@ async fn start<K: Kernel>(
         was_in_intent: None,
         changed_at: None,
         waiting_for: vec!["the first sync".into()],
-        doors,
+        http_errors,
         status_writer,
         synced,
     };
@@ -295,8 +295,8 @@ struct Agent<K> {
     changed_at: Option<SystemTime>,
     /// The conditions that the first sync still waits for. Once it is empty, it stays empty.
     waiting_for: Vec<String>,
-    /// The addresses of health and metrics.
-    doors: Vec<http::Trouble>,
+    /// The errors of the addresses that serve health and metrics.
+    http_errors: Vec<http::Trouble>,
     /// The state of the status writer, if there is one.
     status_writer: Option<watch::Receiver<StatusWriterStatus>>,
     /// Notifies of syncs: the status may have changed.

@@ -198,7 +198,7 @@ impl<K: Kernel> Agent<K> {
         problems.extend(self.view.problems.iter().cloned());
         let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
         problems.extend(store.and_then(|connection| connection.last_error.clone()));
-        problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
+        problems.extend(self.http_errors.iter().filter_map(|error| error.borrow().clone()));
         problems.extend(
             self.status_writer.iter().filter_map(|status_writer| status_writer.borrow().error.clone()),
         );

@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(find_number(find(&actual, 3).unwrap(), 2), Some(7));
         assert!(same(&desired, &actual));
         let default = Attribute::number(5, 0);
-        assert!(same(&desired, &written(&[default.clone()])), "a default that the kernel adds");
+        assert!(same(&desired, &written(std::slice::from_ref(&default))), "a default that the kernel adds");
         assert!(!same(&desired, &written(&[default, Attribute::number(6, 1)])), "one attribute more");
         assert!(!same(&[Attribute::text(1, "pods6")], &actual));
         assert!(!same(&desired, &[]));

@@ -163,7 +163,7 @@ async fn a_changed_segment_is_applied_after_a_hint() {
     let reachability = |node: &TestNode| node.forwarding.verdicts()[&ip("172.20.1.12")].reachability;
     this.sync(best(&[TO_B], true), true).await;
     assert_eq!(reachability(&this), plan::Reachability::Direct, "there was no hint");
-    this.forwarding.hint(Hint { underlay: true, ours: false });
+    this.forwarding.hint(Hint { underlay: true, own_objects: false });
     this.sync(best(&[TO_B], true), true).await;
     assert_eq!(reachability(&this), plan::Reachability::Tunnel);
     assert!(this.forwarding.installed(&TO_B.0.parse().unwrap()));

@@ -2,9 +2,8 @@
 
 use std::net::IpAddr;
 
+use heliograph_cni::fnv1a;
 use serde_json::Value;
-
-use crate::sum::fnv1a;
 
 /// A kind of object that an agent writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use heliograph_cni::fnv1a;
+
 use super::bucket::Bucket;
 use super::object::{Key, Object};
 use crate::backoff::growing;
 use crate::store::kubernetes::failure::Failure;
-use crate::sum::fnv1a;
 
 /// How often to write.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use heliograph_cni::fnv1a;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request};
 use kube::Client;
@@ -11,7 +12,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::util::MapRequestLayer;
 
 use super::failure;
-use crate::sum::fnv1a;
 
 /// The variables that a pod finds its API server by, and the files of these names that can be given instead.
 const ENDPOINT: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
