@@ -1,9 +1,6 @@
 //! Tests of the manifests: one file that contains all parts, the version of the image, and minimal permissions.
 #![allow(missing_docs)]
 
-#[path = "common/binaries.rs"]
-mod binaries;
-
 use serde_yaml::{Deserializer, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,26 +50,6 @@ fn install_yaml_is_the_kustomization_in_one_file() {
     assert_eq!(parts[0], "crds.yaml");
     let whole: String = parts.iter().map(|part| format!("---\n{}", text(part))).collect();
     assert!(text("install.yaml") == whole, "manifests/install.yaml is not up to date: run `make manifests`");
-}
-
-#[test]
-fn kubectl_kustomize_makes_the_same_objects() {
-    let Some(kubectl) = binaries::binary("kubectl") else { return };
-    let output = Command::new(kubectl).arg("kustomize").arg(manifests()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let key = |document: &Value| {
-        let part = |path: &Value| path.as_str().unwrap_or_default().to_owned();
-        (
-            part(&document["kind"]),
-            part(&document["metadata"]["namespace"]),
-            part(&document["metadata"]["name"]),
-        )
-    };
-    let sorted = |mut all: Vec<Value>| {
-        all.sort_by_key(key);
-        all
-    };
-    assert_eq!(sorted(documents(&String::from_utf8(output.stdout).unwrap())), sorted(installed()));
 }
 
 #[test]

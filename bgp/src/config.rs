@@ -595,14 +595,13 @@ impl Neighbor {
     }
 
     #[cfg(feature = "bfd")]
-    fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<&'static str> {
+    fn bfd_problem(&self, bfd: &bfd::Settings) -> Option<String> {
         let further = matches!(self.ttl, Ttl::Hops(2..) | Ttl::Security(2..));
         if further && bfd.path == bfd::Path::SingleHop {
-            return Some(
-                "the neighbor may be several hops away, and a single-hop session (RFC 5881) accepts packets \
-                         from the same link only: make it multihop",
-            );
+            let problem = "the neighbor may be several hops away, but a single-hop session (RFC 5881) accepts only \
+                           packets from the same link: make it multihop";
+            return Some(problem.into());
         }
-        bfd.problem(self.address)
+        bfd.validate(self.address).err().map(|problem| problem.to_string())
     }
 }

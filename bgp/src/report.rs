@@ -122,9 +122,9 @@ impl From<&bfd::SessionReport> for BfdReport {
         let reason = match (&session.send_error, &session.last_discard) {
             (Some(error), _) => error.clone(),
             (None, Some(discard)) if session.state != bfd::State::Up => {
-                format!("{}; the last packet rejected: {discard}", session.reason)
+                format!("{}; the last packet was discarded: {discard}", session.reason)
             }
-            _ => session.reason.clone(),
+            _ => session.reason.to_string(),
         };
         Self {
             state: session.state,

@@ -1,4 +1,4 @@
-//! BGP and BFD of two nodes joined by a wire, with time as a value: how soon a session falls, and when it must not.
+//! BGP and BFD of two nodes on one link, in virtual time: how soon a session ends, and when it must not.
 #![allow(clippy::disallowed_methods, reason = "a test needs some beginning of time")]
 
 use std::collections::BTreeMap;
@@ -20,13 +20,12 @@ fn address(node: usize) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, node as u8 + 1).into()
 }
 
-/// 100 ms and 3: missed within 300 ms.
+/// Returns settings with 100 ms and the multiplier 3: a failure is detected within 300 ms.
 fn quick() -> Settings {
-    let interval = Duration::from_millis(100);
-    Settings { min_tx: interval, min_rx: interval, ..Settings::multihop(8) }
+    Settings::multihop(8).interval(Duration::from_millis(100))
 }
 
-/// Node 0 waits, node 1 connects.
+/// Returns the configuration of a node. Node 0 is passive, node 1 connects.
 fn config(node: usize, bfd: Option<Settings>) -> Config {
     let other = address(1 - node);
     let neighbor = Neighbor::new(other, ASN)
@@ -43,7 +42,7 @@ fn config(node: usize, bfd: Option<Settings>) -> Config {
 struct Node {
     speaker: Speaker,
     bfd: Bfd,
-    wanted: BTreeMap<Key, Settings>,
+    desired: BTreeMap<Key, Settings>,
     conn: Option<ConnId>,
 }
 
@@ -58,11 +57,11 @@ enum Packet {
 struct Wire {
     now: Instant,
     nodes: [Option<Node>; 2],
-    /// On their way, and to whom.
+    /// The packets on the link and their receivers, by time of arrival.
     packets: BTreeMap<(Instant, u64), (usize, Packet)>,
     sent: u64,
     cut: bool,
-    /// How often the BGP sessions were told that BFD failed.
+    /// The number of failures that BFD reported.
     failures: usize,
 }
 
@@ -82,7 +81,7 @@ impl Wire {
         wire
     }
 
-    /// Both with BFD, and both sorts of session up.
+    /// Returns two nodes whose BGP and BFD sessions are up.
     fn up() -> Self {
         let mut wire = Self::new([0, 1].map(|node| config(node, Some(quick()))));
         wire.run(10 * SECOND);
@@ -97,11 +96,11 @@ impl Wire {
         self.sent += 1;
         let speaker = Speaker::new(config, restarting, self.now, self.sent).unwrap();
         self.nodes[node] =
-            Some(Node { speaker, bfd: Bfd::new(self.sent), wanted: BTreeMap::new(), conn: None });
+            Some(Node { speaker, bfd: Bfd::new(self.sent), desired: BTreeMap::new(), conn: None });
         self.settle(node);
     }
 
-    /// The process is gone, its kernel closes what it had open.
+    /// Kills the process of a node; its kernel closes the connection.
     fn kill(&mut self, node: usize) {
         if self.nodes[node].take().is_some_and(|node| node.conn.is_some()) {
             self.send(1 - node, Packet::Fin);
@@ -139,7 +138,7 @@ impl Wire {
         self.settle(node);
     }
 
-    /// Does all that a node wants done now.
+    /// Carries out the actions of a node, and sends its packets.
     fn settle(&mut self, node: usize) {
         let (now, other) = (self.now, 1 - node);
         loop {
@@ -164,10 +163,10 @@ impl Wire {
                     }
                     Action::SetBfd { session, settings, .. } => {
                         match settings {
-                            Some(settings) => drop(this.wanted.insert(session, settings)),
-                            None => drop(this.wanted.remove(&session)),
+                            Some(settings) => drop(this.desired.insert(session, settings)),
+                            None => drop(this.desired.remove(&session)),
                         }
-                        this.bfd.set_all(now, &this.wanted).unwrap();
+                        this.bfd.set_all(now, &this.desired).unwrap();
                     }
                     _ => {}
                 }
@@ -207,16 +206,11 @@ impl Wire {
             (Packet::Fin, Some(conn)) => {
                 node.conn = None;
                 node.speaker.closed(now, conn, "closed by the peer".into());
-                node.speaker.connect_failed(now, conn, "refused".into());
+                node.speaker.connect_failed(now, conn, "connection refused".into());
             }
             (Packet::Bfd(sent), _) => {
-                let meta = Meta {
-                    local: sent.remote,
-                    remote: sent.local.ip(),
-                    ttl: Some(sent.ttl - 1),
-                    interface: None,
-                };
-                // A node that has no such session, yet or any more, drops it.
+                let meta = Meta::new(sent.remote, sent.local.ip()).ttl(sent.ttl - 1);
+                // A node without this session discards the packet.
                 let _ = node.bfd.received(now, &meta, &sent.bytes);
             }
             _ => {}
@@ -253,7 +247,7 @@ impl Wire {
 }
 
 #[test]
-fn a_cut_link_takes_the_sessions_down_within_the_detection_time() {
+fn a_cut_link_ends_the_sessions_within_the_detection_time() {
     let mut wire = Wire::up();
     assert_eq!([wire.routes(0), wire.routes(1)], [1, 1]);
     wire.cut = true;
@@ -262,8 +256,8 @@ fn a_cut_link_takes_the_sessions_down_within_the_detection_time() {
         let report = wire.report(node);
         assert_ne!(report.state, SessionState::Established);
         let (error, _) = report.last_error.expect("one");
-        assert!(error.contains("BFD failed: nothing heard from 10.0.0"), "{error}");
-        // Not even with graceful restart on both sides: BFD says that packets don't get through.
+        assert!(error.contains("BFD failed: no packet from the neighbor for 300ms"), "{error}");
+        // Despite graceful restart on both sides: BFD has detected that packets are lost.
         assert_eq!((wire.routes(node), report.stale), (0, 0));
     }
     wire.cut = false;
@@ -276,15 +270,15 @@ fn a_cut_link_takes_the_sessions_down_within_the_detection_time() {
 fn without_bfd_it_takes_the_hold_time() {
     let mut wire = Wire::new([config(0, None), config(1, None)]);
     wire.run(10 * SECOND);
-    assert!(wire.node(0).wanted.is_empty() && wire.report(0).bfd.is_none());
+    assert!(wire.node(0).desired.is_empty() && wire.report(0).bfd.is_none());
     wire.cut = true;
     wire.run(50 * SECOND);
     assert_eq!(wire.report(0).state, SessionState::Established);
 }
 
-/// RFC 5882 §3.2 leaves to the client what a session that isn't up means; here nothing.
+/// RFC 5882 §3.2 leaves the meaning of a session that is not up to the client; here it has none.
 #[test]
-fn bfd_that_never_comes_up_holds_nothing_back() {
+fn bfd_that_never_comes_up_does_not_hold_bgp_down() {
     let mut wire = Wire::new([config(0, Some(quick())), config(1, None)]);
     wire.run(600 * SECOND);
     assert_eq!(wire.bfd_state(0), bfd::State::Down);
@@ -295,26 +289,27 @@ fn bfd_that_never_comes_up_holds_nothing_back() {
 #[test]
 fn bfd_is_changed_switched_off_and_on_without_a_reset() {
     let mut wire = Wire::up();
-    let slow = Settings { min_rx: SECOND, multiplier: 5, ..quick() };
-    // The last line of the path: another port, so another session.
-    let elsewhere = Settings { path: bfd::Path::SingleHop, ..quick() };
-    for bfd in [Some(slow), None, Some(quick()), Some(elsewhere), Some(quick())] {
+    let slow = quick().min_rx(SECOND).multiplier(5);
+    // Another path means another port, and so another session.
+    let single_hop = quick().path(bfd::Path::SingleHop);
+    for bfd in [Some(slow), None, Some(quick()), Some(single_hop), Some(quick())] {
         wire.set_config(0, config(0, bfd));
         wire.run(10 * SECOND);
-        assert_eq!(wire.node(0).wanted.values().copied().next(), bfd);
+        assert_eq!(wire.node(0).desired.values().copied().next(), bfd);
         assert_eq!(wire.report(0).bfd.is_some(), bfd.is_some());
         for node in 0..2 {
             let report = wire.report(node);
-            let stands = (report.state, report.established_count);
-            assert_eq!(stands, (SessionState::Established, 1), "{bfd:?}: {}", report.reason);
+            let state = (report.state, report.established_count);
+            assert_eq!(state, (SessionState::Established, 1), "{bfd:?}: {}", report.reason);
         }
     }
     assert_eq!(wire.failures, 0);
     assert_eq!([wire.bfd_state(0), wire.bfd_state(1)], [bfd::State::Up; 2]);
 }
 
-/// A process that is killed takes its BFD with it. Its kernel closes the connection first, so peers know it for a
-/// restart, which BFD's silence does not end (RFC 5882 §4.3.2) – whether it is back before that is noticed or after.
+/// The BFD sessions of a process that is killed end with it. Its kernel closes the connection first, so peers start a
+/// graceful restart, which the failure of BFD does not end (RFC 5882 §4.3.2), whether it is detected before the process
+/// is back or after.
 #[test]
 fn a_restart_with_graceful_restart_costs_no_route() {
     for away in [50, 150, 290, 310, 2000, 20_000] {
@@ -322,7 +317,7 @@ fn a_restart_with_graceful_restart_costs_no_route() {
         wire.kill(1);
         for _ in 0..away {
             wire.run(Duration::from_millis(1));
-            assert_eq!(wire.routes(0), 1, "killed for {away} ms");
+            assert_eq!(wire.routes(0), 1, "after {away} ms");
         }
         wire.start(1, config(1, Some(quick())), true);
         for _ in 0..200 {
@@ -333,26 +328,23 @@ fn a_restart_with_graceful_restart_costs_no_route() {
         let report = wire.report(0);
         assert_eq!((report.state, report.established_count, report.stale), (SessionState::Established, 2, 0));
         assert_eq!([wire.bfd_state(0), wire.bfd_state(1)], [bfd::State::Up; 2]);
-        // And it counts again for the session that stands now.
+        // A failure of the new BFD session ends the new BGP session.
         wire.cut = true;
         wire.run(Duration::from_millis(302));
         assert_eq!(wire.routes(0), 0);
     }
 }
 
-/// Where the neighbour's BFD outlives its control plane, the failure is one of the path (RFC 5882 §4.3.1).
+/// If the neighbor's BFD survives a restart of its control plane, the failure is one of the path (RFC 5882 §4.3.1).
 #[test]
 fn an_independent_bfd_that_fails_ends_a_restart() {
     for (independent, kept) in [(false, 1), (true, 0)] {
         let mut wire = Wire::up();
         wire.kill(1);
         wire.run(Duration::from_millis(10));
-        let down = bfd::Event::Down {
-            key: Key { local: address(0), remote: address(1) },
-            why: "silence".into(),
-            control_plane_independent: independent,
-            heard: wire.now,
-        };
+        let key = Key::new(address(0), address(1));
+        let down =
+            bfd::Event::down(key, bfd::Reason::NeighborDown(bfd::Diagnostic::None), independent, wire.now);
         let now = wire.now;
         wire.node(0).speaker.bfd_event(now, &down);
         wire.settle(0);
@@ -361,21 +353,21 @@ fn an_independent_bfd_that_fails_ends_a_restart() {
 }
 
 #[test]
-fn a_removed_neighbour_and_a_speaker_that_shuts_down_end_their_bfd() {
+fn a_removed_neighbor_and_a_speaker_that_shuts_down_end_their_bfd_sessions() {
     let mut wire = Wire::up();
     let now = wire.now;
     wire.node(0).speaker.shutdown(now, "");
     wire.settle(0);
-    assert!(wire.node(0).wanted.is_empty());
+    assert!(wire.node(0).desired.is_empty());
     let none = config(1, None).neighbors([]);
     wire.set_config(1, none);
-    assert!(wire.node(1).wanted.is_empty());
+    assert!(wire.node(1).desired.is_empty());
     wire.run(10 * SECOND);
-    assert_eq!(wire.failures, 0, "both said AdminDown");
+    assert_eq!(wire.failures, 0, "both sent AdminDown");
 }
 
 #[test]
-fn a_neighbour_from_a_range_is_watched_until_it_leaves() {
+fn a_neighbor_from_a_range_has_bfd_until_it_leaves() {
     let mut listening = config(0, Some(quick()));
     let neighbor = listening.neighbors.remove(0);
     listening.graceful_restart = None;
@@ -386,18 +378,18 @@ fn a_neighbour_from_a_range_is_watched_until_it_leaves() {
     assert_eq!(wire.bfd_state(0), bfd::State::Up);
     wire.cut = true;
     wire.run(10 * SECOND);
-    assert!(wire.node(0).wanted.is_empty(), "{:?}", wire.node(0).speaker.sessions(Instant::now()));
+    assert!(wire.node(0).desired.is_empty(), "{:?}", wire.node(0).speaker.sessions(Instant::now()));
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_settings_are_rejected() {
     let check = |change: fn(&mut Neighbor)| {
         let mut config = config(0, Some(quick()));
         change(&mut config.neighbors[0]);
         config.validate().unwrap_err().to_string()
     };
-    assert!(check(|n| n.bfd = Some(Settings { multiplier: 0, ..quick() })).contains("multiplier is 0"));
-    assert!(check(|n| n.bfd = Some(Settings { min_rx: Duration::ZERO, ..quick() })).contains("below 1 ms"));
+    assert!(check(|n| n.bfd = Some(quick().multiplier(0))).contains("multiplier is 0"));
+    assert!(check(|n| n.bfd = Some(quick().min_rx(Duration::ZERO))).contains("below 1 ms"));
     let further = check(|n| {
         n.bfd = Some(Settings::default());
         n.ttl = heliograph_bgp::Ttl::Hops(2);

@@ -1,4 +1,4 @@
-//! The driver over loopback: real sockets, ephemeral ports.
+//! The driver with real sockets, on ephemeral ports of the loopback interface.
 #![allow(clippy::disallowed_methods, reason = "a test of the driver has sockets and a clock")]
 
 use std::io::{ErrorKind, Read, Write};
@@ -14,11 +14,11 @@ use heliograph_bgp::{
 };
 
 const ASN: u32 = 64512;
-/// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// The longest time for any condition.
+const TIMEOUT: Duration = Duration::from_secs(20);
 const CODEC: Codec = Codec { four_octet_as: true, ..Codec::DEFAULT };
 
-/// Host `n` on loopback.
+/// Returns the loopback address of host `n`.
 fn host(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 0, n)
 }
@@ -27,7 +27,7 @@ fn prefix(n: u32) -> Prefix {
     Prefix::new(Ipv4Addr::from_bits(0x0a00_0000 | n << 8).into(), 24).expect("fits")
 }
 
-/// Nobody yet; listens on a port of the kernel's choice.
+/// Starts a speaker without neighbors that listens on a port of the kernel's choice.
 async fn speaker(n: u8) -> (Handle, SocketAddr) {
     let options = Options::default().listen([SocketAddr::new(host(n).into(), 0)]);
     let handle = start(config(n, Vec::new()), options).await.expect("it starts");
@@ -40,7 +40,7 @@ fn config(n: u8, neighbors: Vec<Neighbor>) -> Config {
     Config::new(ASN, host(n)).networks(networks).neighbors(neighbors)
 }
 
-/// The neighbour that listens on `there`, for host `us`.
+/// Returns the neighbor that listens on `there`, for host `us`.
 fn neighbor(us: u8, there: SocketAddr) -> Neighbor {
     Neighbor::new(there.ip(), ASN)
         .port(there.port())
@@ -50,8 +50,8 @@ fn neighbor(us: u8, there: SocketAddr) -> Neighbor {
         .export(Filter::All)
 }
 
-/// A neighbour that the test plays itself, by connecting.
-fn played(n: u8) -> Neighbor {
+/// Returns a neighbor for which the test connects and sends the messages.
+fn manual(n: u8) -> Neighbor {
     Neighbor::new(host(n).into(), ASN)
         .passive(true)
         .reflector_client(true)
@@ -61,15 +61,15 @@ fn played(n: u8) -> Neighbor {
 
 async fn until(handle: &Handle, what: &str, condition: impl AsyncFn(&Handle) -> bool) {
     let mut changes = handle.changes();
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition(handle).await {
         assert!(Instant::now() < deadline, "{what}: {:?}", handle.sessions().await);
-        // News wake us; what changes without any is looked at now and then.
+        // Some values change without a notification, so they are also checked periodically.
         let _ = tokio::time::timeout(Duration::from_millis(20), changes.changed()).await;
     }
 }
 
-/// Watches for half a second, in which there would be time for several attempts.
+/// Checks for half a second, the time of several attempts, that a condition does not become true.
 async fn never(handle: &Handle, condition: impl AsyncFn(&Handle) -> bool) {
     let end = Instant::now() + Duration::from_millis(500);
     let mut changes = handle.changes();
@@ -81,14 +81,14 @@ async fn never(handle: &Handle, condition: impl AsyncFn(&Handle) -> bool) {
 
 async fn session(handle: &Handle, n: u8) -> SessionReport {
     let sessions = handle.sessions().await;
-    sessions.into_iter().find(|s| s.address == IpAddr::from(host(n))).expect("a neighbour")
+    sessions.into_iter().find(|s| s.address == IpAddr::from(host(n))).expect("a neighbor")
 }
 
 async fn established(handle: &Handle, n: u8) {
     until(handle, "established", async |h| session(h, n).await.state == SessionState::Established).await;
 }
 
-async fn knows(handle: &Handle, prefixes: &[Prefix]) {
+async fn has_routes(handle: &Handle, prefixes: &[Prefix]) {
     until(handle, "routes", async |h| {
         h.best_routes().await.routes.iter().map(|route| route.prefix).eq(prefixes.iter().copied())
     })
@@ -105,41 +105,41 @@ async fn pair(a: u8, b: u8) -> (Handle, Handle) {
 #[tokio::test]
 async fn two_speakers_exchange_routes() {
     let (one, two) = pair(11, 12).await;
-    knows(&one, &[prefix(12)]).await;
-    knows(&two, &[prefix(11)]).await;
+    has_routes(&one, &[prefix(12)]).await;
+    has_routes(&two, &[prefix(11)]).await;
     let routes = one.best_routes().await.routes;
     assert_eq!((routes[0].next_hop, routes[0].peer), (host(12).into(), host(12).into()));
     until(&one, "in sync", async |h| h.best_routes().await.synced).await;
 }
 
-/// RFC 4724 §4.2: a connection that ends without a word leaves the routes.
+/// RFC 4724 §4.2: routes stay after a connection that ends without a NOTIFICATION.
 #[tokio::test]
-async fn a_silent_stop_leaves_the_routes() {
+async fn a_silent_stop_keeps_the_routes() {
     let (one, two) = pair(13, 14).await;
-    knows(&one, &[prefix(14)]).await;
+    has_routes(&one, &[prefix(14)]).await;
     two.stop(Stop::Silent).await;
     until(&one, "down", async |h| session(h, 14).await.state != SessionState::Established).await;
     assert_eq!(session(&one, 14).await.stale, 1);
-    knows(&one, &[prefix(14)]).await;
+    has_routes(&one, &[prefix(14)]).await;
 }
 
 #[tokio::test]
-async fn a_cease_takes_the_routes_away() {
+async fn a_cease_removes_the_routes() {
     let (one, two) = pair(15, 16).await;
-    knows(&one, &[prefix(16)]).await;
+    has_routes(&one, &[prefix(16)]).await;
     two.stop(Stop::Cease).await;
-    knows(&one, &[]).await;
+    has_routes(&one, &[]).await;
     let (error, _) = session(&one, 16).await.last_error.expect("noted");
     assert!(error.contains("Cease / Administrative Shutdown") || error.contains("refused"), "{error}");
 }
 
-/// A neighbour played by hand: blocking sockets, so that nothing happens behind the test's back.
-struct Played {
+/// A neighbor whose messages the test sends and receives, over a blocking socket.
+struct ManualNeighbor {
     stream: TcpStream,
     framer: Framer,
 }
 
-impl Played {
+impl ManualNeighbor {
     fn connect(n: u8, to: SocketAddr) -> Self {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
@@ -147,18 +147,18 @@ impl Played {
         socket.bind(&SocketAddr::new(host(n).into(), 0).into()).expect("an address of loopback");
         socket.connect(&to.into()).expect("it listens");
         let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         Self { stream, framer: Framer::new() }
     }
 
-    fn say(&mut self, message: &Message) {
+    fn send(&mut self, message: &Message) {
         let mut bytes = BytesMut::new();
         wire::encode(message, &CODEC, &mut bytes);
         self.stream.write_all(&bytes).expect("it is read");
     }
 
-    /// The next message; `None` once the connection is closed.
-    fn hear(&mut self) -> Option<Message> {
+    /// Receives the next message; `None`: the connection is closed.
+    fn receive(&mut self) -> Option<Message> {
         let mut chunk = [0; 16 * 1024];
         loop {
             if let Some(frame) = self.framer.next().expect("a valid stream") {
@@ -175,8 +175,8 @@ impl Played {
 
     fn open(&mut self, n: u8) {
         let capabilities = vec![Capability::Multiprotocol(Family::Ipv4Unicast), Capability::FourOctetAs(ASN)];
-        self.say(&Message::Open(Open { asn: ASN, hold_time: 90, router_id: host(n), capabilities }));
-        self.say(&Message::Keepalive);
+        self.send(&Message::Open(Open { asn: ASN, hold_time: 90, router_id: host(n), capabilities }));
+        self.send(&Message::Keepalive);
     }
 }
 
@@ -185,50 +185,50 @@ async fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 }
 
 #[tokio::test]
-async fn a_stranger_hears_nothing() {
+async fn an_unknown_peer_receives_nothing() {
     let (_one, at_one) = speaker(17).await;
-    let heard = in_a_thread(move || Played::connect(18, at_one).hear()).await;
-    assert_eq!(heard, None);
+    let received = in_a_thread(move || ManualNeighbor::connect(18, at_one).receive()).await;
+    assert_eq!(received, None);
 }
 
 #[tokio::test]
-async fn bad_bytes_from_one_neighbour_do_not_touch_another() {
+async fn malformed_bytes_from_one_neighbor_do_not_affect_another() {
     let ((one, at_one), (two, at_two)) = (speaker(19).await, speaker(20).await);
-    let neighbors = vec![neighbor(19, at_two), played(21)];
+    let neighbors = vec![neighbor(19, at_two), manual(21)];
     one.set_config(config(19, neighbors)).await.expect("valid");
     two.set_config(config(20, vec![neighbor(20, at_one)])).await.expect("valid");
     established(&one, 20).await;
     let last = in_a_thread(move || {
-        let mut bad = Played::connect(21, at_one);
+        let mut bad = ManualNeighbor::connect(21, at_one);
         bad.open(21);
         bad.stream.write_all(&[0xa5; 300]).expect("it is read");
-        std::iter::from_fn(|| bad.hear()).last()
+        std::iter::from_fn(|| bad.receive()).last()
     })
     .await;
     let Some(Message::Notification(notification)) = last else { panic!("{last:?}") };
     assert_eq!((notification.code, notification.subcode), (wire::code::HEADER, 1));
-    knows(&one, &[prefix(20)]).await;
+    has_routes(&one, &[prefix(20)]).await;
     assert_eq!(session(&one, 20).await.established_count, 1);
     assert_eq!(session(&one, 21).await.state, SessionState::Idle);
 }
 
-/// The hold timer (RFC 4271 §6.5) is for neighbours that are silent, not for those that were not listened to.
+/// The hold timer (RFC 4271 §6.5) does not expire while a KEEPALIVE waits in the socket.
 #[tokio::test]
-async fn what_lies_unread_counts_when_the_hold_timer_is_due() {
+async fn unread_messages_count_when_the_hold_timer_is_due() {
     const HOLD: Duration = Duration::from_secs(3);
     let (one, at_one) = speaker(53).await;
     let timers = Timers::default().hold(HOLD);
-    one.set_config(config(53, vec![played(54).timers(timers)])).await.expect("valid");
-    let mut played = in_a_thread(move || {
-        let mut played = Played::connect(54, at_one);
-        played.open(54);
-        played
+    one.set_config(config(53, vec![manual(54).timers(timers)])).await.expect("valid");
+    let mut manual = in_a_thread(move || {
+        let mut manual = ManualNeighbor::connect(54, at_one);
+        manual.open(54);
+        manual
     })
     .await;
     established(&one, 54).await;
     let due = Instant::now() + HOLD + Duration::from_millis(200);
-    played.say(&Message::Keepalive);
-    // This thread is the runtime's: as long as it is busy here nobody reads, and the timer becomes due.
+    manual.send(&Message::Keepalive);
+    // This thread runs the runtime: while it is busy here nothing is read, and the timer becomes due.
     while let Some(left) = due.checked_duration_since(Instant::now()) {
         std::thread::park_timeout(left);
     }
@@ -236,10 +236,10 @@ async fn what_lies_unread_counts_when_the_hold_timer_is_due() {
     assert_eq!(session(&one, 54).await.established_count, 1);
 }
 
-/// A neighbour that stops reading hears, in the end, the last word on each prefix, not all that was said meanwhile.
+/// A neighbor that stops reading receives the last advertisement of each prefix in the end, not all those before.
 #[tokio::test]
-async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
-    // Some 12 MB in all: more than the kernel buffers for one socket.
+async fn a_neighbor_that_does_not_read_costs_bounded_memory() {
+    // About 12 MB in total: more than the kernel buffers for one socket.
     const PREFIXES: u32 = 10_000;
     const ROUNDS: u32 = 300;
     let (one, at_one) = speaker(22).await;
@@ -247,10 +247,10 @@ async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
         let next_hop = Some(Ipv4Addr::from_bits(0x0a01_0000 + round).into());
         (0..PREFIXES).map(|n| Network::new(prefix(n)).next_hop(next_hop)).collect::<Vec<_>>()
     };
-    let config = |round| config(22, vec![played(23)]).networks(networks(round));
+    let config = |round| config(22, vec![manual(23)]).networks(networks(round));
     one.set_config(config(0)).await.expect("valid");
     let mut stuck = in_a_thread(move || {
-        let mut stuck = Played::connect(23, at_one);
+        let mut stuck = ManualNeighbor::connect(23, at_one);
         stuck.open(23);
         stuck
     })
@@ -260,10 +260,10 @@ async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
         one.set_config(config(round)).await.expect("valid");
     }
     let last = IpAddr::from(Ipv4Addr::from_bits(0x0a01_0000 + ROUNDS));
-    let heard = in_a_thread(move || {
+    let received = in_a_thread(move || {
         let (mut fresh, mut all) = (0, 0);
         while fresh < PREFIXES {
-            let Some(message) = stuck.hear() else { panic!("closed early") };
+            let Some(message) = stuck.receive() else { panic!("closed early") };
             let Message::Update(Update { reach, .. }) = message else { continue };
             for reach in reach {
                 let count = u32::try_from(reach.prefixes.len()).expect("few");
@@ -274,11 +274,11 @@ async fn a_neighbour_that_does_not_read_costs_bounded_memory() {
         all
     })
     .await;
-    assert!(heard < PREFIXES * ROUNDS / 2, "{heard} announcements: what was overtaken was not sent");
+    assert!(received < PREFIXES * ROUNDS / 2, "{received} advertisements: superseded ones must not be sent");
 }
 
 #[tokio::test]
-async fn why_it_cannot_listen_is_said_in_words() {
+async fn an_address_that_cannot_be_listened_on_is_an_error_with_a_remedy() {
     let (_one, taken) = speaker(24).await;
     let options = |address| Options::default().listen([address]);
     let error = start(config(24, Vec::new()), options(taken)).await.expect_err("taken");
@@ -315,8 +315,8 @@ fn md5(key: &str) -> impl Fn(&mut Neighbor) {
 #[tokio::test]
 async fn md5_with_one_key_on_both_sides() {
     let (one, two) = pair_with(31, 32, md5("secret"), md5("secret")).await;
-    knows(&one, &[prefix(32)]).await;
-    knows(&two, &[prefix(31)]).await;
+    has_routes(&one, &[prefix(32)]).await;
+    has_routes(&two, &[prefix(31)]).await;
     for (a, b) in [(33, 34), (36, 35)] {
         let key = md5("secret");
         let passive = |neighbor: &mut Neighbor| {
@@ -329,17 +329,17 @@ async fn md5_with_one_key_on_both_sides() {
 }
 
 #[tokio::test]
-async fn md5_keeps_those_out_who_lack_the_key() {
+async fn md5_rejects_neighbors_without_the_key() {
     for (n, theirs) in [(37, Some("guess")), (39, None)] {
         let (one, two) = pair_with(n, n + 1, md5("secret"), |neighbor| {
             neighbor.authentication = theirs.map(|key| Authentication::Md5(Key::new(key)));
         })
         .await;
-        // A SYN that is not signed right is dropped, so that nobody ever gets an answer.
+        // A SYN without a valid signature is dropped, so that it gets no answer.
         let idle = [SessionState::Connect, SessionState::Active];
         never(&one, async |h| !idle.contains(&session(h, n + 1).await.state)).await;
         assert!(idle.contains(&session(&two, n).await.state));
-        // The right key, set live, lets it in.
+        // With the right key, set without a restart, the session comes up.
         let there = one.listening()[0];
         let mut right = neighbor(n + 1, there);
         md5("secret")(&mut right);
@@ -348,34 +348,34 @@ async fn md5_keeps_those_out_who_lack_the_key() {
     }
 }
 
-/// RFC 5925: used where the kernel has it, refused in words where not, never silently left out.
+/// RFC 5925: used if the kernel supports it; otherwise an error, and no session without authentication.
 #[tokio::test]
-async fn tcp_ao_or_a_clear_refusal() {
+async fn tcp_ao_or_an_error() {
     let key = Key::new("secret");
     let key = AoKey::new(1, 1, AoAlgorithm::HmacSha1, key);
     let ao = |neighbor: &mut Neighbor| neighbor.authentication = Some(Authentication::Ao(key.clone()));
     let (one, _two) = pair_with(41, 42, ao, ao).await;
-    until(&one, "up, or refused", async |h| {
+    until(&one, "established, or an error", async |h| {
         let session = session(h, 42).await;
-        let refused =
-            session.last_error.is_some_and(|(words, _)| words.contains("this kernel has no TCP-AO"));
-        refused || session.state == SessionState::Established
+        let unsupported =
+            session.last_error.is_some_and(|(error, _)| error.contains("this kernel has no TCP-AO"));
+        unsupported || session.state == SessionState::Established
     })
     .await;
-    // Nobody gets in unauthenticated.
+    // A connection without authentication is not accepted.
     let at_one = one.listening()[0];
     if session(&one, 42).await.state != SessionState::Established {
-        assert_eq!(in_a_thread(move || Played::connect(42, at_one).hear()).await, None);
+        assert_eq!(in_a_thread(move || ManualNeighbor::connect(42, at_one).receive()).await, None);
     }
 }
 
-/// RFC 5082: from 255 down by as many as there may be routers in between.
+/// RFC 5082: the TTL on arrival is at least 255 minus the number of routers that may be in between.
 #[tokio::test]
 async fn ttl_security() {
     let near = |neighbor: &mut Neighbor| neighbor.ttl = Ttl::Security(1);
     let (one, _two) = pair_with(43, 44, near, near).await;
     established(&one, 44).await;
-    // One that sends with less is not heard.
+    // A neighbor that sends with a lower TTL gets no session.
     let far = |neighbor: &mut Neighbor| neighbor.ttl = Ttl::Hops(64);
     let (one, _two) = pair_with(45, 46, near, far).await;
     never(&one, async |h| session(h, 46).await.state == SessionState::Established).await;
@@ -401,17 +401,17 @@ async fn ipv6_with_ttl_security_and_md5() {
     .await;
 }
 
-/// Sockets and thread of its own: BFD begins with the session, and a speaker that stops says that this is no failure.
+/// BFD has sockets and a thread of its own. It starts with the session, and a speaker that stops sends AdminDown.
 #[cfg(feature = "bfd")]
 #[tokio::test]
 async fn bfd_runs_beside_the_session() {
     use heliograph_bgp::bfd::{Settings, State};
     let interval = Duration::from_millis(200);
-    let bfd = Some(Settings { min_tx: interval, min_rx: interval, multiplier: 10, ..Settings::default() });
+    let bfd = Some(Settings::default().interval(interval).multiplier(10));
     let ((one, at_one), (two, at_two)) = (speaker(61).await, speaker(62).await);
-    let watched = |us, there| neighbor(us, there).bfd(bfd);
-    one.set_config(config(61, vec![watched(61, at_two)])).await.unwrap();
-    two.set_config(config(62, vec![watched(62, at_one)])).await.unwrap();
+    let with_bfd = |us, there| neighbor(us, there).bfd(bfd);
+    one.set_config(config(61, vec![with_bfd(61, at_two)])).await.unwrap();
+    two.set_config(config(62, vec![with_bfd(62, at_one)])).await.unwrap();
     for (handle, n) in [(&one, 62), (&two, 61)] {
         until(handle, "BFD is up", async |handle| {
             session(handle, n).await.bfd.is_some_and(|bfd| bfd.state == State::Up)
@@ -419,7 +419,7 @@ async fn bfd_runs_beside_the_session() {
         .await;
     }
     two.stop(Stop::Silent).await;
-    until(&one, "the end is noticed", async |handle| {
+    until(&one, "the end is detected", async |handle| {
         let session = session(handle, 62).await;
         session.state != SessionState::Established && session.bfd.is_some_and(|bfd| bfd.state == State::Down)
     })

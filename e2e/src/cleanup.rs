@@ -1,6 +1,6 @@
-//! What has to be undone when the program is interrupted: a list of last wills, run on SIGINT and SIGTERM.
+//! Handlers that run on SIGINT and SIGTERM and clean up.
 //!
-//! Only for tidiness. That nothing survives a `kill -9` either is [`crate::jail`]'s work.
+//! After a `kill -9`, [`crate::jail`] ends all processes without them.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,34 +11,35 @@ use nix::sys::signal::{SigSet, Signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-type Will = Box<dyn FnOnce() + Send>;
+type Handler = Box<dyn FnOnce() + Send>;
 
-static WILLS: Mutex<(u64, BTreeMap<u64, Will>)> = Mutex::new((0, BTreeMap::new()));
+/// The handlers by number, and the last number.
+static HANDLERS: Mutex<(u64, BTreeMap<u64, Handler>)> = Mutex::new((0, BTreeMap::new()));
 
-/// Keeps a last will in the list until it is dropped. Dropping does not run it.
+/// A registered handler. Dropping it removes the handler without running it.
 #[derive(Debug)]
 pub struct Registered(u64);
 
-/// Registers what to do when the program is interrupted.
-pub fn register(will: impl FnOnce() + Send + 'static) -> Registered {
-    let mut wills = WILLS.lock().unwrap_or_else(|e| e.into_inner());
-    wills.0 += 1;
-    let key = wills.0;
-    wills.1.insert(key, Box::new(will));
+/// Registers a handler.
+pub fn register(handler: impl FnOnce() + Send + 'static) -> Registered {
+    let mut handlers = HANDLERS.lock().unwrap_or_else(|e| e.into_inner());
+    handlers.0 += 1;
+    let key = handlers.0;
+    handlers.1.insert(key, Box::new(handler));
     Registered(key)
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        WILLS.lock().unwrap_or_else(|e| e.into_inner()).1.remove(&self.0);
+        HANDLERS.lock().unwrap_or_else(|e| e.into_inner()).1.remove(&self.0);
     }
 }
 
-/// From now on SIGINT and SIGTERM run the last wills, newest first, and end the program with 128 + the signal.
-/// To be called before any thread is started, as threads inherit the signal mask.
+/// Starts handling SIGINT and SIGTERM: they run the handlers, newest first, and end the program with 128 + the signal.
+/// To be called before any thread starts, as threads inherit the signal mask.
 ///
 /// # Errors
-/// When the kernel refuses the signal mask.
+/// When the kernel rejects the signal mask.
 pub fn on_interrupt() -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
@@ -48,17 +49,17 @@ pub fn on_interrupt() -> Result<()> {
         let signal = signals.wait().unwrap_or(Signal::SIGTERM);
         INTERRUPTED.store(true, Ordering::SeqCst);
         eprintln!("\ninterrupted by {signal}: taking everything down");
-        let wills = std::mem::take(&mut WILLS.lock().unwrap_or_else(|e| e.into_inner()).1);
-        for (_, will) in wills.into_iter().rev() {
-            will();
+        let handlers = std::mem::take(&mut HANDLERS.lock().unwrap_or_else(|e| e.into_inner()).1);
+        for (_, handler) in handlers.into_iter().rev() {
+            handler();
         }
         std::process::exit(128 + signal as i32);
     });
     Ok(())
 }
 
-/// To be called before the program ends by itself: if it is being interrupted, whatever went wrong meanwhile is only
-/// the consequence, and the wills are to be run to their end.
+/// Waits for the handlers if the program is being interrupted. To be called before the program ends by itself: an error
+/// during an interruption is only its consequence, and the handlers have to finish.
 pub fn let_interruption_finish() {
     while INTERRUPTED.load(Ordering::SeqCst) {
         std::thread::park();

@@ -1,7 +1,7 @@
-//! The first process of a User-mode Linux guest: makes a root to write in, runs one command, switches off.
+//! The first process of a User-mode Linux guest: makes a writable root, runs one command, switches off.
 //!
-//! The guest's root is the machine's own file system, read through hostfs; what is written goes to a tmpfs over it
-//! and is gone with the guest. So the binaries under test, `ip` and all the rest are simply there.
+//! The guest's root is the machine's own file system, read through hostfs. Writes go to a tmpfs over it, which ends with
+//! the guest. So the guest has the same programs and files as the machine.
 
 use std::collections::BTreeMap;
 use std::fs::create_dir_all;
@@ -17,14 +17,16 @@ use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
-/// Marks our lines on the console among those of the kernel.
+use crate::mounts::{Covered, always_visible};
+
+/// The first byte of our own lines on the console, which the kernel writes to as well.
 pub const MARK: u8 = 0x1e;
-/// Follows [`MARK`] where the command's output begins.
+/// The line, after [`MARK`], at the begin of the command's output.
 pub const BEGIN: &str = "heliograph-guest begin";
-/// Follows [`MARK`] where it ends; the exit status follows.
+/// The line, after [`MARK`], at its end; the exit status follows.
 pub const END: &str = "heliograph-guest end ";
 
-/// What the guest is there for.
+/// The command that a guest runs.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Job {
     /// Program and arguments.
@@ -35,7 +37,7 @@ pub struct Job {
     pub folder: PathBuf,
 }
 
-/// `heliograph-lab guest JOB`: never returns, as the guest is off then.
+/// Runs `heliograph-lab guest JOB`. Never returns, as the guest is off then.
 pub fn guest(job: &Path) -> ! {
     let code = run(job).unwrap_or_else(|error| {
         println!("the guest could not be prepared: {error:#}");
@@ -45,15 +47,15 @@ pub fn guest(job: &Path) -> ! {
     let _ = std::io::stdout().flush();
     nix::unistd::sync();
     let error = reboot(RebootMode::RB_POWER_OFF);
-    // Without this process the kernel panics, which ends the guest just as well.
+    // Without this process the kernel panics, which ends the guest, too.
     panic!("cannot switch off: {error:?}");
 }
 
 fn run(job: &Path) -> Result<i32> {
     let text = std::fs::read_to_string(job).with_context(|| format!("cannot read {}", job.display()))?;
     let job: Job = serde_json::from_str(&text)?;
-    pass_output_as_it_is()?;
-    make_root()?;
+    disable_output_processing()?;
+    make_root(&job.folder)?;
     let lo = Command::new("ip").env("PATH", PATH).args(["link", "set", "lo", "up"]).status();
     lo.context("cannot run `ip`")?;
     println!("{}{BEGIN}", MARK as char);
@@ -63,7 +65,7 @@ fn run(job: &Path) -> Result<i32> {
     command.args(arguments).env_clear().envs(&job.env).current_dir(&job.folder).stdin(Stdio::null());
     let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let child = nix::unistd::Pid::from_raw(child.id() as i32);
-    // Every orphan becomes a child of the first process: collect whatever ends, until it is the command.
+    // The first process is the parent of every orphan: reap until the child that ends is the command.
     loop {
         match waitpid(None, None).context("lost the command")? {
             WaitStatus::Exited(pid, code) if pid == child => return Ok(code),
@@ -73,23 +75,25 @@ fn run(job: &Path) -> Result<i32> {
     }
 }
 
-/// Where a guest finds programs.
+/// The `PATH` of a guest.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The console would put a carriage return before each line feed.
-fn pass_output_as_it_is() -> Result<()> {
+/// Sets the console not to put a carriage return before each line feed.
+fn disable_output_processing() -> Result<()> {
     let console = std::io::stdout();
     let mut settings = tcgetattr(&console).context("the console is no terminal")?;
     settings.output_flags.remove(OutputFlags::OPOST);
     tcsetattr(&console, SetArg::TCSANOW, &settings).context("cannot set up the console")
 }
 
-fn make_root() -> Result<()> {
+/// Makes the root of a guest that works in `folder`.
+fn make_root(folder: &Path) -> Result<()> {
     let mounted = |kind: &str, target: &str, options: Option<&str>| {
         mount(Some("guest"), target, Some(kind), MsFlags::empty(), options)
             .with_context(|| format!("cannot mount {kind} on {target}"))
     };
-    // /mnt is there on every system, and nothing the lab runs lies in it.
+    let visible = always_visible()?.into_iter().chain([folder.to_owned()]);
+    // Every system has a /mnt.
     mounted("tmpfs", "/mnt", None)?;
     for folder in ["/mnt/upper", "/mnt/work", "/mnt/root"] {
         create_dir_all(folder)?;
@@ -103,11 +107,13 @@ fn make_root() -> Result<()> {
     create_dir_all("dev/pts")?;
     mounted("tmpfs", "dev/shm", None)?;
     mounted("devpts", "dev/pts", None)?;
-    mounted("tmpfs", "run", None)?;
     mounted("cgroup2", "sys/fs/cgroup", None)?;
     mounted("bpf", "sys/fs/bpf", None)?;
-    // Moved over the old root, and not only entered: user namespaces are refused to a process in a chroot.
+    // Moved over the old root, and not only entered: a process in a chroot may not make user namespaces.
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).context("cannot move the root")?;
     chroot(".").context("cannot enter the root")?;
-    std::env::set_current_dir("/").context("cannot enter the root")
+    std::env::set_current_dir("/").context("cannot enter the root")?;
+    let visible = Covered::open(&[Path::new("/run")], visible)?;
+    mounted("tmpfs", "/run", None)?;
+    visible.uncover()
 }

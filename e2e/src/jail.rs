@@ -1,12 +1,12 @@
-//! Processes that die with us, whatever we die of.
+//! Processes that end with the lab, however the lab ends.
 //!
-//! The lab starts `heliograph-lab jail …`: the *keeper*. It makes a process namespace with a first process in it,
-//! the *init*, and then does nothing but read its standard input, a pipe whose other end the lab holds. When the lab
-//! ends, even by `kill -9`, the pipe closes, the keeper ends, the kernel kills the init (PR_SET_PDEATHSIG), and with
-//! the first process of a process namespace everything else in it.
+//! The lab starts `heliograph-lab jail …`, the *keeper*. The keeper makes a process namespace with a first process in
+//! it, the *init*, and then only reads its standard input, a pipe whose other end the lab holds. When the lab ends, even
+//! by `kill -9`, the pipe closes and the keeper ends. The kernel then kills the init (PR_SET_PDEATHSIG), and with the
+//! first process of a process namespace everything else in it.
 //!
-//! Two kinds of init: a node's, which prepares files and network of the node and then only collects the dead, and
-//! one that runs a single command (User-mode Linux).
+//! There are two kinds of init. A node's init prepares files and network of the node and then only reaps children. The
+//! other kind runs a single command (User-mode Linux).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,60 +26,63 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, sethostname};
 use serde::{Deserialize, Serialize};
 
+use crate::mounts::{Covered, always_visible, bind, make_parent};
 use crate::wait::wait_until;
 
-/// What a node's init prepares.
+/// The preparations of a node's init.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct NodePlan {
     /// The host name.
     pub hostname: String,
-    /// Folders in which the node may write without anybody else seeing it, besides those every node has.
+    /// Copy-on-write folders, besides [`PRIVATE`]: nothing outside the node sees its writes.
     pub private: Vec<PathBuf>,
-    /// Folders that are the node's own, empty at first and in memory, besides those every node has.
+    /// Folders in memory, besides [`EMPTY`]: empty at first but for our programs, should they lie there.
     pub empty: Vec<PathBuf>,
-    /// Whether what is mounted in one of the node's mount namespaces appears in those below, as Kubernetes wants it.
+    /// Shared mount propagation (mount_namespaces(7)), which Kubernetes requires.
     pub shared: bool,
-    /// Where the keeper and the init complain; the standard error if absent.
+    /// The file for messages of the keeper and the init; the standard error if absent.
     pub log: Option<PathBuf>,
-    /// Sources are absolute here.
+    /// Bind mounts; sources are absolute.
     pub binds: Vec<PlannedBind>,
-    /// Symbolic links: (where, to what).
+    /// Symbolic links: (path of the link, target).
     pub symlinks: Vec<(PathBuf, PathBuf)>,
 }
 
-/// A file or folder of the machine that the node sees elsewhere.
+/// A file or folder of the machine under another path in the node.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PlannedBind {
     /// Absolute path on the machine.
     pub source: PathBuf,
     /// Absolute path in the node.
     pub target: PathBuf,
-    /// Not to be written from the node.
+    /// Whether the node may only read it.
     pub read_only: bool,
 }
 
-/// Folders in which a node may write without anybody else seeing it; their content is the machine's at first.
+/// Copy-on-write folders of every node; their content is the machine's at first.
 const PRIVATE: [&str; 3] = ["/etc", "/opt", "/usr/local"];
-/// Folders that are a node's own and empty at first. FRR keeps its crash logs in the second.
+/// Folders of every node that are empty at first. FRR keeps its crash logs in the second.
 const EMPTY: [&str; 2] = ["/run", "/var/tmp"];
 
-/// What the lab says on the lifeline before it goes and leaves the jail behind.
+/// The byte that the lab writes to the lifeline before it ends and leaves the jail behind.
 const RELEASE: u8 = b'!';
+/// The line of an init whose node is prepared.
+const READY: &str = "ready";
 
 /// A running jail. Dropping it kills everything inside.
 #[derive(Debug)]
 pub struct Jail {
     keeper: Child,
-    // Closing it is what ends the keeper.
+    // The keeper ends when this is closed.
     lifeline: Option<ChildStdin>,
     init: i32,
 }
 
 impl Jail {
-    /// Makes a node: namespaces, files, loopback. Returns when all is prepared.
+    /// Makes a node: namespaces, files, loopback. Returns when it is ready.
     ///
     /// # Errors
-    /// When a step fails; the init's own words are in the message.
+    /// When a step fails; the message contains that of the init.
     pub fn node(plan: &NodePlan) -> Result<Self> {
         let mut command = keeper_command()?;
         command.args(["jail", "node"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -90,18 +93,18 @@ impl Jail {
         let mut keeper = command.spawn().context("cannot start `heliograph-lab jail`")?;
         let mut lifeline = keeper.stdin.take().context("no standard input")?;
         writeln!(lifeline, "{}", serde_json::to_string(plan)?).context("the jail's keeper is gone")?;
-        let mut answers = BufReader::new(keeper.stdout.take().context("no standard output")?);
-        let mut answer = || -> Result<String> {
+        let mut reports = BufReader::new(keeper.stdout.take().context("no standard output")?);
+        let mut report = || -> Result<String> {
             let mut line = String::new();
-            answers.read_line(&mut line)?;
+            reports.read_line(&mut line)?;
             Ok(line.trim_end().to_owned())
         };
         let init =
-            answer()?.parse().context("the jail's keeper could not make an init; see its message above");
-        let said = answer()?;
+            report()?.parse().context("the jail's keeper could not make an init; see its message above");
+        let state = report()?;
         let jail = Self { keeper, lifeline: Some(lifeline), init: init? };
-        if said != "ready" {
-            bail!("node {}: {said}", plan.hostname);
+        if state != READY {
+            bail!("node {}: {state}", plan.hostname);
         }
         Ok(jail)
     }
@@ -112,10 +115,10 @@ impl Jail {
         self.init
     }
 
-    /// Lets the jail live on without us: only the end of its init ends it now. Gives the keeper's process number.
+    /// Detaches the jail from this program: only the end of its init ends it now. Returns the keeper's process number.
     ///
     /// # Errors
-    /// When the keeper is gone; what was inside is killed then.
+    /// When the keeper is gone; everything inside is killed then.
     pub fn release(mut self) -> Result<i32> {
         let mut lifeline = self.lifeline.take().context("the jail has ended")?;
         if let Err(error) = lifeline.write_all(&[RELEASE]) {
@@ -141,8 +144,8 @@ impl Drop for Jail {
     }
 }
 
-/// The command line that runs `program` in a jail, with its exit status: to be completed with arguments and output,
-/// and with a piped standard input that is the lifeline.
+/// Returns the command line that runs `program` in a jail and ends with its exit status. The caller adds arguments and
+/// output. The standard input is a pipe, the lifeline.
 ///
 /// # Errors
 /// When `heliograph-lab` is not there.
@@ -159,7 +162,7 @@ fn keeper_command() -> Result<Command> {
     Ok(command)
 }
 
-/// `heliograph-lab jail node`: the keeper of a node. Does not return before the node's end.
+/// Runs `heliograph-lab jail node`, the keeper of a node, until the node's end.
 ///
 /// # Errors
 /// When namespaces cannot be made.
@@ -172,14 +175,14 @@ pub fn keep_node() -> Result<i32> {
         | CloneFlags::CLONE_NEWUTS;
     keep(kinds, true, move || {
         match prepare(&plan) {
-            Ok(()) => println!("ready"),
+            Ok(()) => println!("{READY}"),
             Err(error) => println!("{error:#}"),
         }
-        collect_the_dead()
+        reap_children()
     })
 }
 
-/// `heliograph-lab jail run -- PROGRAM…`: the keeper of one command. Returns its exit status.
+/// Runs `heliograph-lab jail run -- PROGRAM…`, the keeper of one command. Returns the command's exit status.
 ///
 /// # Errors
 /// When namespaces cannot be made.
@@ -189,7 +192,7 @@ pub fn keep_command(words: &[String]) -> Result<i32> {
         mount_private_proc()?;
         let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn();
         let child = Pid::from_raw(child.with_context(|| format!("cannot start {program}"))?.id() as i32);
-        // As the first process we inherit every orphan: collect whatever ends, until it is ours.
+        // The first process is the parent of every orphan: reap until the child that ends is the command.
         loop {
             match waitpid(None, None)? {
                 WaitStatus::Exited(pid, code) if pid == child => return Ok(code),
@@ -202,7 +205,7 @@ pub fn keep_command(words: &[String]) -> Result<i32> {
     })
 }
 
-/// Starts the init in new namespaces and stays until it or the lab ends.
+/// Starts the init in new namespaces and waits until it or the lab ends.
 fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -> Result<i32> {
     watched().thread_block().context("cannot block signals to wait for them")?;
     unshare(kinds).context("cannot make namespaces: the lab needs root")?;
@@ -220,7 +223,7 @@ fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -
         }
         ForkResult::Parent { child } => {
             if announce {
-                // The init itself knows only that it is number 1.
+                // In its own namespace the init is number 1.
                 println!("{child}");
             }
             wait_for_either(child)
@@ -228,8 +231,8 @@ fn keep(kinds: CloneFlags, announce: bool, init: impl FnOnce() -> Result<i32>) -
     }
 }
 
-/// Waits for the end of the init, and gives its exit status; or for the end of the lab, or SIGTERM, and ends the
-/// init. No thread can help here: a process whose children go to another process namespace is refused any.
+/// Waits for the end of the init and returns its exit status, or kills the init at the end of the lab or on SIGTERM.
+/// Threads are not possible here: the kernel allows none in a process whose children go to another process namespace.
 fn wait_for_either(init: Pid) -> Result<i32> {
     let signals = SignalFd::new(&watched()).context("cannot watch the init")?;
     let lifeline = std::io::stdin();
@@ -246,8 +249,8 @@ fn wait_for_either(init: Pid) -> Result<i32> {
         };
         let mut over = false;
         if !released && events[1].any().unwrap_or(true) {
-            let mut said = [0];
-            released = matches!(nix::unistd::read(&lifeline, &mut said), Ok(1)) && said == [RELEASE];
+            let mut byte = [0];
+            released = matches!(nix::unistd::read(&lifeline, &mut byte), Ok(1)) && byte == [RELEASE];
             over = !released;
         }
         if events[0].any().unwrap_or(false) {
@@ -266,9 +269,9 @@ fn wait_for_either(init: Pid) -> Result<i32> {
     }
 }
 
-/// Kills an init and takes note of its death, so that not even a zombie is left. Not for ever: it cannot end before
-/// somebody has taken note of each of its processes, and the lab, which did that for those it had started, may be
-/// gone. They are not running any more in any case.
+/// Kills an init and reaps it, so that not even a zombie is left. Waits only for a limited time: an init cannot end
+/// before each of its processes is reaped, and the lab, the parent of those that it started, may be gone. None of them
+/// runs any more in any case.
 fn end(init: Pid) {
     let _ = kill(init, Signal::SIGKILL);
     let _ = wait_until(Duration::from_secs(2), "the init's end", || {
@@ -279,12 +282,12 @@ fn end(init: Pid) {
     });
 }
 
-/// What a keeper waits for.
+/// Returns the signals that a keeper waits for.
 fn watched() -> SigSet {
     [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect()
 }
 
-/// One line, without reading a byte further: the rest of the stream is the lifeline.
+/// Reads one line and not a byte more: the rest of the stream is the lifeline.
 fn read_line(mut stream: impl Read) -> Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -297,15 +300,23 @@ fn read_line(mut stream: impl Read) -> Result<String> {
 fn prepare(plan: &NodePlan) -> Result<()> {
     sethostname(&plan.hostname).context("cannot set the host name")?;
     mount_private_proc()?;
-    make_folders_private(&plan.private, &plan.empty)?;
+    let empty: Vec<_> = EMPTY.iter().map(Path::new).chain(plan.empty.iter().map(PathBuf::as_path)).collect();
+    let visible = Covered::open(&empty, always_visible()?)?;
+    let sources = Covered::open(&empty, plan.binds.iter().map(|bind| bind.source.clone()))?;
+    make_folders_private(&plan.private)?;
+    empty.into_iter().try_for_each(make_folder_empty)?;
+    visible.uncover()?;
     for (link, to) in &plan.symlinks {
         make_parent(link)?;
-        // The machine may have one of its own there: in this node ours counts.
+        // The machine may have a file there: in this node the link replaces it.
         let _ = std::fs::remove_file(link);
         std::os::unix::fs::symlink(to, link)
             .with_context(|| format!("cannot make the link {}", link.display()))?;
     }
-    plan.binds.iter().try_for_each(bind)?;
+    for PlannedBind { source, target, read_only } in &plan.binds {
+        bind(&sources.path(source), target, *read_only)
+            .with_context(|| format!("cannot bind {}", source.display()))?;
+    }
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run `ip`")?;
     if !status.success() {
         bail!("`ip link set lo up` failed");
@@ -323,14 +334,10 @@ fn mount_private_proc() -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("cannot mount /proc")
 }
 
-/// Copy-on-write versions of [`PRIVATE`] and what the plan adds, and [`EMPTY`] ones with what it adds.
-fn make_folders_private(private: &[PathBuf], empty: &[PathBuf]) -> Result<()> {
-    let tmpfs = |folder: &Path| {
-        mount(Some("lab"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("cannot mount {}", folder.display()))
-    };
-    // Room for what is written. The overlays hold on to it, so nobody need see it afterwards.
-    tmpfs(Path::new("/run"))?;
+/// Puts copy-on-write overlays over [`PRIVATE`] and the folders that the plan adds.
+fn make_folders_private(private: &[PathBuf]) -> Result<()> {
+    // Room for the overlays' files. They keep it mounted, so it need not be visible afterwards.
+    make_folder_empty(Path::new("/run"))?;
     for (i, folder) in PRIVATE.iter().map(Path::new).chain(private.iter().map(PathBuf::as_path)).enumerate() {
         std::fs::create_dir_all(format!("/run/{i}/upper"))?;
         std::fs::create_dir_all(format!("/run/{i}/work"))?;
@@ -338,39 +345,18 @@ fn make_folders_private(private: &[PathBuf], empty: &[PathBuf]) -> Result<()> {
         mount(Some("lab"), folder, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .with_context(|| format!("cannot put a copy-on-write overlay over {}", folder.display()))?;
     }
-    umount2("/run", MntFlags::MNT_DETACH).context("cannot unmount /run")?;
-    for folder in EMPTY.iter().map(Path::new).chain(empty.iter().map(PathBuf::as_path)) {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        tmpfs(folder)?;
-    }
-    Ok(())
+    umount2("/run", MntFlags::MNT_DETACH).context("cannot unmount /run")
 }
 
-fn bind(bind: &PlannedBind) -> Result<()> {
-    let PlannedBind { source, target, read_only } = bind;
-    let what = || format!("cannot bind {} to {}", source.display(), target.display());
-    let kind = std::fs::metadata(source).with_context(what)?;
-    if kind.is_dir() {
-        std::fs::create_dir_all(target).with_context(what)?;
-    } else {
-        make_parent(target)?;
-        std::fs::OpenOptions::new().create(true).append(true).open(target).with_context(what)?;
-    }
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(what)?;
-    if *read_only {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(None::<&str>, target, None::<&str>, flags, None::<&str>).with_context(what)?;
-    }
-    Ok(())
+/// Mounts an empty file system in memory over a folder.
+fn make_folder_empty(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    mount(Some("lab"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("cannot mount {}", folder.display()))
 }
 
-fn make_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
-}
-
-/// The life of a node's init: orphans become its children and would stay zombies.
-fn collect_the_dead() -> Result<i32> {
+/// Reaps children for as long as the node runs: orphans become children of the init and would stay zombies.
+fn reap_children() -> Result<i32> {
     // `keep` has blocked it.
     let signals: SigSet = [Signal::SIGCHLD].into_iter().collect();
     loop {
@@ -381,7 +367,7 @@ fn collect_the_dead() -> Result<i32> {
     }
 }
 
-/// The exit status as a shell would tell it.
+/// Returns the exit status as a shell reports it.
 #[must_use]
 pub fn code(status: std::process::ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))

@@ -27,6 +27,7 @@ pub mod guest;
 pub mod image;
 pub mod jail;
 pub mod lab;
+mod mounts;
 pub mod netns;
 pub mod ours;
 pub mod pods;

@@ -1,4 +1,4 @@
-//! `heliograph-lab`: prepares the machine, runs the demonstration, and is what holds a lab's processes together.
+//! `heliograph-lab`: prepares the machine, runs the demonstration, and keeps the processes of a lab together.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,25 +18,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Brings a lab up, shows that its pods reach each other and how, and takes it down.
+    /// Starts a lab, shows that its pods reach each other and on which way, and removes it.
     Demo {
         /// A topology in e2e/topologies, the path of a containerlab file, or `kubernetes` for a whole Kubernetes.
         #[arg(long, default_value = "two-racks")]
         topology: String,
     },
-    /// Installs what the lab needs, and builds a kernel with ipip where the machine's has none.
+    /// Installs and builds what a purpose needs and the machine lacks.
     Setup {
-        /// Also what only the end-to-end tests need.
-        #[arg(long)]
-        tests: bool,
-        /// Only what the one-machine Kubernetes needs: packages, and Kubernetes itself, built once.
-        #[arg(long, conflicts_with = "tests")]
-        cluster: bool,
+        /// The purpose.
+        #[arg(long = "for", value_enum, default_value_t)]
+        purpose: setup::Purpose,
     },
     /// A whole Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(ClusterVerb),
-    /// Runs Kubernetes' own tests of the network on a cluster of their own, and writes the page that tells of them.
+    /// Runs Kubernetes' own network tests on a cluster of their own, and writes the page with their results.
     Conformance {
         /// Only the tests whose names match this regular expression; the page is left as it is.
         #[arg(long)]
@@ -47,7 +44,7 @@ enum Verb {
         /// The page.
         #[arg(long, default_value = "docs/conformance.md")]
         page: PathBuf,
-        /// Where log and report are kept.
+        /// The folder for log and report.
         #[arg(long, default_value = "target/conformance")]
         folder: PathBuf,
     },
@@ -58,7 +55,7 @@ enum Verb {
         /// The tar.
         out: PathBuf,
     },
-    /// Runs a command where ipip is to be had: here, or in User-mode Linux.
+    /// Runs a command on a kernel with ipip: here, or in User-mode Linux.
     Run {
         /// Program and arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
@@ -70,9 +67,9 @@ enum Verb {
     /// The first process of a User-mode Linux guest. Used by the lab itself.
     #[command(hide = true)]
     Guest {
-        /// The file that says what to run.
+        /// The file with the command.
         job: PathBuf,
-        /// What the kernel adds for an init of another kind.
+        /// Arguments that the kernel adds for other init programs.
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         _rest: Vec<String>,
     },
@@ -80,12 +77,12 @@ enum Verb {
 
 #[derive(Subcommand)]
 enum ClusterVerb {
-    /// Brings it up, gives it its network, and leaves it running.
+    /// Starts it with its network, and leaves it running.
     Up {
-        /// How many nodes.
+        /// The number of nodes.
         #[arg(long, default_value_t = 3)]
         nodes: usize,
-        /// How they are cabled.
+        /// The network between them.
         #[arg(long, value_enum, default_value_t)]
         topology: cluster::network::Topology,
         /// The pods' network.
@@ -95,9 +92,9 @@ enum ClusterVerb {
         #[arg(long)]
         services: bool,
     },
-    /// Removes every trace of it.
+    /// Removes it without a trace.
     Down,
-    /// Says which of its daemons run.
+    /// Lists its daemons and whether they run.
     Status,
 }
 
@@ -119,10 +116,10 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
-            // What was running is gone by now, its logs too.
-            let words = heliograph_e2e::lab::last_words();
-            if !words.is_empty() {
-                eprintln!("{words}\n");
+            // The lab is gone by now, and its logs with it.
+            let logs = heliograph_e2e::lab::last_words();
+            if !logs.is_empty() {
+                eprintln!("{logs}\n");
             }
             eprintln!("heliograph-lab: {error:#}");
             ExitCode::FAILURE
@@ -136,9 +133,9 @@ fn run(command: Verb) -> Result<i32> {
             cleanup::on_interrupt()?;
             demo::demo(&topology)
         }
-        Verb::Setup { tests, cluster } => {
+        Verb::Setup { purpose } => {
             cleanup::on_interrupt()?;
-            if cluster { setup::setup_cluster() } else { setup::setup(tests) }.map(|()| 0)
+            setup::setup(purpose).map(|()| 0)
         }
         Verb::Cluster(verb) => {
             cleanup::on_interrupt()?;

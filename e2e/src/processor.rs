@@ -1,6 +1,6 @@
-//! A processor of its own for each guest. In User-mode Linux a system call is two processes that hand over to each
-//! other: on one processor that costs a switch, across two a wake-up each way, and a guest then takes four times as
-//! long. The scheduler of the machine does not know, and spreads them.
+//! A processor of its own for each guest. In User-mode Linux a system call takes two processes, one after the other. On
+//! one processor that costs a context switch; on two, it costs a wake-up each way, and a guest takes four times as long.
+//! The machine's scheduler would spread them.
 
 use std::fs::File;
 
@@ -14,22 +14,22 @@ use crate::cache;
 #[derive(Debug)]
 pub struct Processor {
     number: usize,
-    // Nothing to lock when there are more guests than processors.
+    // Absent when there are more guests than processors.
     _lock: Option<File>,
 }
 
 impl Processor {
-    /// One that no other guest has, or any if there is none: guests are not many.
+    /// Takes a processor that no other guest has, or any if there is none: guests are few.
     ///
     /// # Errors
-    /// When the kernel does not say which there are, or the folder of the locks cannot be made.
+    /// When the kernel does not return our processors, or the folder of the locks cannot be made.
     pub fn take() -> Result<Self> {
-        let allowed = sched_getaffinity(THIS_THREAD).context("cannot ask for our processors")?;
+        let allowed = sched_getaffinity(THIS_THREAD).context("cannot get our processors")?;
         let allowed: Vec<usize> =
             (0..CpuSet::count()).filter(|&number| allowed.is_set(number) == Ok(true)).collect();
         let folder = cache::folder()?.join("processors");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        // From the last on: the machine's own interrupts tend to be on the first.
+        // From the last on: interrupts are often on the first.
         for &number in allowed.iter().rev() {
             let path = folder.join(number.to_string());
             let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -38,15 +38,15 @@ impl Processor {
             }
         }
         let any = std::process::id() as usize % allowed.len().max(1);
-        Ok(Self { number: *allowed.get(any).context("no processor is ours")?, _lock: None })
+        Ok(Self { number: *allowed.get(any).context("we have no processor")?, _lock: None })
     }
 
-    /// Calls what starts a process: that process, and all it starts, will run on this processor only.
+    /// Calls a function that starts a process. That process, and all it starts, run on this processor only.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel does not allow it.
     pub fn hosting<T>(&self, start: impl FnOnce() -> T) -> Result<T> {
-        let before = sched_getaffinity(THIS_THREAD).context("cannot ask for our processors")?;
+        let before = sched_getaffinity(THIS_THREAD).context("cannot get our processors")?;
         let mut only = CpuSet::new();
         only.set(self.number)?;
         // A new process inherits it from the thread that starts it (sched_setaffinity(2)).

@@ -1,4 +1,5 @@
-//! Installs what the lab needs and the machine has not, saying what and why. Debian and its kin only.
+//! Installs the packages that the lab needs and the machine lacks, and lists them with their purpose. For Debian and
+//! its derivatives only.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,32 +12,37 @@ use crate::cleanup;
 use crate::cluster::binaries::Binaries;
 use crate::uml;
 
-/// A Debian package: its name, and what it is for.
+/// A Debian package: its name and its purpose.
 type Package = (&'static str, &'static str);
 
 const LAB: [Package; 2] =
-    [("iproute2", "builds and looks at the lab's networks"), ("nftables", "shows the agents' filter rules")];
-const INTEROP: [Package; 6] = [
+    [("iproute2", "builds and inspects the lab's networks"), ("nftables", "shows the agents' filter rules")];
+const BGP: [Package; 5] = [
     ("bird2", "a BGP peer of the interoperability tests"),
     ("frr", "a BGP peer of the interoperability tests"),
     ("gobgpd", "a BGP peer of the interoperability tests"),
     ("openbgpd", "a BGP peer of the interoperability tests"),
-    ("iputils-ping", "goes through the tunnels in the kernel's tests"),
-    ("prometheus", "scrapes the agents, and its promtool judges their metrics"),
+    ("iputils-ping", "sends packets through routes and tunnels"),
 ];
-/// What Kubernetes' tests call in their pods.
+const AGENT: [Package; 4] = [
+    ("etcd-server", "the storage of the API server"),
+    ("iputils-ping", "sends packets through routes and tunnels"),
+    ("openssl", "makes the API server's keys"),
+    ("prometheus", "scrapes the agents; its promtool checks their metrics"),
+];
+/// The programs that Kubernetes' tests run in their pods.
 const CONFORMANCE: [Package; 5] = [
-    ("bind9-dnsutils", "asks the cluster's DNS in Kubernetes' tests"),
-    ("conntrack", "looks at connections in Kubernetes' tests"),
-    ("curl", "asks Services in Kubernetes' tests"),
-    ("wget", "asks Services in Kubernetes' tests"),
+    ("bind9-dnsutils", "queries the cluster's DNS in Kubernetes' tests"),
+    ("conntrack", "lists connections in Kubernetes' tests"),
+    ("curl", "connects to Services in Kubernetes' tests"),
+    ("wget", "connects to Services in Kubernetes' tests"),
     ("netcat-openbsd", "connects to ports in Kubernetes' tests"),
 ];
 const CLUSTER: [Package; 6] = [
-    ("busybox-static", "what the cluster's test pods run"),
+    ("busybox-static", "the program of the cluster's test pods"),
     ("containerd", "runs the pods of the cluster's nodes"),
-    ("containernetworking-plugins", "the loopback plugin that containerd calls"),
-    ("etcd-server", "keeps what the cluster's API server knows"),
+    ("containernetworking-plugins", "the loopback plugin that containerd runs"),
+    ("etcd-server", "the storage of the cluster's API server"),
     ("openssl", "makes the cluster's keys"),
     ("runc", "runs the pods of the cluster's nodes"),
 ];
@@ -51,31 +57,61 @@ const KERNEL: [Package; 8] = [
     ("xz-utils", "unpacks its source"),
 ];
 
-/// Prepares the machine for demos, and with `tests` for all end-to-end tests too.
+/// The purpose that a machine is prepared for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Purpose {
+    /// The lab: packages, and a kernel with ipip where the machine's has none.
+    #[default]
+    Demo,
+    /// The tests of heliograph-bgp: other BGP daemons.
+    Bgp,
+    /// The tests of the agent: the lab, and an API server, built once.
+    Agent,
+    /// The one-machine Kubernetes: packages, and Kubernetes itself, built once.
+    Cluster,
+    /// All tests.
+    Tests,
+}
+
+/// Prepares the machine.
 ///
 /// # Errors
-/// When something is missing and cannot be installed.
-pub fn setup(tests: bool) -> Result<()> {
+/// When something is missing and can be neither installed nor built.
+pub fn setup(purpose: Purpose) -> Result<()> {
     need_root()?;
-    install(&LAB)?;
-    if tests {
-        install(&INTEROP)?;
-        setup_cluster()?;
-        install(&CONFORMANCE)?;
-        Binaries::conformance(&mut |step| println!("setup: {step}"))?;
+    let print = &mut |step: &str| println!("setup: {step}");
+    let packages: &[&[Package]] = match purpose {
+        Purpose::Demo => &[&LAB],
+        Purpose::Bgp => &[&LAB, &BGP],
+        Purpose::Agent => &[&LAB, &AGENT],
+        Purpose::Cluster => &[&LAB, &CLUSTER],
+        Purpose::Tests => &[&LAB, &BGP, &AGENT, &CLUSTER, &CONFORMANCE],
+    };
+    install(&packages.concat())?;
+    if matches!(purpose, Purpose::Demo | Purpose::Agent | Purpose::Tests) {
+        setup_kernel(print)?;
     }
+    match purpose {
+        Purpose::Demo | Purpose::Bgp => Ok(()),
+        Purpose::Agent => Binaries::api_server(print).map(drop),
+        Purpose::Cluster => Binaries::cluster(print).map(drop),
+        Purpose::Tests => Binaries::conformance(print).map(drop),
+    }
+}
+
+/// Builds a kernel with ipip where the machine's has none.
+fn setup_kernel(print: &mut dyn FnMut(&str)) -> Result<()> {
     if uml::has_ipip()? {
-        println!("setup: this kernel has ipip, the labs run on it directly");
+        print("this kernel has ipip, the labs run on it directly");
         return Ok(());
     }
-    println!("setup: this kernel has no ipip, the labs run in User-mode Linux");
+    print("this kernel has no ipip, the labs run in User-mode Linux");
     if !uml::is_cached().unwrap_or(false) {
         install(&KERNEL)?;
     }
-    let print = &mut |step: &str| println!("setup: {step}");
     let kernel = match uml::kernel(print) {
         Ok(kernel) => kernel,
-        // The cached one did not boot, and building another takes more than was there.
+        // The cached one did not boot, and the packages for another are not all installed.
         Err(error) => {
             if install(&KERNEL)? == 0 {
                 return Err(error);
@@ -83,47 +119,41 @@ pub fn setup(tests: bool) -> Result<()> {
             uml::kernel(print)?
         }
     };
-    println!("setup: User-mode Linux kernel {}", kernel.display());
+    print(&format!("User-mode Linux kernel {}", kernel.display()));
     Ok(())
-}
-
-/// Prepares the machine for the one-machine Kubernetes: packages, and Kubernetes itself, built once.
-///
-/// # Errors
-/// When something is missing and can be neither installed nor built.
-pub fn setup_cluster() -> Result<()> {
-    need_root()?;
-    install(&LAB)?;
-    install(&CLUSTER)?;
-    Binaries::cluster(&mut |step| println!("setup: {step}")).map(drop)
 }
 
 fn need_root() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("the lab builds networks and needs root: run it with sudo");
+        bail!("cannot prepare the lab: it builds networks and needs root. Run it with sudo");
     }
     Ok(())
 }
 
-/// Installs those of the packages that are not there yet, and tells how many that were.
+/// Installs those of the packages that are missing, and returns their number.
 fn install(packages: &[Package]) -> Result<usize> {
-    let missing: Vec<_> = packages.iter().filter(|(name, _)| !is_installed(name)).collect();
+    let mut missing: Vec<_> = packages.iter().filter(|(name, _)| !is_installed(name)).collect();
+    missing.sort_unstable();
+    missing.dedup_by_key(|(name, _)| *name);
     if missing.is_empty() {
         return Ok(0);
     }
-    for (name, what_for) in &missing {
-        println!("setup: {name} is missing: {what_for}");
+    for (name, purpose) in &missing {
+        println!("setup: {name} is missing: {purpose}");
     }
     let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("this is no Debian: install what gives you {} and run this again", names.join(", "));
+        bail!(
+            "cannot install {}: this is no Debian. Install your system's packages with these programs, and run this again",
+            names.join(", ")
+        );
     }
-    let _quiet = NoServices::declare()?;
+    let _no_services = NoServices::declare()?;
     println!("setup: apt-get install {}", names.join(" "));
     apt_get(&["update"])?;
-    let mut words = vec!["install", "--yes", "--no-install-recommends"];
-    words.extend(&names);
-    apt_get(&words)?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(&names);
+    apt_get(&arguments)?;
     Ok(names.len())
 }
 
@@ -133,19 +163,19 @@ fn is_installed(package: &str) -> bool {
     query.output().is_ok_and(|output| output.stdout == b"installed")
 }
 
-fn apt_get(words: &[&str]) -> Result<()> {
+fn apt_get(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.arg("--quiet=2").args(words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    command.arg("--quiet=2").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     let output = command.output().context("cannot run apt-get")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`apt-get {}` failed: {}", words.join(" "), said.trim());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("`apt-get {}` failed: {}", arguments.join(" "), errors.trim());
     }
     Ok(())
 }
 
-/// While it lives, packages do not start services: a developer's machine is no router. Debian asks this file
-/// (invoke-rc.d(8)); one that is there already is somebody's decision and stays as it is.
+/// A file that keeps packages from starting services while it exists (invoke-rc.d(8)): a developer's machine is no
+/// router. A file that exists already is an administrator's decision and stays as it is.
 struct NoServices(Option<(PathBuf, cleanup::Registered)>);
 
 impl NoServices {
@@ -157,7 +187,9 @@ impl NoServices {
                     let file = file.clone();
                     move || drop(std::fs::remove_file(file))
                 });
-                open.write_all(b"#!/bin/sh\n# Put here by `heliograph-lab setup` while it installs packages.\nexit 101\n")?;
+                open.write_all(
+                    b"#!/bin/sh\n# Written by `heliograph-lab setup` while it installs packages.\nexit 101\n",
+                )?;
                 Ok(Self(Some((file, on_interrupt))))
             }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self(None)),

@@ -1,7 +1,7 @@
-//! Real IPIP everywhere: where the machine's kernel has no ipip, the very same command runs in User-mode Linux.
+//! Real IPIP on every machine: where the kernel has no ipip, the same command runs in User-mode Linux.
 //!
-//! The kernel is built once from Debian's source and cached outside the checkout, under a key of everything that
-//! goes into it. It is not trusted before it has booted on this machine, and built anew when it does not.
+//! The kernel is built once from Debian's source and cached outside the checkout, under a key of all its sources. It is
+//! used after it has booted on this machine, and built again when it does not boot.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,26 +26,26 @@ use crate::lab::binary;
 use crate::netns::in_fresh_netns;
 use crate::processor::Processor;
 
-/// What the guest's kernel has to have.
+/// The configuration of the guest's kernel.
 const FRAGMENT: &str = include_str!("../uml/kernel.config");
-/// How it is built, patches included.
+/// The script that builds it, patches included.
 const RECIPE: &str = include_str!("../uml/build-kernel.sh");
 /// The Debian package with the source, and the archive in it.
 pub const SOURCE_PACKAGE: &str = "linux-source-6.1";
 const SOURCE: &str = "/usr/src/linux-source-6.1.tar.xz";
-/// Set in the guest: what is not there is not there, no second guest is tried.
+/// The variable that is set in a guest: no guest starts another.
 const IN_GUEST: &str = "HELIOGRAPH_IN_GUEST";
-/// Set in the guest when our own standard output is a terminal: its console always looks like one.
+/// The variable that is 1 in a guest when our own standard output is a terminal: its console always looks like one.
 pub const TERMINAL: &str = "HELIOGRAPH_TERMINAL";
 
-/// Whether this kernel can do what the agent needs: one ipip device for all peers (`external`). Asked once.
+/// Returns whether this kernel has one ipip device for all peers (`external`), which the agent needs. Checked once.
 ///
 /// # Errors
-/// Without root, as then nobody can tell.
+/// Without root, which the check needs.
 pub fn has_ipip() -> Result<bool> {
-    static KNOWN: OnceLock<bool> = OnceLock::new();
-    if let Some(known) = KNOWN.get() {
-        return Ok(*known);
+    static RESULT: OnceLock<bool> = OnceLock::new();
+    if let Some(result) = RESULT.get() {
+        return Ok(*result);
     }
     let has = in_fresh_netns(|| {
         let mut ip = Command::new("ip");
@@ -53,23 +53,23 @@ pub fn has_ipip() -> Result<bool> {
         let output = ip.output().context("cannot run `ip`: install iproute2 (`make setup`)")?;
         Ok(output.status.success())
     })?;
-    Ok(*KNOWN.get_or_init(|| has))
+    Ok(*RESULT.get_or_init(|| has))
 }
 
 fn in_guest() -> bool {
     std::env::var_os(IN_GUEST).is_some()
 }
 
-/// The body of a test that needs ipip: runs it here if this kernel has it, otherwise the same test, which `test`
-/// must name in full, in User-mode Linux.
+/// Runs the body of a test that needs ipip: here if this kernel has it, otherwise the same test in User-mode Linux.
+/// `test` is the test's full name.
 ///
 /// # Panics
-/// When the test fails, wherever it ran; and without root, with a word on how to run it.
+/// When the test fails, here or there, and without root.
 pub fn with_ipip(test: &str, body: impl FnOnce() -> Result<()>) {
     with_ipip_and(0, test, body);
 }
 
-/// The same for a test that needs more memory than a guest has otherwise: so many MiB.
+/// Does the same for a test that needs more memory, in MiB, than a guest has by default.
 ///
 /// # Panics
 /// As [`with_ipip`].
@@ -79,11 +79,11 @@ pub fn with_ipip_and(memory: u64, test: &str, body: impl FnOnce() -> Result<()>)
             return body();
         }
         let me = std::env::current_exe()?;
-        let words = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture"].map(String::from);
-        let mut output = Told::default();
-        let code = run(&words, memory, &mut output, &mut |step| println!("{step}"))?;
+        let command = [me.to_string_lossy().as_ref(), test, "--exact", "--nocapture"].map(String::from);
+        let mut output = Printed::default();
+        let code = run(&command, memory, &mut output, &mut |step| println!("{step}"))?;
         let output = String::from_utf8_lossy(&output.0);
-        // A name that fits no test would pass by running none.
+        // With a name of no test, nothing runs and nothing fails.
         if code == 0 && !output.contains("1 passed") {
             bail!("`{test}` is not the name of a test: nothing ran");
         }
@@ -95,11 +95,11 @@ pub fn with_ipip_and(memory: u64, test: &str, body: impl FnOnce() -> Result<()>)
     });
 }
 
-/// Tells what is written to it as a test does, at once: of a guest that hangs one wants to know what it said.
+/// The output of a guest, printed at once, so that that of one that hangs is seen.
 #[derive(Default)]
-struct Told(Vec<u8>);
+struct Printed(Vec<u8>);
 
-impl Write for Told {
+impl Write for Printed {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         print!("{}", String::from_utf8_lossy(bytes));
         self.0.extend(bytes);
@@ -111,14 +111,14 @@ impl Write for Told {
     }
 }
 
-/// The body of a test that needs a lab, but no ipip.
+/// Runs the body of a test that needs a lab, but no ipip.
 ///
 /// # Panics
-/// When the test fails; and without root, with a word on how to run it.
+/// When the test fails, and without root.
 pub fn as_root(body: impl FnOnce() -> Result<()>) {
     assert!(
         nix::unistd::geteuid().is_root(),
-        "end-to-end tests build networks: run them as root, `sudo make test`"
+        "end-to-end tests build networks: run them as root, `sudo make test-e2e`"
     );
     if let Err(error) = body() {
         println!("{}", crate::lab::last_words());
@@ -126,27 +126,27 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
     }
 }
 
-/// Runs a command in User-mode Linux with so many MiB of memory at least, its output passed on as it comes, and gives
-/// its exit status. Builds the kernel first if there is none.
+/// Runs a command in User-mode Linux with at least `memory` MiB, passes its output on at once, and returns its exit
+/// status. Builds the kernel first if there is none.
 ///
 /// # Errors
-/// When there is no kernel to be had, or the guest did not get as far as to run the command.
+/// When the kernel cannot be built, or the guest ended before the command.
 pub fn run(
-    words: &[String],
+    command: &[String],
     memory: u64,
     output: &mut dyn Write,
     progress: &mut dyn FnMut(&str),
 ) -> Result<i32> {
     let kernel = kernel(progress)?;
     let limit = std::env::var("HELIOGRAPH_UML_TIMEOUT").ok().and_then(|s| s.parse().ok()).unwrap_or(900);
-    boot(&kernel, words, memory.max(usual_memory()?), output, Duration::from_secs(limit))
+    boot(&kernel, command, memory.max(default_memory()?), output, Duration::from_secs(limit))
 }
 
-/// What a guest has that asked for no more, in MiB.
+/// The memory of a guest in MiB, if a test needs no more.
 const MEMORY: u64 = 1024;
 
-/// The same, as the user wants it: `1024M` or `2G`.
-fn usual_memory() -> Result<u64> {
+/// Returns the memory of a guest in MiB, as configured by the user: `1024M` or `2G`.
+fn default_memory() -> Result<u64> {
     match std::env::var("HELIOGRAPH_UML_MEMORY") {
         Ok(text) => {
             mebibytes(&text).with_context(|| format!("HELIOGRAPH_UML_MEMORY={text}: write 1024M or 2G"))
@@ -165,7 +165,7 @@ fn mebibytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// Whether ipip is to be had without a guest, or this already is the guest.
+/// Returns whether tests that need ipip run here: this kernel has it, or this is a guest.
 ///
 /// # Errors
 /// Without root.
@@ -173,21 +173,21 @@ pub fn runs_here() -> Result<bool> {
     Ok(in_guest() || has_ipip()?)
 }
 
-/// Runs a command where ipip is to be had, its output passed on, and gives its exit status.
+/// Runs a command on a kernel with ipip, passes its output on, and returns its exit status.
 ///
 /// # Errors
 /// When it could not be run.
-pub fn run_with_ipip(words: &[String], progress: &mut dyn FnMut(&str)) -> Result<i32> {
+pub fn run_with_ipip(command: &[String], progress: &mut dyn FnMut(&str)) -> Result<i32> {
     if !runs_here()? {
-        return run(words, 0, &mut std::io::stdout(), progress);
+        return run(command, 0, &mut std::io::stdout(), progress);
     }
-    let (program, arguments) = words.split_first().context("no command")?;
+    let (program, arguments) = command.split_first().context("no command")?;
     let status =
         Command::new(program).args(arguments).status().with_context(|| format!("cannot run {program}"))?;
     Ok(jail::code(status))
 }
 
-/// Boots a guest of so many MiB for one command.
+/// Boots a guest with `memory` MiB for one command.
 fn boot(
     kernel: &Path,
     words: &[String],
@@ -205,9 +205,9 @@ fn boot(
     let mut command = jail::jailed(kernel)?;
     command
         .args([&format!("mem={memory}M"), "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"])
-        // The console is our pipe; nothing is asked for, nobody logs in.
+        // The console is our pipe, for output only.
         .args(["con=null", "con0=null,fd:1", "ssl=null"])
-        // A guest that panics is over. Kernel warnings would end up in the middle of a test's output.
+        // A guest that panics ends. Kernel warnings would appear in the middle of a test's output.
         .args(["quiet", "loglevel=2", "panic=-1"])
         .arg(format!("uml_dir={}/", scratch.path().display()))
         .arg(format!("init={}", lab.display()))
@@ -225,7 +225,7 @@ fn boot(
     let _lifeline = guest.stdin.take();
     let mut console = guest.stdout.take().context("no console")?;
 
-    // Reading has no deadline of its own, so it has a thread of its own.
+    // A read has no timeout, so a thread of its own reads.
     let (sender, receiver) = mpsc::channel();
     let reader = std::thread::spawn(move || {
         let mut buffer = vec![0; 1 << 14];
@@ -253,7 +253,7 @@ fn boot(
         (_, Some(code)) => Ok(code),
         (false, None) => bail!("`{}` was not done within {limit:?} in User-mode Linux", words.join(" ")),
         (true, None) => bail!(
-            "User-mode Linux ended ({}) without running `{}` to its end; it said:\n{}",
+            "User-mode Linux ended ({}) before `{}` did; its messages:\n{}",
             status.map_or_else(|e| e.to_string(), |s| s.to_string()),
             words.join(" "),
             String::from_utf8_lossy(&console.aside).trim(),
@@ -261,7 +261,7 @@ fn boot(
     }
 }
 
-/// When we are interrupted: the keeper ends its jail and itself, then their folder goes.
+/// Registers what an interruption does: the keeper ends its jail and itself, then their folder is removed.
 fn end_and_remove(keeper: &Child, folder: PathBuf) -> cleanup::Registered {
     let keeper = Pid::from_raw(keeper.id() as i32);
     cleanup::register(move || {
@@ -271,14 +271,14 @@ fn end_and_remove(keeper: &Child, folder: PathBuf) -> cleanup::Registered {
     })
 }
 
-/// Tells the command's output on the console from the kernel's words.
+/// A console: separates the command's output from the kernel's messages.
 #[derive(Default)]
 struct Console {
-    /// The line after a mark, as far as it came.
+    /// The line after a mark, as far as received.
     marked: Option<Vec<u8>>,
     begun: bool,
     code: Option<i32>,
-    /// What was not the command's.
+    /// The rest, which is not the command's output.
     aside: Vec<u8>,
 }
 
@@ -303,7 +303,7 @@ impl Console {
     }
 }
 
-/// What of our environment the guest's command sees.
+/// Returns the part of our environment that the guest's command gets.
 fn environment() -> BTreeMap<String, String> {
     let passes = |name: &str| {
         ["CARGO", "HELIOGRAPH_", "RUST"].iter().any(|prefix| name.starts_with(prefix))
@@ -316,7 +316,7 @@ fn environment() -> BTreeMap<String, String> {
     env
 }
 
-/// Where the file that is the guest's memory, of so many MiB, can lie: it needs the room, and to be mapped executable.
+/// Returns a folder for the file that is the guest's memory: with enough space, and without `noexec`.
 fn memory_folder(memory: u64) -> Result<PathBuf> {
     let needed = memory << 20;
     let candidates = [PathBuf::from("/dev/shm"), std::env::temp_dir(), PathBuf::from("/var/tmp")];
@@ -333,7 +333,7 @@ fn memory_folder(memory: u64) -> Result<PathBuf> {
     })
 }
 
-/// The kernel, from the cache, built if it is not there or does not boot.
+/// Returns the kernel from the cache; builds it if it is missing or does not boot.
 ///
 /// # Errors
 /// When it cannot be built, or does not boot even then.
@@ -342,94 +342,94 @@ pub fn kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     let _lock = cache::lock(&folder, "the User-mode Linux kernel", progress)?;
     let kernel = folder.join("linux");
     if kernel.is_file() {
-        if said(&folder, BOOTED, &kernel) {
+        if has_stamp(&folder, BOOTED, &kernel) {
             return Ok(kernel);
         }
         match check(&folder, &kernel) {
             Ok(()) => return Ok(kernel),
-            // Building it again would take minutes and give the very same.
-            Err(error) if said(&folder, BUILT, &kernel) => {
+            // Another build would take minutes and have the same result.
+            Err(error) if has_stamp(&folder, BUILT, &kernel) => {
                 return Err(error).with_context(|| {
                     format!("{} was built on this machine and does not boot", kernel.display())
                 });
             }
             Err(error) => progress(&format!(
-                "the cached User-mode Linux kernel does not boot, building it anew: {error:#}"
+                "the cached User-mode Linux kernel does not boot, building it again: {error:#}"
             )),
         }
         std::fs::remove_file(&kernel)?;
     }
     build(&folder, &kernel, progress)?;
-    std::fs::write(folder.join(BUILT), witness(&kernel)?)?;
+    std::fs::write(folder.join(BUILT), stamp(&kernel)?)?;
     check(&folder, &kernel).context("the User-mode Linux kernel was built, but does not boot")?;
     Ok(kernel)
 }
 
-/// Whether a kernel is in the cache, so that nothing is needed to build it.
+/// Returns whether a kernel is in the cache, so that no packages are needed to build it.
 ///
 /// # Errors
-/// When the place of the cache is not known.
+/// When the folder of the cache is not configured.
 pub fn is_cached() -> Result<bool> {
     Ok(folder()?.join("linux").is_file())
 }
 
-/// Where the kernel is kept: the name says all that makes it what it is.
+/// Returns the kernel's folder in the cache; its name contains the key of all sources.
 fn folder() -> Result<PathBuf> {
     let key = cache::key(&[source_version()?.as_str(), FRAGMENT, RECIPE, std::env::consts::ARCH]);
     Ok(cache::folder()?.join(format!("uml-{key:016x}")))
 }
 
-/// The version of the source package: the installed one, else the one that would be.
+/// Returns the version of the source package: the installed one, or the one that apt would install.
 fn source_version() -> Result<String> {
-    let ask = |words: &[&str]| -> Option<String> {
+    let query = |words: &[&str]| -> Option<String> {
         let output = Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let installed = ask(&["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", SOURCE_PACKAGE]);
+    let installed = query(&["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", SOURCE_PACKAGE]);
     if let Some(version) = installed.as_deref().and_then(|s| s.strip_prefix("installed ")) {
         return Ok(version.to_owned());
     }
-    let policy = ask(&["apt-cache", "policy", SOURCE_PACKAGE]).unwrap_or_default();
+    let policy = query(&["apt-cache", "policy", SOURCE_PACKAGE]).unwrap_or_default();
     let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: ")).map(String::from);
     candidate.filter(|version| version != "(none)").with_context(|| {
         format!(
             "this kernel has no ipip (`modprobe ipip` may help), and User-mode Linux is built from the Debian \
-             package {SOURCE_PACKAGE}, which is not to be had here: run `make setup`"
+             package {SOURCE_PACKAGE}, which apt does not find here: run `make setup`"
         )
     })
 }
 
-/// What says that this very file has booted since this machine was started: caches travel between machines.
-fn witness(kernel: &Path) -> Result<String> {
+/// Returns a stamp of this file and this boot of the machine: caches are copied between machines.
+fn stamp(kernel: &Path) -> Result<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let file = std::fs::metadata(kernel)?;
     Ok(format!("{} {} {}", boot.trim(), file.len(), file.mtime()))
 }
 
-/// Says that the kernel has booted.
+/// The file with the stamp of a kernel that has booted.
 const BOOTED: &str = "booted";
-/// Says that the kernel was built here.
+/// The file with the stamp of a kernel that was built here.
 const BUILT: &str = "built";
 
-fn said(folder: &Path, what: &str, kernel: &Path) -> bool {
-    matches!((std::fs::read_to_string(folder.join(what)), witness(kernel)), (Ok(said), Ok(now)) if said == now)
+fn has_stamp(folder: &Path, name: &str, kernel: &Path) -> bool {
+    matches!((std::fs::read_to_string(folder.join(name)), stamp(kernel)), (Ok(old), Ok(now)) if old == now)
 }
 
-/// Boots the kernel and makes the device all this is about.
+/// Boots the kernel and makes an ipip device.
 fn check(folder: &Path, kernel: &Path) -> Result<()> {
     let mut output = Vec::new();
     let words = ["ip", "link", "add", "probe", "type", "ipip", "external"].map(String::from);
-    let code = boot(kernel, &words, usual_memory()?, &mut output, Duration::from_secs(60))?;
+    let code = boot(kernel, &words, default_memory()?, &mut output, Duration::from_secs(60))?;
     if code != 0 {
         bail!("it has no ipip: {}", String::from_utf8_lossy(&output).trim());
     }
-    Ok(std::fs::write(folder.join(BOOTED), witness(kernel)?)?)
+    Ok(std::fs::write(folder.join(BOOTED), stamp(kernel)?)?)
 }
 
 fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     if !Path::new(SOURCE).is_file() {
         bail!(
-            "{SOURCE} is missing: run `make setup`, which installs {SOURCE_PACKAGE} and what building it needs"
+            "{SOURCE} is missing: run `make setup`, which installs {SOURCE_PACKAGE} and the tools to build it"
         );
     }
     let log_path = folder.join("build.log");
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_output_is_told_from_the_kernels() {
+    fn the_commands_output_is_separated_from_the_kernels() {
         let text =
             "Core dump limits\n\x1eheliograph-guest begin\nhällo\n\x1eheliograph-guest end 7\nreboot\n";
         // Cut anywhere, also within a character or a mark.

@@ -1,11 +1,13 @@
 //! The lab itself, without our agent: what it builds, what it sees, and that it leaves nothing behind.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
-use heliograph_e2e::lab::Lab;
+use anyhow::{Context, Result, anyhow, ensure};
+use heliograph_e2e::jail::NodePlan;
+use heliograph_e2e::lab::{Lab, binary};
 use heliograph_e2e::netns::NetNs;
 use heliograph_e2e::pods::Pod;
 use heliograph_e2e::probe::{PingStream, ping};
@@ -189,6 +191,31 @@ fn the_sniffer_tells_ipip_from_direct() {
         ensure!(!lost.lost.is_empty(), "the stream lost nothing on a cut line: {lost:?}");
         let found = survey(&lab, &pods, &sniffer, Duration::from_secs(3), &|_, _| {})?;
         ensure!(found.count(Way::Unreached) > 0 && !found.faults(&lab, &pods).is_empty());
+        Ok(())
+    });
+}
+
+/// A clone may lie in a folder that is empty in each node.
+#[test]
+fn programs_below_an_empty_folder_stay_visible() {
+    as_root(|| {
+        for empty in ["/run", "/var/tmp"] {
+            let folder = tempfile::tempdir_in(empty)?;
+            let program = folder.path().join("heliograph-lab");
+            std::fs::copy(binary("heliograph-lab")?, &program)?;
+            let mut command = Command::new(&program);
+            let mut keeper =
+                command.args(["jail", "node"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+            let mut lifeline = keeper.stdin.take().context("no standard input")?;
+            writeln!(lifeline, "{}", serde_json::to_string(&NodePlan::default())?)?;
+            let mut lines = BufReader::new(keeper.stdout.take().context("no standard output")?).lines();
+            let init = lines.next().context("no init")??;
+            ensure!(lines.next().context("no report")?? == "ready", "the node was not prepared");
+            let inside = format!("/proc/{init}/root{}", program.display());
+            ensure!(std::fs::metadata(&inside)?.len() > 0, "{inside} is empty");
+            drop(lifeline);
+            keeper.wait()?;
+        }
         Ok(())
     });
 }

@@ -190,7 +190,7 @@ pub struct BfdStatus {
     pub state: String,
     /// How long it has been in this state, in seconds; `None`: it has not begun.
     pub uptime_seconds: Option<f64>,
-    /// What the neighbour tells of why; `None` while it isn't heard.
+    /// The diagnostic that the neighbor sends, as RFC 5880 §4.1 names it; `None`: no packet is received from it.
     pub remote_diagnostic: Option<String>,
     /// How often we send, in milliseconds.
     pub transmit_interval: Option<f64>,
@@ -208,9 +208,9 @@ impl From<&BfdReport> for BfdStatus {
     fn from(report: &BfdReport) -> Self {
         let milliseconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1000.0);
         Self {
-            state: format!("{:?}", report.state),
+            state: report.state.to_string(),
             uptime_seconds: report.since.map(|since| since.as_secs_f64()),
-            remote_diagnostic: report.remote_diagnostic.map(|diagnostic| diagnostic.words().into()),
+            remote_diagnostic: report.remote_diagnostic.map(|diagnostic| diagnostic.to_string()),
             transmit_interval: milliseconds(report.transmit_interval),
             receive_interval: milliseconds(report.receive_interval),
             detection_time: milliseconds(report.detection_time),

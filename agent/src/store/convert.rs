@@ -178,15 +178,15 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
     timers
 }
 
-/// BFD between nodes is multihop always, as two nodes might not agree on whether there is a router between them. No
-/// network is further across than 64 hops.
+/// Returns the default settings of BFD between nodes. They are always multihop, as both nodes must use the same path and
+/// may not agree on whether there is a router between them. No two nodes are more than 64 hops apart.
 fn between_nodes() -> bfd::Settings {
     bfd::Settings::multihop(64)
 }
 
 fn peer_bfd(given: &api::PeerBfd, cluster: &Configuration, problems: &mut Problems) -> Option<bfd::Settings> {
     let path = if given.multihop { between_nodes().path } else { bfd::Path::SingleHop };
-    bfd(&given.common(), bfd::Settings { path, ..cluster.bfd.unwrap_or_default() }, problems)
+    bfd(&given.common(), cluster.bfd.unwrap_or_default().path(path), problems)
 }
 
 fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Option<bfd::Settings> {
@@ -211,7 +211,7 @@ fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Opt
             "give 2 to 255, 3 as a rule",
         );
     }
-    given.enabled.then_some(bfd::Settings { min_tx, min_rx, multiplier, ..default })
+    given.enabled.then_some(default.min_tx(min_tx).min_rx(min_rx).multiplier(multiplier))
 }
 
 fn graceful_restart(

@@ -456,16 +456,11 @@ fn bfd_is_off_unless_asked_for_and_peers_have_their_own() {
 
     let snapshot = read(CONFIGURATION.to_string() + quick);
     let milliseconds = Duration::from_millis;
-    let between = Settings {
-        min_rx: milliseconds(100),
-        min_tx: milliseconds(50),
-        multiplier: 4,
-        ..Settings::multihop(64)
-    };
+    let between = Settings::multihop(64).min_rx(milliseconds(100)).min_tx(milliseconds(50)).multiplier(4);
     assert_eq!(snapshot.configuration.bfd, Some(between));
     assert_eq!(snapshot.peers["tor-1"].bfd, None, "a peer has its own or none");
-    assert_eq!(snapshot.peers["tor-2"].bfd, Some(Settings { path: Path::SingleHop, ..between }));
-    assert_eq!(snapshot.peers["tor-3"].bfd, Some(Settings { multiplier: 9, ..between }));
+    assert_eq!(snapshot.peers["tor-2"].bfd, Some(between.path(Path::SingleHop)));
+    assert_eq!(snapshot.peers["tor-3"].bfd, Some(between.multiplier(9)));
 }
 
 #[test]

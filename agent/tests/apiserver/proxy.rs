@@ -1,4 +1,4 @@
-//! Between an agent and its API server: passes on what is asked, or answers in its place.
+//! A proxy between an agent and its API server: forwards requests, or answers them itself.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use kube::Client;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-/// What it does instead of passing on.
+/// A fault: the proxy does not forward requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     /// It answers with this code.
@@ -23,14 +23,14 @@ pub enum Fault {
     Silence,
 }
 
-/// Between an agent and its API server.
+/// A proxy between an agent and its API server.
 pub struct Proxy {
     fault: Arc<Mutex<Option<Fault>>>,
     folder: tempfile::TempDir,
 }
 
 impl Proxy {
-    /// To a client's API server, under that client's name.
+    /// Starts a proxy to a client's API server, with that client's rights.
     pub async fn start(client: Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -56,12 +56,12 @@ impl Proxy {
         Self { fault, folder }
     }
 
-    /// The way in.
+    /// Returns a kubeconfig of the proxy.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
-    /// What to do from now on; `None`: pass on.
+    /// Sets the fault; without one, requests are forwarded.
     pub fn set(&self, fault: Option<Fault>) {
         *self.fault.lock().unwrap() = fault;
     }
@@ -69,20 +69,20 @@ impl Proxy {
 
 type Answer = Response<Full<Bytes>>;
 
-/// An error ends the connection, as that of an API server that is away.
+/// Answers a request. An error closes the connection, as a stopped API server does.
 async fn answer(
     client: Client,
     fault: Option<Fault>,
     request: Request<Incoming>,
 ) -> Result<Answer, kube::Error> {
     match fault {
-        None => pass_on(client, request).await,
+        None => forward(client, request).await,
         Some(Fault::Answer(code)) => Ok(status(code)),
         Some(Fault::Silence) => std::future::pending().await,
     }
 }
 
-async fn pass_on(client: Client, request: Request<Incoming>) -> Result<Answer, kube::Error> {
+async fn forward(client: Client, request: Request<Incoming>) -> Result<Answer, kube::Error> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let mut request = Request::new(kube::client::Body::from(body.to_vec()));
@@ -99,7 +99,7 @@ async fn pass_on(client: Client, request: Request<Incoming>) -> Result<Answer, k
 
 fn status(code: u16) -> Answer {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-        "message": "the test says so", "reason": "Test"});
+        "message": "a fault of the test", "reason": "Test"});
     let answer = Response::builder().status(code).header("content-type", "application/json");
     answer.body(Full::new(status.to_string().into())).unwrap()
 }

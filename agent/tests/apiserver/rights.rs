@@ -1,4 +1,4 @@
-//! The rights that users apply, and whether they are those that are used, by the API server's own audit log.
+//! The rights that the manifests grant, and those that the agent uses by the API server's audit log.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::user::{User, until};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// What may be, or was, done: group and resource, verb.
+/// Rights: group and resource, with a verb.
 pub type Rights = BTreeSet<(String, String)>;
 
 fn manifest() -> Vec<Value> {
@@ -23,7 +23,7 @@ fn words(value: &Value) -> impl Iterator<Item = String> {
     value.as_array().cloned().unwrap_or_default().into_iter().map(|word| word.as_str().unwrap().to_string())
 }
 
-/// What the manifests grant.
+/// Returns the rights that the manifests grant.
 pub fn granted() -> Rights {
     let mut rights = Rights::new();
     for rule in manifest().iter().filter_map(|document| document["rules"].as_array()).flatten() {
@@ -35,11 +35,55 @@ pub fn granted() -> Rights {
     rights
 }
 
-/// Grants that to the agent's user of this API server, less what it may do with the resource `without`.
-pub async fn grant_manifests(admin: &User, without: Option<&str>) {
+/// Removes all rights of the agent's user that are not of the namespace.
+pub async fn revoke(admin: &User) {
+    for object in manifest() {
+        let kind = object["kind"].as_str().unwrap();
+        if kind.starts_with("Cluster") {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            admin.delete(&format!("{RBAC}/{}s/{name}", kind.to_lowercase())).await;
+        }
+    }
+    for folder in ["clusterrolebindings", "clusterroles"] {
+        admin.delete(&format!("{RBAC}/{folder}/agent")).await;
+    }
+}
+
+/// Grants the rights that the store needs: fewer than the manifests, which also grant those of the status writer.
+pub async fn grant_store(admin: &User) {
+    make_namespace(admin).await;
+    let role = |kind: &str, metadata: Value, rules: Value| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata, "rules": rules});
+    let binding = |kind: &str, role: &str, metadata: Value| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata,
+            "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": "heliograph-system"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": "agent"}})
+    };
+    let (whole, own) = (json!({"name": "agent"}), json!({"name": "agent", "namespace": "heliograph-system"}));
+    let everywhere = json!([
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["heliograph.io"], "resources": ["bgpconfigurations", "bgppeers", "bgpfilters"],
+         "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get"]}]);
+    let secrets = json!([
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["tor"], "verbs": ["list", "watch"]}]);
+    let namespaced = format!("{RBAC}/namespaces/heliograph-system");
+    admin.put(&format!("{RBAC}/clusterroles"), &role("ClusterRole", whole.clone(), everywhere)).await;
+    admin.put(&format!("{namespaced}/roles"), &role("Role", own.clone(), secrets)).await;
+    admin
+        .put(&format!("{RBAC}/clusterrolebindings"), &binding("ClusterRoleBinding", "ClusterRole", whole))
+        .await;
+    admin.put(&format!("{namespaced}/rolebindings"), &binding("RoleBinding", "Role", own)).await;
+}
+
+async fn make_namespace(admin: &User) {
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "heliograph-system"}});
     admin.put("/api/v1/namespaces", &namespace).await;
+}
+
+/// Grants these rights to the agent's user, except those for the resource `without`.
+pub async fn grant_manifests(admin: &User, without: Option<&str>) {
+    make_namespace(admin).await;
     until("namespace default is there", async || admin.get("/api/v1/namespaces/default").await.is_some())
         .await;
     for mut object in manifest() {
@@ -61,10 +105,10 @@ pub async fn grant_manifests(admin: &User, without: Option<&str>) {
     }
 }
 
-/// What the agent did, and what it was refused, by lines of the audit log.
-pub fn done(log: &str) -> (Rights, Rights) {
-    let (mut done, mut refused) = (Rights::new(), Rights::new());
-    // The last line may not be whole yet.
+/// Returns the rights that the agent used, and those that it lacked, by lines of the audit log.
+pub fn used(log: &str) -> (Rights, Rights) {
+    let (mut used, mut denied) = (Rights::new(), Rights::new());
+    // The last line may be incomplete.
     for entry in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         let about = &entry["objectRef"];
         let part = |name: &str| about[name].as_str().unwrap_or_default().to_string();
@@ -72,15 +116,15 @@ pub fn done(log: &str) -> (Rights, Rights) {
         let resource = format!("{}/{}{subresource}", part("apiGroup"), part("resource"));
         let verb = entry["verb"].as_str().unwrap_or_default().to_string();
         match entry["responseStatus"]["code"].as_u64() {
-            Some(403) => drop(refused.insert((resource, verb))),
+            Some(403) => drop(denied.insert((resource, verb))),
             code => {
-                // Who applies what isn't there is asked for the right to create it.
+                // Applying an object that does not exist needs the right to create it.
                 if verb == "patch" && code == Some(201) {
-                    done.insert((resource.clone(), "create".into()));
+                    used.insert((resource.clone(), "create".into()));
                 }
-                done.insert((resource, verb));
+                used.insert((resource, verb));
             }
         }
     }
-    (done, refused)
+    (used, denied)
 }

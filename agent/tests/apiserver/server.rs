@@ -13,19 +13,19 @@ use tokio::time::{Instant, sleep};
 use super::binaries::binary;
 use super::processes::bind_to_us;
 
-/// Starting takes this long at most, on a busy machine.
-const START: Duration = Duration::from_secs(180);
-/// Who may do anything, and the agent.
+/// The timeout of a start, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// The tokens of the administrator and of the agent.
 const ADMIN: &str = "admin-token,admin,admin,system:masters";
 const AGENT: &str = "agent-token,system:serviceaccount:heliograph-system:agent,agent,system:serviceaccounts";
-/// What the agent does is written down.
+/// The audit policy: the agent's requests are logged.
 const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules":
     [{"level": "Metadata", "users": ["system:serviceaccount:heliograph-system:agent"]}, {"level": "None"}]}"#;
 
-/// How the names of the folders begin in which all this lies; the number of the process follows.
+/// The prefix of the server's folder; the process number follows.
 const FOLDER: &str = "heliograph-apiserver-";
 
-/// An API server that can be stopped and started again. It is gone with this.
+/// An API server that can be stopped and started again. It ends when this is dropped.
 pub struct Server {
     // Dropped in this order.
     apiserver: Option<Daemon>,
@@ -36,11 +36,11 @@ pub struct Server {
     folder: tempfile::TempDir,
 }
 
-/// A process that ends with this, and with the thread that started it, whatever ends that.
+/// A process that ends when this is dropped, and with the thread that started it, however that ends.
 struct Daemon(Child);
 
 impl Daemon {
-    /// `log` gets what it says.
+    /// Starts a process with its output in `log`.
     fn start(command: &mut Command, log: &Path) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -57,9 +57,9 @@ impl Drop for Daemon {
 }
 
 impl Server {
-    /// Starts one. `None`: there are no binaries, which only a developer's machine may lack.
-    pub async fn start() -> Option<Self> {
-        let binary = binary("kube-apiserver")?;
+    /// Starts a server.
+    pub async fn start() -> Self {
+        let binary = binary("kube-apiserver").unwrap();
         remove_killed();
         let prefix = format!("{FOLDER}{}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
@@ -82,13 +82,13 @@ impl Server {
             fs::write(server.kubeconfig(name), kubeconfig(port, token)).unwrap();
         }
         server.up(true).await;
-        Some(server)
+        server
     }
 
-    /// Starts the API server; `known`: the agent's token is.
-    pub async fn up(&mut self, known: bool) {
+    /// Starts the API server, with or without the agent's token.
+    pub async fn up(&mut self, agent: bool) {
         let tokens = self.folder.path().join("tokens.csv");
-        fs::write(&tokens, if known { format!("{ADMIN}\n{AGENT}\n") } else { format!("{ADMIN}\n") }).unwrap();
+        fs::write(&tokens, if agent { format!("{ADMIN}\n{AGENT}\n") } else { format!("{ADMIN}\n") }).unwrap();
         let policy = self.folder.path().join("audit.yaml");
         fs::write(&policy, AUDIT).unwrap();
         let key = self.folder.path().join("sa.key");
@@ -108,7 +108,7 @@ impl Server {
             .arg(path("--service-account-key-file", &key))
             .arg(path("--service-account-signing-key-file", &key));
         self.apiserver = Some(Daemon::start(&mut apiserver, &self.folder.path().join("apiserver.log")));
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         let client = self.client("admin").await;
         let ready = || http_get("/readyz");
         while client.request_text(ready()).await.is_err() {
@@ -119,24 +119,24 @@ impl Server {
         }
     }
 
-    /// Ends the API server at once, as a machine that fails does.
+    /// Kills the API server, as the failure of a machine does.
     pub fn down(&mut self) {
         drop(self.apiserver.take());
     }
 
-    /// The way in for a user.
+    /// Returns the kubeconfig of a user.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.folder.path().join(format!("{user}.kubeconfig"))
     }
 
-    /// A client for a user.
+    /// Returns a client for a user.
     pub async fn client(&self, user: &str) -> Client {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig(user)).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         Client::try_from(config).unwrap()
     }
 
-    /// What the agent has done, one JSON object a line.
+    /// Returns the audit log of the agent's requests, one JSON object a line.
     pub fn audit(&self) -> String {
         fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default()
     }
@@ -148,12 +148,12 @@ impl Server {
     }
 }
 
-/// A GET of a path.
+/// Returns a GET request of a path.
 pub fn http_get(path: &str) -> http::Request<Vec<u8>> {
     http::Request::get(path).body(Vec::new()).unwrap()
 }
 
-/// Removes the folders of processes that were killed.
+/// Removes the folders of test programs that were killed.
 fn remove_killed() {
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -164,13 +164,13 @@ fn remove_killed() {
     }
 }
 
-/// The kernel chooses; that nobody takes it in between is likely enough.
+/// Returns a port that the kernel chose. Another program could take it before it is used, which is unlikely.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn kubeconfig(port: u16, token: &str) -> String {
-    // The API server makes itself a certificate; who is on the other end of loopback is not what is tested.
+    // The API server makes its own certificate, which these tests need not verify.
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
          clusters: [{{name: c, cluster: {{server: \"https://127.0.0.1:{port}\", insecure-skip-tls-verify: true}}}}]\n\

@@ -1,5 +1,6 @@
-//! A user of an API server, and what is asked in its name.
+//! A user of an API server, and its requests.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use heliograph_agent::api::crds;
@@ -8,22 +9,37 @@ use serde_json::Value;
 
 use super::server::http_get;
 
-/// Where Heliograph's objects are.
+/// The path of Heliograph's objects.
 pub const OURS: &str = "/apis/heliograph.io/v1alpha1";
-/// Where definitions of kinds are.
+/// The path of definitions.
 pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-/// Nothing is waited for any longer.
-pub const WAIT: Duration = Duration::from_secs(120);
+/// The timeout of everything that a test waits for.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Whether tests print their progress: with `--nocapture`.
+pub static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Prints progress, if asked to.
+pub fn progress(text: &str) {
+    if VERBOSE.load(Ordering::Relaxed) {
+        println!("{text}");
+    }
+}
 
 /// A user of an API server.
 pub struct User(pub Client);
 
-/// What an API server said.
+/// The response of an API server.
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
     pub body: String,
     pub warnings: Vec<String>,
+}
+
+/// Returns our kinds as they stand in paths.
+pub fn plurals() -> impl Iterator<Item = String> {
+    crds::crds().into_iter().map(|crd| crd["spec"]["names"]["plural"].as_str().unwrap().to_string())
 }
 
 impl User {
@@ -38,7 +54,7 @@ impl User {
         Answer { code: parts.status.as_u16(), body: String::from_utf8_lossy(&body).into_owned(), warnings }
     }
 
-    /// As `kubectl apply --server-side --force-conflicts`.
+    /// Applies an object as `kubectl apply --server-side --force-conflicts` does.
     pub async fn apply(&self, folder: &str, object: &Value) -> Answer {
         let name = object["metadata"]["name"].as_str().unwrap();
         let path = format!("{folder}/{name}?fieldManager=test&force=true&fieldValidation=Strict");
@@ -70,7 +86,7 @@ impl User {
             assert!(answer.code < 300, "{answer:?}");
             assert_eq!(answer.warnings, [""; 0], "{}", crd["metadata"]["name"]);
         }
-        for plural in ["bgpconfigurations", "bgppeers", "bgpfilters", "bgpsessions", "bgpnodes"] {
+        for plural in plurals() {
             until(&format!("{plural} are served"), async || {
                 self.get(&format!("{OURS}/{plural}")).await.is_some()
             })
@@ -79,11 +95,11 @@ impl User {
     }
 }
 
-/// Waits until something holds, and fails if it doesn't in time.
+/// Waits until a condition holds.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + WAIT;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds().await {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timeout: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

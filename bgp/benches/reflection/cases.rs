@@ -1,4 +1,4 @@
-//! The cases: what is done to a daemon, and what is measured.
+//! The cases: the load on a daemon, and the times that are measured.
 
 use std::time::{Duration, Instant};
 
@@ -6,32 +6,32 @@ use anyhow::Result;
 
 use crate::clients::{Clients, next_hop};
 use crate::daemon::{Daemon, Usage};
-use crate::words::{Attributes, announce, withdraw};
+use crate::messages::{Attributes, advertise, withdraw};
 
-/// No wait in a case is longer.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// For all sessions to be established.
-const START: Duration = Duration::from_secs(30);
-/// Routes that have the same attributes, on average.
+/// The timeout of a case.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// The timeout for all sessions to be established.
+const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// The average number of routes with the same attributes.
 const PER_SET: u32 = 8;
 
 /// One case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
-    /// Each client announces one prefix; until all have all.
+    /// Each client advertises one prefix; until all have all.
     Mesh { clients: usize },
-    /// Two senders announce half of the routes each; until all receivers have all.
+    /// Two senders advertise half of the routes each; until all receivers have all.
     Table { routes: u32, receivers: usize },
-    /// Withdrawals and announcements under many clients, each until the last client has it.
+    /// Withdrawals and advertisements with many clients, each until the last client has received it.
     Churn { clients: usize, events: u32 },
-    /// A client of a reflector with a table comes back.
+    /// A client of a reflector with a table reconnects.
     Reconnect { routes: u32, times: u32 },
 }
 
-/// What one run gave.
+/// The result of one run.
 #[derive(Clone, Default)]
 pub struct Outcome {
-    /// Seconds by what was measured.
+    /// The measured times in seconds, by name.
     pub seconds: Vec<(&'static str, f64)>,
     pub usage: Usage,
 }
@@ -54,10 +54,10 @@ impl Case {
         }
     }
 
-    /// Runs it against a daemon that has been started.
+    /// Runs the case with a daemon that has been started.
     pub fn run(self, daemon: &Daemon) -> Result<Outcome> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut clients = Clients::establish(self.clients(), Instant::now() + START)?;
+        let deadline = Instant::now() + TIMEOUT;
+        let mut clients = Clients::establish(self.clients(), Instant::now() + ESTABLISH_TIMEOUT)?;
         let before = daemon.usage();
         let seconds = match self {
             Self::Mesh { clients: count } => mesh(&mut clients, count, deadline)?,
@@ -73,10 +73,10 @@ impl Case {
 
 type Seconds = Vec<(&'static str, f64)>;
 
-/// The one route of a client.
+/// Returns the UPDATE for the one route of a client.
 fn single(client: usize, med: u32) -> Vec<u8> {
     let attributes = Attributes { next_hop: next_hop(client), as_path: &[], med, communities: &[] };
-    announce(&attributes, client as u32..client as u32 + 1)
+    advertise(&attributes, client as u32..client as u32 + 1)
 }
 
 fn mesh(clients: &mut Clients, count: usize, deadline: Instant) -> Result<Seconds> {
@@ -85,11 +85,11 @@ fn mesh(clients: &mut Clients, count: usize, deadline: Instant) -> Result<Second
     for (n, update) in updates.iter().enumerate() {
         clients.send(n, update)?;
     }
-    let end = clients.until(deadline, 0..count, |told| told.count >= count - 1)?;
+    let end = clients.until(deadline, 0..count, |received| received.count >= count - 1)?;
     Ok(vec![("wall", (end - start).as_secs_f64())])
 }
 
-/// UPDATEs for routes of a sender, each with attributes of its own: 1 to 15 routes, so 8 on average.
+/// Returns UPDATEs for the routes of a sender, each with attributes of its own and 1 to 15 routes, 8 on average.
 fn feed(sender: usize, routes: std::ops::Range<u32>) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(sender as u64 + 1);
     let mut out = Vec::new();
@@ -105,7 +105,7 @@ fn feed(sender: usize, routes: std::ops::Range<u32>) -> Vec<u8> {
             med: first,
             communities: &communities,
         };
-        out.extend(announce(&attributes, first..next));
+        out.extend(advertise(&attributes, first..next));
         first = next;
     }
     out
@@ -117,18 +117,18 @@ fn table(clients: &mut Clients, routes: u32, receivers: usize, deadline: Instant
     for (n, feed) in feeds.iter().enumerate() {
         clients.send(n, feed)?;
     }
-    let end = clients.until(deadline, 2..receivers + 2, |told| told.count >= routes as usize)?;
+    let end = clients.until(deadline, 2..receivers + 2, |received| received.count >= routes as usize)?;
     Ok(vec![("wall", (end - start).as_secs_f64())])
 }
 
-/// Rounds that aren't counted. A TCP that has received fewer than 16 segments acknowledges each at once, which costs the
-/// sender as much as sending it: whoever needs few segments for the mesh still is in that phase after it, for the first
-/// rounds of four messages, while others have left it behind.
+/// Rounds that are not counted. A TCP that has received fewer than 16 segments acknowledges each at once, which costs the
+/// sender as much as sending it. A daemon that needs few segments for the mesh is still in that phase after it, for the
+/// first rounds of four messages, and others are not.
 const WARM_UP: u32 = 4;
-/// The pause before each round. Receivers acknowledge within 40 ms (TCP_DELACK_MIN): by then nothing of the round before
-/// is left that could fall into this one, however fast it was.
+/// The pause before each round. Receivers acknowledge within 40 ms (TCP_DELACK_MIN), so that nothing of the round before
+/// falls into the next one, however fast it was.
 const SETTLE: Duration = Duration::from_millis(60);
-/// The pause between a withdrawal and the announcement that follows it.
+/// The pause between a withdrawal and the advertisement that follows it.
 const SHORTLY: Duration = Duration::from_millis(5);
 
 fn pause(clients: &mut Clients, time: Duration) -> Result<()> {
@@ -143,31 +143,33 @@ fn churn(clients: &mut Clients, count: usize, events: u32, deadline: Instant) ->
     mesh(clients, count, deadline)?;
     let (mut gone, mut back, mut quick) = (Vec::new(), Vec::new(), Vec::new());
     for event in 1..=WARM_UP + events {
-        // Another client each time, so that none is always the first or the last to be served.
+        // Another client each time, so that none is always the first or the last to be sent to.
         let n = event as usize * 7 % count;
         let others = || (0..count).filter(move |other| *other != n);
         let route = n as u32;
         pause(clients, SETTLE)?;
         let start = Instant::now();
         clients.send(n, &withdraw(route))?;
-        let end = clients.until(deadline, others(), |told| !told.has(route))?;
+        let end = clients.until(deadline, others(), |received| !received.has(route))?;
         gone.push((end - start).as_secs_f64());
         let start = Instant::now();
         clients.send(n, &single(n, 2 * event))?;
-        let end = clients.until(deadline, others(), |told| told.med == 2 * event && told.has(route))?;
+        let end =
+            clients.until(deadline, others(), |received| received.med == 2 * event && received.has(route))?;
         back.push((end - start).as_secs_f64());
         clients.send(n, &withdraw(route))?;
         pause(clients, SHORTLY)?;
         let start = Instant::now();
         clients.send(n, &single(n, 2 * event + 1))?;
-        let end = clients.until(deadline, others(), |told| told.med == 2 * event + 1 && told.has(route))?;
+        let end = clients
+            .until(deadline, others(), |received| received.med == 2 * event + 1 && received.has(route))?;
         quick.push((end - start).as_secs_f64());
     }
     let mut seconds = Vec::new();
     let names = [
         ("withdraw p50", "withdraw p99"),
-        ("announce p50", "announce p99"),
-        ("announce 5 ms later p50", "announce 5 ms later p99"),
+        ("advertise p50", "advertise p99"),
+        ("advertise 5 ms later p50", "advertise 5 ms later p99"),
     ];
     for ((p50, p99), samples) in names.into_iter().zip([gone, back, quick]) {
         let mut samples = samples[WARM_UP as usize..].to_vec();
@@ -180,29 +182,29 @@ fn churn(clients: &mut Clients, count: usize, events: u32, deadline: Instant) ->
 
 fn reconnect(clients: &mut Clients, routes: u32, times: u32, deadline: Instant) -> Result<Seconds> {
     clients.send(0, &feed(0, 0..routes))?;
-    clients.until(deadline, 1..2, |told| told.count >= routes as usize)?;
+    clients.until(deadline, 1..2, |received| received.count >= routes as usize)?;
     let mut samples = Vec::new();
     for _ in 0..times {
         clients.close(1);
-        // Some daemons wait before they take a client back, BIRD by seconds: what counts begins with their OPEN.
+        // Some daemons wait before they accept a client again, BIRD for seconds: the time counts from their OPEN.
         let start = 'attempts: loop {
             std::thread::sleep(Duration::from_millis(50));
             clients.close(1);
             clients.revive(1)?;
-            let patience = Instant::now() + Duration::from_secs(5);
-            while Instant::now() < patience.min(deadline) {
+            let timeout = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < timeout.min(deadline) {
                 let start = Instant::now();
                 clients.turn(Duration::from_millis(5))?;
-                if clients.told(1).opened {
+                if clients.received(1).opened {
                     break 'attempts start;
                 }
                 if clients.lost(1) {
                     break;
                 }
             }
-            anyhow::ensure!(Instant::now() < deadline, "the client was not taken back in time");
+            anyhow::ensure!(Instant::now() < deadline, "the client was not accepted again in time");
         };
-        let end = clients.until(deadline, 1..2, |told| told.count >= routes as usize)?;
+        let end = clients.until(deadline, 1..2, |received| received.count >= routes as usize)?;
         samples.push((end - start).as_secs_f64());
     }
     samples.sort_by(f64::total_cmp);

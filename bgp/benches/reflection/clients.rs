@@ -9,19 +9,19 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
-use crate::words::{self, Told};
+use crate::messages::{self, Received};
 
-/// Where every daemon listens.
+/// The address that every daemon listens on.
 pub const DAEMON: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
-/// The port every daemon listens on.
+/// The port that every daemon listens on.
 pub const PORT: u16 = 179;
 
-/// The address of client `n`, also its BGP Identifier.
+/// Returns the address of client `n`, which is also its BGP Identifier.
 pub fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 1, (n / 250) as u8, (n % 250 + 1) as u8)
 }
 
-/// The next hop that client `n` gives: FRR refuses loopback addresses.
+/// Returns the next hop of client `n`. FRR does not accept loopback addresses.
 pub fn next_hop(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 64, (n / 250) as u8, (n % 250 + 1) as u8)
 }
@@ -30,7 +30,7 @@ struct Client {
     stream: Option<TcpStream>,
     unsent: Vec<u8>,
     sent: usize,
-    told: Told,
+    received: Received,
 }
 
 /// All clients of one daemon.
@@ -42,16 +42,16 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Connects `count` clients; returns once all sessions are established and nothing more comes of its own accord.
+    /// Connects `count` clients; returns when all sessions are established and nothing more is received.
     pub fn establish(count: usize, deadline: Instant) -> Result<Self> {
-        let client = || Client { stream: None, unsent: Vec::new(), sent: 0, told: Told::default() };
+        let client = || Client { stream: None, unsent: Vec::new(), sent: 0, received: Received::default() };
         let mut clients = Self {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             clients: (0..count).map(|_| client()).collect(),
             buffer: vec![0; 256 * 1024],
         };
-        // In portions, so that no daemon's accept queue overflows: some are as short as 5.
+        // A few at a time, so that no daemon's accept queue overflows: some are as short as 5.
         for first in (0..count).step_by(4) {
             let some = first..count.min(first + 4);
             while !some.clone().all(|n| clients.established(n)) {
@@ -71,30 +71,30 @@ impl Clients {
 
     pub fn established(&self, n: usize) -> bool {
         let client = &self.clients[n];
-        client.stream.is_some() && client.told.opened && client.told.confirmed
+        client.stream.is_some() && client.received.opened && client.received.confirmed
     }
 
-    /// Whether it has no connection, or one that the daemon has ended.
+    /// Returns whether a client has no connection, or one that the daemon has ended.
     pub fn lost(&self, n: usize) -> bool {
-        self.clients[n].stream.is_none() || self.clients[n].told.broken.is_some()
+        self.clients[n].stream.is_none() || self.clients[n].received.broken.is_some()
     }
 
-    pub fn told(&self, n: usize) -> &Told {
-        &self.clients[n].told
+    pub fn received(&self, n: usize) -> &Received {
+        &self.clients[n].received
     }
 
-    /// Closes a client's connection; what it was told is forgotten.
+    /// Closes a client's connection, and drops what it received.
     pub fn close(&mut self, n: usize) {
         let client = &mut self.clients[n];
         client.stream = None;
-        client.told = Told::default();
+        client.received = Received::default();
         client.unsent.clear();
         client.sent = 0;
     }
 
     /// Connects a client that has no connection.
     pub fn revive(&mut self, n: usize) -> Result<()> {
-        if self.clients[n].told.broken.is_some() {
+        if self.clients[n].received.broken.is_some() {
             self.close(n);
         }
         if self.clients[n].stream.is_some() {
@@ -105,7 +105,7 @@ impl Clients {
         socket.bind(&SocketAddr::from((address(n), 0)).into())?;
         let daemon = SocketAddr::from((DAEMON, PORT));
         if socket.connect(&daemon.into()).is_err() {
-            // Not listening yet, or not wanting us yet.
+            // The daemon does not listen yet, or does not accept this client yet.
             std::thread::sleep(Duration::from_millis(5));
             return Ok(());
         }
@@ -115,10 +115,10 @@ impl Clients {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(n), interest)?;
         self.clients[n].stream = Some(stream);
-        self.send(n, &[words::open(address(n)), words::keepalive()].concat())
+        self.send(n, &[messages::open(address(n)), messages::keepalive()].concat())
     }
 
-    /// Sends, now and as far as the socket takes it; the rest goes as it takes more.
+    /// Sends as much as the socket takes now; the rest is sent when it takes more.
     pub fn send(&mut self, n: usize, bytes: &[u8]) -> Result<()> {
         let client = &mut self.clients[n];
         client.unsent.extend(bytes);
@@ -143,67 +143,67 @@ impl Clients {
         Ok(())
     }
 
-    /// Waits for something to happen, at most `patience`, and reads all that has come; whether anything had.
-    pub fn turn(&mut self, patience: Duration) -> Result<bool> {
+    /// Waits for events, at most `timeout`, and reads everything that has arrived; returns whether anything had.
+    pub fn turn(&mut self, timeout: Duration) -> Result<bool> {
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        match self.poll.poll(&mut events, Some(patience)) {
+        match self.poll.poll(&mut events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             result => result.context("epoll failed")?,
         }
-        let mut came = false;
+        let mut arrived = false;
         for event in &events {
             let Token(n) = event.token();
             if event.is_readable() {
-                came |= self.read(n);
+                arrived |= self.read(n);
             }
             if event.is_writable() {
                 self.flush(n)?;
             }
         }
         self.events = events;
-        Ok(came)
+        Ok(arrived)
     }
 
     fn read(&mut self, n: usize) -> bool {
         let client = &mut self.clients[n];
-        let mut came = false;
+        let mut arrived = false;
         while let Some(stream) = &mut client.stream {
             match stream.read(&mut self.buffer) {
                 Ok(count) if count > 0 => {
-                    came = true;
-                    client.told.read(&self.buffer[..count]);
+                    arrived = true;
+                    client.received.read(&self.buffer[..count]);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 _ => client.stream = None,
             }
         }
-        came
+        arrived
     }
 
-    /// Waits until nothing has come for a while.
+    /// Waits until nothing has arrived for a while.
     fn quiet(&mut self, pause: Duration) -> Result<()> {
         while self.turn(pause)? {}
         Ok(())
     }
 
-    /// Waits until a condition holds of every client named; returns when it did.
+    /// Waits until a condition holds for all of these clients; returns the time when it did.
     pub fn until(
         &mut self,
         deadline: Instant,
         of: impl Iterator<Item = usize>,
-        mut holds: impl FnMut(&Told) -> bool,
+        mut holds: impl FnMut(&Received) -> bool,
     ) -> Result<Instant> {
         let mut waiting: Vec<usize> = of.collect();
         loop {
-            // Only the last of those that wait is looked at, so that a look costs next to nothing.
+            // Only the last of the waiting clients is checked each time, which costs next to nothing.
             while let Some(&n) = waiting.last() {
-                if let Some(broken) = &self.clients[n].told.broken {
+                if let Some(broken) = &self.clients[n].received.broken {
                     bail!("client {n} got {broken}");
                 }
                 if self.clients[n].stream.is_none() {
                     bail!("the daemon closed the connection of client {n}");
                 }
-                if !holds(&self.clients[n].told) {
+                if !holds(&self.clients[n].received) {
                     break;
                 }
                 waiting.pop();
@@ -216,7 +216,7 @@ impl Clients {
                 bail!(
                     "{} clients still wait: the first has {} routes",
                     waiting.len(),
-                    self.told(waiting[0]).count
+                    self.received(waiting[0]).count
                 );
             }
             self.turn(Duration::from_millis(200))?;

@@ -1,4 +1,4 @@
-//! A daemon under test: started, watched, ended.
+//! A daemon under test: its start, resource usage and end.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,13 +13,13 @@ use crate::peers::{Peer, Setting};
 use crate::processes::{self, tree};
 use crate::usage::{cpu, peak};
 
-/// A running daemon; killed with all its processes when dropped.
+/// A running daemon. It is killed with all its processes when this is dropped.
 pub struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
-/// What its processes have used so far.
+/// The resource usage of its processes so far.
 #[derive(Clone, Copy, Default)]
 pub struct Usage {
     pub cpu: Duration,
@@ -40,18 +40,18 @@ impl Daemon {
         command.current_dir(dir).stdin(Stdio::null());
         command.stdout(output.try_clone()?).stderr(output);
         processes::bind_to_us(&mut command);
-        // What the one before has left behind may take a moment to go.
-        let patience = Instant::now() + Duration::from_secs(10);
+        // The port of the daemon before may be in use for a moment.
+        let timeout = Instant::now() + Duration::from_secs(10);
         while let Err(error) = TcpListener::bind((DAEMON, PORT)) {
-            ensure!(Instant::now() < patience, "port {PORT} does not become free: {error}");
+            ensure!(Instant::now() < timeout, "port {PORT} does not become free: {error}");
             std::thread::sleep(Duration::from_millis(10));
         }
         let child = command.spawn().with_context(|| format!("cannot start {binary:?}"))?;
         Ok(Self { child, log })
     }
 
-    /// The last words it wrote, for an error.
-    pub fn last_words(&self) -> String {
+    /// Returns the last lines of its output, for an error.
+    pub fn last_output(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")

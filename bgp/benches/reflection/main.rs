@@ -1,18 +1,18 @@
 //! Route reflection, measured side by side with other daemons: `cargo bench -p heliograph-bgp`, with options after `--`.
 //!
-//! Each daemon is started anew for each run of each case, and within a case daemons take turns, so that whatever else
-//! the machine does hits all alike. What counts are the ratios. Everything happens in a network namespace of its own.
+//! Each daemon is started anew for each run of each case, and within a case daemons take turns, so that other load of the
+//! machine affects all of them. The results are the ratios. Everything happens in a network namespace of its own.
 #![allow(clippy::disallowed_methods, reason = "a benchmark has a clock and sockets")]
 
 mod cases;
 mod clients;
 mod daemon;
+mod messages;
 mod peers;
 mod processes;
 mod report;
 mod serve;
 mod usage;
-mod words;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -32,19 +32,19 @@ struct Arguments {
     /// Cases to run, of: mesh, table, churn, reconnect, or one such as mesh-500, table-10.
     #[arg(long, value_delimiter = ',', default_value = "mesh,table,churn,reconnect")]
     cases: Vec<String>,
-    /// Daemons to measure; those that are not installed are named and left out.
+    /// Daemons to measure; those that are not installed are reported and left out.
     #[arg(long, value_delimiter = ',', default_value = "heliograph,bird2,frr,openbgpd,gobgp")]
     peers: Vec<String>,
     /// Runs of each daemon in each case.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Small numbers and our own daemon only: whether it works, not how fast.
+    /// Run small cases with our own daemon only: a check, not a measurement.
     #[arg(long)]
     test: bool,
-    /// Given by cargo.
+    /// Set by cargo.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Given by ourselves: be the reflector for the clients listed in this file.
+    /// Set by this program: be the reflector for the clients listed in this file.
     #[arg(long, hide = true)]
     serve: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     if let Some(config) = &arguments.serve {
         return serve::serve(config);
     }
-    // `cargo test --benches` runs us without --bench.
+    // `cargo test --benches` runs this without --bench.
     let smoke = arguments.test || !arguments.bench;
     enter_namespace()?;
     let (cases, peers, rounds) = match smoke {
@@ -92,7 +92,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A network of our own, where port 179 is free and nothing of the machine's can be touched.
+/// Enters a new network namespace, in which port 179 is free, and which is apart from the machine's network.
 fn enter_namespace() -> Result<()> {
     let uid = nix::unistd::getuid();
     if uid.is_root() {
@@ -111,11 +111,11 @@ fn enter_namespace() -> Result<()> {
 
 fn measure(peer: &Peer, case: Case) -> Result<Outcome> {
     let dir = tempfile::Builder::new().prefix("reflection").tempdir()?;
-    // Daemons that give up root must still be able to read their configuration.
+    // Daemons that drop root privileges must be able to read their configuration.
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let clients: Vec<Ipv4Addr> = (0..case.clients()).map(clients::address).collect();
     let daemon = Daemon::start(peer, dir.path(), &clients)?;
-    case.run(&daemon).with_context(|| format!("it wrote: {}", daemon.last_words()))
+    case.run(&daemon).with_context(|| format!("it wrote: {}", daemon.last_output()))
 }
 
 fn version(peer: &Peer) -> String {

@@ -1,7 +1,7 @@
-//! The daemons. To add one: a [`Peer`] with how to find it, its configuration and its command.
+//! The daemons. A new one is a [`Peer`] with the places of its binary, its configuration and its command.
 //!
-//! Every one is a route reflector of AS 64512 at 127.0.0.1 with IPv4 clients that connect to it; nothing is put into a
-//! kernel. Where a default would only make a daemon look bad (FRR's input queue), it is changed, with a word why.
+//! Each is a route reflector of AS 64512 at 127.0.0.1 with IPv4 clients that connect to it, and installs nothing in the
+//! kernel. A default that would only make a daemon look bad (FRR's input queue) is changed, with a comment.
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::clients::DAEMON;
-use crate::words::{ASN, HOLD_SECONDS};
+use crate::messages::{ASN, HOLD_SECONDS};
 
-/// What a daemon is to be.
+/// The settings of a run.
 pub struct Setting<'a> {
-    /// A folder of its own, for configuration, sockets and its output.
+    /// The daemon's own folder for configuration, sockets and output.
     pub dir: &'a Path,
     pub clients: &'a [Ipv4Addr],
 }
@@ -34,15 +34,15 @@ impl Setting<'_> {
 /// One daemon to measure.
 pub struct Peer {
     pub name: &'static str,
-    /// Where it is looked for; the first that exists is taken. Empty: this very program.
+    /// The possible paths of the binary, of which the first that exists is used. Empty: this program.
     pub binaries: &'static [&'static str],
-    /// How to get it.
+    /// The package that contains it.
     pub package: &'static str,
-    /// What asks for its version.
+    /// The arguments that print its version.
     pub version: &'static [&'static str],
-    /// The text of its configuration file.
+    /// Returns its configuration file.
     pub config: fn(&Setting<'_>) -> String,
-    /// Its command, in the foreground; the configuration is in the file named.
+    /// Sets the arguments that run it in the foreground with a configuration file.
     pub command: fn(&mut Command, &Setting<'_>, config: &str),
 }
 
@@ -55,7 +55,7 @@ impl Peer {
     }
 }
 
-/// Ours first; the others are compared with it.
+/// All daemons. The first is ours, which the others are compared with.
 pub const PEERS: [Peer; 5] = [
     Peer {
         name: "heliograph",
@@ -91,7 +91,7 @@ pub const PEERS: [Peer; 5] = [
         package: "frr",
         version: &["--version"],
         config: |setting| {
-            // With its default limit the input queue strands its tail, and FRR waits for seconds.
+            // With the default limit FRR leaves the end of its input queue unprocessed for seconds.
             let head = format!(
                 "bgp input-queue-limit 4294967295\nbgp output-queue-limit 4294967295\nrouter bgp {ASN}\n \
                  bgp router-id {DAEMON}\n no bgp ebgp-requires-policy\n neighbor C peer-group\n \
@@ -124,7 +124,7 @@ pub const PEERS: [Peer; 5] = [
             head + &setting.each(|client| format!(" neighbor {client} {{ descr \"client\" }}")) + "}\n"
         },
         command: |command, _, config| {
-            // Its processes confine themselves to this folder, which its service would have made.
+            // Its processes chroot to this folder, which its service unit would create.
             let _ = std::fs::create_dir_all("/run/openbgpd");
             command.args(["-d", "-f", config]);
         },

@@ -1,4 +1,4 @@
-//! Processes that must not outlive whoever started them; for benchmarks, and for tests with others' daemons.
+//! Processes that must not outlive the process that started them; for benchmarks, and for tests with other daemons.
 
 use std::fs;
 use std::process::{Child, Command};
@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-/// Has a command end with the thread that starts it, and be found with all that it starts.
+/// Makes a command end with the thread that starts it, and puts it into a process group of its own.
 pub fn bind_to_us(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
@@ -25,7 +25,7 @@ pub fn kill_all(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// A process and all its descendants.
+/// Returns a process and all its descendants.
 pub fn tree(root: u32) -> Vec<u32> {
     let mut all = vec![root];
     let mut at = 0;

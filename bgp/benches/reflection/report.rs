@@ -3,7 +3,7 @@
 use crate::cases::{Case, Outcome};
 use crate::peers::Peer;
 
-/// One run, in a line.
+/// Returns one run as a line.
 pub fn line(outcome: &Outcome) -> String {
     let mut parts: Vec<String> =
         outcome.seconds.iter().map(|(what, seconds)| format!("{what} {}", time(*seconds))).collect();
@@ -12,7 +12,7 @@ pub fn line(outcome: &Outcome) -> String {
     parts.join(", ")
 }
 
-/// All runs of a case: for each daemon medians, and how many times ours they are.
+/// Prints all runs of a case: the medians of each daemon, and their ratios to ours.
 pub fn table(case: Case, results: &[(&Peer, Vec<Outcome>)]) {
     let columns: Vec<Vec<(String, f64)>> = results.iter().map(|(_, outcomes)| medians(outcomes)).collect();
     let Some(ours) = columns.first().filter(|ours| !ours.is_empty()) else { return };

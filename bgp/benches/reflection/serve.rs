@@ -1,4 +1,4 @@
-//! Our stand-alone reflector, as `heliograph reflector` drives the crate: one thread, the crate's own driver.
+//! Our stand-alone reflector, with one thread and the crate's driver like `heliograph reflector`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -9,9 +9,9 @@ use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Config, Filter, Neighbor, Timers};
 
 use crate::clients::{DAEMON, PORT};
-use crate::words::{ASN, HOLD_SECONDS};
+use crate::messages::{ASN, HOLD_SECONDS};
 
-/// Serves the clients listed in a file, one address a line, until killed.
+/// Runs the reflector for the clients listed in a file, one address on each line, until it is killed.
 pub fn serve(config: &Path) -> Result<()> {
     let text = std::fs::read_to_string(config).with_context(|| format!("cannot read {config:?}"))?;
     let addresses: Vec<IpAddr> = text.lines().map(str::parse).collect::<Result<_, _>>()?;

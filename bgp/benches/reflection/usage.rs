@@ -1,9 +1,9 @@
-//! What a process has used so far, as the kernel counts; for this benchmark and that of a whole agent.
+//! The resource usage of a process, from the kernel; for this benchmark and that of a whole agent.
 
 use std::fs;
 use std::time::Duration;
 
-/// Time on a processor, of all its threads: nanoseconds from the scheduler, where it tells.
+/// Returns the CPU time of all its threads, in nanoseconds, from the scheduler's statistics where the kernel has them.
 pub fn cpu(pid: u32) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let spent = tasks.filter_map(|task| {
@@ -13,7 +13,7 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(spent.sum())
 }
 
-/// Its peak of resident memory, in octets.
+/// Returns its peak of resident memory in octets.
 pub fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

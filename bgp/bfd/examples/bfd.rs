@@ -1,4 +1,4 @@
-//! One BFD session in one file: prints its news, and each line read from standard input changes it.
+//! A BFD session in one file: prints its events, and applies each line read from standard input.
 //!
 //! `cargo run -p heliograph-bfd --example bfd -- 10.0.0.1 10.0.0.2`, then lines such as
 //! `100 3` (milliseconds and multiplier), `down`, `up`, `show`, `quit`.
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use heliograph_bfd::io::{Options, start};
-use heliograph_bfd::{Key, PORT_MULTIHOP, PORT_SINGLE_HOP, Path, Settings};
+use heliograph_bfd::{Key, Path, Settings};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 const USAGE: &str = "usage: bfd OUR-ADDRESS PEER-ADDRESS [multihop]";
@@ -18,34 +18,33 @@ const USAGE: &str = "usage: bfd OUR-ADDRESS PEER-ADDRESS [multihop]";
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [local, remote, rest @ ..] = &arguments[..] else { return Err(USAGE.into()) };
-    let key = Key { local: local.parse()?, remote: remote.parse()? };
+    let key = Key::new(local.parse()?, remote.parse()?);
     let multihop = rest.iter().any(|word| word == "multihop");
     let path = if multihop { Path::Multihop { min_ttl: 0 } } else { Path::SingleHop };
-    let port = if multihop { PORT_MULTIHOP } else { PORT_SINGLE_HOP };
-    let mut settings = Settings { path, ..Settings::default() };
+    let mut settings = Settings::default().path(path);
 
-    let (bfd, mut news) = start(&Options { listen: vec![SocketAddr::new(key.local, port)] })?;
+    let (bfd, mut events) = start(&Options::new([SocketAddr::new(key.local, path.port())]))?;
     bfd.set_sessions(BTreeMap::from([(key, settings)])).await?;
     let start = Instant::now();
     let mut lines = BufReader::new(stdin()).lines();
     loop {
         tokio::select! {
-            Some(event) = news.recv() => println!("{:9.3} {event:?}", start.elapsed().as_secs_f64()),
+            Some(event) = events.next() => println!("{:9.3} {event}", start.elapsed().as_secs_f64()),
             line = lines.next_line() => match line?.as_deref().map(str::trim) {
                 None | Some("quit") => break,
-                Some("show") => println!("{:#?}", bfd.sessions().await),
+                Some("show") => println!("{:#?}", bfd.sessions().await?),
                 Some("down") => settings.admin_down = true,
                 Some("up") => settings.admin_down = false,
                 Some(line) => {
                     let Some((interval, multiplier)) = line.split_once(' ') else { continue };
-                    settings.min_tx = Duration::from_millis(interval.parse()?);
-                    settings.min_rx = settings.min_tx;
-                    settings.multiplier = multiplier.parse()?;
+                    settings = settings
+                        .interval(Duration::from_millis(interval.parse()?))
+                        .multiplier(multiplier.parse()?);
                 }
             },
         }
         bfd.set_sessions(BTreeMap::from([(key, settings)])).await?;
     }
-    bfd.stop().await;
+    bfd.stop().await?;
     Ok(())
 }

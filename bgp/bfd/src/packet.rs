@@ -1,13 +1,15 @@
-//! The Control packet: bytes ⇄ fields (RFC 5880 §4.1), and those checks of its reception that need no session
+//! The Control packet: bytes ⇄ fields (RFC 5880 §4.1), and the checks of its reception that need no session
 //! (RFC 5880 §6.8.6).
 
 use std::time::Duration;
 
-/// The only version there is to speak (RFC 5880 §4.1).
+use crate::{Diagnostic, State};
+
+/// The protocol version (RFC 5880 §4.1).
 const VERSION: u8 = 1;
-/// Octets of a packet without authentication; each that we send has so many.
-pub const LENGTH: usize = 24;
-/// The least that a packet with authentication has: type and length of that section follow (RFC 5880 §4.1).
+/// The length of a packet without authentication, in octets.
+const LENGTH: usize = 24;
+/// The shortest packet with authentication: type and length of that section follow (RFC 5880 §4.1).
 const LENGTH_AUTHENTICATED: u8 = 26;
 
 const POLL: u8 = 1 << 5;
@@ -17,143 +19,110 @@ const AUTHENTICATED: u8 = 1 << 2;
 const DEMAND: u8 = 1 << 1;
 const MULTIPOINT: u8 = 1;
 
-/// The states of a session (RFC 5880 §6.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[repr(u8)]
-pub enum State {
-    /// Held down by whoever operates that side.
-    AdminDown = 0,
-    /// Down, or just made.
-    Down = 1,
-    /// We hear the neighbour, and want to know whether it hears us.
-    Init = 2,
-    /// Both directions work.
-    Up = 3,
-}
-
-impl State {
-    fn from_bits(bits: u8) -> Self {
-        match bits & 3 {
-            0 => Self::AdminDown,
-            1 => Self::Down,
-            2 => Self::Init,
-            _ => Self::Up,
-        }
-    }
-}
-
-/// Why a session last left the state Up (RFC 5880 §4.1, "Diag"); any five bits are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Diagnostic(pub u8);
-
-impl Diagnostic {
-    /// No Diagnostic.
-    pub const NONE: Self = Self(0);
-    /// Control Detection Time Expired.
-    pub const EXPIRED: Self = Self(1);
-    /// Neighbor Signaled Session Down.
-    pub const NEIGHBOR_DOWN: Self = Self(3);
-    /// Administratively Down.
-    pub const ADMIN_DOWN: Self = Self(7);
-
-    /// What it says, in words.
-    pub fn words(self) -> &'static str {
-        match self.0 {
-            0 => "no reason given",
-            1 => "it heard nothing from us for its detection time",
-            2 => "its echo function failed",
-            3 => "it was told that our side is down",
-            4 => "its forwarding plane was reset",
-            5 => "its path is down",
-            6 => "a path that its own joins is down",
-            7 => "it is held down administratively",
-            8 => "a reverse path that its own joins is down",
-            _ => "a reason that has no name yet",
-        }
-    }
-}
-
-/// A Control packet without authentication. Times go over the wire in microseconds.
+/// A Control packet without authentication (RFC 5880 §4.1). On the wire, times are in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ControlPacket {
-    /// Why the sender's session last left Up.
+    /// The reason why the sender's session last left Up.
     pub diagnostic: Diagnostic,
     /// The sender's state.
     pub state: State,
-    /// An answer with `final_` is asked for (P).
+    /// The Poll bit (P): the sender requests a packet with `final_`.
     pub poll: bool,
-    /// The answer to a packet with `poll` (F).
+    /// The Final bit (F): the answer to a packet with `poll`.
     pub final_: bool,
-    /// The sender's BFD lives on when its control plane does not (C).
+    /// The Control Plane Independent bit (C): the sender's BFD survives a restart of its control plane.
     pub control_plane_independent: bool,
-    /// The sender wants no periodic packets while both sides are up (D, RFC 5880 §6.6).
+    /// The Demand bit (D): the sender needs no periodic packets while both sides are up (RFC 5880 §6.6).
     pub demand: bool,
-    /// How many packets may be lost in a row; not 0.
+    /// The number of consecutive packets that may be lost; not 0.
     pub multiplier: u8,
-    /// The sender's name for the session; not 0.
+    /// The sender's identifier of the session; not 0.
     pub my_discriminator: u32,
-    /// The receiver's name for it; 0 while the sender does not know it.
+    /// The receiver's identifier of the session; 0 while the sender has not received it.
     pub your_discriminator: u32,
-    /// How often the sender would send at most.
+    /// The shortest interval at which the sender would send.
     pub desired_min_tx: Duration,
-    /// How often it can take packets; zero: it wants none.
+    /// The shortest interval at which the sender can receive; zero: it accepts no periodic packets.
     pub required_min_rx: Duration,
-    /// How often it sends back echoes; zero: not at all (RFC 5880 §6.4).
+    /// The shortest interval at which the sender returns echo packets; zero: it returns none (RFC 5880 §6.4).
     pub required_min_echo_rx: Duration,
 }
 
-/// Why a packet is not even a packet, or one that we have no use for (RFC 5880 §6.8.6).
+/// A packet that must be discarded whichever session it belongs to (RFC 5880 §6.8.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Malformed {
-    /// Fewer octets than any packet has.
+    /// Fewer octets than the shortest packet.
     #[error("{0} octets are fewer than the 24 of a Control packet")]
     Short(usize),
     /// Another version.
-    #[error("version {0}, where only 1 is spoken: have the neighbour use BFD version 1")]
+    #[error("version {0} instead of 1: configure BFD version 1 at the neighbor")]
     Version(u8),
-    /// The length given is below the least possible.
-    #[error("length {length} given, where a packet of this kind has at least {least}")]
+    /// The length field is below the minimum.
+    #[error("length field {length}, but a packet of this kind has at least {min}")]
+    #[non_exhaustive]
     Length {
-        /// What the packet says.
+        /// The length field.
         length: u8,
-        /// What it must say at least.
-        least: u8,
+        /// The minimum.
+        min: u8,
     },
-    /// The length given is more than there is.
-    #[error("length {length} given, but only {available} octets came")]
+    /// The length field is above the length of the datagram.
+    #[error("length field {length}, but the datagram has only {received} octets")]
+    #[non_exhaustive]
     Truncated {
-        /// What the packet says.
+        /// The length field.
         length: u8,
-        /// What came.
-        available: usize,
+        /// The length of the datagram.
+        received: usize,
     },
     /// A multiplier of 0.
-    #[error("detect multiplier 0")]
+    #[error("Detect Mult is 0")]
     Multiplier,
-    /// The bit that is reserved for point-to-multipoint.
+    /// The Multipoint bit is set.
     #[error("the Multipoint bit is set, which is for point-to-multipoint BFD (RFC 8562)")]
     Multipoint,
-    /// The sender does not say who it is.
+    /// My Discriminator is 0.
     #[error("My Discriminator is 0")]
     MyDiscriminator,
-    /// The sender is up but does not know us.
-    #[error("Your Discriminator is 0 in state {0:?}, where only Down and AdminDown allow it")]
+    /// Your Discriminator is 0 in the state Init or Up.
+    #[error("Your Discriminator is 0 in state {0}, but only Down and AdminDown allow that")]
     YourDiscriminator(State),
     /// The packet is authenticated.
     #[error(
-        "the packet is authenticated, which is not supported here: turn BFD authentication off at the neighbour"
+        "the packet is authenticated, which is not supported: disable BFD authentication at the neighbor"
     )]
     Authenticated,
 }
 
 impl ControlPacket {
-    /// Reads a packet; what follows the length that it gives is left alone. The checks come in the order of RFC 5880
-    /// §6.8.6.
+    /// The length of a packet without authentication, in octets.
+    pub const LENGTH: usize = LENGTH;
+
+    /// Returns a packet with all bits clear, the multiplier 3 and intervals of 1 s (RFC 5880 §6.8.3).
+    pub fn new(state: State, my_discriminator: u32) -> Self {
+        Self {
+            diagnostic: Diagnostic::None,
+            state,
+            poll: false,
+            final_: false,
+            control_plane_independent: false,
+            demand: false,
+            multiplier: 3,
+            my_discriminator,
+            your_discriminator: 0,
+            desired_min_tx: Duration::from_secs(1),
+            required_min_rx: Duration::from_secs(1),
+            required_min_echo_rx: Duration::ZERO,
+        }
+    }
+
+    /// Decodes a packet. Octets after the length that it states are ignored. The order of the checks is that of RFC
+    /// 5880 §6.8.6.
     ///
     /// # Errors
-    /// The packet is to be discarded.
+    /// The packet must be discarded.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (header, _) = bytes.split_first_chunk::<LENGTH>().ok_or(Malformed::Short(bytes.len()))?;
         let [first, flags, multiplier, length, fields @ ..] = *header;
@@ -163,7 +132,7 @@ impl ControlPacket {
         };
         let time = |index: usize| Duration::from_micros(field(index).into());
         let packet = Self {
-            diagnostic: Diagnostic(first & 0x1f),
+            diagnostic: Diagnostic::from_code(first),
             state: State::from_bits(flags >> 6),
             poll: flags & POLL != 0,
             final_: flags & FINAL != 0,
@@ -177,12 +146,12 @@ impl ControlPacket {
             required_min_echo_rx: time(4),
         };
         let authenticated = flags & AUTHENTICATED != 0;
-        let least = if authenticated { LENGTH_AUTHENTICATED } else { LENGTH as u8 };
+        let min = if authenticated { LENGTH_AUTHENTICATED } else { LENGTH as u8 };
         match packet {
             _ if first >> 5 != VERSION => Err(Malformed::Version(first >> 5)),
-            _ if length < least => Err(Malformed::Length { length, least }),
+            _ if length < min => Err(Malformed::Length { length, min }),
             _ if usize::from(length) > bytes.len() => {
-                Err(Malformed::Truncated { length, available: bytes.len() })
+                Err(Malformed::Truncated { length, received: bytes.len() })
             }
             _ if multiplier == 0 => Err(Malformed::Multiplier),
             _ if flags & MULTIPOINT != 0 => Err(Malformed::Multipoint),
@@ -190,13 +159,13 @@ impl ControlPacket {
             Self { your_discriminator: 0, state: State::Init | State::Up, .. } => {
                 Err(Malformed::YourDiscriminator(packet.state))
             }
-            // No session of ours uses authentication, so this holds whichever the packet belongs to.
+            // No session here uses authentication, so this holds for each of them.
             _ if authenticated => Err(Malformed::Authenticated),
             packet => Ok(packet),
         }
     }
 
-    /// Writes the packet. Times are cut to whole microseconds, and to the 71 minutes that fit.
+    /// Encodes the packet. Times are cut to whole microseconds and to the 71 minutes that fit.
     pub fn encode(&self) -> [u8; LENGTH] {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let flags = flag(self.poll, POLL)
@@ -204,8 +173,8 @@ impl ControlPacket {
             | flag(self.control_plane_independent, CONTROL_PLANE_INDEPENDENT)
             | flag(self.demand, DEMAND);
         let mut bytes = [0; LENGTH];
-        bytes[0] = VERSION << 5 | (self.diagnostic.0 & 0x1f);
-        bytes[1] = (self.state as u8) << 6 | flags;
+        bytes[0] = VERSION << 5 | self.diagnostic.code();
+        bytes[1] = self.state.bits() << 6 | flags;
         bytes[2] = self.multiplier;
         bytes[3] = LENGTH as u8;
         let fields = [

@@ -1,25 +1,25 @@
 //! One session: the state machine and the timers of RFC 5880 §6.8.
 //!
-//! Pure: every call takes the time in its [`Context`]. Packets are not queued but noted as due, and written when
-//! somebody can send them, so they always tell the newest.
+//! Every call takes the time in its [`Context`]. Packets are not queued: a due packet is a flag, and is encoded when it
+//! can be sent, so that it always carries the current state.
 
 use std::time::{Duration, Instant};
 
-use super::packet::{ControlPacket, Diagnostic, LENGTH, State};
-use super::settings::{Key, Settings, TTL};
-use super::{Datagram, Discard, Event, SessionReport};
+use crate::packet::ControlPacket;
+use crate::settings::{Key, Settings, TTL};
+use crate::{Datagram, Diagnostic, Discard, Event, Reason, SessionReport, State};
 
-/// While not up, nobody sends more often (RFC 5880 §6.8.3).
-const SLOW: Duration = Duration::from_secs(1);
+/// The shortest interval between packets while the session is not up (RFC 5880 §6.8.3).
+const SLOW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a call may use, and where it leaves its news.
+/// The inputs and outputs of a call.
 pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) rng: &'a mut fastrand::Rng,
     pub(super) events: &'a mut Vec<Event>,
 }
 
-/// What the neighbour last said of itself (RFC 5880 §6.8.1, the variables bfd.Remote*).
+/// The values of the last packet received (RFC 5880 §6.8.1, the variables bfd.Remote*).
 #[derive(Clone, Copy, Debug)]
 struct Remote {
     discriminator: u32,
@@ -33,11 +33,11 @@ struct Remote {
 }
 
 impl Remote {
-    /// Nothing heard yet; the initial values of RFC 5880 §6.8.1.
+    /// The initial values of RFC 5880 §6.8.1.
     const UNKNOWN: Self = Self {
         discriminator: 0,
         state: State::Down,
-        diagnostic: Diagnostic::NONE,
+        diagnostic: Diagnostic::None,
         demand: false,
         control_plane_independent: false,
         min_rx: Duration::from_micros(1),
@@ -59,26 +59,28 @@ impl Remote {
     }
 }
 
-/// An interval of ours: what packets say, and what we go by until the neighbour has said that it knows.
+/// One of our intervals. The two values differ until the neighbor has confirmed the new one (RFC 5880 §6.8.3).
 #[derive(Clone, Copy, Debug)]
 struct Interval {
-    told: Duration,
+    /// The value in our packets.
+    advertised: Duration,
+    /// The value that our timers use.
     in_force: Duration,
 }
 
 impl Interval {
     fn of(interval: Duration) -> Self {
-        Self { told: interval, in_force: interval }
+        Self { advertised: interval, in_force: interval }
     }
 }
 
-/// A Poll Sequence (RFC 5880 §6.5).
+/// The state of a Poll Sequence (RFC 5880 §6.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Poll {
     Idle,
-    /// There is news that no packet has borne yet: a Final that comes now answers an earlier Poll.
-    Wanted,
-    /// Packets with the newest parameters bear the Poll bit.
+    /// No packet has carried the new parameters yet: a Final that arrives now answers an earlier Poll.
+    Pending,
+    /// Packets carry the new parameters and the Poll bit.
     Running,
 }
 
@@ -102,30 +104,30 @@ pub(super) struct Session {
     since: Instant,
     /// bfd.LocalDiag.
     diagnostic: Diagnostic,
+    reason: Reason,
     remote: Remote,
     tx: Interval,
     rx: Interval,
     poll: Poll,
-    heard_at: Option<Instant>,
-    /// When the neighbour last said that it hears us.
+    received_at: Option<Instant>,
+    /// The time of the last packet in which the neighbor reported that it receives ours.
     confirmed_at: Instant,
     sent_at: Option<Instant>,
-    /// The interval that `send_at` was reckoned with.
+    /// The interval from which `send_at` was computed.
     pace: Option<Duration>,
     send_at: Option<Instant>,
     detect_at: Option<Instant>,
-    /// Removed; still tells the neighbour so until then.
+    /// Removed; AdminDown is sent until then.
     gone_at: Option<Instant>,
     packet_due: bool,
     final_due: bool,
     counters: Counters,
-    last_discard: Option<String>,
+    last_discard: Option<Discard>,
     send_error: Option<String>,
-    reason: String,
 }
 
 impl Session {
-    /// A session that sends its first packet at once.
+    /// Returns a session that sends its first packet at once.
     pub(super) fn new(
         now: Instant,
         key: Key,
@@ -133,19 +135,25 @@ impl Session {
         source_port: u16,
         discriminator: u32,
     ) -> Self {
+        let (state, diagnostic, reason) = if settings.admin_down {
+            (State::AdminDown, Diagnostic::AdministrativelyDown, Reason::AdminDown)
+        } else {
+            (State::Down, Diagnostic::None, Reason::Waiting)
+        };
         let mut session = Self {
             key,
             settings,
             source_port,
             discriminator,
-            state: State::Down,
+            state,
             since: now,
-            diagnostic: Diagnostic::NONE,
+            diagnostic,
+            reason,
             remote: Remote::UNKNOWN,
-            tx: Interval::of(settings.min_tx.max(SLOW)),
+            tx: Interval::of(settings.min_tx.max(SLOW_INTERVAL)),
             rx: Interval::of(settings.min_rx),
             poll: Poll::Idle,
-            heard_at: None,
+            received_at: None,
             confirmed_at: now,
             sent_at: None,
             pace: None,
@@ -157,14 +165,8 @@ impl Session {
             counters: Counters::default(),
             last_discard: None,
             send_error: None,
-            reason: format!("waiting to hear from {}", key.remote),
         };
-        session.pace = session.wanted_pace();
-        if settings.admin_down {
-            session.state = State::AdminDown;
-            session.diagnostic = Diagnostic::ADMIN_DOWN;
-            session.reason = "held down by our configuration".into();
-        }
+        session.pace = session.transmit_interval();
         session
     }
 
@@ -176,7 +178,7 @@ impl Session {
         self.source_port
     }
 
-    /// Only before anything was sent: a session keeps its source port (RFC 5881 §4).
+    /// Sets the source port, which must not change once a packet was sent (RFC 5881 §4).
     pub(super) fn set_source_port(&mut self, port: u16) {
         self.source_port = port;
     }
@@ -185,96 +187,86 @@ impl Session {
         self.discriminator
     }
 
-    /// Removed, and here only to say so.
+    /// Returns whether the session was removed and only sends AdminDown.
     pub(super) fn is_leaving(&self) -> bool {
         self.gone_at.is_some()
     }
 
-    /// Removed, and has said so long enough.
+    /// Returns whether the session was removed and has sent AdminDown for long enough.
     pub(super) fn is_gone(&self, now: Instant) -> bool {
         self.gone_at.is_some_and(|at| at <= now)
     }
 
-    /// Takes other parameters. `path` and `interface` are as they were.
+    /// Applies new settings with the same `path` and `interface`.
     pub(super) fn set(&mut self, ctx: &mut Context<'_>, settings: Settings) {
-        let was = std::mem::replace(&mut self.settings, settings);
-        match (was.admin_down, settings.admin_down) {
-            (false, true) => self.hold_down(ctx, "held down by our configuration"),
-            (true, false) => {
-                let why = format!("no longer held down; waiting to hear from {}", self.key.remote);
-                self.enter(ctx, State::Down, Diagnostic::NONE, why);
-            }
-            _ => self.offer(),
+        let before = std::mem::replace(&mut self.settings, settings);
+        match (before.admin_down, settings.admin_down) {
+            (false, true) => self.hold_down(ctx, Reason::AdminDown),
+            (true, false) => self.enter(ctx, State::Down, Diagnostic::None, Reason::Waiting),
+            _ => self.advertise_intervals(),
         }
-        self.reckon(ctx);
+        self.update_timers(ctx);
     }
 
-    /// The session is wanted no longer: the neighbour hears AdminDown for a detection time (RFC 5880 §6.8.16), so that
-    /// it takes the silence that follows for no failure.
+    /// Ends the session. It sends AdminDown for a detection time (RFC 5880 §6.8.16), so that the neighbor does not take
+    /// the missing packets for a failure.
     pub(super) fn leave(&mut self, ctx: &mut Context<'_>) {
         if self.state != State::AdminDown {
-            self.hold_down(ctx, "removed from our configuration");
+            self.hold_down(ctx, Reason::Removed);
         }
         let pace = self.tx.in_force.max(self.remote.min_rx);
         self.gone_at = Some(ctx.now + pace * u32::from(self.settings.multiplier));
-        self.reckon(ctx);
+        self.update_timers(ctx);
     }
 
-    fn hold_down(&mut self, ctx: &mut Context<'_>, why: &str) {
+    fn hold_down(&mut self, ctx: &mut Context<'_>, reason: Reason) {
         if self.state == State::Up {
-            ctx.events.push(Event::AdminDown { key: self.key, why: why.into() });
+            ctx.events.push(Event::AdminDown { key: self.key, reason });
         }
-        self.enter(ctx, State::AdminDown, Diagnostic::ADMIN_DOWN, why.into());
+        self.enter(ctx, State::AdminDown, Diagnostic::AdministrativelyDown, reason);
     }
 
-    /// A packet came whose header holds, from where this session's come from (RFC 5880 §6.8.6, from "Set
-    /// bfd.RemoteDiscr").
+    /// Applies a valid packet of this session (RFC 5880 §6.8.6, from "Set bfd.RemoteDiscr").
     pub(super) fn received(&mut self, ctx: &mut Context<'_>, packet: &ControlPacket) -> Result<(), Discard> {
         self.counters.received += 1;
         self.remote = Remote::of(packet);
-        self.heard_at = Some(ctx.now);
+        self.received_at = Some(ctx.now);
         if packet.final_ && self.poll == Poll::Running {
             self.poll = Poll::Idle;
-            self.tx.in_force = self.tx.told;
-            self.rx.in_force = self.rx.told;
+            self.tx.in_force = self.tx.advertised;
+            self.rx.in_force = self.rx.advertised;
         }
         if self.state == State::AdminDown {
-            self.reckon(ctx);
+            self.update_timers(ctx);
             return Err(Discard::AdminDown);
         }
         if matches!(packet.state, State::Init | State::Up) {
             self.confirmed_at = ctx.now;
         }
-        self.follow(ctx, packet);
-        // At once, whatever the timers and the state say (RFC 5880 §6.8.7).
+        self.change_state(ctx, packet);
+        // The answer to a Poll is sent at once, regardless of timers and state (RFC 5880 §6.8.7).
         self.final_due |= packet.poll;
-        self.reckon(ctx);
+        self.update_timers(ctx);
         Ok(())
     }
 
-    /// The state machine (RFC 5880 §6.2, §6.8.6).
-    fn follow(&mut self, ctx: &mut Context<'_>, packet: &ControlPacket) {
-        let remote = self.key.remote;
+    /// Runs the state machine (RFC 5880 §6.2, §6.8.6).
+    fn change_state(&mut self, ctx: &mut Context<'_>, packet: &ControlPacket) {
         match (self.state, packet.state) {
-            (State::Down, State::AdminDown) => {
-                self.reason = format!("{remote} is held down administratively");
-            }
-            (was, State::AdminDown) => {
-                let why = format!("{remote} was taken down administratively");
-                // No failure: clients carry on as if there were no BFD (RFC 5882 §3.2).
-                if was == State::Up {
-                    ctx.events.push(Event::AdminDown { key: self.key, why: why.clone() });
+            (State::Down, State::AdminDown) => self.reason = Reason::NeighborAdminDown,
+            (before, State::AdminDown) => {
+                // Not a failure: clients continue as if there were no BFD (RFC 5882 §3.2).
+                let reason = Reason::NeighborAdminDown;
+                if before == State::Up {
+                    ctx.events.push(Event::AdminDown { key: self.key, reason });
                 }
-                self.enter(ctx, State::Down, Diagnostic::NEIGHBOR_DOWN, why);
+                self.enter(ctx, State::Down, Diagnostic::NeighborSignaledDown, reason);
             }
-            (State::Down, State::Down) => {
-                let why = format!("we hear {remote}, and wait for it to hear us");
-                self.enter(ctx, State::Init, self.diagnostic, why);
-            }
+            (State::Down, State::Down) => self.enter(ctx, State::Init, self.diagnostic, Reason::OneWay),
             (State::Down, State::Init) | (State::Init, State::Init | State::Up) => self.come_up(ctx),
             (State::Up, State::Down) => {
-                let why = format!("{remote} says that its side is down: {}", packet.diagnostic.words());
-                self.fail(ctx, Diagnostic::NEIGHBOR_DOWN, why);
+                let reason = Reason::NeighborDown(packet.diagnostic);
+                self.fail(ctx, Diagnostic::NeighborSignaledDown, reason);
             }
             _ => {}
         }
@@ -283,47 +275,49 @@ impl Session {
     fn come_up(&mut self, ctx: &mut Context<'_>) {
         self.counters.ups += 1;
         ctx.events.push(Event::Up { key: self.key });
-        self.enter(ctx, State::Up, Diagnostic::NONE, "both directions work".into());
+        self.enter(ctx, State::Up, Diagnostic::None, Reason::Established);
     }
 
-    fn fail(&mut self, ctx: &mut Context<'_>, diagnostic: Diagnostic, why: String) {
-        // A client hears only of sessions that it could count on (RFC 5882 §3.2).
+    fn fail(&mut self, ctx: &mut Context<'_>, diagnostic: Diagnostic, reason: Reason) {
+        // Clients are informed only if they could rely on the session (RFC 5882 §3.2).
         if self.state == State::Up {
             self.counters.failures += 1;
             ctx.events.push(Event::Down {
                 key: self.key,
-                why: why.clone(),
+                reason,
                 control_plane_independent: self.remote.control_plane_independent,
-                heard: self.confirmed_at,
+                confirmed_at: self.confirmed_at,
             });
         }
-        self.enter(ctx, State::Down, diagnostic, why);
+        self.enter(ctx, State::Down, diagnostic, reason);
     }
 
-    /// Changes the state and says so at once (RFC 5880 §6.8.7: packets whose contents differ need not wait).
-    fn enter(&mut self, ctx: &mut Context<'_>, state: State, diagnostic: Diagnostic, why: String) {
+    /// Changes the state and sends a packet at once (RFC 5880 §6.8.7: a packet whose contents differ need not wait).
+    fn enter(&mut self, ctx: &mut Context<'_>, state: State, diagnostic: Diagnostic, reason: Reason) {
         self.state = state;
         self.since = ctx.now;
         self.diagnostic = diagnostic;
-        self.reason = why;
-        self.offer();
-        if self.wanted_pace().is_some() {
+        self.reason = reason;
+        self.advertise_intervals();
+        let pace = self.transmit_interval();
+        if pace.is_some() {
             self.send_at = Some(ctx.now);
-            self.pace = self.wanted_pace();
+            self.pace = pace;
         }
     }
 
-    /// Offers the intervals that state and settings ask for, by a Poll Sequence where they are news (RFC 5880 §6.8.3).
-    fn offer(&mut self) {
+    /// Advertises the intervals that state and settings require, with a Poll Sequence if they changed (RFC 5880
+    /// §6.8.3).
+    fn advertise_intervals(&mut self) {
         let up = self.state == State::Up;
-        let tx = if up { self.settings.min_tx } else { self.settings.min_tx.max(SLOW) };
+        let tx = if up { self.settings.min_tx } else { self.settings.min_tx.max(SLOW_INTERVAL) };
         let rx = self.settings.min_rx;
-        if (tx, rx) != (self.tx.told, self.rx.told) {
-            self.poll = Poll::Wanted;
+        if (tx, rx) != (self.tx.advertised, self.rx.advertised) {
+            self.poll = Poll::Pending;
         }
-        self.tx.told = tx;
-        self.rx.told = rx;
-        // While up, we send less often, or count on packets more often, only once the neighbour knows.
+        self.tx.advertised = tx;
+        self.rx.advertised = rx;
+        // While up, a longer transmit interval and a shorter detection time apply only once the neighbor has confirmed.
         if !up || tx < self.tx.in_force {
             self.tx.in_force = tx;
         }
@@ -332,15 +326,15 @@ impl Session {
         }
     }
 
-    /// How often we are to send, before jitter; `None`: not of our own accord (RFC 5880 §6.8.7).
-    fn wanted_pace(&self) -> Option<Duration> {
+    /// Returns the interval at which periodic packets are sent, before jitter; `None`: none are sent (RFC 5880 §6.8.7).
+    fn transmit_interval(&self) -> Option<Duration> {
         let remote = &self.remote;
         let both_up = self.state == State::Up && remote.state == State::Up;
         let quiet = remote.demand && both_up && self.poll == Poll::Idle;
         (!quiet && !remote.min_rx.is_zero()).then(|| self.tx.in_force.max(remote.min_rx))
     }
 
-    /// The multiple of the pace at which the neighbour must have been heard (RFC 5880 §6.8.4).
+    /// Returns the detection time (RFC 5880 §6.8.4).
     fn detection_time(&self) -> Duration {
         self.receive_interval() * u32::from(self.remote.multiplier)
     }
@@ -349,10 +343,10 @@ impl Session {
         self.rx.in_force.max(self.remote.desired_min_tx)
     }
 
-    /// Sets both timers anew after anything they depend on may have changed. A shorter pace holds at once, reckoned
-    /// from the last packet (RFC 5880 §6.8.3).
-    pub(super) fn reckon(&mut self, ctx: &mut Context<'_>) {
-        let pace = self.wanted_pace();
+    /// Sets both timers again after a change of anything on which they depend. A shorter interval applies at once,
+    /// counted from the last packet (RFC 5880 §6.8.3).
+    pub(super) fn update_timers(&mut self, ctx: &mut Context<'_>) {
+        let pace = self.transmit_interval();
         if pace != self.pace {
             self.pace = pace;
             let sent_at = self.sent_at;
@@ -361,7 +355,7 @@ impl Session {
                 next.map_or(ctx.now, |next| next.max(ctx.now))
             });
         }
-        self.detect_at = self.heard_at.map(|at| at + self.detection_time());
+        self.detect_at = self.received_at.map(|at| at + self.detection_time());
         self.send_if_due(ctx);
     }
 
@@ -373,19 +367,20 @@ impl Session {
         }
     }
 
-    /// Up to a quarter less, drawn for each packet; at least a tenth less where a single lost packet counts (RFC 5880
-    /// §6.8.7).
+    /// Returns the interval less up to a quarter, drawn for each packet. With the multiplier 1, at least a tenth less
+    /// (RFC 5880 §6.8.7).
     fn jittered(&self, rng: &mut fastrand::Rng, pace: Duration) -> Duration {
         let most = if self.settings.multiplier == 1 { 0.9 } else { 1.0 };
         pace.mul_f64(0.75 + (most - 0.75) * rng.f64())
     }
 
-    /// When [`Session::handle_timeout`] has something to do.
+    /// Returns the time at which [`Session::handle_timeout`] must be called.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.send_at, self.detect_at, self.gone_at].into_iter().flatten().min()
     }
 
-    /// Timers that are due. The detection time comes first, so that a packet due now tells of it.
+    /// Handles the timers that are due. The detection timer comes first, so that a packet that is due carries the new
+    /// state.
     pub(super) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
         if self.detect_at.is_some_and(|at| at <= ctx.now) {
             self.expire(ctx);
@@ -393,32 +388,29 @@ impl Session {
         self.send_if_due(ctx);
     }
 
-    /// A detection time without a packet (RFC 5880 §6.8.4): the neighbour is forgotten (§6.8.1, bfd.RemoteDiscr).
+    /// Handles a detection time without a packet (RFC 5880 §6.8.4): the neighbor's values are reset (§6.8.1,
+    /// bfd.RemoteDiscr).
     fn expire(&mut self, ctx: &mut Context<'_>) {
-        let why = format!(
-            "nothing heard from {} for {:?}, {} times the interval agreed on",
-            self.key.remote,
-            self.detection_time(),
-            self.remote.multiplier
-        );
+        let reason =
+            Reason::Expired { detection_time: self.detection_time(), multiplier: self.remote.multiplier };
         if matches!(self.state, State::Init | State::Up) {
-            self.fail(ctx, Diagnostic::EXPIRED, why);
+            self.fail(ctx, Diagnostic::DetectionTimeExpired, reason);
         } else if self.state == State::Down {
-            self.reason = why;
+            self.reason = reason;
         }
-        // The other variables go too: a neighbour that wanted no packets may be another one by now.
+        // All variables are reset: a neighbor that accepted no packets may have been replaced by another one.
         self.remote = Remote::UNKNOWN;
-        self.heard_at = None;
-        self.reckon(ctx);
+        self.received_at = None;
+        self.update_timers(ctx);
     }
 
-    /// The next packet that is due.
+    /// Returns the next packet that is due.
     pub(super) fn transmit(&mut self) -> Option<Datagram> {
         let (poll, final_) = if std::mem::take(&mut self.final_due) {
-            // Never with both bits (RFC 5880 §6.5).
+            // Never both bits (RFC 5880 §6.5).
             (false, true)
         } else if std::mem::take(&mut self.packet_due) {
-            if self.poll == Poll::Wanted {
+            if self.poll == Poll::Pending {
                 self.poll = Poll::Running;
             }
             (self.poll == Poll::Running, false)
@@ -431,14 +423,14 @@ impl Session {
             local: self.settings.source(self.key.local, self.source_port),
             remote: self.settings.destination(self.key.remote),
             ttl: TTL,
-            bytes: self.packet(poll, final_),
+            bytes: self.packet(poll, final_).encode(),
         })
     }
 
-    /// RFC 5880 §6.8.7, field by field. Demand mode and echoes are not offered; BFD runs in this process, so it goes
-    /// when the control plane does.
-    fn packet(&self, poll: bool, final_: bool) -> [u8; LENGTH] {
-        let packet = ControlPacket {
+    /// Returns a packet with the fields of RFC 5880 §6.8.7. Demand mode and echo are not offered. The C bit is clear, as
+    /// BFD shares the fate of this process.
+    fn packet(&self, poll: bool, final_: bool) -> ControlPacket {
+        ControlPacket {
             diagnostic: self.diagnostic,
             state: self.state,
             poll,
@@ -448,17 +440,16 @@ impl Session {
             multiplier: self.settings.multiplier,
             my_discriminator: self.discriminator,
             your_discriminator: self.remote.discriminator,
-            desired_min_tx: self.tx.told,
-            required_min_rx: self.rx.told,
+            desired_min_tx: self.tx.advertised,
+            required_min_rx: self.rx.advertised,
             required_min_echo_rx: Duration::ZERO,
-        };
-        packet.encode()
+        }
     }
 
-    /// Notes a packet that came from the neighbour's address and could not be taken.
-    pub(super) fn note_discard(&mut self, discard: &Discard) {
+    /// Counts a packet from the neighbor's address that was discarded.
+    pub(super) fn note_discard(&mut self, discard: Discard) {
         self.counters.discarded += 1;
-        self.last_discard = Some(discard.to_string());
+        self.last_discard = Some(discard);
     }
 
     pub(super) fn set_send_error(&mut self, error: Option<String>) {
@@ -468,19 +459,18 @@ impl Session {
     pub(super) fn report(&self, now: Instant) -> SessionReport {
         let known = self.remote.discriminator != 0;
         SessionReport {
-            local: self.key.local,
-            remote: self.key.remote,
+            key: self.key,
             path: self.settings.path,
             state: self.state,
             since: now.saturating_duration_since(self.since),
-            reason: self.reason.clone(),
+            reason: self.reason,
             diagnostic: self.diagnostic,
             remote_state: known.then_some(self.remote.state),
             remote_diagnostic: known.then_some(self.remote.diagnostic),
             discriminator: self.discriminator,
             remote_discriminator: known.then_some(self.remote.discriminator),
             source_port: self.source_port,
-            transmit_interval: self.wanted_pace(),
+            transmit_interval: self.transmit_interval(),
             receive_interval: known.then(|| self.receive_interval()),
             detection_time: known.then(|| self.detection_time()),
             polling: self.poll != Poll::Idle,

@@ -1,5 +1,5 @@
 //! Replays the fuzz corpus (`fuzz/corpus`), and some seeded noise.
-#![allow(clippy::disallowed_methods, reason = "a test needs an instant to count from, and a seed")]
+#![allow(clippy::disallowed_methods, reason = "a test needs an instant to count from")]
 
 #[path = "../fuzz/harness.rs"]
 mod harness;

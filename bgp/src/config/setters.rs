@@ -37,6 +37,7 @@ macro_rules! setters {
         }
     };
 }
+#[cfg(feature = "tokio")]
 pub(crate) use setters;
 
 setters!(Config {

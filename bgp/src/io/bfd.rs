@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::Speaker;
-use crate::bfd::io::{Handle, start_thread};
+use crate::bfd::io::{Events, Handle, Options, start_thread};
 use crate::bfd::{self, Event, Key, Settings};
 use crate::report::{BfdReport, SessionReport};
 
@@ -22,7 +21,7 @@ pub(super) struct BfdClient {
     desired: BTreeMap<Key, Settings>,
     /// `desired` was not applied yet.
     changed: bool,
-    running: Option<(Handle, mpsc::Receiver<Event>)>,
+    running: Option<(Handle, Events)>,
     /// The error that concerns all sessions.
     error: Option<String>,
     /// The addresses that could not be bound, with the error.
@@ -74,8 +73,7 @@ impl BfdClient {
 
     async fn try_apply(&mut self) -> Result<(), String> {
         if self.running.is_none() {
-            let started =
-                start_thread().map_err(|error| format!("cannot start a thread for BFD: {error}"))?;
+            let started = start_thread(&Options::new([])).map_err(|error| error.to_string())?;
             self.running = Some(started);
         }
         let Some((handle, _)) = &self.running else { return Ok(()) };
@@ -85,7 +83,7 @@ impl BfdClient {
             .iter()
             .map(|(key, settings)| SocketAddr::new(key.local, settings.path.port()))
             .collect();
-        let failed = handle.listen(listen).await;
+        let failed = handle.listen(listen).await.map_err(|error| error.to_string())?;
         self.listen_errors = failed.iter().map(|error| (error.address, error.to_string())).collect();
         handle.set_sessions(self.desired.clone()).await.map_err(|error| error.to_string())
     }
@@ -93,7 +91,7 @@ impl BfdClient {
     /// Waits for the next event; forever while BFD does not run.
     pub(super) async fn next(&mut self) -> Event {
         if let Some((_, events)) = &mut self.running {
-            if let Some(event) = events.recv().await {
+            if let Some(event) = events.next().await {
                 return event;
             }
             // The thread ends by itself only after a panic. The next retry starts it again.
@@ -112,13 +110,14 @@ impl BfdClient {
     pub(super) async fn report(&self, sessions: &mut [SessionReport]) {
         let reports = match &self.running {
             Some((handle, _)) if sessions.iter().any(|session| session.bfd.is_some()) => {
-                handle.sessions().await
+                // If the driver is gone, `next` starts it again.
+                handle.sessions().await.unwrap_or_default()
             }
             _ => Vec::new(),
         };
         for session in sessions {
             let Some(bfd) = &mut session.bfd else { continue };
-            if let Some(report) = reports.iter().find(|report| report.remote == session.address) {
+            if let Some(report) = reports.iter().find(|report| report.key.remote == session.address) {
                 *bfd = self.bfd_report(report);
             } else if let Some(error) = &self.error {
                 bfd.reason = error.clone();
@@ -128,7 +127,7 @@ impl BfdClient {
 
     fn bfd_report(&self, session: &bfd::SessionReport) -> BfdReport {
         let mut report = BfdReport::from(session);
-        let listen = SocketAddr::new(session.local, session.path.port());
+        let listen = SocketAddr::new(session.key.local, session.path.port());
         if let Some(error) = self.listen_errors.get(&listen) {
             report.reason = error.clone();
         }
@@ -138,7 +137,8 @@ impl BfdClient {
     /// Ends all sessions with AdminDown, which neighbors do not take for a failure (RFC 5880 §6.8.16).
     pub(super) async fn stop(&mut self) {
         if let Some((handle, _)) = self.running.take() {
-            handle.stop().await;
+            // An error means that there is nothing left to stop.
+            let _ = handle.stop().await;
         }
     }
 }

@@ -1,39 +1,38 @@
-//! Update groups whose members are told several paths to a prefix (RFC 7911), and those of all others behind one face.
+//! Update groups whose members are advertised several paths to a prefix (RFC 7911), and one interface for these and all
+//! other groups.
 //!
-//! A group has a word on each slot. Most groups' slots are prefixes, with the word on the best path. Here each path told
-//! has a slot of its own, with the prefix and the Path Identifier that we give it: words, marks and the log work as they
-//! do elsewhere, and who is not told several paths pays nothing for those who are.
+//! A [`Group`] has one advertisement for each slot. In most groups a slot is a prefix, and the advertisement is that of the
+//! best path. In a group with several paths to a prefix, each advertised path has a slot of its own, with the prefix and a
+//! Path Identifier. Everything else is the same, and costs the other groups nothing.
 //!
-//! The identifier that we give a path is the number of its source. No two paths to a prefix have the same source, and a
-//! path keeps it for as long as it exists, so prefix and identifier name it as RFC 7911 §3 asks for. Paths of one source
-//! share it, which keeps small what receivers store of identifiers.
+//! The Path Identifier that we send is the number of the path's source. No two paths to a prefix have the same source, and
+//! a path keeps its source for as long as it exists, so prefix and identifier identify the path (RFC 7911 §3). Paths from
+//! one source share an identifier, so receivers have few of them to store.
 
 use std::collections::BTreeMap;
-
-use bytes::BytesMut;
 
 use super::best::{self, Candidate};
 use super::export::GroupKey;
 use super::group::{Exporter, Group, MemberState};
-use super::pack::Packer;
+use super::pack::Output;
 use super::table::{Entry, Slot, Slots, Source, Table};
 use super::{PeerId, Withheld, WithheldReason};
 use crate::wire::{Family, Nlri, Prefix};
 
-/// A path: to a prefix, from a source.
+/// The key of a path: its prefix and source.
 type Key = (Prefix, Source);
 
-/// A path that is told, or whose withdrawal is still to be told.
+/// A path that is advertised, or whose withdrawal is pending.
 #[derive(Debug)]
 struct PathSlot {
     key: Key,
-    /// How many marks and logged messages refer to it.
-    pending: u32,
-    /// There is a word on it.
-    told: bool,
+    /// The number of pending changes and logged messages that refer to it.
+    references: u32,
+    /// The group has an advertisement for it.
+    advertised: bool,
 }
 
-/// The slots of a group whose members are told several paths.
+/// The slots of a group with several paths to a prefix.
 #[derive(Debug, Default)]
 struct PathSlots {
     index: BTreeMap<Key, Slot>,
@@ -42,12 +41,12 @@ struct PathSlots {
 }
 
 impl PathSlots {
-    /// The path's slot, taken now if it has none.
+    /// Returns the path's slot, which is assigned if it has none.
     fn claim(&mut self, key: Key) -> Slot {
         if let Some(slot) = self.index.get(&key) {
             return *slot;
         }
-        let entry = PathSlot { key, pending: 0, told: false };
+        let entry = PathSlot { key, references: 0, advertised: false };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;
@@ -62,6 +61,7 @@ impl PathSlots {
         slot
     }
 
+    /// Returns the slots of the paths to a prefix.
     fn of(&self, prefix: Prefix) -> impl Iterator<Item = (Source, Slot)> + '_ {
         self.index.range(all_of(prefix)).map(|((_, source), slot)| (*source, *slot))
     }
@@ -79,52 +79,53 @@ impl Slots for PathSlots {
         Nlri { prefix, path_id: Some(source.number()) }
     }
 
-    fn pending(&mut self, slot: Slot) -> &mut u32 {
-        &mut self.entries[slot as usize].pending
+    fn references(&mut self, slot: Slot) -> &mut u32 {
+        &mut self.entries[slot as usize].references
     }
 
     fn reap(&mut self, slot: Slot) {
         let entry = &self.entries[slot as usize];
-        // One that was given away before is not in the index any more.
-        if entry.pending == 0 && !entry.told && self.index.get(&entry.key) == Some(&slot) {
+        // A slot that was freed before is not in the index.
+        if entry.references == 0 && !entry.advertised && self.index.get(&entry.key) == Some(&slot) {
             self.index.remove(&entry.key);
             self.free.push(slot);
         }
     }
 }
 
-/// All keys of a prefix.
+/// Returns the range of all keys of a prefix.
 fn all_of(prefix: Prefix) -> std::ops::RangeInclusive<Key> {
     (prefix, Source::FIRST)..=(prefix, Source::LOCAL)
 }
 
-/// What it takes to tell several paths.
+/// The additional state of a group with several paths to a prefix.
 #[derive(Debug)]
 struct Several {
+    /// The most paths to a prefix that are advertised.
     limit: usize,
     slots: PathSlots,
-    /// By path, whom it comes from and why it cannot be told.
+    /// The withheld paths, each with the peer that it was learned from.
     withheld: BTreeMap<Key, (Source, WithheldReason)>,
 }
 
 impl Several {
-    /// Takes note of a prefix's paths; whether there is anything to tell then.
+    /// Exports the paths to a prefix; returns whether an advertisement changed.
     fn update(&mut self, group: &mut Group, entry: &Entry, exporter: &mut Exporter<'_>) -> bool {
         let prefix = entry.prefix;
         let withheld: Vec<Key> = self.withheld.range(all_of(prefix)).map(|(key, _)| *key).collect();
         for key in withheld {
             self.withheld.remove(&key);
         }
-        let usable = entry.paths.as_slice().iter().filter(|path| path.is_eligible());
-        let candidates = usable.map(|path| Candidate::new(path, exporter.neighbors)).collect();
-        let mut told = Vec::new();
+        let eligible = entry.paths.as_slice().iter().filter(|path| path.is_eligible());
+        let candidates = eligible.map(|path| Candidate::new(path, exporter.neighbors)).collect();
+        let mut exported = Vec::new();
         for candidate in best::ranked(candidates) {
-            if told.len() == self.limit {
+            if exported.len() == self.limit {
                 break;
             }
             let Some(path) = entry.paths.get(candidate.source) else { continue };
             match group.export(path, &prefix, exporter) {
-                Ok(Some(word)) => told.push((path.source, word)),
+                Ok(Some(advertisement)) => exported.push((path.source, advertisement)),
                 Ok(None) => {}
                 Err(reason) => {
                     let from = exporter.neighbors.source_peer(path.source);
@@ -132,41 +133,41 @@ impl Several {
                 }
             }
         }
-        let mut news = false;
+        let mut changed = false;
         let before: Vec<(Source, Slot)> = self.slots.of(prefix).collect();
         for (source, slot) in before {
-            if told.iter().all(|(other, _)| *other != source) {
-                self.slots.entries[slot as usize].told = false;
-                news |= group.replace(slot, None, self.slots.pending(slot));
+            if exported.iter().all(|(other, _)| *other != source) {
+                self.slots.entries[slot as usize].advertised = false;
+                changed |= group.replace(slot, None, self.slots.references(slot));
                 self.slots.reap(slot);
             }
         }
-        for (source, word) in told {
+        for (source, advertisement) in exported {
             let slot = self.slots.claim((prefix, source));
-            self.slots.entries[slot as usize].told = true;
-            news |= group.replace(slot, Some(word), self.slots.pending(slot));
+            self.slots.entries[slot as usize].advertised = true;
+            changed |= group.replace(slot, Some(advertisement), self.slots.references(slot));
         }
-        news
+        changed
     }
 }
 
-/// The peers that are told the same about one family: the best paths, or several to each prefix.
+/// An update group, with the best path or with several paths to each prefix.
 #[derive(Debug)]
 pub struct UpdateGroup {
     group: Group,
     several: Option<Box<Several>>,
 }
 
-/// What a member that left its group was told.
+/// The state of a member that moves to another group.
 #[derive(Debug, Default)]
 pub struct MovingMember {
     state: MemberState,
-    /// The paths that its slots stood for, if it was told several: another group has other slots for them.
+    /// The paths of its slots, if the old group has several to a prefix: another group has other slots for them.
     keys: BTreeMap<Slot, Key>,
 }
 
 impl UpdateGroup {
-    /// A group without members, knowing what to say about all of `table`.
+    /// Returns a group without members, with the advertisements of all of `table`.
     pub fn new(key: GroupKey, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
         let several = key.paths.map(|limit| {
             let (slots, withheld) = (PathSlots::default(), BTreeMap::new());
@@ -178,10 +179,10 @@ impl UpdateGroup {
     }
 
     pub fn key(&self) -> &GroupKey {
-        &self.group.key
+        self.group.key()
     }
 
-    /// Works out the word on every prefix again, after something that paths do not show has changed.
+    /// Exports every prefix again, after something besides the paths has changed.
     pub fn recompute(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
         self.group.clear_last();
         let slots: Vec<Slot> = table.occupied().map(|(slot, _)| slot).collect();
@@ -195,7 +196,7 @@ impl UpdateGroup {
         self.group.clear_last();
     }
 
-    /// Takes note of a prefix whose best path has changed.
+    /// Exports a prefix whose best path has changed.
     pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
         match &mut self.several {
             None => self.group.update(slot, entry, exporter),
@@ -205,7 +206,7 @@ impl UpdateGroup {
         }
     }
 
-    /// Takes note of a prefix whose paths have changed, but not the best one; whether there is anything to tell then.
+    /// Exports a prefix whose paths have changed, except the best one; returns whether an advertisement changed.
     pub fn update_others(&mut self, entry: &Entry, exporter: &mut Exporter<'_>) -> bool {
         match &mut self.several {
             None => false,
@@ -217,9 +218,9 @@ impl UpdateGroup {
         self.group.is_empty()
     }
 
-    /// Whether there is something to tell a member.
-    pub fn pending(&self, id: PeerId) -> bool {
-        self.group.pending(id)
+    /// See [`Group::has_pending`].
+    pub fn has_pending(&self, id: PeerId) -> bool {
+        self.group.has_pending(id)
     }
 
     /// See [`Group::advertised`].
@@ -227,12 +228,12 @@ impl UpdateGroup {
         self.group.advertised(id)
     }
 
-    /// Asks for an End-of-RIB for a member.
-    pub fn end_of_rib(&mut self, id: PeerId) {
-        self.group.end_of_rib(id);
+    /// See [`Group::request_end_of_rib`].
+    pub fn request_end_of_rib(&mut self, id: PeerId) {
+        self.group.request_end_of_rib(id);
     }
 
-    /// Takes in a member with what it was told in the group it was in before.
+    /// Adds a member with the state that it had in another group.
     pub fn join(&mut self, id: PeerId, moving: MovingMember, table: &mut Table) {
         let MovingMember { mut state, keys } = moving;
         match &mut self.several {
@@ -243,24 +244,24 @@ impl UpdateGroup {
             Some(several) => {
                 let slots: BTreeMap<Slot, Slot> =
                     keys.into_iter().map(|(slot, key)| (slot, several.slots.claim(key))).collect();
-                state.rename(&slots);
+                state.translate(&slots);
                 self.group.join(id, &state, &mut several.slots);
             }
         }
     }
 
-    /// Lets a member go to another group; returns what it was told.
+    /// Removes a member that moves to another group; returns its state.
     pub fn move_out(&mut self, id: PeerId, table: &mut Table) -> MovingMember {
         let Some(several) = &mut self.several else {
             return MovingMember { state: self.group.move_out(id, table), keys: BTreeMap::new() };
         };
         let mut state = self.group.move_out(id, &mut several.slots);
-        let keys = state.slots().map(|slot| (slot, several.slots.entries[slot as usize].key)).collect();
+        let keys = state.advertised().map(|slot| (slot, several.slots.entries[slot as usize].key)).collect();
         state.release(&mut several.slots);
         MovingMember { state, keys }
     }
 
-    /// Lets a member go for good.
+    /// Removes a member.
     pub fn remove(&mut self, id: PeerId, table: &mut Table) {
         match &mut self.several {
             None => self.group.remove(id, table),
@@ -268,7 +269,7 @@ impl UpdateGroup {
         }
     }
 
-    /// Marks everything that a member was told to be told again.
+    /// Makes everything that a member was advertised pending again.
     pub fn refresh(&mut self, id: PeerId, table: &mut Table) {
         match &mut self.several {
             None => self.group.refresh(id, table),
@@ -276,17 +277,15 @@ impl UpdateGroup {
         }
     }
 
-    /// Tells a member what is pending, until `out` has `until` octets.
-    pub fn pack(&mut self, id: PeerId, family: Family, table: &mut Table, out: &mut BytesMut, until: usize) {
+    /// Appends messages for a member to the output while there is room.
+    pub fn pack(&mut self, id: PeerId, family: Family, table: &mut Table, output: &mut Output<'_>) {
         match &mut self.several {
-            None => Packer { family, table, out, until }.pack(&mut self.group, id),
-            Some(several) => {
-                Packer { family, table: &mut several.slots, out, until }.pack(&mut self.group, id);
-            }
+            None => self.group.pack(id, family, table, output),
+            Some(several) => self.group.pack(id, family, &mut several.slots, output),
         }
     }
 
-    /// What a member should be told but cannot be.
+    /// Returns the paths that are withheld from a member.
     pub fn withheld_from(&self, id: PeerId, table: &Table) -> Vec<Withheld> {
         match &self.several {
             None => {

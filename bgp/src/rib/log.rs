@@ -1,31 +1,32 @@
-//! What a group's members are told in common: messages encoded once, and how far each member has got.
+//! The messages of an update group that not all followers have read, each encoded once.
 //!
-//! A member that keeps up costs a position here and nothing else. Each message knows whom it is for and what it changes,
-//! so that for a member that leaves the common stream it can be said what it was told so far.
+//! A follower is a position in the log and nothing else. Each message has its receivers and the changes that it makes, so
+//! that for a follower that falls behind it can be determined what it was sent so far.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BytesMut};
 
 use super::PeerId;
-use super::group::{Advertisement, advertised_to};
+use super::adj_rib_out::{Advertisement, sent_to};
+use super::pack::Output;
 use super::table::{Slot, Slots, Source};
 use crate::hash::Map;
 
 /// Room for messages that an empty log keeps.
 const RETAINED: usize = 64 * 1024;
 
-/// Whom a message is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
-    /// All but the one that its routes come from (split horizon).
+/// The followers that a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Receivers {
+    /// All but the one that the routes were learned from (split horizon).
     AllBut(Source),
-    /// One alone: it had the route from another, or was where it came from.
+    /// One alone, which the message before or after the change is not for because of split horizon.
     Only(Source),
 }
 
-impl To {
-    pub fn includes(self, id: PeerId) -> bool {
+impl Receivers {
+    fn include(self, id: PeerId) -> bool {
         match self {
             Self::AllBut(source) => source != Source::from(id),
             Self::Only(source) => source == Source::from(id),
@@ -33,58 +34,65 @@ impl To {
     }
 }
 
+/// A change that a message makes.
+#[derive(Debug)]
+pub struct Change {
+    pub slot: Slot,
+    /// The advertisement before.
+    pub before: Option<Advertisement>,
+}
+
 #[derive(Debug)]
 struct Record {
-    to: To,
+    receivers: Receivers,
     octets: u32,
     changes: u32,
 }
 
-/// A message's number, counted from the log's beginning.
-pub type Position = u64;
+/// The number of a message, counted from the log's beginning.
+type Position = u64;
 
-/// A member that keeps up.
 #[derive(Clone, Copy, Debug)]
-pub struct Follower {
-    /// The next message that it gets.
+struct Follower {
+    /// The next message to read.
     at: Position,
-    /// Where that begins, counted in octets from the log's beginning.
+    /// Its first octet, counted from the log's beginning.
     octet: u64,
-    /// An End-of-RIB is due once it has got all.
-    pub end_of_rib: bool,
+    /// An End-of-RIB is due when the follower has read everything.
+    end_of_rib: bool,
 }
 
-/// How far a reader of the log has come.
+/// The result of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It does not follow.
+    /// The peer is no follower.
     NoFollower,
-    /// There was no room for more.
+    /// There was no room for all messages.
     Behind,
-    /// It has got all there is.
+    /// The follower has read everything.
     CaughtUp {
         /// An End-of-RIB is due.
         end_of_rib: bool,
     },
 }
 
-/// The messages that not all followers have got yet.
+/// The log.
 #[derive(Debug, Default)]
 pub struct Log {
     bytes: BytesMut,
     records: VecDeque<Record>,
-    /// The prefixes that the records change.
+    /// The slots that the records change.
     changes: VecDeque<Slot>,
-    /// How many changes were dropped.
+    /// The number of changes that were dropped.
     dropped: u64,
-    /// What was said of the prefix before, where anything was, by the change's number counted from the log's beginning.
+    /// The advertisement before a change, if there was one, by the change's number counted from the log's beginning.
     before: BTreeMap<u64, Advertisement>,
-    /// The number and the beginning of the first record.
+    /// The number and the first octet of the first record.
     first: Position,
     first_octet: u64,
     followers: Map<PeerId, Follower>,
-    /// How many followers stand where.
-    crowd: BTreeMap<Position, usize>,
+    /// The number of followers at each position.
+    positions: BTreeMap<Position, usize>,
 }
 
 impl Log {
@@ -92,69 +100,75 @@ impl Log {
         self.first + self.records.len() as u64
     }
 
-    /// Octets that wait for the slowest follower.
+    /// Returns the octets that wait for the slowest follower.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub fn followed(&self) -> bool {
-        !self.followers.is_empty()
+    pub fn is_unfollowed(&self) -> bool {
+        self.followers.is_empty()
     }
 
-    pub fn follower(&self, id: PeerId) -> Option<&Follower> {
-        self.followers.get(&id)
+    pub fn follows(&self, id: PeerId) -> bool {
+        self.followers.contains_key(&id)
     }
 
-    pub fn follower_mut(&mut self, id: PeerId) -> Option<&mut Follower> {
-        self.followers.get_mut(&id)
-    }
-
-    pub fn follows(&self, source: Source) -> bool {
-        source.peer().is_some_and(|id| self.followers.contains_key(&id))
-    }
-
-    /// Whether a message for the follower `id` is waiting.
-    pub fn waits_for(&self, id: PeerId, follower: &Follower) -> bool {
+    /// Returns whether a follower has messages to read, or an End-of-RIB is due; `None` if the peer is no follower.
+    pub fn has_messages_for(&self, id: PeerId) -> Option<bool> {
+        let follower = self.followers.get(&id)?;
         let skip = (follower.at - self.first) as usize;
-        self.records.range(skip..).any(|record| record.to.includes(id))
+        let mut left = self.records.range(skip..);
+        Some(follower.end_of_rib || left.any(|record| record.receivers.include(id)))
     }
 
-    /// Lets a member follow from the end on.
-    pub fn follow(&mut self, id: PeerId, end_of_rib: bool) {
+    /// Returns whether an End-of-RIB is due for a follower.
+    pub fn end_of_rib(&self, id: PeerId) -> Option<bool> {
+        self.followers.get(&id).map(|follower| follower.end_of_rib)
+    }
+
+    /// Sets whether an End-of-RIB is due for a follower.
+    pub fn set_end_of_rib(&mut self, id: PeerId, due: bool) {
+        if let Some(follower) = self.followers.get_mut(&id) {
+            follower.end_of_rib = due;
+        }
+    }
+
+    /// Adds a follower at the end.
+    pub fn follow(&mut self, id: PeerId) {
         let at = self.end();
         let octet = self.first_octet + self.bytes.len() as u64;
-        self.followers.insert(id, Follower { at, octet, end_of_rib });
-        *self.crowd.entry(at).or_default() += 1;
+        self.followers.insert(id, Follower { at, octet, end_of_rib: false });
+        *self.positions.entry(at).or_default() += 1;
     }
 
-    /// Lets a member go; what it alone had not got yet is dropped.
+    /// Removes a follower, and the messages that it alone had not read.
     pub fn unfollow(&mut self, id: PeerId, table: &mut impl Slots) {
         if let Some(follower) = self.followers.remove(&id) {
-            self.depart(follower.at);
+            self.leave_position(follower.at);
             self.trim(table);
         }
     }
 
-    /// The followers that are furthest behind.
+    /// Returns the followers that are furthest behind.
     pub fn slowest(&self) -> Vec<PeerId> {
-        let Some((&at, _)) = self.crowd.first_key_value() else { return Vec::new() };
+        let Some((&at, _)) = self.positions.first_key_value() else { return Vec::new() };
         let slowest = self.followers.iter().filter(|(_, follower)| follower.at == at);
         let mut slowest: Vec<PeerId> = slowest.map(|(id, _)| *id).collect();
         slowest.sort_unstable();
         slowest
     }
 
-    /// What a follower was told of prefixes that messages it has not got yet change.
+    /// Returns what a follower was sent for the slots that messages change which it has not read.
     pub fn missed(&self, id: PeerId) -> BTreeMap<Slot, Option<Advertisement>> {
         let mut missed = BTreeMap::new();
         let Some(follower) = self.followers.get(&id) else { return missed };
         let mut change = 0;
         for (at, record) in (self.first..).zip(&self.records) {
             let next = change + record.changes as usize;
-            if at >= follower.at && record.to.includes(id) {
+            if at >= follower.at && record.receivers.include(id) {
                 for (number, slot) in (self.dropped + change as u64..).zip(self.changes.range(change..next)) {
                     let before =
-                        self.before.get(&number).filter(|before| advertised_to(Some(before), id).is_some());
+                        self.before.get(&number).filter(|before| sent_to(Some(before), id).is_some());
                     missed.entry(*slot).or_insert_with(|| before.cloned());
                 }
             }
@@ -163,41 +177,42 @@ impl Log {
         missed
     }
 
-    /// Appends a message that `write` writes, and what it changes; its prefixes are held on to until all have got it.
+    /// Appends a message. Its slots are referred to until all followers have read it.
     pub fn append(
         &mut self,
-        to: To,
+        receivers: Receivers,
         table: &mut impl Slots,
-        changes: &[(Slot, Option<Advertisement>)],
+        changes: &[Change],
         message: &[u8],
     ) {
         self.bytes.extend_from_slice(message);
-        for (slot, before) in changes {
-            *table.pending(*slot) += 1;
+        for Change { slot, before } in changes {
+            *table.references(*slot) += 1;
             if let Some(before) = before {
                 self.before.insert(self.dropped + self.changes.len() as u64, before.clone());
             }
             self.changes.push_back(*slot);
         }
-        self.records.push_back(Record { to, octets: message.len() as u32, changes: changes.len() as u32 });
+        let (octets, changes) = (message.len() as u32, changes.len() as u32);
+        self.records.push_back(Record { receivers, octets, changes });
     }
 
-    /// Copies messages for a follower to `out` until that has `until` octets or the follower has all.
-    pub fn read(&mut self, id: PeerId, out: &mut BytesMut, until: usize, table: &mut impl Slots) -> Progress {
+    /// Copies messages for a follower while there is room.
+    pub fn read(&mut self, id: PeerId, output: &mut Output<'_>, table: &mut impl Slots) -> Progress {
         let end = self.end();
         let Some(follower) = self.followers.get_mut(&id) else { return Progress::NoFollower };
         let end_of_rib = follower.end_of_rib;
         let (start, mut at, mut octet) = (follower.at, follower.at, follower.octet);
-        // Messages that lie side by side are copied in one go.
+        // Adjacent messages are copied together, from octet `run` on.
         let mut run = octet;
         for record in self.records.range((at - self.first) as usize..) {
-            let pending = (octet - run) as usize;
-            if out.len() + pending >= until {
+            let uncopied = (octet - run) as usize;
+            if output.bytes.len() + uncopied >= output.until {
                 break;
             }
-            if !record.to.includes(id) {
+            if !record.receivers.include(id) {
                 let from = (run - self.first_octet) as usize;
-                out.extend_from_slice(&self.bytes[from..from + pending]);
+                output.bytes.extend_from_slice(&self.bytes[from..from + uncopied]);
                 run = octet + u64::from(record.octets);
             }
             octet += u64::from(record.octets);
@@ -205,29 +220,29 @@ impl Log {
         }
         if octet > run {
             let (from, to) = ((run - self.first_octet) as usize, (octet - self.first_octet) as usize);
-            out.extend_from_slice(&self.bytes[from..to]);
+            output.bytes.extend_from_slice(&self.bytes[from..to]);
         }
         if at != start {
             (follower.at, follower.octet) = (at, octet);
-            *self.crowd.entry(at).or_default() += 1;
-            self.depart(start);
+            *self.positions.entry(at).or_default() += 1;
+            self.leave_position(start);
             self.trim(table);
         }
         if at == end { Progress::CaughtUp { end_of_rib } } else { Progress::Behind }
     }
 
-    fn depart(&mut self, at: Position) {
-        if let Some(count) = self.crowd.get_mut(&at) {
+    fn leave_position(&mut self, at: Position) {
+        if let Some(count) = self.positions.get_mut(&at) {
             *count -= 1;
             if *count == 0 {
-                self.crowd.remove(&at);
+                self.positions.remove(&at);
             }
         }
     }
 
-    /// Drops what all followers have got.
+    /// Drops the messages that all followers have read.
     fn trim(&mut self, table: &mut impl Slots) {
-        let until = self.crowd.first_key_value().map_or(self.end(), |(at, _)| *at);
+        let until = self.positions.first_key_value().map_or(self.end(), |(at, _)| *at);
         while self.first < until {
             let Some(record) = self.records.pop_front() else { break };
             self.first += 1;

@@ -4,8 +4,7 @@
 //! another speaker did (§4.3). So no state is needed besides the attributes: the route is advertised again with the
 //! community, and replaced when the peer is back and sends it again.
 
-use std::sync::Arc;
-
+use super::intern::Interned;
 use super::table::{Path, PathAttributes};
 use super::{PeerId, Rib};
 use crate::wire::{Attributes, Family};
@@ -36,7 +35,7 @@ impl Rib {
     /// Makes the peer's stale paths of a family long-lived stale, or drops those with NO_LLGR (RFC 9494 §4.2). Called when
     /// the peer has not come back within its restart time.
     pub fn long_lived(&mut self, id: PeerId, family: Family) {
-        let mut last: Option<(Arc<PathAttributes>, Arc<PathAttributes>)> = None;
+        let mut last: Option<(Interned<PathAttributes>, Interned<PathAttributes>)> = None;
         for (prefix, path) in self.paths_of(id, family) {
             if !path.stale || is_stale(&path.shared.attributes) {
                 continue;
@@ -46,15 +45,15 @@ impl Rib {
                 continue;
             }
             // Paths with the same attributes mostly follow one another.
-            let known = last.take().filter(|(before, _)| Arc::ptr_eq(before, &path.shared));
+            let same = last.take().filter(|(before, _)| *before == path.shared);
             let (before, shared) =
-                known.unwrap_or_else(|| (path.shared.clone(), self.with_llgr_stale(&path.shared)));
+                same.unwrap_or_else(|| (path.shared.clone(), self.with_llgr_stale(&path.shared)));
             self.put(prefix, Path { shared: shared.clone(), ..path });
             last = Some((before, shared));
         }
     }
 
-    fn with_llgr_stale(&mut self, path: &PathAttributes) -> Arc<PathAttributes> {
+    fn with_llgr_stale(&mut self, path: &PathAttributes) -> Interned<PathAttributes> {
         let mut attributes = path.attributes.clone();
         attach(&mut attributes);
         self.attributes.intern(PathAttributes { attributes, next_hop: path.next_hop })

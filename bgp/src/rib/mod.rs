@@ -9,10 +9,12 @@
 //! with nothing pending has been sent exactly the Adj-RIB-Out of its group.
 
 mod add_path;
+mod adj_rib_out;
 mod best;
 mod bits;
 mod export;
 mod family;
+mod followers;
 mod group;
 mod import;
 mod intern;
@@ -20,6 +22,7 @@ mod log;
 mod long_lived;
 mod neighbors;
 mod pack;
+mod pending;
 mod reason;
 mod report;
 mod sources;
@@ -29,19 +32,20 @@ mod tests;
 mod types;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use crate::config::{Filter, Network};
 use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
+use adj_rib_out::Encoded;
 use best::Candidate;
 use export::GroupKey;
 use family::{FAMILIES, PerFamily};
-use group::{Encoded, Exporter};
-use intern::Interner;
+use group::Exporter;
+use intern::{Interned, Interner};
 use neighbors::{GroupId, Neighbors};
+use pack::Output;
 use table::{Path, PathAttributes, Slot, Source, Table};
 
 pub use best::Step;
@@ -269,9 +273,9 @@ impl Rib {
     fn apply_import_filter(
         &mut self,
         id: PeerId,
-        shared: &Arc<PathAttributes>,
+        shared: &Interned<PathAttributes>,
         prefix: &Prefix,
-    ) -> (Arc<PathAttributes>, Option<RejectReason>) {
+    ) -> (Interned<PathAttributes>, Option<RejectReason>) {
         let Some(peer) = self.neighbors.peer(id.into()) else { return (shared.clone(), None) };
         let Filter::Rules(policy) = &peer.import else {
             return (shared.clone(), import::check_prefix(peer, prefix));
@@ -297,7 +301,7 @@ impl Rib {
     pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
         if let Some(group) = self.groups[family].get_mut(&group) {
-            group.end_of_rib(id);
+            group.request_end_of_rib(id);
         }
     }
 
@@ -306,7 +310,7 @@ impl Rib {
         let Some(neighbor) = self.neighbors.get(id) else { return false };
         FAMILIES.into_iter().any(|family| {
             let group = neighbor.group[family].and_then(|group| self.groups[family].get(&group));
-            group.is_some_and(|group| group.pending(id))
+            group.is_some_and(|group| group.has_pending(id))
         })
     }
 
@@ -314,12 +318,12 @@ impl Rib {
     /// the number of octets added.
     pub fn pack(&mut self, id: PeerId, limit: usize, out: &mut BytesMut) -> usize {
         let start = out.len();
-        let until = start.saturating_add(limit);
+        let mut output = Output { until: start.saturating_add(limit), bytes: out };
         let Some(neighbor) = self.neighbors.get(id) else { return 0 };
         for family in FAMILIES {
             let Some(group) = neighbor.group[family] else { continue };
             let Some(group) = self.groups[family].get_mut(&group) else { continue };
-            group.pack(id, family, &mut self.tables[family], out, until);
+            group.pack(id, family, &mut self.tables[family], &mut output);
         }
         out.len() - start
     }

@@ -4,10 +4,10 @@
 //! hash index is keyed at random, so that no peer can choose prefixes that collide, and its order influences no output.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::intern::Interned;
 use super::reason::RejectReason;
 use super::{PeerId, PeerKind};
 use crate::hash::Keyed;
@@ -82,7 +82,7 @@ impl PathAttributes {
 /// One path to a prefix: 16 octets.
 #[derive(Clone, Debug)]
 pub struct Path {
-    pub shared: Arc<PathAttributes>,
+    pub shared: Interned<PathAttributes>,
     pub source: Source,
     /// Why it is not eligible. A rejected path is kept to be reported, and so that a changed filter needs no refresh.
     pub rejected: Option<RejectReason>,
@@ -98,7 +98,7 @@ impl Path {
 
     /// Returns whether two paths have the same source and attributes.
     pub fn same(&self, other: &Self) -> bool {
-        self.source == other.source && Arc::ptr_eq(&self.shared, &other.shared)
+        self.source == other.source && self.shared == other.shared
     }
 }
 
@@ -172,7 +172,7 @@ impl Paths {
 pub struct Entry {
     pub prefix: Prefix,
     /// The number of pending changes and logged messages that refer to the prefix. Its slot is not reused before it is 0.
-    pub pending: u32,
+    pub references: u32,
     /// The best path is first if any path is eligible.
     pub paths: Paths,
 }
@@ -180,7 +180,7 @@ pub struct Entry {
 impl Entry {
     /// Returns whether the slot is in use.
     fn is_used(&self) -> bool {
-        self.pending > 0 || !matches!(self.paths, Paths::None)
+        self.references > 0 || !matches!(self.paths, Paths::None)
     }
 
     /// Returns the path in the Loc-RIB.
@@ -200,14 +200,14 @@ pub trait Slots {
     fn nlri(&self, slot: Slot) -> Self::Nlri;
 
     /// Returns the count of pending changes and logged messages that refer to the slot.
-    fn pending(&mut self, slot: Slot) -> &mut u32;
+    fn references(&mut self, slot: Slot) -> &mut u32;
 
     /// Frees the slot if nothing refers to it.
     fn reap(&mut self, slot: Slot);
 
     /// Counts one pending change or logged message less, and frees the slot if nothing refers to it.
     fn release(&mut self, slot: Slot) {
-        *self.pending(slot) -= 1;
+        *self.references(slot) -= 1;
         self.reap(slot);
     }
 }
@@ -223,8 +223,8 @@ impl Slots for Table {
         self.entry(slot).prefix
     }
 
-    fn pending(&mut self, slot: Slot) -> &mut u32 {
-        &mut self.entry_mut(slot).pending
+    fn references(&mut self, slot: Slot) -> &mut u32 {
+        &mut self.entry_mut(slot).references
     }
 
     fn reap(&mut self, slot: Slot) {
@@ -267,7 +267,7 @@ impl Table {
         if index.len() == index.capacity() {
             *index = grown(entries, hasher, index.len());
         }
-        let entry = Entry { prefix, pending: 0, paths: Paths::None };
+        let entry = Entry { prefix, references: 0, paths: Paths::None };
         let slot = match free.pop() {
             Some(slot) => {
                 entries[slot as usize] = entry;
@@ -352,10 +352,10 @@ mod tests {
         let mut table = Table::default();
         let prefix = |n: u8| Prefix::new([10, n, 0, 0].into(), 16).expect("a valid length");
         let first = table.claim(prefix(1));
-        table.entry_mut(first).pending = 1;
+        table.entry_mut(first).references = 1;
         table.reap(first);
         assert_eq!(table.find(&prefix(1)), Some(first));
-        table.entry_mut(first).pending = 0;
+        table.entry_mut(first).references = 0;
         table.reap(first);
         table.reap(first);
         assert_eq!(table.find(&prefix(1)), None);

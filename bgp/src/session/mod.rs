@@ -206,15 +206,21 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// Ends the session because its BFD session failed, which last worked at `heard`. `independent`: the peer's BFD
-    /// survives a restart of its control plane.
+    /// Ends the session because its BFD session failed, which last worked at `confirmed_at`. `independent`: the peer's
+    /// BFD survives a restart of its control plane.
     #[cfg(feature = "bfd")]
-    pub(crate) fn bfd_down(&mut self, ctx: &mut Context<'_>, why: &str, heard: Instant, independent: bool) {
-        let reason = format!("BFD failed: {why}");
+    pub(crate) fn bfd_down(
+        &mut self,
+        ctx: &mut Context<'_>,
+        reason: &crate::bfd::Reason,
+        confirmed_at: Instant,
+        independent: bool,
+    ) {
+        let reason = format!("BFD failed: {reason}");
         match self.established() {
             // A peer may restart and be established again before its BFD times out: the BFD session that failed is
             // then the one from before the restart (RFC 5882 §4.3.2).
-            Some(_) if heard < self.shown.1 => return,
+            Some(_) if confirmed_at < self.shown.1 => return,
             Some(conn) => {
                 let Some(connection) = self.take(conn) else { return };
                 self.fail_in_words(ctx.now, reason.clone());

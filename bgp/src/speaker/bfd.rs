@@ -29,14 +29,14 @@ impl Speaker {
     /// A failure ends the BGP session with Cease, BFD Down (RFC 9384). AdminDown is not a failure: BGP continues as if
     /// BFD were not configured (RFC 5882 §3.2).
     pub fn bfd_event(&mut self, now: Instant, event: &Event) {
-        let Event::Down { key, why, control_plane_independent, heard } = event else { return };
+        let Event::Down { key, reason, control_plane_independent, confirmed_at, .. } = event else { return };
         let Some(id) = self.by_address.get(&key.remote).copied() else { return };
         let requested = self.peers.get(&id).and_then(|peer| peer.bfd.requested);
         if requested.is_none_or(|(requested, _)| requested != *key) {
             return;
         }
         self.with_session(now, id, |session, ctx| {
-            session.bfd_down(ctx, why, *heard, *control_plane_independent);
+            session.bfd_down(ctx, reason, *confirmed_at, *control_plane_independent);
         });
         self.settle(now);
     }
@@ -53,7 +53,7 @@ impl Speaker {
     pub(super) fn update_bfd(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let neighbor = &peer.session.settings().neighbor;
-        let key = peer.bfd.local.map(|local| Key { local, remote: neighbor.address });
+        let key = peer.bfd.local.map(|local| Key::new(local, neighbor.address));
         self.request_bfd(id, key.zip(neighbor.bfd));
     }
 

@@ -11,14 +11,15 @@ use crate::lab::{Lab, THEIRS, ours, until};
 use crate::peers::{Daemon, Neighbor, Setup};
 use crate::speakers::{ASN, Speaker, config, neighbor, network, prefix, towards};
 
-/// Two hosts with one prefix, clients of the daemon.
+/// Two hosts that originate the same prefix, clients of the daemon.
 const THEIR_CLIENTS: [u8; 2] = [11, 12];
-/// And two, clients of ours.
+/// Two hosts that originate the same prefix, clients of our reflector.
 const OUR_CLIENTS: [u8; 2] = [17, 18];
-/// The two reflectors tell each other all.
+/// Our reflector. It and the daemon advertise all paths to each other.
 const REFLECTOR: u8 = 16;
-/// The numbers of these prefixes.
+/// The number of the prefix of the daemon's clients.
 const FROM_THEM: u8 = 50;
+/// The number of the prefix of our clients.
 const FROM_US: u8 = 51;
 
 pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
@@ -29,28 +30,28 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let daemon = Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors, ..Setup::default() })?;
 
     let add_path = AddPath::default().receive(true).send(NonZeroU8::new(2));
-    let mut ours_are = vec![neighbor(ours(REFLECTOR), ASN).add_path(add_path)];
-    ours_are.extend(
+    let mut neighbors_of_ours = vec![neighbor(ours(REFLECTOR), ASN).add_path(add_path)];
+    neighbors_of_ours.extend(
         OUR_CLIENTS
             .map(|host| towards(ours(REFLECTOR), ours(host), ASN).reflector_client(true).passive(true)),
     );
-    let reflector = Speaker::start(ours(REFLECTOR).into(), config(ASN, REFLECTOR, ours_are))?;
-    let announcing = |host, number, neighbor| {
+    let reflector = Speaker::start(ours(REFLECTOR).into(), config(ASN, REFLECTOR, neighbors_of_ours))?;
+    let originating = |host, number, neighbor| {
         let networks = vec![network(prefix(number))];
         Speaker::start(ours(host).into(), config(ASN, host, vec![neighbor]).networks(networks))
     };
     let mut clients = Vec::new();
     for host in THEIR_CLIENTS {
-        clients.push(announcing(host, FROM_THEM, neighbor(ours(host), ASN))?);
+        clients.push(originating(host, FROM_THEM, neighbor(ours(host), ASN))?);
     }
     for host in OUR_CLIENTS {
-        clients.push(announcing(host, FROM_US, towards(ours(host), ours(REFLECTOR), ASN))?);
+        clients.push(originating(host, FROM_US, towards(ours(host), ours(REFLECTOR), ASN))?);
     }
     reflector.up(THEIRS)?;
     daemon.up(ours(REFLECTOR))?;
 
     record.case(Case::PathsFromThem, || {
-        until("we hold both paths of theirs", || {
+        until("we have both paths of theirs", || {
             let paths = reflector.paths(prefix(FROM_THEM))?;
             let mut next_hops: Vec<_> = paths.iter().filter_map(|path| path.next_hop).collect();
             next_hops.sort();
@@ -60,7 +61,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         })
     });
     record.case(Case::PathsFromUs, || {
-        until("they hold both paths of ours", || {
+        until("they have both paths of ours", || {
             let paths = daemon.paths(prefix(FROM_US))?;
             let mut next_hops: Vec<_> = paths.iter().filter_map(|path| path.next_hop).collect();
             next_hops.sort();

@@ -1,4 +1,4 @@
-//! BFD of a single hop beside a BGP session (RFC 5881, RFC 5882).
+//! Single-hop BFD of a BGP session (RFC 5881, RFC 5882).
 
 use std::process::Command;
 use std::time::Duration;
@@ -22,27 +22,27 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let to_us = Neighbor { bfd: true, ..Neighbor::new(ours(HOST), ASN) };
     let daemon =
         Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors: vec![to_us], ..Setup::default() })?;
-    let bfd = Some(Settings { min_tx: INTERVAL, min_rx: INTERVAL, ..Settings::default() });
+    let bfd = Some(Settings::default().interval(INTERVAL));
     let to_them = neighbor(ours(HOST), ASN).bfd(bfd);
     let speaker = Speaker::start(ours(HOST).into(), config(ASN, HOST, vec![to_them]))?;
 
     record.case(Case::Bfd, || {
         both_up(&daemon, &speaker)?;
         cut(true)?;
-        // The hold timer would say so, too, but in other words.
-        until("our session has fallen with BFD", || {
+        // The hold timer would end the session, too, but with another error.
+        until("our session has ended by BFD", || {
             let session = speaker.session(THEIRS)?;
-            let words = session.last_error.as_ref().map_or("", |(words, _)| words);
+            let error = session.last_error.as_ref().map_or("", |(error, _)| error);
             let down = session.state != SessionState::Established;
-            ensure!(down && words.contains("BFD failed"), "{session:?}");
+            ensure!(down && error.contains("BFD failed"), "{session:?}");
             Ok(())
         })?;
-        until("theirs has, too", || {
+        until("theirs has ended, too", || {
             let session = daemon.session(ours(HOST))?;
             ensure!(!session.established, "{session:?}");
             ensure!(
                 daemon.peer.ended_by_bfd(daemon.lab, ours(HOST).into())?,
-                "it ended otherwise: {session:?}"
+                "it ended for another reason: {session:?}"
             );
             ensure!(!daemon.peer.bfd_up(daemon.lab, ours(HOST).into())?, "its BFD is up");
             Ok(())
@@ -65,12 +65,12 @@ fn both_up(daemon: &Daemon, speaker: &Speaker) -> Result<()> {
     })
 }
 
-/// Drops all that comes in on our side of the link and all that would leave; the link itself stays up.
-fn cut(now: bool) -> Result<()> {
+/// Drops all packets on our side of the link, or no longer. The link itself stays up.
+fn cut(cut: bool) -> Result<()> {
     let rules = "table inet cut { chain i { type filter hook input priority 0; policy drop; }; \
                  chain o { type filter hook output priority 0; policy drop; }; }";
-    let words = if now { rules } else { "delete table inet cut" };
-    let output = Command::new("nft").arg(words).output().context("cannot run nft")?;
+    let command = if cut { rules } else { "delete table inet cut" };
+    let output = Command::new("nft").arg(command).output().context("cannot run nft")?;
     ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is tried, and what came out.
+//! The cases and their results.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::peers::{Lack, Peer};
 
 macro_rules! cases {
-    ($($name:ident: $words:literal,)*) => {
+    ($($name:ident: $title:literal,)*) => {
         /// A row of the table.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Case {
@@ -15,12 +15,12 @@ macro_rules! cases {
         }
 
         impl Case {
-            /// In the order of the table.
+            /// All cases, in the order of the table.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            fn words(self) -> &'static str {
+            fn title(self) -> &'static str {
                 match self {
-                    $(Self::$name => $words,)*
+                    $(Self::$name => $title,)*
                 }
             }
         }
@@ -35,74 +35,74 @@ cases! {
     ExtendedNextHop: "IPv4 over an IPv6 next hop (RFC 8950)",
     FourOctetAs: "4-octet AS numbers, external (RFC 6793)",
     Communities: "Standard, extended and large communities, theirs, ours and reflected (RFC 1997, 4360, 8092)",
-    TheyRefresh: "They ask for a refresh (RFC 2918)",
-    WeRefresh: "We ask for a refresh (RFC 2918)",
-    EnhancedRefresh: "Marks where a refresh begins and ends, both ways (RFC 7313)",
-    WeRestart: "We are killed and come back: they keep our routes (RFC 4724)",
-    TheyRestart: "They are killed and come back: we keep theirs (RFC 4724)",
+    TheyRefresh: "They request a refresh (RFC 2918)",
+    WeRefresh: "We request a refresh (RFC 2918)",
+    EnhancedRefresh: "Marks of the start and end of a refresh, both ways (RFC 7313)",
+    WeRestart: "We are killed and restart: they keep our routes (RFC 4724)",
+    TheyRestart: "They are killed and restart: we keep their routes (RFC 4724)",
     WeStayAway: "We stay away: they keep our routes as a last resort (RFC 9494)",
-    TheyStayAway: "They stay away: we keep theirs as a last resort (RFC 9494)",
-    PathsFromThem: "Add-path: we hold two paths of theirs (RFC 7911)",
-    PathsFromUs: "Add-path: they hold two paths of ours (RFC 7911)",
-    Bfd: "BFD, single hop: both sessions fall with it, and come back (RFC 5881, 5882)",
+    TheyStayAway: "They stay away: we keep their routes as a last resort (RFC 9494)",
+    PathsFromThem: "Add-path: we have two paths of theirs (RFC 7911)",
+    PathsFromUs: "Add-path: they have two paths of ours (RFC 7911)",
+    Bfd: "BFD, single hop: both sessions end with it, and come up again (RFC 5881, 5882)",
     Md5: "TCP MD5 (RFC 2385)",
     Md5Wrong: "No session with a wrong TCP MD5 key, or none",
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.words())
+        f.write_str(self.title())
     }
 }
 
-/// What came out of one scenario.
+/// The results of one scenario.
 pub struct Record {
     pub peer: &'static dyn Peer,
     passed: Vec<Case>,
-    /// Cases that a daemon has no part in, and what shows that.
-    shown: Vec<(Case, Lack)>,
-    failed: Vec<(String, String)>,
+    /// Cases that the daemon does not support, each with the feature that was shown to be missing.
+    missing: Vec<(Case, Lack)>,
+    failures: Vec<(String, String)>,
 }
 
 impl Record {
     pub fn new(peer: &'static dyn Peer) -> Self {
-        Self { peer, passed: Vec::new(), shown: Vec::new(), failed: Vec::new() }
+        Self { peer, passed: Vec::new(), missing: Vec::new(), failures: Vec::new() }
     }
 
-    /// Runs a case, unless the daemon has no part in it.
+    /// Runs a case, unless the daemon does not support it.
     pub fn case(&mut self, case: Case, work: impl FnOnce() -> Result<()>) {
         if self.peer.lacks(case).is_some() {
             return;
         }
         match work() {
             Ok(()) => self.passed.push(case),
-            Err(error) => self.broken(&case.to_string(), &error),
+            Err(error) => self.failed(&case.to_string(), &error),
         }
     }
 
-    /// That the daemon lacks something was seen.
-    pub fn shows(&mut self, case: Case, lack: Lack) {
-        self.shown.push((case, lack));
+    /// Records a case that the daemon was shown not to support.
+    pub fn not_supported(&mut self, case: Case, lack: Lack) {
+        self.missing.push((case, lack));
     }
 
-    /// Something went wrong.
-    pub fn broken(&mut self, what: &str, error: &anyhow::Error) {
-        self.failed.push((what.into(), format!("{error:#}")));
+    /// Records a failure.
+    pub fn failed(&mut self, what: &str, error: &anyhow::Error) {
+        self.failures.push((what.into(), format!("{error:#}")));
     }
 
     pub fn summary(&self) -> String {
-        let mut seen = self.passed.clone();
-        seen.dedup();
+        let mut passed = self.passed.clone();
+        passed.dedup();
         format!(
-            "{} passed, {} shown to be lacking, {} failed",
-            seen.len(),
-            self.shown.len(),
-            self.failed.len()
+            "{} passed, {} not supported, {} failed",
+            passed.len(),
+            self.missing.len(),
+            self.failures.len()
         )
     }
 }
 
-/// What came out of all.
+/// The results of all scenarios.
 #[derive(Default)]
 pub struct Results(Vec<Record>);
 
@@ -111,7 +111,7 @@ pub struct Results(Vec<Record>);
 pub enum Cell {
     Passed,
     NotOffered(Lack),
-    /// It failed, or nothing tried it.
+    /// It failed, or was not run.
     Open,
 }
 
@@ -120,18 +120,18 @@ impl Results {
         self.0.push(record);
     }
 
-    /// The daemon, what failed, and how.
+    /// Returns the failures: daemon, case and error.
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
         self.0.iter().flat_map(|record| {
-            record.failed.iter().map(|(what, error)| (record.peer.name(), what.as_str(), error.as_str()))
+            record.failures.iter().map(|(what, error)| (record.peer.name(), what.as_str(), error.as_str()))
         })
     }
 
     pub fn cell(&self, peer: &'static dyn Peer, case: Case) -> Cell {
         let records = || self.0.iter().filter(|record| record.peer.name() == peer.name());
-        let failed = records().flat_map(|record| &record.failed).any(|(what, _)| *what == case.to_string());
-        let shown = records().flat_map(|record| &record.shown).find(|(shown, _)| *shown == case);
-        match shown {
+        let failed = records().flat_map(|record| &record.failures).any(|(what, _)| *what == case.to_string());
+        let missing = records().flat_map(|record| &record.missing).find(|(missing, _)| *missing == case);
+        match missing {
             _ if failed => Cell::Open,
             Some((_, lack)) => Cell::NotOffered(*lack),
             None if records().any(|record| record.passed.contains(&case)) => Cell::Passed,

@@ -1,4 +1,4 @@
-//! Communities of every kind, sent, taken and passed on (RFC 1997, RFC 4360, RFC 8092).
+//! Communities of every kind: sent, received and reflected (RFC 1997, RFC 4360, RFC 8092).
 
 use std::net::Ipv6Addr;
 
@@ -11,12 +11,12 @@ use crate::peers::{self, COMMUNITIES, Daemon};
 use crate::reflection::A;
 use crate::speakers::{Speaker, prefix};
 
-/// The number of a prefix that is announced without any.
+/// The number of a prefix that is originated without communities.
 pub const BARE: u8 = 99;
 
-/// [`COMMUNITIES`], as we have them.
+/// Returns [`COMMUNITIES`] as types.
 fn all() -> [Community; 3] {
-    // RFC 4360 §3.1 and §4: of a 2-octet AS, a route target.
+    // RFC 4360 §3.1 and §4: a route target of a 2-octet AS.
     let target = ExtendedCommunity([0, 2, 0xfc, 0, 0, 0, 0, 7]);
     [
         Community::Standard(64512 << 16 | 100),
@@ -25,7 +25,7 @@ fn all() -> [Community; 3] {
     ]
 }
 
-/// Adds them to all but one prefix.
+/// Returns a policy that adds the communities to all prefixes but one.
 pub fn tagging(bare: Prefix) -> Policy {
     let exactly = PrefixMatch { within: bare, min_length: bare.length(), max_length: bare.length() };
     let rule = Rule {
@@ -36,7 +36,7 @@ pub fn tagging(bare: Prefix) -> Policy {
     Policy::new(vec![rule], Verdict::Accept).expect("valid")
 }
 
-/// Accepts what has them all, and IPv6; gives it a LOCAL_PREF where asked.
+/// Returns a policy that accepts IPv6 routes and routes with all communities, and sets their LOCAL_PREF if given.
 pub fn tagged_only(local_pref: Option<u32>) -> Policy {
     let any = Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0).expect("fits");
     let ipv6 = PrefixMatch { within: any, min_length: 0, max_length: 128 };
@@ -50,17 +50,17 @@ pub fn tagged_only(local_pref: Option<u32>) -> Policy {
     Policy::new(rules, Verdict::Reject).expect("valid")
 }
 
-/// Theirs and ours through them: `checking` takes nothing that lacks one.
+/// Checks their route, and ours reflected by them: `checking` rejects routes without a community.
 pub fn through(daemon: &Daemon, checking: &Speaker) -> Result<()> {
     they_have_ours(daemon)?;
     until("we have theirs, and ours through them, with every community", || {
         checking.best(prefix(A))?;
         checking.best(peers::prefix()).map(drop)
     })?;
-    refuses_bare(checking)
+    rejects_bare(checking)
 }
 
-/// Theirs through us: `checking` takes nothing that lacks one.
+/// Checks their route reflected by us: `checking` rejects routes without a community.
 pub fn reflected(daemon: &Daemon, checking: &Speaker) -> Result<()> {
     they_have_ours(daemon)?;
     until("we reflect theirs with every community", || checking.best(peers::prefix()).map(drop))
@@ -69,16 +69,16 @@ pub fn reflected(daemon: &Daemon, checking: &Speaker) -> Result<()> {
 fn they_have_ours(daemon: &Daemon) -> Result<()> {
     until("they have our route with every community", || {
         let path = daemon.path(prefix(A))?;
-        ensure!(COMMUNITIES.iter().all(|wanted| path.communities.contains(*wanted)), "{path:?}");
+        ensure!(COMMUNITIES.iter().all(|community| path.communities.contains(*community)), "{path:?}");
         let bare = daemon.path(prefix(BARE))?;
         ensure!(bare.communities.is_empty(), "{bare:?}");
         Ok(())
     })
 }
 
-/// So the check is one: a route without them is not taken.
-fn refuses_bare(checking: &Speaker) -> Result<()> {
-    until("a route without communities is refused", || {
+/// Checks that `checking` rejects a route without communities, so that the other checks are valid.
+fn rejects_bare(checking: &Speaker) -> Result<()> {
+    until("a route without communities is rejected", || {
         let paths = checking.paths(prefix(BARE))?;
         ensure!(paths.len() == 1 && paths[0].reason.to_string().contains("no rule accepts it"), "{paths:?}");
         Ok(())

@@ -1,4 +1,4 @@
-//! What a daemon lacks: seen in its OPEN and in its network, with everything switched on that it has.
+//! Features that a daemon does not have: checked in its OPEN and its network, with all of its features enabled.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,20 +8,20 @@ use heliograph_bgp::Filter;
 
 use crate::cases::{Case, Record};
 use crate::communities::tagged_only;
-use crate::lab::{Lab, PATIENCE, THEIRS, ours, until};
+use crate::lab::{Lab, THEIRS, TIMEOUT, ours, until};
 use crate::md5::KEY;
 use crate::peers::{Daemon, Graceful, Lack, Neighbor, Setup};
 use crate::speakers::{ASN, PORT, Speaker, config, neighbor};
 
-/// Whose part is played by hand.
+/// The host for which this test sends the messages.
 const HOST: u8 = 15;
-/// One with a speaker.
+/// The host with a speaker.
 const CLIENT: u8 = 16;
-/// One that should sign.
+/// The host that should use TCP MD5.
 const SIGNING: u8 = 17;
-/// Its UDP port (RFC 5881 §4).
+/// The UDP port of BFD (RFC 5881 §4).
 const BFD: u16 = 3784;
-/// Capability codes.
+/// The capability code of graceful restart.
 const GRACEFUL_RESTART: u8 = 64;
 
 pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
@@ -43,55 +43,58 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let graceful = Some(Graceful { time: 120, long_lived: Some(120) });
     let setup = Setup { asn: ASN, neighbors: vec![everything, plain, signing], graceful, ..Setup::default() };
     let daemon = Daemon::start(record.peer, lab, setup)?;
-    let capabilities = until("it has sent its OPEN", capabilities)?;
-    // Or nothing could be missed in them.
+    let capabilities = until("the daemon has sent its OPEN", capabilities)?;
+    // Otherwise the list could be empty by mistake.
     ensure!(capabilities.iter().any(|(code, _)| *code == 65), "no 4-octet AS capability: {capabilities:?}");
     for (case, lack) in lacks {
-        match lacking(&daemon, lack, &capabilities) {
-            Ok(()) => record.shows(case, lack),
-            Err(error) => record.broken(&case.to_string(), &error),
+        match check_missing(&daemon, lack, &capabilities) {
+            Ok(()) => record.not_supported(case, lack),
+            Err(error) => record.failed(&case.to_string(), &error),
         }
     }
     Ok(())
 }
 
-fn lacking(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Result<()> {
+fn check_missing(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Result<()> {
     match lack {
         Lack::Capability(code, name) => {
             let has = capabilities.iter().any(|(c, _)| *c == code);
-            ensure!(!has, "it has {name} now: try it");
+            ensure!(!has, "it has {name} now: run the case");
         }
         Lack::RestartFamilies => {
             let restart = capabilities.iter().find(|(code, _)| *code == GRACEFUL_RESTART);
             // RFC 4724 §3: flags and time, then the families.
             let families = restart.map_or(0, |(_, value)| value.len().saturating_sub(2));
-            ensure!(families == 0, "it restarts gracefully now: try it");
+            ensure!(families == 0, "it restarts gracefully now: run the case");
         }
-        Lack::Bfd => ensure!(!daemon.hears_udp(BFD)?, "something listens on UDP {BFD}: try it"),
+        Lack::Bfd => ensure!(!daemon.listens_on_udp(BFD)?, "something listens on UDP {BFD}: run the case"),
         Lack::Refresh => {
             let _speaker = session_with(daemon)?;
             daemon.refresh(ours(CLIENT))?;
-            // The command has been carried out when it returns.
+            // The command returns after it was carried out.
             let session = daemon.session(ours(CLIENT))?;
-            ensure!(session.refreshes_sent == Some(0), "it asks now: try it: {session:?}");
+            ensure!(
+                session.refreshes_sent == Some(0),
+                "it requests a refresh now: run the case: {session:?}"
+            );
         }
-        Lack::UnsignedWelcome => {
+        Lack::AcceptsUnsigned => {
             let unsigned = config(ASN, SIGNING, vec![neighbor(ours(SIGNING), ASN)]);
             Speaker::start(ours(SIGNING).into(), unsigned)?.up(THEIRS)?;
         }
-        Lack::RefusesRefresh => {
+        Lack::RejectsRefresh => {
             let speaker = session_with(daemon)?;
-            until("it has all", || {
+            until("the daemon has sent its routes", || {
                 let session = speaker.session(THEIRS)?;
                 ensure!(session.end_of_rib, "{session:?}");
                 Ok(())
             })?;
             let import = Filter::Rules(tagged_only(Some(300)));
-            let asking = neighbor(ours(CLIENT), ASN).import(import);
-            speaker.set(config(ASN, CLIENT, vec![asking]))?;
-            until("it refuses", || {
-                let said = daemon.last_words();
-                ensure!(said.contains("route refresh: AID IPv4 unicast not negotiated"), "{said}");
+            let refreshing = neighbor(ours(CLIENT), ASN).import(import);
+            speaker.set(config(ASN, CLIENT, vec![refreshing]))?;
+            until("the daemon rejects the refresh", || {
+                let log = daemon.last_log_lines();
+                ensure!(log.contains("route refresh: AID IPv4 unicast not negotiated"), "{log}");
                 Ok(())
             })?;
         }
@@ -99,22 +102,22 @@ fn lacking(daemon: &Daemon, lack: Lack, capabilities: &[(u8, Vec<u8>)]) -> Resul
     Ok(())
 }
 
-/// A speaker of ours with a plain session.
+/// Starts a speaker with a plain session.
 fn session_with(daemon: &Daemon) -> Result<Speaker> {
-    let ours_is = config(ASN, CLIENT, vec![neighbor(ours(CLIENT), ASN)]);
-    let speaker = Speaker::start(ours(CLIENT).into(), ours_is)?;
+    let config_of_ours = config(ASN, CLIENT, vec![neighbor(ours(CLIENT), ASN)]);
+    let speaker = Speaker::start(ours(CLIENT).into(), config_of_ours)?;
     speaker.up(THEIRS)?;
     daemon.up(ours(CLIENT))?;
     Ok(speaker)
 }
 
-/// The capabilities in the OPEN that it sends: codes and values. To have it, ours goes first.
+/// Returns the codes and values of the capabilities in the daemon's OPEN, after sending ours.
 fn capabilities() -> Result<Vec<(u8, Vec<u8>)>> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(ours(HOST).into(), 0).into())?;
     socket.connect(&SocketAddr::new(THEIRS.into(), PORT).into())?;
     let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE / 4))?;
+    stream.set_read_timeout(Some(TIMEOUT / 4))?;
     let mut open = vec![0xff; 16];
     let [high, low] = u16::try_from(ASN)?.to_be_bytes();
     open.extend([0, 29, 1, 4, high, low, 0, 90]);
@@ -132,13 +135,13 @@ fn capabilities() -> Result<Vec<(u8, Vec<u8>)>> {
     Ok(capabilities.concat())
 }
 
-/// Types, or codes, with their values.
+/// Splits a list of types, or codes, and values.
 fn split(mut bytes: &[u8]) -> Result<Vec<(u8, Vec<u8>)>> {
     let mut all = Vec::new();
     while let [kind, length, rest @ ..] = bytes {
-        let (value, behind) = rest.split_at_checked((*length).into()).context("cut off")?;
+        let (value, tail) = rest.split_at_checked((*length).into()).context("cut off")?;
         all.push((*kind, value.to_vec()));
-        bytes = behind;
+        bytes = tail;
     }
     Ok(all)
 }

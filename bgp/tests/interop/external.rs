@@ -8,7 +8,7 @@ use crate::peers::{self, Daemon, Neighbor, Setup};
 use crate::speakers::{Speaker, config, neighbor, network, prefix, prefix6};
 
 const HOST: u8 = 11;
-/// Of those for private use (RFC 6996 §5).
+/// An AS number for private use (RFC 6996 §5).
 const OURS: u32 = 4_200_000_001;
 const THEIRS: u32 = 4_200_000_002;
 

@@ -15,8 +15,8 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     let neighbors = vec![Neighbor::new(ours(HOST), ASN)];
     let setup = Setup { asn: ASN, neighbors, graceful, ..Setup::default() };
     let mut daemon = Daemon::start(record.peer, lab, setup)?;
-    let ours_is = config(ASN, HOST, vec![neighbor(ours(HOST), ASN)]);
-    let mut speaker = Speaker::start(ours(HOST).into(), ours_is)?;
+    let config_of_ours = config(ASN, HOST, vec![neighbor(ours(HOST), ASN)]);
+    let mut speaker = Speaker::start(ours(HOST).into(), config_of_ours)?;
     settled(&daemon, &speaker)?;
 
     record.case(Case::WeRestart, || {
@@ -58,15 +58,15 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// We have their route; where not, the session's history says why.
+/// Checks that we have the daemon's route; the error has the session's history.
 pub fn still_there(speaker: &Speaker) -> Result<()> {
-    let words = || format!("{:?}", speaker.session(THEIRS));
-    speaker.best(peers::prefix()).map(drop).with_context(words)
+    let context = || format!("{:?}", speaker.session(THEIRS));
+    speaker.best(peers::prefix()).map(drop).with_context(context)
 }
 
-/// Both have each other's routes, and all was told.
+/// Waits until both have each other's routes and End-of-RIB.
 pub fn settled(daemon: &Daemon, speaker: &Speaker) -> Result<()> {
-    until("both have all", || {
+    until("both have all routes", || {
         let (theirs, session) = (speaker.best(peers::prefix())?, speaker.session(THEIRS)?);
         ensure!(session.end_of_rib && !theirs.stale, "{session:?} {theirs:?}");
         let path = daemon.path(prefix(HOST))?;

@@ -1,6 +1,6 @@
-//! Two network namespaces with a link between them, ours and theirs, and a mount namespace with a /run of its own. They have
-//! no names: nothing is left of them, and of the files in that /run, once the thread and the processes in them are gone,
-//! however these ended.
+//! Two network namespaces with a link between them, ours and the daemon's, and a mount namespace with a /run of its own.
+//! They have no names, so that they and the files in that /run vanish with the threads and processes in them, however these
+//! ended.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,34 +18,34 @@ use serde_json::Value;
 
 use crate::processes;
 
-/// How long anything may take before it counts as failed: the machine may have much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at something that tells no news by itself.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The longest time for any condition; the machine may be busy.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// The time between two checks of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The peer's address on the link.
+/// The daemon's address on the link.
 pub const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// And its IPv6 address.
+/// The daemon's IPv6 address on the link.
 pub const THEIRS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
-/// The addresses that we have there: [`ours`] and [`ours6`] of these.
+/// The host numbers of our addresses on the link, [`ours`] and [`ours6`].
 pub const HOSTS: std::ops::RangeInclusive<u8> = 11..=19;
 
-/// One of our addresses on the link.
+/// Returns one of our addresses on the link.
 pub fn ours(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, host)
 }
 
-/// One of our IPv6 addresses on the link.
+/// Returns one of our IPv6 addresses on the link.
 pub fn ours6(host: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, host.into())
 }
 
-/// What the peer has on the link of the family of an address.
+/// Returns the daemon's address on the link, of the family of `address`.
 pub fn theirs_like(address: IpAddr) -> IpAddr {
     if address.is_ipv4() { THEIRS.into() } else { THEIRS6.into() }
 }
 
-/// Where the daemons' files are: a /run of our own.
+/// The folder of the daemons' files, in a /run of our own.
 const DIR: &str = "/run/interop";
 
 pub struct Lab {
@@ -53,7 +53,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Runs `work` on a thread that is in our namespace, and with it all that `work` starts.
+    /// Runs `work` on a thread in our namespaces, which everything that it starts inherits.
     pub fn enter<T: Send>(work: impl FnOnce(&Lab) -> Result<T> + Send) -> Result<T> {
         let on_thread = || work(&Lab::build()?);
         std::thread::scope(|scope| {
@@ -80,22 +80,22 @@ impl Lab {
             &["address", "add", &format!("{THEIRS}/24"), "dev", "theirs"],
             &["address", "add", &format!("{THEIRS6}/64"), "dev", "theirs", "nodad"],
         ] {
-            lab.ask(Command::new("ip").args(words))?;
+            lab.run(Command::new("ip").args(words))?;
         }
         Ok(lab)
     }
 
-    /// A folder of the peer's own.
+    /// Returns the daemon's folder.
     pub fn dir(&self) -> &Path {
         Path::new(DIR)
     }
 
-    /// A file in that folder.
+    /// Returns the path of a file in that folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir().join(name)
     }
 
-    /// Starts a daemon in their namespace. What it says goes to a file.
+    /// Starts a daemon in its namespace, with its output in a file.
     pub fn start(&self, mut command: Command, log: &str) -> Result<Child> {
         let output = File::options().create(true).append(true).open(self.path(log))?;
         command.current_dir(self.dir()).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -104,21 +104,21 @@ impl Lab {
         command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))
     }
 
-    /// Runs a command in their namespace and gives what it prints.
-    pub fn ask(&self, command: &mut Command) -> Result<String> {
-        let said = self.try_ask(command)?;
-        let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
-        ensure!(said.status.success(), "{command:?}: {} {}", out.trim(), err.trim());
+    /// Runs a command in the daemon's namespace and returns its output.
+    pub fn run(&self, command: &mut Command) -> Result<String> {
+        let output = self.try_run(command)?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{command:?}: {} {}", out.trim(), err.trim());
         Ok(out.into_owned())
     }
 
-    /// The same, of one that prints JSON.
+    /// Runs a command that prints JSON and returns that.
     pub fn json(&self, command: &mut Command) -> Result<Value> {
-        let text = self.ask(command)?;
+        let text = self.run(command)?;
         serde_json::from_str(&text).with_context(|| format!("{command:?} printed {text:?}"))
     }
 
-    fn try_ask(&self, command: &mut Command) -> Result<Output> {
+    fn try_run(&self, command: &mut Command) -> Result<Output> {
         self.enter_theirs(command);
         command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))
     }
@@ -131,18 +131,18 @@ impl Lab {
     }
 }
 
-/// Gives this thread a /run of its own, and with it all that it starts.
+/// Gives this thread, and everything that it starts, a /run of its own.
 fn own_run() -> Result<()> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     std::fs::create_dir(DIR)?;
-    // OpenBGPD confines its processes to it; its service would have made it.
+    // OpenBGPD changes its root to this folder, which its service creates otherwise.
     Ok(std::fs::create_dir("/run/openbgpd")?)
 }
 
-/// Puts this thread into a new network namespace, and gives a handle of that.
+/// Moves this thread into a new network namespace, and returns a handle of it.
 fn new_namespace() -> Result<File> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
     File::open("/proc/thread-self/ns/net").context("cannot open a network namespace")
@@ -154,25 +154,25 @@ fn ip(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for something to be so.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until `condition` returns a value.
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        match look() {
+        match condition() {
             Ok(found) => return Ok(found),
             Err(error) if Instant::now() >= deadline => {
-                return Err(error.context(format!("waited {} s until {what}", PATIENCE.as_secs())));
+                return Err(error.context(format!("{what}: not within {} s", TIMEOUT.as_secs())));
             }
-            Err(_) => std::thread::sleep(PAUSE),
+            Err(_) => std::thread::sleep(POLL_INTERVAL),
         }
     }
 }
 
-/// Waits for something to be so, while something else always is.
+/// Waits until `condition` returns a value, and checks `always` on the way.
 pub fn until_while<T>(
     what: &str,
     mut always: impl FnMut() -> Result<()>,
-    mut look: impl FnMut() -> Result<T>,
+    mut condition: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let mut broken = None;
     let found = until(what, || {
@@ -180,7 +180,7 @@ pub fn until_while<T>(
             broken = Some(error);
             return Ok(None);
         }
-        look().map(Some)
+        condition().map(Some)
     })?;
     match broken {
         Some(error) => Err(error.context(format!("before {what}"))),

@@ -1,4 +1,4 @@
-//! Long-lived graceful restart (RFC 9494), both roles: when the restart time is over, routes stay as a last resort.
+//! Long-lived graceful restart (RFC 9494), both roles: after the restart time, routes stay as a last resort.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::peers::{self, Daemon, Graceful, Neighbor, Setup};
 use crate::speakers::{ASN, Speaker, config, neighbor, prefix};
 
 const HOST: u8 = 11;
-/// Seconds until a route is no more than a last resort.
+/// The seconds after which a route is only a last resort.
 const RESTART: u16 = 2;
-/// Seconds for which it then stays: longer than all of this takes.
+/// The seconds for which it then stays: longer than the test.
 const STALE: u32 = 600;
 
 pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
@@ -29,8 +29,9 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
             .restart_time(Duration::from_secs(RESTART.into()))
             .long_lived(Duration::from_secs(STALE.into())),
     );
-    let ours_is = config(ASN, HOST, vec![neighbor(ours(HOST), ASN)]).graceful_restart(graceful_restart);
-    let mut speaker = Speaker::start(ours(HOST).into(), ours_is)?;
+    let config_of_ours =
+        config(ASN, HOST, vec![neighbor(ours(HOST), ASN)]).graceful_restart(graceful_restart);
+    let mut speaker = Speaker::start(ours(HOST).into(), config_of_ours)?;
     crate::graceful::settled(&daemon, &speaker)?;
 
     record.case(Case::WeStayAway, || {

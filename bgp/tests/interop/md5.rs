@@ -10,30 +10,30 @@ use crate::lab::{THEIRS, ours, until};
 use crate::peers::Daemon;
 use crate::speakers::{self, ASN, Speaker, config};
 
-/// What they have for those of our hosts that need one.
+/// The key that the daemon has for our hosts.
 pub const KEY: &str = "a-right-key";
-/// The host that tries others.
+/// The host that tries other keys.
 pub const HOST: u8 = 13;
 
-/// The peer, with a key.
+/// Returns the daemon as a neighbor with a key.
 pub fn neighbor(local: Ipv4Addr, key: &str) -> Neighbor {
     let authentication = Some(Authentication::Md5(Key::new(key)));
     speakers::neighbor(local, ASN).authentication(authentication)
 }
 
-/// With another key, and with none, there is no session until the key is right.
+/// Checks that there is no session with another key or without one, until the key is right.
 pub fn wrong(daemon: &Daemon) -> Result<()> {
     let without = config(ASN, HOST, vec![speakers::neighbor(ours(HOST), ASN)]);
     let with = |key| config(ASN, HOST, vec![neighbor(ours(HOST), key)]);
     let speaker = Speaker::start(ours(HOST).into(), without.clone())?;
     for wrong in [without, with("another-key")] {
-        // Both sides connect, and the kernels drop what is not signed right.
-        let ours_refused = || refused_segments("/proc/thread-self/net/netstat");
-        let refused = || -> Result<u64> { Ok(ours_refused()? + daemon.refused_segments()?) };
-        let before = refused()?;
+        // Both sides connect, and the kernels drop segments without a valid signature.
+        let dropped_here = || dropped_segments("/proc/thread-self/net/netstat");
+        let dropped = || -> Result<u64> { Ok(dropped_here()? + daemon.dropped_segments()?) };
+        let before = dropped()?;
         speaker.set(wrong)?;
-        until("segments were refused", || {
-            let now = refused()?;
+        until("segments were dropped", || {
+            let now = dropped()?;
             ensure!(now >= before + 3, "{now}, before: {before}; {:?}", speaker.session(THEIRS)?);
             Ok(())
         })?;
@@ -49,8 +49,9 @@ pub fn wrong(daemon: &Daemon) -> Result<()> {
     daemon.up(ours(HOST)).map(drop)
 }
 
-/// What a network has counted of segments whose signature was missing, wrong, or not wanted; of its /proc/net/netstat.
-pub fn refused_segments(file: &str) -> Result<u64> {
+/// Returns the number of segments dropped as their TCP MD5 signature was missing, wrong or unexpected, of a network
+/// namespace's /proc/net/netstat.
+pub fn dropped_segments(file: &str) -> Result<u64> {
     let text = std::fs::read_to_string(file)?;
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("TcpExt:")).collect();
     let [names, values] = lines[..] else { bail!("{file} has no TcpExt: {text:?}") };

@@ -1,4 +1,4 @@
-//! Route reflection, they for us and we for them; with what else can be seen on those sessions.
+//! Route reflection, by the daemon and by us, and other cases that use the same sessions.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::peers::{self, Daemon, Neighbor, Setup};
 use crate::refresh;
 use crate::speakers::{ASN, Speaker, config, neighbor, network, prefix, prefix6, towards};
 
-/// Two hosts of ours and one that reflects.
+/// Two of our hosts. Another one is a reflector.
 pub const A: u8 = 11;
 pub const B: u8 = 12;
 const REFLECTOR: u8 = 14;
@@ -21,11 +21,11 @@ const REFLECTOR: u8 = 14;
 /// The daemon is a reflector and our speakers are its clients.
 pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     let client = |host| Neighbor { client: true, ipv6: true, ..Neighbor::new(ours(host), ASN) };
-    // On Linux OpenBGPD signs what it connects with, and lets nobody in who does.
+    // On Linux OpenBGPD uses MD5 on connections that it opens, and accepts none that use it.
     let with_key = |host| Neighbor { key: Some(KEY), connects: true, ..client(host) };
     let neighbors = vec![with_key(A), client(B), with_key(md5::HOST)];
     let daemon = Daemon::start(record.peer, lab, Setup { asn: ASN, neighbors, ..Setup::default() })?;
-    let a = Speaker::start(ours(A).into(), announcing(A, md5::neighbor(ours(A), KEY)))?;
+    let a = Speaker::start(ours(A).into(), originating(A, md5::neighbor(ours(A), KEY)))?;
     let b = Speaker::start(ours(B).into(), checking(B, neighbor(ours(B), ASN)))?;
     for (speaker, host) in [(&a, A), (&b, B)] {
         speaker.up(THEIRS)?;
@@ -33,7 +33,7 @@ pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     }
 
     record.case(Case::TheyReflect, || {
-        until("they have our route as we told it", || {
+        until("they have our route with our next hop", || {
             let path = daemon.path(prefix(A))?;
             ensure!(path.from == Some(ours(A).into()) && path.next_hop == Some(ours(A).into()), "{path:?}");
             Ok(())
@@ -46,7 +46,7 @@ pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
         })?;
         until("clients have their own route", || {
             let path = a.best(peers::prefix())?;
-            // GoBGP adds an ORIGINATOR_ID and itself as CLUSTER_LIST to what is its own, too.
+            // GoBGP adds an ORIGINATOR_ID and a CLUSTER_LIST to its own routes, too.
             ensure!(path.next_hop == Some(THEIRS.into()), "{path:?}");
             ensure!(path.originator.is_none_or(|originator| originator == THEIRS), "{path:?}");
             Ok(())
@@ -70,15 +70,15 @@ pub fn they_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
         })
     });
     record.case(Case::Communities, || communities::through(&daemon, &b));
-    record.case(Case::TheyRefresh, || refresh::they_ask(&daemon, &a));
-    record.case(Case::WeRefresh, || refresh::we_ask(&b));
+    record.case(Case::TheyRefresh, || refresh::they_request(&daemon, &a));
+    record.case(Case::WeRefresh, || refresh::we_request(&b));
     record.case(Case::EnhancedRefresh, || refresh::marks(&daemon, &b));
     record.case(Case::Md5, || a.up(THEIRS).map(drop));
     record.case(Case::Md5Wrong, || md5::wrong(&daemon));
     Ok(())
 }
 
-/// We are a reflector, and the daemon, which connects to us, and another speaker are our clients.
+/// We are a reflector. The daemon, which connects to us, and another speaker are our clients.
 pub fn we_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     let client = |neighbor: heliograph_bgp::Neighbor| neighbor.reflector_client(true).passive(true);
     let clients =
@@ -86,7 +86,7 @@ pub fn we_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     let reflector = Config::new(ASN, ours(REFLECTOR)).neighbors(clients);
     let reflector = Speaker::start(ours(REFLECTOR).into(), reflector)?;
     let towards_reflector = towards(ours(A), ours(REFLECTOR), ASN);
-    let mut a = announcing(A, towards_reflector);
+    let mut a = originating(A, towards_reflector);
     let import = checking(A, towards(ours(A), ours(REFLECTOR), ASN)).neighbors[0].import.clone();
     a.neighbors.iter_mut().for_each(|neighbor| neighbor.import = import.clone());
     let a = Speaker::start(ours(A).into(), a)?;
@@ -123,15 +123,15 @@ pub fn we_reflect(lab: &Lab, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// A host that announces a prefix of each family, tagged, and one without tags.
-fn announcing(host: u8, neighbor: heliograph_bgp::Neighbor) -> Config {
+/// Returns a host that originates a prefix of each family, with communities, and one without.
+fn originating(host: u8, neighbor: heliograph_bgp::Neighbor) -> Config {
     let with_next_hop = Network::new(prefix6(host)).next_hop(IpAddr::from(ours6(host)));
     let export = Filter::Rules(communities::tagging(prefix(communities::BARE)));
     let networks = vec![network(prefix(host)), with_next_hop, network(prefix(communities::BARE))];
     config(ASN, host, vec![neighbor.export(export)]).networks(networks)
 }
 
-/// A host that takes IPv4 routes with all tags only.
+/// Returns a host that accepts IPv4 routes only with all communities.
 fn checking(host: u8, neighbor: heliograph_bgp::Neighbor) -> Config {
     let import = Filter::Rules(communities::tagged_only(None));
     config(ASN, host, vec![neighbor.import(import)])

@@ -9,11 +9,11 @@ use crate::peers::{self, Daemon};
 use crate::reflection::{A, B};
 use crate::speakers::{ASN, Speaker, config, neighbor};
 
-/// They ask: we tell all again, on the same session.
-pub fn they_ask(daemon: &Daemon, a: &Speaker) -> Result<()> {
+/// The daemon requests a refresh: we send all routes again, on the same session.
+pub fn they_request(daemon: &Daemon, a: &Speaker) -> Result<()> {
     let before = daemon.session(ours(A))?.updates;
     daemon.refresh(ours(A))?;
-    until("they have been told again", || {
+    until("they have received our routes again", || {
         let session = daemon.session(ours(A))?;
         ensure!(session.established && session.updates > before, "{session:?}, before: {before}");
         Ok(())
@@ -21,13 +21,13 @@ pub fn they_ask(daemon: &Daemon, a: &Speaker) -> Result<()> {
     undisturbed(a)
 }
 
-/// We ask, as another import policy needs the routes as they were told: LOCAL_PREF can only become that if they are.
-pub fn we_ask(b: &Speaker) -> Result<()> {
+/// We request a refresh, as a changed import policy needs the routes as the daemon sent them.
+pub fn we_request(b: &Speaker) -> Result<()> {
     let import = Filter::Rules(tagged_only(Some(300)));
     let neighbor = neighbor(ours(B), ASN).import(import);
     let config: Config = config(ASN, B, vec![neighbor]);
     b.set(config)?;
-    until("the new policy has seen their routes", || {
+    until("the new policy was applied to their routes", || {
         for prefix in [peers::prefix(), peers::prefix6()] {
             let path = b.best(prefix)?;
             ensure!(path.local_pref == 300, "{path:?}");
@@ -37,17 +37,17 @@ pub fn we_ask(b: &Speaker) -> Result<()> {
     undisturbed(b)
 }
 
-/// After both: each has had the other's marks, and nothing was lost by them.
+/// Checks after both refreshes that each side has received the other's BoRR and EoRR, and no route was lost.
 pub fn marks(daemon: &Daemon, b: &Speaker) -> Result<()> {
-    until("they have had our marks", || {
+    until("they have received our marks", || {
         let session = daemon.session(ours(A))?;
-        let marks = session.marks.context("it does not tell")?;
+        let marks = session.marks.context("its marks are unknown")?;
         ensure!(marks.received > 0, "{session:?}");
         Ok(())
     })?;
     until("they have sent us theirs", || {
         let session = daemon.session(ours(B))?;
-        let marks = session.marks.context("it does not tell")?;
+        let marks = session.marks.context("its marks are unknown")?;
         ensure!(marks.sent > 0, "{session:?}");
         let ours = b.session(THEIRS)?;
         ensure!(ours.stale == 0 && ours.received > 0, "{ours:?}");

@@ -1,4 +1,4 @@
-//! Our side: speakers of the crate, each with a runtime of its own, so that one can be killed without a word.
+//! Our speakers, each with a runtime of its own, so that one can be killed without closing its sessions.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::lab::{ours, theirs_like, until};
 
 /// The AS of most cases.
 pub const ASN: u32 = 64512;
-/// Where BGP is spoken.
+/// The port of BGP.
 pub const PORT: u16 = 179;
-/// Hold time with the peers, in seconds.
+/// The hold time with the daemons, in seconds.
 pub const HOLD: u16 = 30;
 
 /// A speaker of ours.
@@ -27,7 +27,7 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// Starts one that listens on `address`.
+    /// Starts a speaker that listens on `address`.
     pub fn start(address: IpAddr, config: Config) -> Result<Self> {
         let mut speaker = Self { address, config, running: None };
         speaker.run(false)?;
@@ -35,7 +35,7 @@ impl Speaker {
     }
 
     fn run(&mut self, restarting: bool) -> Result<()> {
-        // Its thread is made by this one, and so is in the same network.
+        // Its thread is created by this one, and so is in the same namespace.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let options = Options::default().listen([SocketAddr::new(self.address, PORT)]).restarting(restarting);
         let handle = runtime.block_on(start(self.config.clone(), options))?;
@@ -43,52 +43,52 @@ impl Speaker {
         Ok(())
     }
 
-    /// As `kill -9` would: the tasks are gone and with them the sockets, in the middle of whatever they did.
+    /// Ends the speaker as `kill -9` does: its tasks and sockets are dropped wherever they are.
     pub fn kill(&mut self) {
         if let Some((runtime, _)) = self.running.take() {
             runtime.shutdown_timeout(Duration::from_secs(10));
         }
     }
 
-    /// Starts again after that, and says so to its neighbours.
+    /// Starts it again with the Restart State bit (RFC 4724 §3).
     pub fn restart(&mut self) -> Result<()> {
         self.run(true)
     }
 
-    fn ask<T>(&self, what: impl AsyncFnOnce(&Handle) -> T) -> Result<T> {
+    fn call<T>(&self, what: impl AsyncFnOnce(&Handle) -> T) -> Result<T> {
         let (runtime, handle) = self.running.as_ref().context("our speaker does not run")?;
         Ok(runtime.block_on(what(handle)))
     }
 
     pub fn set(&self, config: Config) -> Result<()> {
-        Ok(self.ask(async |handle| handle.set_config(config).await)??)
+        Ok(self.call(async |handle| handle.set_config(config).await)??)
     }
 
-    /// The session with a neighbour.
+    /// Returns the session with a neighbor.
     pub fn session(&self, neighbor: impl Into<IpAddr>) -> Result<SessionReport> {
         let neighbor = neighbor.into();
-        let sessions = self.ask(async |handle| handle.sessions().await)?;
+        let sessions = self.call(async |handle| handle.sessions().await)?;
         let found = sessions.into_iter().find(|session| session.address == neighbor);
         found.with_context(|| format!("no session with {neighbor}"))
     }
 
-    /// All paths to a prefix.
+    /// Returns all paths to a prefix.
     pub fn paths(&self, prefix: Prefix) -> Result<Vec<PathReport>> {
-        let paths = self.ask(async |handle| handle.paths().await)?;
+        let paths = self.call(async |handle| handle.paths().await)?;
         Ok(paths.into_iter().filter(|path| path.prefix == prefix).collect())
     }
 
-    /// The best path to a prefix, with the others in the error where there is none.
+    /// Returns the best path to a prefix; the error has the others.
     pub fn best(&self, prefix: Prefix) -> Result<PathReport> {
         let paths = self.paths(prefix)?;
         let best = paths.iter().find(|path| path.best).cloned();
         best.with_context(|| format!("no best path to {prefix}, of {paths:?}"))
     }
 
-    /// Waits until the session with a neighbour stands.
+    /// Waits until the session with a neighbor is established.
     pub fn up(&self, neighbor: impl Into<IpAddr>) -> Result<SessionReport> {
         let neighbor = neighbor.into();
-        until(&format!("our session with {neighbor} stands"), || {
+        until(&format!("our session with {neighbor} is established"), || {
             let session = self.session(neighbor)?;
             ensure!(session.state == SessionState::Established, "{session:?}");
             Ok(session)
@@ -96,34 +96,34 @@ impl Speaker {
     }
 }
 
-/// What our host announces.
+/// Returns the IPv4 prefix that one of our hosts originates.
 pub fn prefix(host: u8) -> Prefix {
     Prefix::new(Ipv4Addr::new(10, 100, host, 0).into(), 24).expect("fits")
 }
 
-/// And of IPv6.
+/// Returns the IPv6 prefix that one of our hosts originates.
 pub fn prefix6(host: u8) -> Prefix {
     let address = Ipv6Addr::new(0x2001, 0xdb8, 0x1000 + u16::from(host), 0, 0, 0, 0, 0);
     Prefix::new(address.into(), 48).expect("fits")
 }
 
-/// A prefix with our own address as its next hop.
+/// Returns a network with our own address as its next hop.
 pub fn network(prefix: Prefix) -> Network {
     Network::new(prefix)
 }
 
-/// Our host's configuration, with the peer as only neighbour and its IPv4 prefix.
+/// Returns the configuration of one of our hosts, which originates its IPv4 prefix.
 pub fn config(asn: u32, host: u8, neighbors: Vec<Neighbor>) -> Config {
     Config::new(asn, ours(host)).networks([network(prefix(host))]).neighbors(neighbors)
 }
 
-/// A neighbour of ours from an address of ours: all is told and taken, and nobody waits long.
+/// Returns the daemon as a neighbor of one of our addresses, without filters and with short timers.
 pub fn neighbor(local: impl Into<IpAddr>, asn: u32) -> Neighbor {
     let local = local.into();
     towards(local, theirs_like(local), asn)
 }
 
-/// The same for one that isn't the peer.
+/// Returns such a neighbor with any address.
 pub fn towards(local: impl Into<IpAddr>, address: impl Into<IpAddr>, asn: u32) -> Neighbor {
     let local: IpAddr = local.into();
     let timers =

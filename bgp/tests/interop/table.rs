@@ -1,4 +1,4 @@
-//! The table of docs/interop.md: made from what came out, and compared with what stands there.
+//! The table of docs/interop.md: made from the results, and compared with the file.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,13 +6,14 @@ use std::path::Path;
 use crate::cases::{Case, Cell, Results};
 use crate::peers::PEERS;
 
-/// Between these lines of the page stands what a run has written.
+/// The line before the generated part of the page.
 const BEGIN: &str =
     "<!-- written by the tests: HELIOGRAPH_UPDATE_DOCS=1 cargo test -p heliograph-bgp --test interop -->";
-const END: &str = "<!-- end of what the tests have written -->";
+/// The line after the generated part of the page.
+const END: &str = "<!-- end of the generated part -->";
 
-/// Prints the table, and compares it with the page or writes it there; whether the page is right now.
-pub fn settle(results: &Results) -> bool {
+/// Prints the table, compares it with the page or writes it there, and returns whether the page is correct.
+pub fn check(results: &Results) -> bool {
     let table = render(results);
     println!("\n{table}");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/interop.md");
@@ -21,28 +22,28 @@ pub fn settle(results: &Results) -> bool {
         println!("FAILED: {} has no line {BEGIN}", file.display());
         return false;
     };
-    let Some((stands, tail)) = rest.split_once(END) else {
+    let Some((current, tail)) = rest.split_once(END) else {
         println!("FAILED: {} has no line {END}", file.display());
         return false;
     };
-    if stands.trim() == table.trim() {
+    if current.trim() == table.trim() {
         return true;
     }
-    let all_right = results.failures().next().is_none();
-    if all_right && std::env::var("HELIOGRAPH_UPDATE_DOCS").is_ok_and(|update| update == "1") {
+    let all_passed = results.failures().next().is_none();
+    if all_passed && std::env::var("HELIOGRAPH_UPDATE_DOCS").is_ok_and(|update| update == "1") {
         let page = format!("{head}{BEGIN}\n{}\n{END}{tail}", table.trim());
         return std::fs::write(&file, page).inspect_err(|error| println!("FAILED: {error}")).is_ok();
     }
-    // With other versions of the daemons than the page was written with, only what came out counts.
+    // Other versions of the daemons than those on the page are not an error: only the results are compared.
     let cells = |table: &str| -> Vec<String> {
         table.trim().lines().filter(|line| !line.starts_with("| Case |")).map(String::from).collect()
     };
-    if cells(stands) == cells(&table) {
-        println!("docs/interop.md names other versions of the daemons; the rest is as it says");
+    if cells(current) == cells(&table) {
+        println!("docs/interop.md lists other versions of the daemons; the results are the same");
         return true;
     }
     println!(
-        "FAILED: docs/interop.md says otherwise; HELIOGRAPH_UPDATE_DOCS=1 writes what came out, if all went well"
+        "FAILED: docs/interop.md has other results; HELIOGRAPH_UPDATE_DOCS=1 writes the new ones, if nothing failed"
     );
     false
 }
@@ -62,12 +63,12 @@ fn render(results: &Results) -> String {
                 Cell::Passed => "passed".into(),
                 Cell::Open => "**failed**".into(),
                 Cell::NotOffered(lack) => {
-                    let note = lack.words();
-                    let at = notes.iter().position(|known| *known == note).unwrap_or_else(|| {
+                    let note = lack.note();
+                    let at = notes.iter().position(|other| *other == note).unwrap_or_else(|| {
                         notes.push(note);
                         notes.len() - 1
                     });
-                    format!("{} ({})", lack.word(), at + 1)
+                    format!("{} ({})", lack.label(), at + 1)
                 }
             };
             let _ = write!(text, " {cell} |");
@@ -75,7 +76,7 @@ fn render(results: &Results) -> String {
         text.push('\n');
     }
     if !notes.is_empty() {
-        text += "\nWhat is not offered or broken there, as each run checks:\n";
+        text += "\nFeatures that are not offered or broken there, as each run checks:\n";
         for (number, note) in (1..).zip(&notes) {
             let _ = writeln!(text, "{number}. {note}");
         }

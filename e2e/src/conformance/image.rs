@@ -138,7 +138,7 @@ impl Parts {
 
 fn on_path(program: &str) -> Result<PathBuf> {
     let found = PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file());
-    found.with_context(|| format!("`{program}` is missing: run `heliograph-lab setup --tests`"))
+    found.with_context(|| format!("`{program}` is missing: run `make setup`"))
 }
 
 /// agnhost's HTTPS servers show this; nobody verifies it.

@@ -1,4 +1,4 @@
-//! Sockets, as BFD wants them (RFC 5881 §4 and §5).
+//! Sockets with the options of RFC 5881 §4 and §5.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -11,18 +11,19 @@ use tokio::io::Interest;
 
 use crate::Meta;
 
-/// More than any packet has; what is longer is cut, and its length then refused.
+/// The longest datagram read, above any packet's length. A longer one is truncated, and then discarded by its length
+/// field.
 const LONGEST: usize = 512;
-/// Internetwork control (CS6): links that are full must not look like links that are dead.
+/// Internetwork control (CS6), so that a congested link is not taken for a failed one.
 const TRAFFIC_CLASS: u32 = 0xc0;
 
-/// Hears neighbours.
+/// A socket that receives from neighbors.
 pub(super) struct Listener {
     socket: tokio::net::UdpSocket,
     local: SocketAddr,
 }
 
-/// A datagram, and what the kernel knows of it.
+/// A datagram with what the kernel reports about it.
 pub(super) struct Received {
     buffer: [u8; LONGEST],
     length: usize,
@@ -36,8 +37,8 @@ impl Received {
 }
 
 impl Listener {
-    /// Has the kernel tell of each datagram its TTL, and the address and interface it came to. An IPv6 socket takes
-    /// IPv6 only, so both families can be listened on side by side.
+    /// Binds a socket for which the kernel reports the TTL, destination address and interface of each datagram. An IPv6
+    /// socket receives IPv6 only, so that both families can be bound to the same port.
     pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
@@ -54,22 +55,22 @@ impl Listener {
         Ok(Self { local: socket.local_addr()?, socket })
     }
 
-    /// Where it listens.
+    /// Returns the address that it is bound to.
     pub(super) fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// Whether something may have come; errors show at the read that follows.
+    /// Polls whether the socket is readable; the read that follows returns errors.
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_recv_ready(cx).map(|_| ())
     }
 
-    /// The next datagram; where there is none, the runtime is told so.
+    /// Reads the next datagram; if there is none, the runtime waits for the next one.
     pub(super) fn read_ready(&self) -> io::Result<Received> {
         self.socket.try_io(Interest::READABLE, || self.read())
     }
 
-    /// The next datagram, whatever the runtime knows.
+    /// Reads the next datagram from the kernel, without the runtime.
     pub(super) fn read(&self) -> io::Result<Received> {
         let mut buffer = [0; LONGEST];
         let mut control = nix::cmsg_space!(nix::libc::in6_pktinfo, nix::libc::in_pktinfo, nix::libc::c_int);
@@ -77,18 +78,18 @@ impl Listener {
         let flags = MsgFlags::MSG_DONTWAIT;
         let message =
             recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        let remote = message.address.as_ref().and_then(address_of).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        let mut meta = Meta { local: self.local, remote, ttl: None, interface: None };
-        // Where the kernel's words were cut off none are taken: the datagram counts as one with TTL 0.
+        let remote = message.address.as_ref().and_then(ip_of).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let mut meta = Meta::new(self.local, remote);
+        // If the control messages were truncated none is used, and the datagram counts as one with TTL 0.
         for control in message.cmsgs().into_iter().flatten() {
-            note(&mut meta, &control);
+            apply(&mut meta, &control);
         }
         let length = message.bytes;
         Ok(Received { buffer, length, meta })
     }
 }
 
-fn note(meta: &mut Meta, control: &ControlMessageOwned) {
+fn apply(meta: &mut Meta, control: &ControlMessageOwned) {
     match control {
         ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
             meta.ttl = u8::try_from(*ttl).ok();
@@ -105,12 +106,13 @@ fn note(meta: &mut Meta, control: &ControlMessageOwned) {
     }
 }
 
-fn address_of(address: &SockaddrStorage) -> Option<IpAddr> {
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
-/// A socket that sends from `local` with `ttl`. It is not connected: an ICMP error about one packet would eat the next.
+/// Returns a socket that sends from `local` with `ttl`. It is not connected: otherwise an ICMP error about one packet
+/// would be returned for the next, which would not be sent.
 pub(super) fn sender(local: SocketAddr, ttl: u8) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -122,7 +124,7 @@ pub(super) fn sender(local: SocketAddr, ttl: u8) -> io::Result<UdpSocket> {
         socket.set_unicast_hops_v6(ttl.into())?;
         socket.set_tclass_v6(TRAFFIC_CLASS)?;
     }
-    // Nobody sends to this port; what comes is not kept.
+    // Nothing is received on this port.
     socket.set_recv_buffer_size(0)?;
     socket.bind(&local.into())?;
     Ok(socket.into())

@@ -10,7 +10,7 @@ fn between(low: Duration, high: Duration, gaps: &[Duration]) {
 }
 
 #[test]
-fn while_not_up_a_packet_a_second() {
+fn a_session_that_is_not_up_sends_one_packet_per_second() {
     let mut bench = Bench::new(fast());
     let sent = bench.wait(60 * SECOND);
     between(750 * MS, SECOND, &gaps(&sent));
@@ -28,11 +28,11 @@ fn echo_and_demand_are_not_offered() {
 }
 
 #[test]
-fn up_the_slower_of_both_wishes_counts() {
+fn the_slower_interval_of_both_ends_applies() {
     for (theirs, pace) in [(20 * MS, 50 * MS), (50 * MS, 50 * MS), (120 * MS, 120 * MS)] {
         let mut bench = Bench::up(fast());
-        bench.says.required_min_rx = theirs;
-        bench.hears(State::Up).unwrap();
+        bench.packet.required_min_rx = theirs;
+        bench.receive(State::Up).unwrap();
         bench.wait_up(SECOND);
         between(pace * 3 / 4, pace, &gaps(&bench.wait_up(10 * SECOND)));
     }
@@ -46,7 +46,7 @@ fn jitter_spreads_over_its_whole_range() {
 }
 
 #[test]
-fn where_one_loss_counts_packets_come_early() {
+fn with_the_multiplier_1_packets_are_sent_early() {
     let mut bench = Bench::up(Settings { multiplier: 1, ..fast() });
     between(75 * 50 * MS / 100, 90 * 50 * MS / 100, &gaps(&bench.wait_up(10 * SECOND)));
 }
@@ -54,66 +54,66 @@ fn where_one_loss_counts_packets_come_early() {
 #[test]
 fn a_poll_is_answered_at_once_and_never_with_a_poll() {
     let mut bench = Bench::up(fast());
-    bench.says.poll = true;
-    bench.hears(State::Up).unwrap();
+    bench.packet.poll = true;
+    bench.receive(State::Up).unwrap();
     let sent = bench.sent();
     assert_eq!(sent.len(), 1);
     assert!(sent[0].final_ && !sent[0].poll);
-    bench.says.poll = false;
-    bench.hears(State::Up).unwrap();
+    bench.packet.poll = false;
+    bench.receive(State::Up).unwrap();
     assert!(bench.wait_up(SECOND).iter().all(|(_, packet)| !packet.final_));
 }
 
 #[test]
-fn many_polls_between_two_looks_get_one_answer() {
+fn polls_received_together_get_one_answer() {
     let mut bench = Bench::up(fast());
-    bench.says.poll = true;
+    bench.packet.poll = true;
     for _ in 0..1000 {
-        bench.hears(State::Up).unwrap();
+        bench.receive(State::Up).unwrap();
     }
     assert_eq!(bench.sent().len(), 1);
 }
 
 #[test]
-fn coming_up_polls_until_the_neighbour_answers() {
+fn a_session_that_comes_up_polls_until_the_neighbor_answers() {
     let mut bench = Bench::new(fast());
-    bench.hears(State::Down).unwrap();
-    bench.hears(State::Up).unwrap();
+    bench.receive(State::Down).unwrap();
+    bench.receive(State::Up).unwrap();
     let sent = bench.wait_up(SECOND);
     assert!(sent.len() > 10);
     assert!(sent.iter().all(|(_, packet)| packet.poll && packet.desired_min_tx == 50 * MS));
-    bench.says.final_ = true;
-    bench.hears(State::Up).unwrap();
-    bench.says.final_ = false;
+    bench.packet.final_ = true;
+    bench.receive(State::Up).unwrap();
+    bench.packet.final_ = false;
     assert!(bench.wait_up(SECOND).iter().all(|(_, packet)| !packet.poll));
 }
 
 #[test]
-fn a_session_slow_by_choice_has_nothing_to_poll_for() {
+fn a_session_whose_interval_stays_slow_does_not_poll() {
     let slow = Settings { min_tx: 2 * SECOND, ..fast() };
     let mut bench = Bench::new(slow);
-    bench.hears(State::Down).unwrap();
-    bench.hears(State::Up).unwrap();
+    bench.receive(State::Down).unwrap();
+    bench.receive(State::Up).unwrap();
     assert!(!bench.report().polling);
     assert!(bench.wait_up(10 * SECOND).iter().all(|(_, packet)| !packet.poll));
 }
 
 #[test]
-fn we_slow_down_only_once_the_neighbour_knows() {
+fn a_longer_transmit_interval_applies_after_the_final() {
     let mut bench = Bench::up(fast());
     bench.bfd.set(bench.now, key(), Settings { min_tx: 200 * MS, ..fast() }).unwrap();
     let sent = bench.wait_up(SECOND);
     between(37 * MS, 50 * MS, &gaps(&sent));
     assert!(sent.iter().all(|(_, packet)| packet.poll && packet.desired_min_tx == 200 * MS));
-    bench.says.final_ = true;
-    bench.hears(State::Up).unwrap();
-    bench.says.final_ = false;
+    bench.packet.final_ = true;
+    bench.receive(State::Up).unwrap();
+    bench.packet.final_ = false;
     bench.wait_up(200 * MS);
     between(150 * MS, 200 * MS, &gaps(&bench.wait_up(5 * SECOND)));
 }
 
 #[test]
-fn we_speed_up_at_once() {
+fn a_shorter_transmit_interval_applies_at_once() {
     let mut bench = Bench::up(Settings { min_tx: 500 * MS, ..fast() });
     bench.wait_up(2 * SECOND);
     bench.bfd.set(bench.now, key(), fast()).unwrap();
@@ -124,19 +124,19 @@ fn we_speed_up_at_once() {
 }
 
 #[test]
-fn we_count_on_more_packets_only_once_the_neighbour_knows() {
+fn a_shorter_detection_time_applies_after_the_final() {
     let mut bench = Bench::up(Settings { min_rx: 300 * MS, ..fast() });
     assert_eq!(bench.report().detection_time, Some(900 * MS));
     bench.bfd.set(bench.now, key(), fast()).unwrap();
     assert_eq!(bench.report().detection_time, Some(900 * MS));
     bench.wait_up(100 * MS);
-    bench.says.final_ = true;
-    bench.hears(State::Up).unwrap();
+    bench.packet.final_ = true;
+    bench.receive(State::Up).unwrap();
     assert_eq!(bench.report().detection_time, Some(150 * MS));
 }
 
 #[test]
-fn we_count_on_fewer_at_once() {
+fn a_longer_detection_time_applies_at_once() {
     let mut bench = Bench::up(fast());
     bench.bfd.set(bench.now, key(), Settings { min_rx: 300 * MS, ..fast() }).unwrap();
     assert_eq!(bench.report().detection_time, Some(900 * MS));
@@ -144,12 +144,12 @@ fn we_count_on_fewer_at_once() {
 }
 
 #[test]
-fn a_final_from_before_the_news_ends_nothing() {
+fn a_final_before_the_poll_was_sent_does_not_end_the_sequence() {
     let mut bench = Bench::up(fast());
     bench.bfd.set(bench.now, key(), Settings { min_tx: 200 * MS, ..fast() }).unwrap();
-    bench.says.final_ = true;
-    bench.hears(State::Up).unwrap();
-    assert!(bench.report().polling, "no packet has borne the news yet");
+    bench.packet.final_ = true;
+    bench.receive(State::Up).unwrap();
+    assert!(bench.report().polling, "no packet has carried the new interval yet");
     assert_eq!(bench.report().transmit_interval, Some(50 * MS));
 }
 
@@ -162,38 +162,38 @@ fn another_multiplier_needs_no_poll() {
 }
 
 #[test]
-fn a_neighbour_in_demand_mode_is_left_alone_but_for_polls() {
+fn a_neighbor_in_demand_mode_receives_only_polls() {
     let mut bench = Bench::up(fast());
-    bench.says.demand = true;
-    bench.hears(State::Up).unwrap();
+    bench.packet.demand = true;
+    bench.receive(State::Up).unwrap();
     assert_eq!(bench.wait_up(5 * SECOND), vec![]);
     bench.bfd.set(bench.now, key(), Settings { min_rx: 100 * MS, ..fast() }).unwrap();
     let sent = bench.wait_up(SECOND);
     assert!(sent.len() > 10 && sent.iter().all(|(_, packet)| packet.poll));
-    bench.says.final_ = true;
-    bench.hears(State::Up).unwrap();
-    bench.says.final_ = false;
+    bench.packet.final_ = true;
+    bench.receive(State::Up).unwrap();
+    bench.packet.final_ = false;
     assert_eq!(bench.wait_up(5 * SECOND), vec![]);
     bench.wait(SECOND);
-    assert_eq!(bench.state(), State::Down, "it is still watched");
+    assert_eq!(bench.state(), State::Down, "its detection time still applies");
 }
 
 #[test]
-fn a_neighbour_that_wants_no_packets_gets_none_but_finals() {
+fn a_neighbor_that_accepts_no_packets_receives_only_finals() {
     let mut bench = Bench::up(fast());
-    bench.says.required_min_rx = Duration::ZERO;
-    bench.hears(State::Up).unwrap();
+    bench.packet.required_min_rx = Duration::ZERO;
+    bench.receive(State::Up).unwrap();
     assert_eq!(bench.wait_up(5 * SECOND), vec![]);
-    bench.says.poll = true;
-    bench.hears(State::Up).unwrap();
+    bench.packet.poll = true;
+    bench.receive(State::Up).unwrap();
     assert!(bench.sent()[0].final_);
     bench.wait(SECOND);
     assert_eq!(bench.state(), State::Down);
-    assert!(!bench.wait(3 * SECOND).is_empty(), "its wish is forgotten with it");
+    assert!(!bench.wait(3 * SECOND).is_empty(), "its interval is reset with it");
 }
 
 #[test]
-fn a_late_wakeup_sends_one_packet_not_all_that_were_missed() {
+fn a_late_timeout_sends_one_packet_not_all_that_were_missed() {
     let mut bench = Bench::up(fast());
     bench.now += 140 * MS;
     bench.bfd.handle_timeout(bench.now);

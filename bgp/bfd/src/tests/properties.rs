@@ -1,24 +1,24 @@
-//! Whatever comes, nothing panics, and no session is touched but the one between the datagram's two addresses.
+//! No datagram causes a panic or affects a session other than the one between its two addresses.
 
 use proptest::prelude::*;
 
 use super::*;
 
-fn neighbour(n: u8) -> Key {
+fn nth_key(n: u8) -> Key {
     Key { local: ip("192.0.2.1"), remote: IpAddr::from([192, 0, 2, 2 + n]) }
 }
 
-/// Four sessions, in each state one.
+/// Returns four sessions, one in each state.
 fn sessions(now: Instant) -> Bfd {
     let mut bfd = Bfd::new(3);
     for n in 0..4 {
-        bfd.set(now, neighbour(n), Settings { admin_down: n == 3, ..fast() }).unwrap();
+        bfd.set(now, nth_key(n), Settings { admin_down: n == 3, ..fast() }).unwrap();
     }
-    let says = Bench::new(fast()).says;
+    let template = Bench::new(fast()).packet;
     for (n, state) in [(1, State::Down), (2, State::Down), (2, State::Up)] {
         let your_discriminator = if state == State::Up { bfd.report(now)[2].discriminator } else { 0 };
-        let packet = ControlPacket { state, your_discriminator, ..says };
-        bfd.received(now, &meta(neighbour(n)), &packet.encode()).unwrap();
+        let packet = ControlPacket { state, your_discriminator, ..template };
+        bfd.received(now, &meta(nth_key(n)), &packet.encode()).unwrap();
     }
     while bfd.poll_transmit().is_some() || bfd.poll_event().is_some() {}
     let states: Vec<State> = bfd.report(now).iter().map(|report| report.state).collect();
@@ -26,7 +26,7 @@ fn sessions(now: Instant) -> Bfd {
     bfd
 }
 
-/// Bytes of three kinds: any; almost a packet; a packet that names a session.
+/// Generates any bytes, packets that are almost valid, and packets with the discriminator of a session.
 fn datagram() -> impl Strategy<Value = (Vec<u8>, Option<usize>)> {
     let header = (any::<[u8; 24]>(), 0..8_u8, 24..30_u8).prop_map(|(mut bytes, diagnostic, length)| {
         bytes[0] = 0x20 | diagnostic;
@@ -45,33 +45,33 @@ fn arrival() -> impl Strategy<Value = Meta> {
     let ports = prop_oneof![8 => Just(3784_u16), 1 => Just(4784_u16), 1 => any::<u16>()];
     let ttls = prop_oneof![8 => Just(Some(255_u8)), 1 => any::<Option<u8>>()];
     (0..6_u8, ports, ttls, any::<Option<u32>>()).prop_map(|(n, port, ttl, interface)| {
-        let Key { local, remote } = neighbour(n);
+        let Key { local, remote } = nth_key(n);
         Meta { local: SocketAddr::new(local, port), remote, ttl, interface }
     })
 }
 
 proptest! {
     #[test]
-    fn no_datagram_touches_another_session(
+    fn no_datagram_affects_another_session(
         datagrams in proptest::collection::vec((datagram(), arrival(), 0..200_u64), 1..40),
     ) {
         let mut now = Instant::now();
         let mut bfd = sessions(now);
-        for ((mut bytes, names), meta, millis) in datagrams {
+        for ((mut bytes, session), meta, millis) in datagrams {
             now += Duration::from_millis(millis);
             bfd.handle_timeout(now);
             while bfd.poll_transmit().is_some() || bfd.poll_event().is_some() {}
             let before = bfd.report(now);
-            if let Some(session) = names {
+            if let Some(session) = session {
                 bytes[3] = 24;
                 bytes[8..12].copy_from_slice(&before[session].discriminator.to_be_bytes());
             }
-            let taken = bfd.received(now, &meta, &bytes);
-            let touched = |report: &SessionReport| (report.local, report.remote) == (meta.local.ip(), meta.remote);
+            let result = bfd.received(now, &meta, &bytes);
+            let addressed = |report: &SessionReport| report.key == Key::new(meta.local.ip(), meta.remote);
             for (before, after) in before.iter().zip(bfd.report(now)) {
-                prop_assert!(touched(before) || *before == after);
-                // What is not taken is counted, and has no other effect.
-                if taken.is_err() && taken != Err(Discard::AdminDown) {
+                prop_assert!(addressed(before) || *before == after);
+                // A discarded packet is counted, and has no other effect.
+                if result.is_err() && result != Err(Discard::AdminDown) {
                     prop_assert_eq!((before.state, before.remote_state), (after.state, after.remote_state));
                     prop_assert_eq!(before.received, after.received);
                 }
@@ -82,8 +82,8 @@ proptest! {
                 prop_assert_eq!(datagram.remote.ip(), meta.remote);
                 prop_assert!(ControlPacket::decode(&datagram.bytes).is_ok());
             }
-            // Nobody is made to amplify: one packet of news, and one Final.
-            let most = if taken.is_ok() { 2 } else { 0 };
+            // No amplification: one packet for a change of state, and one Final.
+            let most = if result.is_ok() { 2 } else { 0 };
             prop_assert!(sent <= most);
             while let Some(event) = bfd.poll_event() {
                 prop_assert_eq!(event.key().remote, meta.remote);
@@ -95,12 +95,12 @@ proptest! {
     }
 
     #[test]
-    fn packets_survive_the_way_through_bytes(
+    fn packets_are_the_same_after_encoding_and_decoding(
         bits in any::<[bool; 4]>(), state in 0..4_u8, diagnostic in 0..32_u8, multiplier in 1..=u8::MAX,
         my_discriminator in 1..=u32::MAX, your_discriminator in 1..=u32::MAX, times in any::<[u32; 3]>(),
     ) {
         let packet = ControlPacket {
-            diagnostic: Diagnostic(diagnostic),
+            diagnostic: Diagnostic::from_code(diagnostic),
             state: [State::AdminDown, State::Down, State::Init, State::Up][usize::from(state)],
             poll: bits[0],
             final_: bits[1],

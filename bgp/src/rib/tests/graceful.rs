@@ -1,4 +1,4 @@
-//! Graceful restart (RFC 4724 §4.2), as far as the tables have a part in it.
+//! Graceful restart (RFC 4724 §4.2) in the tables.
 
 use PeerKind::{Client, Internal};
 
@@ -8,17 +8,17 @@ const P: &str = "10.1.0.0/16";
 const Q: &str = "10.2.0.0/16";
 const P6: &str = "2001:db8:1::/48";
 
-fn fed() -> Rib {
+fn filled() -> Rib {
     let mut rib = rib_with(&[Client, Client]);
-    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P, Q]));
-    rib.update(id(1), announce(attributes(Client), "2001:db8::1", &[P6]));
+    rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[P, Q]));
+    rib.update(id(1), advertise(attributes(Client), "2001:db8::1", &[P6]));
     rib.take_changed();
     rib
 }
 
 #[test]
-fn without_restart_everything_goes() {
-    let mut rib = fed();
+fn without_restart_everything_is_dropped() {
+    let mut rib = filled();
     rib.peer_down(id(1), &[]);
     assert!(rib.take_changed() && rib.paths().is_empty());
     assert_eq!(rib.counts(id(1)), super::super::Counts::default());
@@ -26,8 +26,8 @@ fn without_restart_everything_goes() {
 
 #[test]
 fn kept_families_become_stale_and_compete_normally() {
-    let mut rib = fed();
-    let mut receiver = told(&mut rib, 2);
+    let mut rib = filled();
+    let mut receiver = receive_all(&mut rib, 2);
     let messages = receiver.messages;
     rib.peer_down(id(1), &[V4]);
     receiver.drain(&mut rib, 2);
@@ -35,18 +35,21 @@ fn kept_families_become_stale_and_compete_normally() {
     assert!(report(&rib, P, 1).stale && report(&rib, P, 1).best);
     let counts = rib.counts(id(1));
     assert_eq!((counts.received, counts.accepted, counts.stale), (2, 2, 2));
-    rib.update(id(2), announce(Attributes { local_pref: Some(200), ..attributes(Client) }, "10.0.0.2", &[P]));
+    rib.update(
+        id(2),
+        advertise(Attributes { local_pref: Some(200), ..attributes(Client) }, "10.0.0.2", &[P]),
+    );
     assert!(!report(&rib, P, 1).best);
 }
 
 #[test]
-fn what_comes_back_is_fresh_and_the_rest_is_dropped() {
-    let mut rib = fed();
-    let mut receiver = told(&mut rib, 2);
+fn repeated_paths_are_fresh_and_the_others_are_dropped() {
+    let mut rib = filled();
+    let mut receiver = receive_all(&mut rib, 2);
     rib.peer_down(id(1), &[V4, V6]);
     rib.take_changed();
     rib.peer_up(id(1), peer(1, Client));
-    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P]));
+    rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[P]));
     assert!(!rib.take_changed(), "the same as before the restart");
     assert!(!rib.pending(id(2)));
     assert_eq!(rib.counts(id(1)).stale, 2);
@@ -59,34 +62,34 @@ fn what_comes_back_is_fresh_and_the_rest_is_dropped() {
     assert_eq!(receiver.redundant, 0);
 }
 
-/// What of them is to go at a second restart is for the session to say.
+/// The session decides which stale paths are dropped at a second restart.
 #[test]
-fn what_is_stale_stays_so_through_another_restart() {
-    let mut rib = fed();
+fn stale_paths_stay_stale_through_another_restart() {
+    let mut rib = filled();
     rib.peer_down(id(1), &[V4]);
     rib.peer_up(id(1), peer(1, Client));
-    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[Q]));
+    rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[Q]));
     assert_eq!((report(&rib, P, 1).stale, report(&rib, Q, 1).stale), (true, false));
     rib.peer_down(id(1), &[V4]);
     assert_eq!((report(&rib, P, 1).stale, report(&rib, Q, 1).stale), (true, true));
 }
 
-/// RFC 4724 §4.2: a family that the new session does not carry has nothing to wait for.
+/// RFC 4724 §4.2: stale paths of a family that the new session does not carry are dropped.
 #[test]
 fn a_family_that_is_not_carried_any_more_is_dropped() {
-    let mut rib = fed();
+    let mut rib = filled();
     rib.peer_down(id(1), &[V4, V6]);
     rib.peer_up(id(1), Peer { families: vec![V4], ..peer(1, Client) });
     assert_eq!(rib.counts(id(1)).stale, 2);
     assert!(rib.best_routes().iter().all(|route| route.prefix.family() == V4));
 }
 
-/// A peer that comes back as something else: what is stale is told as that.
+/// Stale paths of a peer that comes back with other properties are advertised by these.
 #[test]
-fn stale_paths_follow_what_their_peer_has_become() {
+fn stale_paths_follow_their_peers_new_properties() {
     let mut rib = rib_with(&[Client, Internal]);
-    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P]));
-    let mut receiver = told(&mut rib, 2);
+    rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[P]));
+    let mut receiver = receive_all(&mut rib, 2);
     assert_eq!(receiver.routes[&prefix(P)].0.originator_id, Some(ip4("10.0.0.1")));
     rib.peer_down(id(1), &[V4]);
     rib.peer_up(id(1), Peer { router_id: ip4("4.4.4.4"), ..peer(1, Client) });
@@ -99,12 +102,12 @@ fn stale_paths_follow_what_their_peer_has_become() {
 }
 
 #[test]
-fn a_forgotten_neighbour_leaves_nothing() {
-    let mut rib = fed();
+fn a_forgotten_neighbor_leaves_nothing() {
+    let mut rib = filled();
     rib.peer_down(id(1), &[V4]);
     rib.forget(id(1));
     assert!(rib.paths().is_empty());
     rib.forget(id(1));
-    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P]));
+    rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[P]));
     assert!(rib.paths().is_empty(), "no session, no routes");
 }

@@ -1,4 +1,4 @@
-//! What is not used, and why.
+//! The checks of received paths.
 
 use PeerKind::{Client, External, Internal};
 
@@ -11,7 +11,7 @@ const P: &str = "10.1.0.0/16";
 /// Returns why `P`, received from a peer of that kind, is rejected.
 fn rejection(kind: PeerKind, attributes: Attributes, via: &str) -> (RejectReason, String) {
     let mut rib = rib_with(&[kind, Client]);
-    rib.update(id(1), announce(attributes, via, &[P]));
+    rib.update(id(1), advertise(attributes, via, &[P]));
     assert!(rib.best_routes().is_empty());
     assert!(!rib.pending(id(2)));
     let counts = rib.counts(id(1));
@@ -72,23 +72,23 @@ fn the_next_hop_is_another_host() {
     }
 }
 
-/// A loop takes the place of the path that was there: it is a withdraw.
+/// A path with a loop replaces the path before, which is thereby withdrawn.
 #[test]
-fn a_refused_path_replaces_the_one_before() {
+fn a_rejected_path_replaces_the_one_before() {
     let mut rib = rib_with(&[External, Client]);
     let mut receiver = Receiver::default();
-    rib.update(id(1), announce(attributes(External), "10.0.0.1", &[P]));
+    rib.update(id(1), advertise(attributes(External), "10.0.0.1", &[P]));
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes.len(), 1);
     let looped = Attributes { as_path: sequence(&[THEIRS, OURS]), ..attributes(External) };
-    rib.update(id(1), announce(looped, "10.0.0.1", &[P]));
+    rib.update(id(1), advertise(looped, "10.0.0.1", &[P]));
     receiver.drain(&mut rib, 2);
     assert!(receiver.routes.is_empty() && rib.best_routes().is_empty());
 }
 
 /// RFC 4271 §5.1.5, RFC 7606 §7.9, §7.10.
 #[test]
-fn what_belongs_inside_an_as_is_dropped_from_external_paths() {
+fn attributes_for_inside_an_as_are_removed_from_external_paths() {
     let mut rib = rib_with(&[External]);
     let attributes = Attributes {
         local_pref: Some(500),
@@ -96,18 +96,18 @@ fn what_belongs_inside_an_as_is_dropped_from_external_paths() {
         cluster_list: vec![identity().cluster_id].into(),
         ..attributes(External)
     };
-    rib.update(id(1), announce(attributes, "10.0.0.1", &[P]));
+    rib.update(id(1), advertise(attributes, "10.0.0.1", &[P]));
     let report = report(&rib, P, 1);
     assert!(report.best);
     assert_eq!((report.local_pref, report.originator, report.cluster_list.len()), (100, None, 0));
 }
 
-/// RFC 8212: what is not listed does not pass; and a filter changes without the peer's help.
+/// RFC 8212: routes that are not listed are rejected; and a changed filter needs no refresh.
 #[test]
 fn filters_change_live() {
     let mut rib = rib();
     rib.peer_up(id(1), Peer { import: Filter::nothing(), ..peer(1, External) });
-    rib.update(id(1), announce(attributes(External), "10.0.0.1", &[P, "10.2.0.0/16"]));
+    rib.update(id(1), advertise(attributes(External), "10.0.0.1", &[P, "10.2.0.0/16"]));
     assert_eq!(report(&rib, P, 1).reason.to_string(), "import filter");
     assert!(!rib.take_changed());
     let range = PrefixRange { within: prefix(P), max_length: 24 };
@@ -121,11 +121,11 @@ fn filters_change_live() {
     assert_eq!(rib.counts(id(1)).accepted, 0);
 }
 
-/// RFC 4271 §4.3: what is both withdrawn and announced is announced.
+/// RFC 4271 §4.3: a prefix that is both withdrawn and advertised is advertised.
 #[test]
-fn an_announcement_wins_over_a_withdrawal_in_the_same_message() {
+fn an_advertisement_wins_over_a_withdrawal_in_the_same_message() {
     let mut rib = rib_with(&[Internal]);
-    let mut update = announce(attributes(Internal), "10.0.0.1", &[P]);
+    let mut update = advertise(attributes(Internal), "10.0.0.1", &[P]);
     update.withdrawn = vec![prefix(P).into()];
     rib.update(id(1), update);
     assert_eq!(rib.best_routes().len(), 1);
@@ -135,23 +135,23 @@ fn an_announcement_wins_over_a_withdrawal_in_the_same_message() {
 fn families_that_the_session_does_not_carry_are_ignored() {
     let mut rib = rib();
     rib.peer_up(id(1), Peer { families: vec![V4], ..peer(1, Internal) });
-    rib.update(id(1), announce(attributes(Internal), "2001:db8::1", &["2001:db8:1::/48"]));
+    rib.update(id(1), advertise(attributes(Internal), "2001:db8::1", &["2001:db8:1::/48"]));
     assert_eq!(rib.counts(id(1)).received, 0);
     rib.set_networks(&[network("2001:db8:2::/48", Some("2001:db8::9"))]);
     assert!(!rib.pending(id(1)));
 }
 
-/// Who we are may change under a running table.
+/// The identity may change while there are paths.
 #[test]
-fn a_new_identity_judges_and_exports_anew() {
+fn a_new_identity_repeats_checks_and_export() {
     let mut rib = rib_with(&[Client, Client]);
-    rib.update(id(1), announce(attributes(Client), "10.0.0.1", &[P]));
-    let mut receiver = told(&mut rib, 2);
+    rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[P]));
+    let mut receiver = receive_all(&mut rib, 2);
     rib.set_identity(Identity { cluster_id: ip4("7.7.7.7"), ..identity() });
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes[&prefix(P)].0.cluster_list, [ip4("7.7.7.7")]);
     let looped = Attributes { cluster_list: vec![ip4("6.6.6.6")].into(), ..attributes(Client) };
-    rib.update(id(1), announce(looped, "10.0.0.1", &[P]));
+    rib.update(id(1), advertise(looped, "10.0.0.1", &[P]));
     assert_eq!(rib.best_routes().len(), 1);
     rib.set_identity(Identity { cluster_id: ip4("6.6.6.6"), ..identity() });
     assert!(rib.best_routes().is_empty());

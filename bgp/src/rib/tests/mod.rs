@@ -1,4 +1,4 @@
-//! Tests of the tables as a whole. The naive model that random operations are held against is in `model`.
+//! Tests of the tables as a whole. `model` is the naive model that random operations are compared with.
 
 mod add_path;
 mod decision;
@@ -60,7 +60,7 @@ fn id(n: u8) -> PeerId {
     PeerId(n.into())
 }
 
-/// Peer number `n`: address and router id 10.0.0.n.
+/// Returns peer number `n`, with address and router id 10.0.0.n.
 fn peer(n: u8, kind: PeerKind) -> Peer {
     Peer {
         address: IpAddr::from([10, 0, 0, n]),
@@ -86,7 +86,7 @@ fn sequence(numbers: &[u32]) -> AsPath {
     }
 }
 
-/// What peer `n` of that kind would send at the least.
+/// Returns the least attributes that a peer of that kind sends.
 fn attributes(kind: PeerKind) -> Attributes {
     match kind {
         PeerKind::External => Attributes { as_path: sequence(&[THEIRS]), ..Attributes::local() },
@@ -98,7 +98,7 @@ fn next_hop(text: &str) -> NextHop {
     NextHop { address: ip(text), link_local: None }
 }
 
-fn announce(attributes: Attributes, via: &str, prefixes: &[&str]) -> Update {
+fn advertise(attributes: Attributes, via: &str, prefixes: &[&str]) -> Update {
     let prefixes: Vec<Nlri> = prefixes.iter().map(|text| prefix(text).into()).collect();
     let reach = Reach { family: prefixes[0].prefix.family(), next_hop: next_hop(via), prefixes };
     Update { attributes: Some(attributes), reach: vec![reach], ..Update::default() }
@@ -112,7 +112,7 @@ fn network(text: &str, next_hop: Option<&str>) -> Network {
     Network::new(prefix(text)).next_hop(next_hop.map(ip))
 }
 
-/// A table with peers of these kinds up, numbered from 1.
+/// Returns tables with peers of these kinds up, numbered from 1.
 fn rib_with(kinds: &[PeerKind]) -> Rib {
     let mut rib = rib();
     for (n, kind) in (1..).zip(kinds) {
@@ -125,7 +125,7 @@ fn reports(rib: &Rib, text: &str) -> Vec<PathReport> {
     rib.paths().into_iter().filter(|path| path.prefix == prefix(text)).collect()
 }
 
-/// The report on the path from peer `n`.
+/// Returns the report on the path from peer `n`.
 fn report(rib: &Rib, text: &str, n: u8) -> PathReport {
     let paths = reports(rib, text).into_iter();
     paths
@@ -134,24 +134,24 @@ fn report(rib: &Rib, text: &str, n: u8) -> PathReport {
         .expect("a path from the peer")
 }
 
-/// The other end of a session: it knows nothing but the messages.
+/// The other end of a session, which has nothing but the messages.
 #[derive(Debug, Default)]
 struct Receiver {
     routes: BTreeMap<Prefix, (Attributes, NextHop)>,
-    /// Those that came with a Path Identifier, where `path_ids` were agreed on.
+    /// The paths with Path Identifiers, in families for which `path_ids` were negotiated.
     paths: BTreeMap<(Prefix, u32), (Attributes, NextHop)>,
     path_ids: PathIds,
-    /// Messages, prefixes announced, prefixes withdrawn, and End-of-RIBs so far.
+    /// The numbers of messages, prefixes advertised and prefixes withdrawn, and the End-of-RIBs so far.
     messages: usize,
-    announced: usize,
+    advertised: usize,
     withdrawn: usize,
     ended: Vec<Family>,
-    /// Announcements of just what it had, and withdrawals of what it had not.
+    /// The number of advertisements of routes that it had, and withdrawals of routes that it had not.
     redundant: usize,
 }
 
 impl Receiver {
-    /// Takes in all that is pending for the peer.
+    /// Receives everything that is pending for the peer.
     fn drain(&mut self, rib: &mut Rib, n: u8) {
         while rib.pending(id(n)) {
             assert!(self.pull(rib, n, 65536) > 0, "pending but nothing to send");
@@ -159,7 +159,7 @@ impl Receiver {
         assert_eq!(rib.counts(id(n)).advertised, self.routes.len() + self.paths.len());
     }
 
-    /// Takes in about `limit` octets.
+    /// Receives about `limit` octets.
     fn pull(&mut self, rib: &mut Rib, n: u8, limit: usize) -> usize {
         let mut out = BytesMut::new();
         let count = rib.pack(id(n), limit, &mut out);
@@ -191,7 +191,7 @@ impl Receiver {
         for reach in update.reach {
             for Nlri { prefix, path_id } in reach.prefixes {
                 let route = (update.attributes.clone().expect("a reach has attributes"), reach.next_hop);
-                self.announced += 1;
+                self.advertised += 1;
                 let before = match path_id {
                     Some(path_id) => self.paths.insert((prefix, path_id), route.clone()),
                     None => self.routes.insert(prefix, route.clone()),
@@ -202,8 +202,8 @@ impl Receiver {
     }
 }
 
-/// All that peer `n` is told in one go.
-fn told(rib: &mut Rib, n: u8) -> Receiver {
+/// Returns a new receiver with everything that is pending for peer `n`.
+fn receive_all(rib: &mut Rib, n: u8) -> Receiver {
     let mut receiver = Receiver::default();
     receiver.drain(rib, n);
     receiver

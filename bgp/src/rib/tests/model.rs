@@ -1,5 +1,5 @@
-//! A speaker's tables as the RFCs put them, naively: nothing is kept but what was received, and every question is
-//! answered from that, without a thought for cost. Written apart from the real ones, to be held against them.
+//! A naive model of the tables after the RFCs: it keeps the received paths only and computes everything else from them each
+//! time, at any cost. It shares no code with the tables that it is compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ pub const NO_LLGR: u32 = 0xFFFF_0007;
 
 type Route = (Attributes, NextHop);
 
-/// What was received and not withdrawn.
+/// A path that was received and not withdrawn.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub route: Route,
@@ -27,7 +27,7 @@ pub struct Model {
     pub networks: BTreeMap<Prefix, Option<IpAddr>>,
 }
 
-/// A path that takes part in the decision; `from` is `None` for our own.
+/// A path that takes part in the decision; `from` is `None` for an originated one.
 #[derive(Clone, Debug)]
 struct Choice {
     from: Option<u8>,
@@ -77,7 +77,7 @@ impl Model {
         });
     }
 
-    pub fn usable(&self, prefix: &Prefix, n: u8, received: &Received) -> bool {
+    pub fn is_eligible(&self, prefix: &Prefix, n: u8, received: &Received) -> bool {
         let (attributes, next_hop) = &received.route;
         let peer = &self.peers[&n];
         let external = peer.kind == PeerKind::External;
@@ -102,10 +102,10 @@ impl Model {
             attributes: Attributes::local(),
             next_hop: next_hop.map(|address| NextHop { address, link_local: None }),
         });
-        let usable = |((p, n, _), received): &(&(Prefix, u8, _), &Received)| {
-            p == prefix && self.usable(p, *n, received)
+        let eligible = |((p, n, _), received): &(&(Prefix, u8, _), &Received)| {
+            p == prefix && self.is_eligible(p, *n, received)
         };
-        let received = self.received.iter().filter(usable);
+        let received = self.received.iter().filter(eligible);
         let received = received.map(|((_, n, path_id), Received { route: (attributes, next_hop), .. })| {
             let mut attributes = attributes.clone();
             if self.peers[n].kind == PeerKind::External {
@@ -151,7 +151,7 @@ impl Model {
         self.best_of(&self.choices(prefix))
     }
 
-    /// The paths to a prefix in order: each is the best of those left.
+    /// Returns the paths to a prefix in order: each is the best of those left.
     fn ranked(&self, prefix: &Prefix) -> Vec<Choice> {
         let mut left = self.choices(prefix);
         let mut ranked = Vec::new();
@@ -174,38 +174,38 @@ impl Model {
         .collect()
     }
 
-    /// All that peer `n` is to know in families without Path Identifiers.
+    /// Returns everything that peer `n` should have in families without Path Identifiers.
     pub fn export(&self, n: u8) -> BTreeMap<Prefix, Route> {
         let best = |prefix| {
             let best = self.best(&prefix).filter(|best| best.from != Some(n))?;
-            Some((prefix, self.told(n, &prefix, best)?))
+            Some((prefix, self.exported(n, &prefix, best)?))
         };
-        self.told_of(n, false).into_iter().filter_map(best).collect()
+        self.prefixes_for(n, false).into_iter().filter_map(best).collect()
     }
 
-    /// All that peer `n` is to know in families with them, in no particular order.
+    /// Returns everything that peer `n` should have in families with them, in no particular order.
     pub fn export_several(&self, n: u8) -> Vec<(Prefix, Route)> {
         let limit = self.peers[&n].paths.map_or(1, |limit| limit.get().into());
         let mut all = Vec::new();
-        for prefix in self.told_of(n, true) {
-            let tellable = self.ranked(&prefix).into_iter();
-            let tellable =
-                tellable.filter_map(|choice| Some((self.told(n, &prefix, choice.clone())?, choice)));
-            let told = tellable.take(limit).filter(|(_, choice)| choice.from != Some(n));
-            all.extend(told.map(|(route, _)| (prefix, route)));
+        for prefix in self.prefixes_for(n, true) {
+            let ranked = self.ranked(&prefix).into_iter();
+            let exported =
+                ranked.filter_map(|choice| Some((self.exported(n, &prefix, choice.clone())?, choice)));
+            let sent = exported.take(limit).filter(|(_, choice)| choice.from != Some(n));
+            all.extend(sent.map(|(route, _)| (prefix, route)));
         }
         all
     }
 
-    fn told_of(&self, n: u8, several: bool) -> BTreeSet<Prefix> {
+    fn prefixes_for(&self, n: u8, several: bool) -> BTreeSet<Prefix> {
         let mut prefixes = self.prefixes();
         let send = self.peers[&n].codec.path_ids.send;
         prefixes.retain(|prefix| self.up.contains(&n) && send.contains(prefix.family()) == several);
         prefixes
     }
 
-    /// How a path reads to peers such as `n`, if they may hear of it.
-    fn told(&self, n: u8, prefix: &Prefix, best: Choice) -> Option<Route> {
+    /// Returns a path as it is advertised to peers such as `n`, if it is.
+    fn exported(&self, n: u8, prefix: &Prefix, best: Choice) -> Option<Route> {
         let to = &self.peers[&n];
         let from = best.from.map(|n| &self.peers[&n]);
         let outside = to.kind == PeerKind::External;

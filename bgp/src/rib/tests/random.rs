@@ -1,4 +1,4 @@
-//! Random lives of a table, held against the naive model.
+//! Random operations on the tables, compared with the naive model.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
@@ -36,7 +36,7 @@ const KINDS: [PeerKind; 6] = [
 
 #[derive(Clone, Debug)]
 enum Op {
-    Announce { n: u8, prefixes: Vec<&'static str>, path_id: u32, attributes: Attributes, via: u8 },
+    Advertise { n: u8, prefixes: Vec<&'static str>, path_id: u32, attributes: Attributes, via: u8 },
     Withdraw { n: u8, prefixes: Vec<&'static str>, path_id: u32 },
     Up(u8),
     Down(u8, Vec<Family>),
@@ -49,8 +49,8 @@ enum Op {
     Pull(u8, usize),
 }
 
-/// The peers: two of each kind, the external ones in two ASes; the last one over IPv6. One of each kind knows what
-/// long-lived stale means. Some tell several paths, or are told several (RFC 7911).
+/// Returns the peers: two of each kind, the external ones in two ASes, the last one over IPv6. One of each kind has the
+/// long-lived graceful restart capability. Some send or receive several paths to a prefix (RFC 7911).
 fn peers() -> BTreeMap<u8, Peer> {
     let peers = (1..).zip(KINDS).map(|(n, kind)| {
         let asn = if n == 6 { THEIRS + 1 } else { peer(n, kind).asn };
@@ -91,7 +91,8 @@ fn filter() -> impl Strategy<Value = Filter> {
     prop_oneof![Just(Filter::All), Just(Filter::nothing()), vec(range, 1..3).prop_map(Filter::Only)]
 }
 
-/// Few values each, so that ties go deep. AS_PATH starts with the peer's AS where `n` is external, mostly.
+/// Returns attributes with few values each, so that ties are frequent. AS_PATH mostly begins with the peer's AS if `n` is
+/// external.
 fn sent_attributes(n: u8) -> impl Strategy<Value = Attributes> {
     let tail = select(vec![
         vec![],
@@ -140,9 +141,9 @@ fn path_from(n: u8, mut tail: Vec<Segment>) -> AsPath {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let announce = number().prop_flat_map(|n| {
+    let advertise = number().prop_flat_map(|n| {
         (prefixes(), 0..3_u32, sent_attributes(n), 0..4_u8).prop_map(
-            move |(prefixes, path_id, attributes, via)| Op::Announce {
+            move |(prefixes, path_id, attributes, via)| Op::Advertise {
                 n,
                 prefixes,
                 path_id,
@@ -152,7 +153,7 @@ fn op() -> impl Strategy<Value = Op> {
         )
     });
     prop_oneof![
-        12 => announce,
+        12 => advertise,
         4 => (number(), prefixes(), 0..3_u32)
             .prop_map(|(n, prefixes, path_id)| Op::Withdraw { n, prefixes, path_id }),
         2 => number().prop_map(Op::Up),
@@ -169,13 +170,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What peer `n` calls a path.
+/// Returns a prefix as peer `n` sends it, with or without an identifier.
 fn nlri(n: u8, prefix: Prefix, path_id: u32) -> Nlri {
     let carries = peers()[&n].codec.path_ids.receive.contains(prefix.family());
     Nlri { prefix, path_id: carries.then_some(path_id) }
 }
 
-/// The next hops that peer `n` gives: its own, a third party's, and now and then ours.
+/// Returns a next hop that peer `n` sends: its own, a third party's, or sometimes ours.
 fn via(n: u8, which: u8, family: Family) -> NextHop {
     let last = match which {
         0 | 1 => n,
@@ -188,7 +189,7 @@ fn via(n: u8, which: u8, family: Family) -> NextHop {
     })
 }
 
-/// The real tables and the model, side by side, and all receivers.
+/// The tables, the model, and all receivers.
 #[derive(Debug)]
 struct World {
     rib: Rib,
@@ -211,7 +212,7 @@ impl World {
     fn apply(&mut self, op: Op) {
         let Self { rib, model, receivers, refreshed } = self;
         match op {
-            Op::Announce { n, prefixes, path_id, attributes, via: which } => {
+            Op::Advertise { n, prefixes, path_id, attributes, via: which } => {
                 let mut update = Update { attributes: Some(attributes.clone()), ..Update::default() };
                 for family in [V4, V6] {
                     let prefixes = prefixes.iter().map(|text| prefix(text));
@@ -290,7 +291,7 @@ impl World {
         }
     }
 
-    /// What the tables say of themselves, which must hold at any time.
+    /// Checks the reports of the tables, which must agree with the model at any time.
     fn check_tables(&self) {
         let best = self.rib.best_routes().into_iter();
         let best: Vec<_> = best.map(|route| (route.prefix, route.next_hop, route.peer)).collect();
@@ -300,26 +301,26 @@ impl World {
             let counts = self.rib.counts(id(*n));
             assert_eq!(counts.received, of_peer.clone().count());
             assert_eq!(counts.stale, of_peer.clone().filter(|(_, path)| path.stale).count());
-            let usable = of_peer.filter(|((prefix, ..), path)| self.model.usable(prefix, *n, path));
-            assert_eq!(counts.accepted, usable.count());
+            let eligible = of_peer.filter(|((prefix, ..), path)| self.model.is_eligible(prefix, *n, path));
+            assert_eq!(counts.accepted, eligible.count());
         }
         let bests = self.rib.paths().into_iter().filter(|path| path.best && path.peer.is_some()).count();
         assert_eq!(bests, best.len());
     }
 
-    /// What every peer knows once it has heard all.
+    /// Checks what every peer has when nothing is pending.
     fn check_receivers(&mut self) {
         for (n, receiver) in &mut self.receivers {
             receiver.drain(&mut self.rib, *n);
             assert_eq!(receiver.routes, self.model.export(*n), "peer {n}");
             let paths = receiver.paths.iter().map(|((prefix, _), route)| (*prefix, route.clone()));
-            assert_eq!(in_words(paths.collect()), in_words(self.model.export_several(*n)), "peer {n}");
+            assert_eq!(sorted(paths.collect()), sorted(self.model.export_several(*n)), "peer {n}");
             assert!(self.refreshed || receiver.redundant == 0, "peer {n}: {receiver:?}");
         }
     }
 
-    /// The same adj-RIB-in, received in another order by tables without a past.
-    fn afresh(&self, order: &[usize]) -> Rib {
+    /// Returns new tables with the same Adj-RIB-In, received in another order.
+    fn rebuilt(&self, order: &[usize]) -> Rib {
         let mut rib = rib();
         for (n, peer) in &self.model.peers {
             rib.peer_up(id(*n), peer.clone());
@@ -345,11 +346,11 @@ fn receiver(peer: &Peer) -> Receiver {
     Receiver { path_ids, ..Receiver::default() }
 }
 
-/// Sorted, so that sets can be compared.
-fn in_words(paths: Vec<(Prefix, (Attributes, NextHop))>) -> Vec<String> {
-    let mut words: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
-    words.sort();
-    words
+/// Returns the paths sorted, so that sets can be compared.
+fn sorted(paths: Vec<(Prefix, (Attributes, NextHop))>) -> Vec<String> {
+    let mut texts: Vec<String> = paths.iter().map(|path| format!("{path:?}")).collect();
+    texts.sort();
+    texts
 }
 
 fn without_staleness(rib: &Rib) -> Vec<PathReport> {
@@ -359,10 +360,10 @@ fn without_staleness(rib: &Rib) -> Vec<PathReport> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// After any life, tables and receivers are what the model says, nothing was told twice or needlessly, and
-    /// neither the order of arrival nor the past has left a trace.
+    /// After any operations, tables and receivers agree with the model, nothing was sent twice or without need, and neither
+    /// the order of arrival nor the history makes a difference.
     #[test]
-    fn any_life_ends_as_the_model_says(
+    fn any_operations_end_as_in_the_model(
         ops in vec(op(), 1..80),
         order in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
     ) {
@@ -372,8 +373,8 @@ proptest! {
             world.check_tables();
         }
         world.check_receivers();
-        prop_assert_eq!(without_staleness(&world.rib), without_staleness(&world.afresh(&order)));
-        // And when all is gone, nothing is left.
+        prop_assert_eq!(without_staleness(&world.rib), without_staleness(&world.rebuilt(&order)));
+        // Without paths and networks the tables are empty.
         world.apply(Op::Networks(Vec::new()));
         for n in peers().into_keys() {
             world.apply(Op::Down(n, Vec::new()));
@@ -383,7 +384,7 @@ proptest! {
         prop_assert!(world.rib.is_empty());
     }
 
-    /// Among paths from one neighbouring AS, and among those of different ones, "better" is a total order.
+    /// Among paths from one neighboring AS, and among those of different ones, "better" is a total order.
     #[test]
     fn better_is_a_total_order(mut three in vec(candidate(), 3), same_neighbor: bool) {
         for (n, candidate) in (0..).zip(&mut three) {
@@ -395,8 +396,8 @@ proptest! {
         prop_assert!(!(a.beats(&b) && b.beats(&c)) || a.beats(&c));
     }
 
-    /// Of paths from several neighbouring ASes the same one is best in whatever order they come, and it is the one that the
-    /// steps of RFC 4271 §9.1.2.2 leave when each removes what is worse than something that is still there.
+    /// Of paths from several neighboring ASes the same one is best in any order. It is the one that the steps of RFC 4271
+    /// §9.1.2.2 leave, when each removes the paths that are worse than another one that is left.
     #[test]
     fn the_best_of_any_set_is_the_same_in_any_order(
         (paths, shuffled) in vec((candidate(), option::of(1..4_u32)), 1..9).prop_flat_map(|paths| {

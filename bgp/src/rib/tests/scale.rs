@@ -1,4 +1,4 @@
-//! How long a million routes take and what they weigh. Run with
+//! Time and memory of a million routes. Run with
 //! `cargo test --release -p heliograph-bgp scale -- --ignored --nocapture`.
 
 use std::time::Instant;
@@ -28,7 +28,7 @@ fn a_million_routes_to_ten_clients() {
         };
         rib.update(id(1), Update { attributes: Some(attributes), reach: vec![reach], ..Update::default() });
     }
-    let taken_in = clock.elapsed();
+    let received = clock.elapsed();
     let held = memory();
     let mut octets = 0;
     for n in 2..=11 {
@@ -36,21 +36,24 @@ fn a_million_routes_to_ten_clients() {
             octets += rib.pack(id(n), 65536, &mut BytesMut::new());
         }
     }
-    let packed = clock.elapsed() - taken_in;
+    let packed = clock.elapsed() - received;
     for n in 2..=11 {
         assert_eq!(rib.counts(id(n)).advertised, ROUTES as usize);
     }
     let settled = memory();
     let lost = Instant::now();
     rib.peer_down(id(1), &[]);
-    let (lost, marked) = (lost.elapsed(), memory());
+    let (lost, pending) = (lost.elapsed(), memory());
     let megabytes = |octets: usize| octets.saturating_sub(start) >> 20;
-    println!("{ROUTES} routes, {PER_SET} a set of attributes: in {taken_in:?}, {} MB", megabytes(held));
+    println!(
+        "{ROUTES} routes, {PER_SET} for each set of attributes: received in {received:?}, {} MB",
+        megabytes(held)
+    );
     println!("to 10 clients: {packed:?}, {} MB sent, {} MB held", octets >> 20, megabytes(settled));
-    println!("all lost: {lost:?}, {} MB while the clients have not heard", megabytes(marked));
+    println!("all lost: {lost:?}, {} MB while the withdrawals are pending", megabytes(pending));
 }
 
-/// Octets resident, as Linux tells; 0 elsewhere.
+/// Returns the resident octets on Linux, and 0 elsewhere.
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     status.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096

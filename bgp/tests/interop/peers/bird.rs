@@ -1,4 +1,4 @@
-//! BIRD 2: `birdc` speaks text only.
+//! BIRD 2. `birdc` prints text only.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::speakers::HOLD;
 pub struct Bird;
 
 impl Bird {
-    fn birdc(&self, lab: &Lab, words: &[&str]) -> Result<String> {
-        lab.ask(Command::new("birdc").arg("-s").arg(lab.path("bird.ctl")).args(words))
+    fn birdc(&self, lab: &Lab, arguments: &[&str]) -> Result<String> {
+        lab.run(Command::new("birdc").arg("-s").arg(lab.path("bird.ctl")).args(arguments))
     }
 }
 
@@ -57,22 +57,22 @@ impl Peer for Bird {
         let updates = text.lines().filter_map(|line| line.trim().strip_prefix("Import updates:"));
         let updates = updates.filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).sum();
         let log = std::fs::read_to_string(lab.path("bird.log")).unwrap_or_default();
-        let told = |words: &str| {
-            let name = format!("{}: {words}", protocol(neighbor));
+        let count = |message: &str| {
+            let name = format!("{}: {message}", protocol(neighbor));
             log.lines().filter(|line| line.contains(&name)).count() as u64
         };
         let marks = Marks {
-            received: told("Got BEGIN-OF-RR").min(told("Got END-OF-RR")),
-            sent: told("Sending BEGIN-OF-RR").min(told("Sending END-OF-RR")),
+            received: count("Got BEGIN-OF-RR").min(count("Got END-OF-RR")),
+            sent: count("Sending BEGIN-OF-RR").min(count("Sending END-OF-RR")),
         };
         let established = text.lines().any(|line| line.trim() == "BGP state:          Established");
-        let refreshes_sent = Some(told("Sending ROUTE-REFRESH"));
+        let refreshes_sent = Some(count("Sending ROUTE-REFRESH"));
         Ok(SessionView { established, updates, refreshes_sent, marks: Some(marks) })
     }
 
     fn paths(&self, lab: &Lab, prefix: Prefix) -> Result<Vec<PathView>> {
         let text = self.birdc(lab, &["show", "route", "all", "for", &prefix.to_string()]);
-        // It calls an empty answer an error.
+        // An empty answer is an error of birdc.
         let text = match text {
             Err(error) if error.to_string().contains("Network not found") => return Ok(Vec::new()),
             text => text?,
@@ -114,12 +114,12 @@ impl Peer for Bird {
     }
 }
 
-/// A protocol's name says whom it is with.
+/// Returns the name of the protocol for a neighbor.
 fn protocol(neighbor: IpAddr) -> String {
     format!("to_{}", neighbor.to_string().replace(['.', ':'], "_"))
 }
 
-/// The neighbour that a line such as `10.0.0.0/24 unicast [to_192_0_2_1 12:00:00.000] * (100)` names.
+/// Returns a path from the neighbor in a line such as `10.0.0.0/24 unicast [to_192_0_2_1 12:00:00.000] * (100)`.
 fn source(line: &str) -> Option<PathView> {
     let (_, rest) = line.split_once('[')?;
     let name = rest.split([' ', ']']).next()?.strip_prefix("to_")?;
@@ -177,7 +177,7 @@ fn config(setup: &Setup) -> String {
 
 fn protocol_text(setup: &Setup, neighbor: &Neighbor, restart: &str) -> String {
     let on = |flag: bool, text: &'static str| if flag { text } else { "" };
-    let channel = |name: &str, wanted: bool, more: &str| match wanted {
+    let channel = |name: &str, enabled: bool, more: &str| match enabled {
         true => format!(
             " {name} {{ import all; export where source ~ [RTS_BGP, RTS_STATIC]; {more} {} }};\n",
             on(neighbor.add_path, "add paths on;")

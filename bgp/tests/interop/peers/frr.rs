@@ -1,4 +1,4 @@
-//! FRR's bgpd; with BFD also its zebra, through which the two talk, and its bfdd.
+//! FRR's bgpd; with BFD also its bfdd, and zebra, which connects the two.
 
 use std::fs::Permissions;
 use std::net::IpAddr;
@@ -64,12 +64,12 @@ impl Peer for Frr {
             bgpd.arg("--no_zebra");
             return Ok(vec![("bgpd.log", bgpd)]);
         }
-        // These two go on as the user of the package, who must get at the folder.
+        // These two change to the user of the package, who needs access to the folder.
         std::fs::set_permissions(lab.dir(), Permissions::from_mode(0o777))?;
         let zebra = daemon("zebra", "")?;
         let mut bfdd = daemon("bfdd", "")?;
         bfdd.arg("--bfdctl").arg(lab.path("bfdd.ctl"));
-        // One that comes before those it talks to tries again after 10 s only, or never.
+        // A daemon that starts before those that it connects to retries after 10 s, or never.
         let (zebra, bfdd) = (after("/", &zebra), after("zebra.api", &bfdd));
         Ok(vec![("zebra.log", zebra), ("bfdd.log", bfdd), ("bgpd.log", after("bfdd.vty", &bgpd))])
     }
@@ -82,13 +82,13 @@ impl Peer for Frr {
         let shown = self.json(lab, &format!("show bgp neighbors {neighbor} json"))?;
         let shown = &shown[neighbor.to_string()];
         let log = std::fs::read_to_string(lab.path("bgpd.log")).unwrap_or_default();
-        let told = |words: &str| {
-            let about = |line: &&str| line.contains(words) && line.contains(&neighbor.to_string());
+        let count = |message: &str| {
+            let about = |line: &&str| line.contains(message) && line.contains(&neighbor.to_string());
             log.lines().filter(about).count() as u64
         };
         let marks = Marks {
-            received: told("rcvd route-refresh (BoRR)").min(told("rcvd route-refresh (EoRR)")),
-            sent: told("sending route-refresh (BoRR)").min(told("sending route-refresh (EoRR)")),
+            received: count("rcvd route-refresh (BoRR)").min(count("rcvd route-refresh (EoRR)")),
+            sent: count("sending route-refresh (BoRR)").min(count("sending route-refresh (EoRR)")),
         };
         Ok(SessionView {
             established: shown["bgpState"] == "Established",
@@ -105,7 +105,7 @@ impl Peer for Frr {
     }
 
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()> {
-        lab.ask(&mut self.vtysh(lab, "bgpd", &format!("clear bgp {neighbor} soft in"))).map(drop)
+        lab.run(&mut self.vtysh(lab, "bgpd", &format!("clear bgp {neighbor} soft in"))).map(drop)
     }
 
     fn bfd_up(&self, lab: &Lab, neighbor: IpAddr) -> Result<bool> {
@@ -125,8 +125,8 @@ impl Peer for Frr {
     }
 }
 
-/// The command, once a file is there, in a process namespace, where all is killed when its first process is. A change of
-/// user loosens the bond to us, and the daemon would outlive us if we were killed.
+/// Returns a command that waits for a file and then runs `command` in a PID namespace, whose processes are killed with
+/// its first one. The daemon changes its user, after which PR_SET_PDEATHSIG no longer kills it with us.
 fn after(file: &str, command: &Command) -> Command {
     let script = format!("until [ -e {file} ]; do sleep 0.05; done; \"$0\" \"$@\" & wait");
     let mut shell = Command::new("unshare");
@@ -141,7 +141,7 @@ fn path(shown: &Value) -> PathView {
     let extended = shown["extendedCommunity"]["string"].as_str().unwrap_or_default();
     let extended = extended.split(' ').filter(|text| !text.is_empty()).map(|text| text.replace("RT:", "rt "));
     let communities: std::collections::BTreeSet<String> = standard.chain(large).chain(extended).collect();
-    // Of a global and a link-local next hop the global one counts.
+    // The first one is the global next hop, which is used if there is a link-local one, too.
     let hops: Vec<IpAddr> = list(&shown["nexthops"]).filter_map(|hop| address(&hop["ip"])).collect();
     PathView {
         from: address(&shown["peer"]["peerId"]),
@@ -177,7 +177,7 @@ fn config(setup: &Setup) -> String {
         }
     }
     text += &setup.each(neighbor_text);
-    // Without zebra it does not know its own IPv6 address, and would tell an IPv4-mapped one on IPv4 sessions.
+    // Without zebra it has no IPv6 address, and would advertise an IPv4-mapped next hop on IPv4 sessions.
     for (name, prefix, map) in [("ipv4", super::prefix(), "TAG"), ("ipv6", super::prefix6(), "HOP6")] {
         text += &format!(" address-family {name} unicast\n  network {prefix} route-map {map}\n");
         let carries = |neighbor: &&Neighbor| if name == "ipv4" { neighbor.ipv4 } else { neighbor.ipv6 };
@@ -202,9 +202,9 @@ fn neighbor_text(neighbor: &Neighbor) -> String {
          neighbor {address} timers connect 1\n neighbor {address} advertisement-interval 0\n",
         neighbor.local()
     );
-    let mut add = |flag: bool, words: &str| {
+    let mut add = |flag: bool, command: &str| {
         if flag {
-            text += &format!(" neighbor {address} {words}\n");
+            text += &format!(" neighbor {address} {command}\n");
         }
     };
     add(!neighbor.connects, "passive");

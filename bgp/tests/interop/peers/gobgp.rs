@@ -1,4 +1,4 @@
-//! GoBGP. What it announces is given to it once it runs: its configuration has no place for that.
+//! GoBGP. Its routes are added after it was started, as its configuration file cannot contain them.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -12,18 +12,18 @@ use crate::cases::Case;
 use crate::lab::{Lab, THEIRS, THEIRS6};
 use crate::speakers::HOLD;
 
-/// Where it takes commands, in a network of its own.
+/// The address of its API, in a network namespace of its own.
 const API: &str = "127.0.0.1:50051";
 
-/// BGP_FSM_ESTABLISHED in its API.
+/// The value of BGP_FSM_ESTABLISHED in its API.
 const ESTABLISHED: u64 = 6;
 
 pub struct GoBgp;
 
 impl GoBgp {
-    fn gobgp(&self, words: &[&str]) -> Command {
+    fn gobgp(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("/usr/bin/gobgp");
-        command.arg("-j").args(words);
+        command.arg("-j").args(arguments);
         command
     }
 }
@@ -62,14 +62,14 @@ impl Peer for GoBgp {
         // Over an IPv6 session the next hop must be one that the other side can use.
         let over_ipv6 = setup.neighbors.iter().all(|neighbor| neighbor.address.is_ipv6());
         let hop = if over_ipv6 { THEIRS6.to_string() } else { hop };
-        lab.ask(self.gobgp(&["global", "rib", "add", &prefix, "nexthop", &hop]).args(tags))?;
+        lab.run(self.gobgp(&["global", "rib", "add", &prefix, "nexthop", &hop]).args(tags))?;
         if setup.any_ipv6() {
             let (prefix, hop) = (super::prefix6().to_string(), THEIRS6.to_string());
-            lab.ask(&mut self.gobgp(&["global", "rib", "add", "-a", "ipv6", &prefix, "nexthop", &hop]))?;
+            lab.run(&mut self.gobgp(&["global", "rib", "add", "-a", "ipv6", &prefix, "nexthop", &hop]))?;
         }
-        // Only now, as it would say that it has told all before it was given anything to tell.
+        // The neighbors are enabled last: otherwise its End-of-RIB would be sent before its routes.
         for neighbor in &setup.neighbors {
-            lab.ask(&mut self.gobgp(&["neighbor", &neighbor.address.to_string(), "enable"]))?;
+            lab.run(&mut self.gobgp(&["neighbor", &neighbor.address.to_string(), "enable"]))?;
         }
         Ok(())
     }
@@ -88,8 +88,8 @@ impl Peer for GoBgp {
     fn paths(&self, lab: &Lab, prefix: Prefix) -> Result<Vec<PathView>> {
         let family = if matches!(prefix, Prefix::V4(..)) { "ipv4" } else { "ipv6" };
         let prefix = prefix.to_string();
-        let output = lab.ask(&mut self.gobgp(&["global", "rib", &prefix, "-a", family]));
-        // It calls an empty answer an error.
+        let output = lab.run(&mut self.gobgp(&["global", "rib", &prefix, "-a", family]));
+        // An empty answer is an error of gobgp.
         let output = match output {
             Err(error) if error.to_string().contains("Network not in table") => return Ok(Vec::new()),
             output => output?,
@@ -99,7 +99,7 @@ impl Peer for GoBgp {
     }
 
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()> {
-        lab.ask(&mut self.gobgp(&["neighbor", &neighbor.to_string(), "softresetin"])).map(drop)
+        lab.run(&mut self.gobgp(&["neighbor", &neighbor.to_string(), "softresetin"])).map(drop)
     }
 
     fn lacks(&self, case: Case) -> Option<Lack> {

@@ -1,4 +1,4 @@
-//! The daemons: how each is told what to be, and asked how it sees things.
+//! The daemons: their configuration, and their view of sessions and paths.
 
 mod bird;
 mod frr;
@@ -18,15 +18,15 @@ use crate::cases::Case;
 use crate::lab::{Lab, THEIRS, THEIRS6, until};
 use crate::processes;
 
-/// In the order of the table.
+/// All daemons, in the order of the table.
 pub const PEERS: [&dyn Peer; 4] = [&bird::Bird, &frr::Frr, &gobgp::GoBgp, &openbgpd::OpenBgpd];
 
-/// What a daemon announces: an IPv4 prefix with [`COMMUNITIES`], and an IPv6 one to those that carry IPv6.
+/// Returns the IPv4 prefix that a daemon originates, with [`COMMUNITIES`].
 pub fn prefix() -> Prefix {
     Prefix::new(Ipv4Addr::new(10, 2, 0, 0).into(), 24).expect("fits")
 }
 
-/// See [`prefix`].
+/// Returns the IPv6 prefix that a daemon originates if a neighbor carries IPv6.
 pub fn prefix6() -> Prefix {
     Prefix::new(Ipv6Addr::new(0x2001, 0xdb8, 0x200, 0, 0, 0, 0, 0).into(), 48).expect("fits")
 }
@@ -34,21 +34,21 @@ pub fn prefix6() -> Prefix {
 /// A standard, a large and an extended community (a route target).
 pub const COMMUNITIES: [&str; 3] = ["64512:100", "64512:1:2", "rt 64512:7"];
 
-/// What a daemon is to be. It has [`THEIRS`] and [`THEIRS6`], and waits for its neighbours unless it is told to connect.
+/// The configuration of a daemon. It has the addresses [`THEIRS`] and [`THEIRS6`], and is passive unless `connects` is set.
 #[derive(Clone, Default)]
 pub struct Setup {
     pub asn: u32,
     pub neighbors: Vec<Neighbor>,
     pub graceful: Option<Graceful>,
-    /// It starts again after it was killed.
+    /// It restarts after it was killed.
     pub restarting: bool,
 }
 
 #[derive(Clone, Copy)]
 pub struct Graceful {
-    /// Seconds for which others shall keep its routes.
+    /// The restart time in seconds.
     pub time: u16,
-    /// And after that, as a last resort (RFC 9494).
+    /// The long-lived stale time in seconds (RFC 9494).
     pub long_lived: Option<u32>,
 }
 
@@ -57,7 +57,7 @@ pub struct Neighbor {
     pub address: IpAddr,
     pub asn: u32,
     pub client: bool,
-    /// The daemon connects, too.
+    /// Whether the daemon connects, too.
     pub connects: bool,
     pub ipv4: bool,
     pub ipv6: bool,
@@ -68,7 +68,7 @@ pub struct Neighbor {
 }
 
 impl Neighbor {
-    /// One that carries IPv4 only, and nothing special.
+    /// Returns a neighbor that carries IPv4 only, without optional features.
     pub fn new(address: impl Into<IpAddr>, asn: u32) -> Self {
         Self {
             address: address.into(),
@@ -84,7 +84,7 @@ impl Neighbor {
         }
     }
 
-    /// The daemon's address on the session.
+    /// Returns the daemon's address on the session.
     pub fn local(&self) -> IpAddr {
         if self.address.is_ipv4() { THEIRS.into() } else { THEIRS6.into() }
     }
@@ -99,21 +99,21 @@ impl Setup {
         self.neighbors.iter().any(|neighbor| neighbor.ipv6)
     }
 
-    /// A text for each neighbour.
+    /// Returns the configuration text of all neighbors.
     fn each(&self, text: impl Fn(&Neighbor) -> String) -> String {
         self.neighbors.iter().map(text).collect()
     }
 }
 
-/// How a daemon sees a session.
+/// A daemon's view of a session.
 #[derive(Debug, Default)]
 pub struct SessionView {
     pub established: bool,
-    /// UPDATEs, or routes, that it has had on it.
+    /// The number of UPDATEs, or routes, received.
     pub updates: u64,
-    /// Requests to tell all again that it has sent; `None` where it doesn't tell.
+    /// The number of refreshes requested; `None`: the daemon does not report it.
     pub refreshes_sent: Option<u64>,
-    /// Beginnings and ends of refreshes that it has had of us, and has sent (RFC 7313); `None` where it doesn't tell.
+    /// The number of refreshes with BoRR and EoRR, received and sent (RFC 7313); `None`: the daemon does not report it.
     pub marks: Option<Marks>,
 }
 
@@ -123,7 +123,7 @@ pub struct Marks {
     pub sent: u64,
 }
 
-/// How a daemon sees a path.
+/// A daemon's view of a path.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PathView {
     pub from: Option<IpAddr>,
@@ -133,60 +133,60 @@ pub struct PathView {
     /// Written like [`COMMUNITIES`].
     pub communities: BTreeSet<String>,
     pub as_path: Vec<u32>,
-    /// Kept from before a restart.
+    /// Whether it is kept from before a restart.
     pub stale: bool,
-    /// By the community of RFC 9494 §4.2 at the latest.
+    /// Whether it has the community LLGR_STALE (RFC 9494 §4.2).
     pub long_lived_stale: bool,
 }
 
-/// Why a daemon has no part in a case, as it can be seen when it runs.
+/// The reason why a daemon does not support a case, as each run checks it.
 #[derive(Clone, Copy, Debug)]
 pub enum Lack {
-    /// With everything on, its OPEN does not have the capability of this code, of this name.
+    /// With all features enabled, its OPEN does not have the capability of this code and name.
     Capability(u8, &'static str),
     /// Its OPEN offers graceful restart without any family.
     RestartFamilies,
-    /// It hears nothing on the UDP port of BFD.
+    /// It does not listen on the UDP port of BFD.
     Bfd,
-    /// It lets those in who do not sign though they should.
-    UnsignedWelcome,
-    /// It refuses every refresh that others ask for, and every mark of theirs, as of a family that was not negotiated.
-    RefusesRefresh,
-    /// Told to refresh, it looks again at what it has kept, and asks nobody.
+    /// It accepts connections without TCP MD5 from a neighbor with a key.
+    AcceptsUnsigned,
+    /// It rejects every refresh and every mark, as of a family that was not negotiated.
+    RejectsRefresh,
+    /// Its command for a refresh uses the routes that it has kept, and requests none.
     Refresh,
 }
 
 impl Lack {
-    /// What the table says in a word.
-    pub fn word(self) -> &'static str {
+    /// Returns the text in the cell of the table.
+    pub fn label(self) -> &'static str {
         match self {
-            Self::RefusesRefresh | Self::UnsignedWelcome => "broken there",
+            Self::RejectsRefresh | Self::AcceptsUnsigned => "broken there",
             _ => "not offered",
         }
     }
 
-    /// What the table says.
-    pub fn words(self) -> String {
+    /// Returns the note below the table.
+    pub fn note(self) -> String {
         match self {
             Self::Capability(code, name) => {
-                format!("its OPEN has no capability {code} ({name}) with everything switched on that it has")
+                format!("its OPEN has no capability {code} ({name}) with all of its features enabled")
             }
             Self::RestartFamilies => {
-                "its OPEN offers graceful restart for no family: others are not asked to keep anything".into()
+                "its OPEN offers graceful restart for no family, so that its neighbors keep nothing".into()
             }
             Self::Bfd => "it has no BFD: nothing in its network listens on UDP 3784".into(),
-            Self::UnsignedWelcome => {
-                "on Linux its listening socket has no keys: a neighbour that should sign gets in without, and one that \
-                 signs does not; with the session it opens itself all is well"
+            Self::AcceptsUnsigned => {
+                "on Linux its listening socket has no keys: it accepts a neighbor without TCP MD5 that should use it, and not \
+                 one that uses it; sessions that it opens itself are correct"
                     .into()
             }
-            Self::RefusesRefresh => {
-                "it answers no request for a refresh and heeds no mark, and logs `route refresh: AID IPv4 unicast not \
-                 negotiated` about families that were negotiated; BIRD as its neighbour gets no more"
+            Self::RejectsRefresh => {
+                "it ignores requests for a refresh and marks, and logs `route refresh: AID IPv4 unicast not negotiated` about \
+                 families that were negotiated; with BIRD as its neighbor, too"
                     .into()
             }
             Self::Refresh => {
-                "told to refresh, it looks again at what it has kept of each neighbour, and asks nobody"
+                "its command for a refresh applies the import policy to the routes that it has kept, and requests none"
                     .into()
             }
         }
@@ -196,46 +196,46 @@ impl Lack {
 pub trait Peer: Sync {
     fn name(&self) -> &'static str;
 
-    /// The Debian package that has it.
+    /// Returns the name of its Debian package.
     fn package(&self) -> &'static str;
 
-    /// Every program needed.
+    /// Returns the paths of all programs needed.
     fn programs(&self) -> &'static [&'static str];
 
-    /// What it says about its version.
+    /// Returns its version.
     fn version(&self) -> Result<String>;
 
-    /// Writes its configuration and gives the commands that run it in the foreground, each with a name for its log.
+    /// Writes its configuration and returns the commands that run it in the foreground, each with the name of its log.
     fn commands(&self, lab: &Lab, setup: &Setup) -> Result<Vec<(&'static str, Command)>>;
 
-    /// Whatever it has to be told once it runs; tried until it succeeds.
+    /// Configures the running daemon as far as its file cannot; repeated until it succeeds.
     fn prepare(&self, _lab: &Lab, _setup: &Setup) -> Result<()> {
         Ok(())
     }
 
     fn session(&self, lab: &Lab, neighbor: IpAddr) -> Result<SessionView>;
 
-    /// All paths to a prefix.
+    /// Returns all paths to a prefix.
     fn paths(&self, lab: &Lab, prefix: Prefix) -> Result<Vec<PathView>>;
 
-    /// Asks a neighbour to tell all again.
+    /// Requests a refresh from a neighbor.
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()>;
 
-    /// Whether BFD with a neighbour is up.
+    /// Returns whether BFD with a neighbor is up.
     fn bfd_up(&self, _lab: &Lab, _neighbor: IpAddr) -> Result<bool> {
         bail!("it has no BFD")
     }
 
-    /// Whether the last session with a neighbour ended by BFD.
+    /// Returns whether the last session with a neighbor ended by BFD.
     fn ended_by_bfd(&self, _lab: &Lab, _neighbor: IpAddr) -> Result<bool> {
         bail!("it has no BFD")
     }
 
-    /// Why it has no part in a case; `None`: it takes part.
+    /// Returns the reason why it does not support a case; `None`: it does.
     fn lacks(&self, case: Case) -> Option<Lack>;
 }
 
-/// A daemon that runs; killed when dropped.
+/// A running daemon; killed when dropped.
 pub struct Daemon<'a> {
     pub peer: &'static dyn Peer,
     pub lab: &'a Lab,
@@ -255,15 +255,15 @@ impl<'a> Daemon<'a> {
             self.children.push(self.lab.start(command, log)?);
         }
         until(&format!("{} is ready", self.peer.name()), || self.peer.prepare(self.lab, &self.setup))
-            .map_err(|error| error.context(self.last_words()))
+            .map_err(|error| error.context(self.last_log_lines()))
     }
 
-    /// `kill -9`.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.children.drain(..).for_each(|mut child| processes::kill_all(&mut child));
     }
 
-    /// Starts it again after that.
+    /// Starts it again after it was killed.
     pub fn restart(&mut self) -> Result<()> {
         self.setup.restarting = true;
         self.run()
@@ -273,22 +273,22 @@ impl<'a> Daemon<'a> {
         self.peer.session(self.lab, neighbor.into())
     }
 
-    /// All paths to a prefix.
+    /// Returns all paths to a prefix.
     pub fn paths(&self, prefix: Prefix) -> Result<Vec<PathView>> {
         self.peer.paths(self.lab, prefix)
     }
 
-    /// The only path to a prefix.
+    /// Returns the only path to a prefix.
     pub fn path(&self, prefix: Prefix) -> Result<PathView> {
         let mut paths = self.paths(prefix)?;
         ensure!(paths.len() == 1, "{} has these paths to {prefix}: {paths:?}", self.peer.name());
         paths.pop().context("none")
     }
 
-    /// Waits until a session stands in the daemon's eyes.
+    /// Waits until the daemon reports a session established.
     pub fn up(&self, neighbor: impl Into<IpAddr>) -> Result<SessionView> {
         let neighbor = neighbor.into();
-        until(&format!("{}'s session with {neighbor} stands", self.peer.name()), || {
+        until(&format!("{}'s session with {neighbor} is established", self.peer.name()), || {
             let session = self.session(neighbor)?;
             ensure!(session.established, "{session:?}");
             Ok(session)
@@ -299,14 +299,14 @@ impl<'a> Daemon<'a> {
         self.peer.refresh(self.lab, neighbor.into())
     }
 
-    /// What its network has counted of segments whose TCP MD5 signature was missing, wrong, or not wanted.
-    pub fn refused_segments(&self) -> Result<u64> {
+    /// Returns the number of segments that its kernel dropped for their TCP MD5 signature.
+    pub fn dropped_segments(&self) -> Result<u64> {
         let child = self.children.first().context("it does not run")?;
-        crate::md5::refused_segments(&format!("/proc/{}/net/netstat", child.id()))
+        crate::md5::dropped_segments(&format!("/proc/{}/net/netstat", child.id()))
     }
 
-    /// Whether something in its network listens on a UDP port.
-    pub fn hears_udp(&self, port: u16) -> Result<bool> {
+    /// Returns whether a process in its namespace listens on a UDP port.
+    pub fn listens_on_udp(&self, port: u16) -> Result<bool> {
         let child = self.children.first().context("it does not run")?;
         let of = |file: &str| std::fs::read_to_string(format!("/proc/{}/net/{file}", child.id()));
         let tables = of("udp")? + &of("udp6")?;
@@ -314,8 +314,8 @@ impl<'a> Daemon<'a> {
         Ok(locals.filter_map(|local| local.rsplit(':').next()).any(|p| p == format!("{port:04X}")))
     }
 
-    /// The last lines that its processes wrote, for an error.
-    pub fn last_words(&self) -> String {
+    /// Returns the last lines of its logs, for an error.
+    pub fn last_log_lines(&self) -> String {
         let logs = std::fs::read_dir(self.lab.dir()).into_iter().flatten().flatten();
         let logs = logs.filter(|entry| entry.path().extension().is_some_and(|ext| ext == "log"));
         let tail = |path: &Path| {
@@ -333,7 +333,7 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// The first line of what a program says about its version.
+/// Returns the version that a program prints.
 fn version_of(program: &str, option: &str) -> Result<String> {
     let output =
         Command::new(program).arg(option).output().with_context(|| format!("cannot run {program}"))?;
@@ -342,7 +342,7 @@ fn version_of(program: &str, option: &str) -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().split(['(', ',']).next().unwrap_or_default().trim().into())
 }
 
-/// The elements of a list; none where it is not there.
+/// Returns the elements of a list; none if it is absent.
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
@@ -355,10 +355,10 @@ fn address<T: std::str::FromStr>(value: &Value) -> Option<T> {
     value.as_str()?.parse().ok()
 }
 
-/// AS numbers out of text such as `64512 {64513}`.
+/// Returns the AS numbers in a text such as `64512 {64513}`.
 fn as_path(text: &str) -> Vec<u32> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
-/// The well-known community LLGR_STALE (RFC 9494 §4.2), as people and programs write it.
+/// The notations of the well-known community LLGR_STALE (RFC 9494 §4.2).
 const LLGR_STALE: [&str; 3] = ["65535:6", "llgr-stale", "llgrStale"];

@@ -17,9 +17,9 @@ use crate::speakers::HOLD;
 pub struct OpenBgpd;
 
 impl OpenBgpd {
-    fn bgpctl(&self, lab: &Lab, words: &[&str]) -> Command {
+    fn bgpctl(&self, lab: &Lab, arguments: &[&str]) -> Command {
         let mut command = Command::new("/usr/sbin/bgpctl");
-        command.arg("-j").arg("-s").arg(lab.path("bgpd.ctl")).args(words);
+        command.arg("-j").arg("-s").arg(lab.path("bgpd.ctl")).args(arguments);
         command
     }
 }
@@ -44,7 +44,7 @@ impl Peer for OpenBgpd {
     fn commands(&self, lab: &Lab, setup: &Setup) -> Result<Vec<(&'static str, Command)>> {
         let file = lab.path("openbgpd.conf");
         std::fs::write(&file, config(lab, setup))?;
-        // It believes no configuration that others may read.
+        // It rejects a configuration that others may read.
         let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&file, owner_only)?;
         let mut command = Command::new("/usr/sbin/bgpd");
@@ -53,7 +53,7 @@ impl Peer for OpenBgpd {
     }
 
     fn prepare(&self, lab: &Lab, _: &Setup) -> Result<()> {
-        lab.ask(&mut self.bgpctl(lab, &["show", "summary"])).map(drop)
+        lab.run(&mut self.bgpctl(lab, &["show", "summary"])).map(drop)
     }
 
     fn session(&self, lab: &Lab, neighbor: IpAddr) -> Result<SessionView> {
@@ -78,15 +78,15 @@ impl Peer for OpenBgpd {
     }
 
     fn refresh(&self, lab: &Lab, neighbor: IpAddr) -> Result<()> {
-        lab.ask(&mut self.bgpctl(lab, &["neighbor", &neighbor.to_string(), "refresh"])).map(drop)
+        lab.run(&mut self.bgpctl(lab, &["neighbor", &neighbor.to_string(), "refresh"])).map(drop)
     }
 
     fn lacks(&self, case: Case) -> Option<Lack> {
         match case {
-            Case::Md5Wrong => Some(Lack::UnsignedWelcome),
+            Case::Md5Wrong => Some(Lack::AcceptsUnsigned),
             Case::Bfd => Some(Lack::Bfd),
             Case::ExtendedNextHop => Some(Lack::Capability(5, "extended next hop encoding")),
-            Case::WeRefresh | Case::EnhancedRefresh => Some(Lack::RefusesRefresh),
+            Case::WeRefresh | Case::EnhancedRefresh => Some(Lack::RejectsRefresh),
             Case::WeStayAway | Case::TheyStayAway => {
                 Some(Lack::Capability(71, "long-lived graceful restart"))
             }
@@ -113,7 +113,7 @@ fn path(shown: &Value) -> PathView {
     }
 }
 
-/// Left to itself it gives the next hop ::1 to IPv6 routes on an IPv4 session.
+/// Returns its configuration. Without `set nexthop` it advertises IPv6 routes on an IPv4 session with the next hop ::1.
 fn config(lab: &Lab, setup: &Setup) -> String {
     let head = format!(
         "AS {}\nrouter-id {THEIRS}\nfib-update no\nnexthop qualify via default\nholdtime {HOLD}\nconnect-retry 1\n\
@@ -138,9 +138,9 @@ fn neighbor_text(neighbor: &Neighbor) -> String {
         family(neighbor.ipv4),
         family(neighbor.ipv6),
     );
-    let mut add = |flag: bool, words: &str| {
+    let mut add = |flag: bool, command: &str| {
         if flag {
-            text += &format!(" {words}\n");
+            text += &format!(" {command}\n");
         }
     };
     add(!neighbor.connects, "passive");

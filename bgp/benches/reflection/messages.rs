@@ -1,12 +1,12 @@
-//! The little BGP that a load generator needs: messages made beforehand, and a reader that only counts.
+//! The messages of the load generator, which are built beforehand, and a reader that only counts.
 //!
-//! Apart from the crate's own wire on purpose: what is measured must not also measure, and this has to be cheap.
+//! This does not use the crate's `wire` on purpose: the measured code must not measure itself, and this has to be cheap.
 
 use std::net::Ipv4Addr;
 
-/// The AS of everybody here.
+/// The AS of all peers.
 pub const ASN: u32 = 64512;
-/// Long enough that nobody needs a KEEPALIVE while a case runs.
+/// The hold time: so long that no KEEPALIVE is needed while a case runs.
 pub const HOLD_SECONDS: u16 = 3600;
 
 const OPEN: u8 = 1;
@@ -14,7 +14,7 @@ const UPDATE: u8 = 2;
 const KEEPALIVE: u8 = 4;
 const HEADER: usize = 19;
 
-/// The /24 that stands for route number `n`.
+/// Returns the encoded /24 of route number `n`.
 fn prefix(n: u32) -> [u8; 4] {
     let [a, b, c, _] = ((n << 8) + (1 << 24)).to_be_bytes();
     [24, a, b, c]
@@ -32,7 +32,8 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// OPEN with multiprotocol IPv4 (RFC 4760) and 4-octet AS numbers (RFC 6793), and nothing that would delay a feed.
+/// Returns an OPEN with multiprotocol IPv4 (RFC 4760) and 4-octet AS numbers (RFC 6793), without capabilities that would
+/// delay the routes.
 pub fn open(router_id: Ipv4Addr) -> Vec<u8> {
     let [a, b, c, d] = ASN.to_be_bytes();
     let mut body = vec![4];
@@ -43,12 +44,12 @@ pub fn open(router_id: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body)
 }
 
-/// KEEPALIVE.
+/// Returns a KEEPALIVE.
 pub fn keepalive() -> Vec<u8> {
     message(KEEPALIVE, &[])
 }
 
-/// What routes are announced with.
+/// The attributes of routes.
 pub struct Attributes<'a> {
     pub next_hop: Ipv4Addr,
     pub as_path: &'a [u32],
@@ -56,8 +57,8 @@ pub struct Attributes<'a> {
     pub communities: &'a [u32],
 }
 
-/// UPDATE that announces a range of routes.
-pub fn announce(attributes: &Attributes<'_>, routes: std::ops::Range<u32>) -> Vec<u8> {
+/// Returns an UPDATE that advertises a range of routes.
+pub fn advertise(attributes: &Attributes<'_>, routes: std::ops::Range<u32>) -> Vec<u8> {
     let mut block = vec![0x40, 1, 1, 0, 0x40, 2];
     if attributes.as_path.is_empty() {
         block.push(0);
@@ -81,7 +82,7 @@ pub fn announce(attributes: &Attributes<'_>, routes: std::ops::Range<u32>) -> Ve
     message(UPDATE, &body)
 }
 
-/// UPDATE that withdraws one route.
+/// Returns an UPDATE that withdraws one route.
 pub fn withdraw(route: u32) -> Vec<u8> {
     let mut body = vec![0, 4];
     body.extend(prefix(route));
@@ -89,27 +90,27 @@ pub fn withdraw(route: u32) -> Vec<u8> {
     message(UPDATE, &body)
 }
 
-/// What one client has been told.
+/// The routes that one client has received.
 #[derive(Default)]
-pub struct Told {
+pub struct Received {
     bits: Vec<u64>,
-    /// Routes it has.
+    /// The number of routes.
     pub count: usize,
-    /// The MED that came last.
+    /// The last MED received.
     pub med: u32,
     pub opened: bool,
     pub confirmed: bool,
-    /// A NOTIFICATION or nonsense came.
+    /// The NOTIFICATION or unexpected message received, if any.
     pub broken: Option<String>,
     rest: Vec<u8>,
 }
 
-impl Told {
+impl Received {
     pub fn has(&self, route: u32) -> bool {
         self.bits.get(route as usize / 64).is_some_and(|word| word >> (route % 64) & 1 == 1)
     }
 
-    /// Takes in what was read, and keeps an incomplete message for the next time.
+    /// Processes received bytes, and keeps an incomplete message for the next call.
     pub fn read(&mut self, bytes: &[u8]) {
         if self.rest.is_empty() {
             let used = self.messages(bytes);
@@ -143,7 +144,7 @@ impl Told {
 
     fn update(&mut self, body: &[u8]) {
         let (withdrawn, rest) = body[2..].split_at(usize::from(u16::from_be_bytes([body[0], body[1]])));
-        let (block, announced) = rest[2..].split_at(usize::from(u16::from_be_bytes([rest[0], rest[1]])));
+        let (block, advertised) = rest[2..].split_at(usize::from(u16::from_be_bytes([rest[0], rest[1]])));
         self.prefixes(withdrawn, false);
         let mut left = block;
         while let [flags, code, ..] = *left {
@@ -154,17 +155,17 @@ impl Told {
             let value = &left[head..head + length];
             match code {
                 4 => self.med = u32::from_be_bytes([value[0], value[1], value[2], value[3]]),
-                // Some daemons say IPv4 in MP_REACH_NLRI and MP_UNREACH_NLRI.
+                // Some daemons send IPv4 in MP_REACH_NLRI and MP_UNREACH_NLRI.
                 14 if value[..3] == [0, 1, 1] => self.prefixes(&value[5 + usize::from(value[3])..], true),
                 15 if value[..3] == [0, 1, 1] => self.prefixes(&value[3..], false),
                 _ => {}
             }
             left = &left[head + length..];
         }
-        self.prefixes(announced, true);
+        self.prefixes(advertised, true);
     }
 
-    fn prefixes(&mut self, mut field: &[u8], announced: bool) {
+    fn prefixes(&mut self, mut field: &[u8], advertised: bool) {
         while let [24, a, b, c, rest @ ..] = field {
             let n = route(&[*a, *b, *c]);
             let (at, bit) = (n as usize / 64, 1 << (n % 64));
@@ -172,10 +173,10 @@ impl Told {
                 self.bits.resize(at + 1, 0);
             }
             let had = self.bits[at] & bit != 0;
-            if announced && !had {
+            if advertised && !had {
                 self.bits[at] |= bit;
                 self.count += 1;
-            } else if !announced && had {
+            } else if !advertised && had {
                 self.bits[at] &= !bit;
                 self.count -= 1;
             }
