@@ -137,10 +137,8 @@ image: ## target/heliograph-image.tar, for `ctr -n k8s.io image import`, `docker
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 
 # Tests check that both files are up to date.
-manifests: ## manifests/crds.yaml from the types, and manifests/install.yaml
-	mkdir -p target
-	cargo run --quiet -p heliograph-agent --bin heliograph -- crds > target/crds.yaml
-	mv target/crds.yaml manifests/crds.yaml
+manifests: ## manifests/*.yaml and docs/reference/*.md, from the code
+	HELIOGRAPH_UPDATE=1 cargo test --quiet -p heliograph-agent --lib -- api::crds status::metrics
 	for part in manifests/crds.yaml $(addprefix manifests/base/,namespace.yaml rbac.yaml daemonset.yaml); do \
 		echo ---; cat $$part; done > manifests/install.yaml
 

@@ -1,4 +1,4 @@
-//! The agent of Heliograph as a library, so that its tests can reach its parts.
+//! The node agent of Heliograph as a library, for its program, tests and benchmarks.
 
 pub mod api;
 pub mod backoff;
@@ -7,6 +7,7 @@ pub mod cni;
 pub mod disk;
 pub mod intent;
 pub mod kernel;
+pub mod names;
 pub mod plan;
 pub mod reconcile;
 pub mod run;

@@ -1,4 +1,4 @@
-//! `heliograph`: arguments and signals; all else is in the library.
+//! The program `heliograph`: arguments and signals. Everything else is in the library.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,22 +14,22 @@ fn main() -> ExitCode {
     log_to_stderr();
     match Cli::parse().command {
         Command::Agent { daemon, cni_conf_dir, cni_bin_dir } => {
-            concluded(serve(daemon.options(Role::Node, cni_conf_dir, cni_bin_dir)))
+            exit_code(serve(daemon.options(Role::Node, cni_conf_dir, cni_bin_dir)))
         }
         Command::Reflector { daemon } => {
-            concluded(serve(daemon.options(Role::Reflector, PathBuf::new(), None)))
+            exit_code(serve(daemon.options(Role::Reflector, PathBuf::new(), None)))
         }
         Command::Status { query, check, session } => cli::status(&query, check, session),
         Command::Routes(query) => cli::routes(&query),
         Command::Validate { folder, output } => cli::validate(&folder, output),
         Command::Crds => cli::crds(),
         Command::Cleanup { run_dir, state_dir, cni_conf_dir } => {
-            concluded(cleanup(&run_dir, &state_dir, &cni_conf_dir))
+            exit_code(cleanup(&run_dir, &state_dir, &cni_conf_dir))
         }
     }
 }
 
-fn concluded(result: anyhow::Result<()>) -> ExitCode {
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,17 +39,17 @@ fn concluded(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// One thread: the work is small, and what there is of it waits for sockets.
+/// Runs a daemon. One thread is enough: the work is small, and mostly waits for sockets.
 #[tokio::main(flavor = "current_thread")]
 async fn serve(options: Options) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping as for a restart: routes stay");
+        tracing::info!("stopping as for a restart: routes stay in the kernel");
     };
     Ok(run::run(options, stop).await?)
 }
@@ -57,7 +57,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 #[tokio::main(flavor = "current_thread")]
 async fn cleanup(run_dir: &Path, state_dir: &Path, cni_conf_dir: &Path) -> anyhow::Result<()> {
     run::cleanup(run_dir, state_dir, cni_conf_dir).await?;
-    println!("nothing of Heliograph is left in this node's kernel, nor of its intent on disk");
+    println!("everything of Heliograph is removed from this node");
     Ok(())
 }
 

@@ -43,7 +43,7 @@ items:
     - {type: InternalIP, address: 192.0.2.2}
 ";
 
-/// A folder of intent and a run directory.
+/// A folder of intent, and a run directory.
 struct Site {
     folder: tempfile::TempDir,
 }
@@ -93,28 +93,28 @@ impl Site {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    fn ask(&self, what: &[&str]) -> Output {
-        heliograph().args(what).arg("--run-dir").arg(self.run_dir()).output().unwrap()
+    fn run(&self, arguments: &[&str]) -> Output {
+        heliograph().args(arguments).arg("--run-dir").arg(self.run_dir()).output().unwrap()
     }
 
     fn status(&self) -> Option<Value> {
-        serde_json::from_slice(&self.ask(&["status", "-o", "json"]).stdout).ok()
+        serde_json::from_slice(&self.run(&["status", "-o", "json"]).stdout).ok()
     }
 
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    fn until(&self, condition: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let status = self.status();
             match status {
-                Some(status) if wanted(&status) => return status,
-                status if Instant::now() > deadline => panic!("{what}: {status:#?}\n{}", self.log()),
+                Some(status) if holds(&status) => return status,
+                status if Instant::now() > deadline => panic!("{condition}: {status:#?}\n{}", self.log()),
                 _ => std::thread::sleep(Duration::from_millis(20)),
             }
         }
     }
 }
 
-/// Killed as it goes out of scope.
+/// A daemon, killed when it goes out of scope.
 struct Daemon(Child);
 
 impl Daemon {
@@ -132,7 +132,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A port that the kernel says is free; that nobody takes it in between is likely enough.
+/// Returns a free port. Another process could take it before its use, which is unlikely enough.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
 }
@@ -160,14 +160,14 @@ fn in_sync(status: &Value) -> bool {
 }
 
 #[test]
-fn validate_says_good_or_every_mistake() {
+fn validate_lists_every_error() {
     let site = Site::new();
-    let (code, said) = validate(&site.intent());
-    assert_eq!((code, said.contains("is good: 2 nodes, 0 peers")), (Some(0), true), "{said}");
+    let (code, output) = validate(&site.intent());
+    assert_eq!((code, output.contains("is valid: 2 nodes, 0 peers")), (Some(0), true), "{output}");
 
     site.edit("config.yaml", "asNumber: 64512", "asNumber: 0\n  colour: red");
     site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.7/24");
-    let (code, said) = validate(&site.intent());
+    let (code, output) = validate(&site.intent());
     assert_eq!(code, Some(1));
     for expected in [
         "config.yaml:5: ",
@@ -177,53 +177,55 @@ fn validate_says_good_or_every_mistake() {
         "nodes.yaml:15: Node a spec.podCIDRs[0]",
         "write 10.244.1.0/24",
     ] {
-        assert!(said.contains(expected), "{expected} in {said}");
+        assert!(output.contains(expected), "{expected} in {output}");
     }
 
     let json = heliograph().args(["validate", "-o", "json"]).arg(site.intent()).output().unwrap();
     let rejections: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(rejections.as_array().unwrap().len(), 3, "{rejections:#}");
+    assert_eq!(rejections["schemaVersion"], 1);
+    assert_eq!(rejections["items"].as_array().unwrap().len(), 3, "{rejections:#}");
 }
 
 #[test]
-fn the_example_in_the_manifests_is_good() {
+fn the_example_in_the_manifests_is_valid() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/intent");
-    let (code, said) = validate(&folder);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output) = validate(&folder);
+    assert_eq!(code, Some(0), "{output}");
 }
 
 #[test]
-fn without_an_agent_the_client_says_what_to_do() {
+fn without_an_agent_the_client_prints_the_remedy() {
     let site = Site::new();
-    for what in ["status", "routes"] {
-        let output = site.ask(&[what]);
+    for command in ["status", "routes"] {
+        let output = site.run(&[command]);
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("heliograph agent --node"), "{}", text(&output.stderr));
     }
 }
 
 #[test]
-fn a_reflector_follows_its_intent_and_keeps_the_last_good() {
+fn a_reflector_applies_changes_of_intent_and_keeps_the_last_good() {
     let site = Site::new();
     let reflector = site.start("rr1");
-    let status = site.until("the client's session is tried", |s| s["sessions"][0]["peer"] == "192.0.2.2");
+    let status = site.until("the agent connects to the client", |s| s["sessions"][0]["peer"] == "192.0.2.2");
     assert_eq!((&status["role"], &status["kernel"]), (&"Reflector".into(), &Value::Null));
     assert_eq!((&status["reflects"], &status["sessions"][0]["role"]), (&true.into(), &"Client".into()));
-    let checked = site.ask(&["status", "--check"]);
-    assert_eq!(checked.status.code(), Some(3), "a session that is down is not as it should be");
-    let shown = site.ask(&["status"]);
+    let checked = site.run(&["status", "--check"]);
+    assert_eq!(checked.status.code(), Some(3), "a session is down");
+    let shown = site.run(&["status"]);
     assert_eq!(shown.status.code(), Some(0));
     assert!(text(&shown.stdout).contains("192.0.2.2"), "{}", text(&shown.stdout));
 
     site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.0/99");
-    let status = site.until("a bad CIDR is refused", |s| !in_sync(s));
+    let status = site.until("an invalid CIDR is rejected", |s| !in_sync(s));
     let rejection = &status["intent"]["rejections"][0];
     assert_eq!((&rejection["line"], &rejection["field"]), (&15.into(), &"spec.podCIDRs[0]".into()));
     assert_eq!(status["sessions"][0]["peer"], "192.0.2.2", "the last good intent is in force");
 
     assert_eq!(reflector.terminate(), Some(0));
     let mut again = site.start("rr1");
-    let status = site.until("a restart goes by the last good", |s| s["sessions"][0]["peer"] == "192.0.2.2");
+    let status =
+        site.until("a restart uses the last good intent", |s| s["sessions"][0]["peer"] == "192.0.2.2");
     assert!(
         !in_sync(&status) && status["intent"]["origin"].as_str().unwrap().contains("last-good"),
         "{status:#}"
@@ -233,25 +235,25 @@ fn a_reflector_follows_its_intent_and_keeps_the_last_good() {
     again.0.wait().unwrap();
     site.edit("nodes.yaml", "10.244.1.0/99", "10.244.1.0/24");
     let _third = site.start("rr1");
-    site.until("after a crash it starts over the old socket", in_sync);
+    site.until("after a crash it replaces the old socket", in_sync);
 }
 
 #[test]
-fn a_node_that_goes_and_comes_is_followed() {
+fn a_node_can_be_removed_and_added_again() {
     let site = Site::new();
     let _reflector = site.start("rr1");
     site.until("it is in force", |s| {
         in_sync(s) && s["sessions"].as_array().is_some_and(|list| list.len() == 1)
     });
     site.edit("nodes.yaml", "name: rr1", "name: rr2");
-    let status = site.until("its Node is gone", |s| s["sessions"].as_array().is_some_and(Vec::is_empty));
+    let status = site.until("its Node is removed", |s| s["sessions"].as_array().is_some_and(Vec::is_empty));
     assert!(status["problems"][0].as_str().unwrap().contains("Node rr1 is not in the intent"), "{status:#}");
     site.edit("nodes.yaml", "name: rr2", "name: rr1");
     site.until("its Node is back", |s| s["sessions"].as_array().is_some_and(|list| list.len() == 1));
 }
 
 #[test]
-fn intent_that_comes_later_is_taken() {
+fn intent_may_be_added_after_the_start() {
     let site = Site::new();
     let nodes = fs::read_to_string(site.intent().join("nodes.yaml")).unwrap();
     fs::remove_file(site.intent().join("nodes.yaml")).unwrap();
@@ -262,11 +264,13 @@ fn intent_that_comes_later_is_taken() {
     assert_eq!(status["intent"]["generation"], 0);
     fs::rename(site.intent().join("config.later"), site.intent().join("config.yaml")).unwrap();
     site.put("nodes.yaml", &nodes);
-    site.until("it goes", |s| in_sync(s) && s["sessions"].as_array().is_some_and(|list| list.len() == 1));
+    site.until("it has a session", |s| {
+        in_sync(s) && s["sessions"].as_array().is_some_and(|list| list.len() == 1)
+    });
 }
 
 #[test]
-fn what_keeps_it_from_running_is_said() {
+fn errors_that_prevent_a_start_are_printed() {
     let site = Site::new();
     let _first = site.start("rr1");
     site.until("the first runs", in_sync);
@@ -280,16 +284,16 @@ fn what_keeps_it_from_running_is_said() {
     other.put("config.yaml", &CONFIGURATION.replace("PORT", &port.to_string()));
     let output = other.daemon("rr1").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(said.contains(&port.to_string()) && said.contains("spec.listenPort"), "{said}");
+    let errors = text(&output.stderr);
+    assert!(errors.contains(&port.to_string()) && errors.contains("spec.listenPort"), "{errors}");
 }
 
-/// What a daemon answers to these octets; empty while nobody listens.
+/// Returns a daemon's answer to these bytes; empty while no process listens.
 fn exchange(address: SocketAddr, request: &[u8]) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut answer = Vec::new();
-    // A server that has heard enough hangs up.
+    // A server may close the connection before it has read everything.
     let _ = stream.write_all(request);
     let _ = stream.read_to_end(&mut answer);
     text(&answer)
@@ -299,10 +303,10 @@ fn get(address: SocketAddr, path: &str) -> String {
     exchange(address, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+fn wait_until(state: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "waited in vain until {state}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -325,31 +329,33 @@ fn health_readiness_and_metrics_over_http() {
     site.put("nodes.yaml", &nodes);
     wait_until("it is ready", || get(address, "/readyz").starts_with("HTTP/1.1 200"));
     site.edit("nodes.yaml", "10.244.1.0/24", "10.244.1.0/99");
-    site.until("a bad CIDR is refused", |s| !in_sync(s));
-    assert!(get(address, "/readyz").starts_with("HTTP/1.1 200"), "ready once is ready");
+    site.until("an invalid CIDR is rejected", |s| !in_sync(s));
+    assert!(get(address, "/readyz").starts_with("HTTP/1.1 200"), "readiness is permanent");
 
     let answer = get(address, "/metrics");
     let (head, metrics) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     for line in [
-        "heliograph_store_in_sync 0",
+        "heliograph_intent_in_sync 0",
         "heliograph_ready 1",
-        "heliograph_bgp_sessions{role=\"client\",state=\"established\"} 0",
-        "heliograph_bgp_session_up{peer=\"192.0.2.2\",name=\"a\",role=\"client\"} 0",
+        "heliograph_bgp_sessions{role=\"Client\",state=\"Established\"} 0",
+        "heliograph_bgp_session_up{peer=\"192.0.2.2\",name=\"a\",role=\"Client\"} 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
     }
-    judge(metrics);
+    check_with_promtool(metrics);
 
-    // Clients that say too much or nothing keep nobody else waiting for long.
+    // Clients that send too much, or nothing, do not block others for long.
     let long = [b"GET / HTTP/1.1\r\nx: ".as_slice(), &[b'x'; 20_000], b"\r\n\r\n"].concat();
     assert!(!exchange(address, &long).contains("200 OK"));
     let _silent: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
-    wait_until("the silent are sent away", || get(address, "/healthz").starts_with("HTTP/1.1 200"));
+    wait_until("connections without a request are closed", || {
+        get(address, "/healthz").starts_with("HTTP/1.1 200")
+    });
 }
 
-/// Has Prometheus' own tool say what it thinks of metrics.
-fn judge(metrics: &str) {
+/// Checks metrics with Prometheus' own tool.
+fn check_with_promtool(metrics: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -360,6 +366,6 @@ fn judge(metrics: &str) {
         promtool.expect("promtool checks the metrics: install prometheus (Debian), or run `make test-agent`");
     promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let said = text(&output.stdout) + &text(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let messages = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success() && messages.is_empty(), "{messages}");
 }

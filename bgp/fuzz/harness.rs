@@ -1,6 +1,6 @@
-//! What each fuzz target does with its bytes; also run over the corpora in `cargo test`.
+//! The checks of each fuzz target, which `cargo test` also runs over the corpora.
 //!
-//! `RUSTC_BOOTSTRAP=1 cargo fuzz run TARGET` in `bgp/`; what it finds goes into `fuzz/corpus/TARGET` with its fix.
+//! `RUSTC_BOOTSTRAP=1 cargo fuzz run TARGET` in `bgp/`; an input that it finds goes into `fuzz/corpus/TARGET` with its fix.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use heliograph_bgp::{AddPath, Config, Filter, ListenRange, Neighbor, Network, Pr
 
 const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
-/// However a stream is cut, the same comes out of it.
+/// A stream gives the same frames in chunks of any size.
 pub fn framer(data: &[u8]) {
     let Some((options, stream)) = data.split_first() else { return };
     let new = || {
@@ -61,7 +61,7 @@ fn frame(kind: MessageType, body: &[u8]) -> Frame {
     Frame { kind, body: bytes::Bytes::copy_from_slice(body) }
 }
 
-/// What was read reads the same once it was written.
+/// Encodes a decoded message and decodes it again.
 fn again(message: &Message, codec: &Codec) -> Vec<Message> {
     let mut bytes = BytesMut::new();
     wire::encode(message, codec, &mut bytes);
@@ -75,20 +75,20 @@ fn again(message: &Message, codec: &Codec) -> Vec<Message> {
     messages
 }
 
-/// An OPEN's body.
+/// Decodes the body of an OPEN.
 pub fn open(data: &[u8]) {
     if let Ok(message) = wire::decode(&frame(MessageType::Open, data), &Codec::DEFAULT, &[]) {
-        // A claim of AS_TRANS with its real number is written with both again.
+        // An OPEN with AS_TRANS and the real number is encoded with both again.
         assert_eq!(again(&message, &Codec::DEFAULT), [message]);
     }
 }
 
-/// With Path Identifiers in both families and directions.
+/// Returns Path Identifiers for both families and directions.
 fn path_ids() -> PathIds {
     PathIds { receive: FAMILIES.into_iter().collect(), send: FAMILIES.into_iter().collect() }
 }
 
-/// An octet of options, then an UPDATE's body.
+/// Decodes an octet of options, and the body of an UPDATE.
 pub fn update(data: &[u8]) {
     let Some((options, body)) = data.split_first() else { return };
     let path_ids = if options & 32 != 0 { path_ids() } else { PathIds::NONE };
@@ -122,18 +122,18 @@ fn address(n: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, n).into()
 }
 
-/// Which AS neighbour `n` is in.
+/// Returns the AS of neighbor `n`.
 fn asn(n: u8) -> u32 {
     if n == 2 { 64600 } else { ASN }
 }
 
-/// 1 is never disturbed, 2 external with a role and a limit, 3 a client, all others come from a range.
+/// Neighbor 1 is never disturbed, 2 is external with a role and a limit, 3 is a client, all others come from a range.
 fn config(variant: u8) -> Config {
     let neighbor = |n: u8| {
         Neighbor::new(address(n), asn(n))
             .passive(n != 3 || variant & 1 != 0)
             .reflector_client(asn(n) == ASN)
-            // A change of it resets the session: not that of 1.
+            // A change of it resets the session: not that of neighbor 1.
             .add_path(
                 AddPath::default().receive(n != 1 && variant & 64 == 0).send(std::num::NonZeroU8::new(n - 1)),
             )
@@ -172,11 +172,11 @@ impl Play {
         Some(conn)
     }
 
-    fn hear(&mut self, conn: ConnId, message: &Message) {
-        self.hear_as(conn, message, PathIds::NONE);
+    fn receive(&mut self, conn: ConnId, message: &Message) {
+        self.receive_with(conn, message, PathIds::NONE);
     }
 
-    fn hear_as(&mut self, conn: ConnId, message: &Message, path_ids: PathIds) {
+    fn receive_with(&mut self, conn: ConnId, message: &Message, path_ids: PathIds) {
         let mut bytes = BytesMut::new();
         wire::encode(message, &Codec { four_octet_as: true, path_ids, ..Codec::DEFAULT }, &mut bytes);
         self.speaker.received(self.now, conn, &bytes);
@@ -223,7 +223,7 @@ impl Play {
         Message::Update(Update { attributes: Some(attributes), reach, ..Update::default() })
     }
 
-    /// Sends all that is to be sent, which must be sound, and does what is to be done.
+    /// Sends all pending messages, which must be valid, and carries out all actions.
     fn settle(&mut self) {
         while let Some(conn) = self.speaker.poll_transmit() {
             let mut bytes = BytesMut::new();
@@ -248,15 +248,15 @@ impl Play {
     }
 }
 
-/// A life of a speaker, three octets a step. Whatever the others do, neighbour 1 stays.
+/// Runs a speaker, with three octets per step. Whatever the others send, the session of neighbor 1 stays.
 #[allow(clippy::disallowed_methods, reason = "some beginning of time")]
 pub fn speaker(data: &[u8]) {
     let now = Instant::now();
     let speaker = Speaker::new(config(0), data.len() % 2 == 1, now, 7).expect("valid");
     let mut play = Play { speaker, now, conns: Vec::new() };
     let one = play.connect(1).expect("welcome");
-    play.hear(one, &Play::open(1, 0));
-    play.hear(one, &Message::Keepalive);
+    play.receive(one, &Play::open(1, 0));
+    play.receive(one, &Message::Keepalive);
     play.settle();
     play.conns.retain(|conn| *conn != one);
     for step in data.chunks_exact(3) {
@@ -267,21 +267,21 @@ pub fn speaker(data: &[u8]) {
             1 => {
                 // A whole session at once.
                 if let Some(conn) = play.connect(n) {
-                    play.hear(conn, &Play::open(n, how));
-                    play.hear(conn, &Message::Keepalive);
+                    play.receive(conn, &Play::open(n, how));
+                    play.receive(conn, &Message::Keepalive);
                 }
             }
             2 => play
                 .at(which)
                 .into_iter()
-                .for_each(|conn| play.hear(conn, &Play::open(2 + how % 6, how >> 3))),
-            3 => play.at(which).into_iter().for_each(|conn| play.hear(conn, &Message::Keepalive)),
+                .for_each(|conn| play.receive(conn, &Play::open(2 + how % 6, how >> 3))),
+            3 => play.at(which).into_iter().for_each(|conn| play.receive(conn, &Message::Keepalive)),
             4 => {
-                // Those who do not speak them take identifiers for prefixes.
+                // Peers without Path Identifiers decode them as prefixes.
                 let path_id = (which & 0x80 != 0).then_some(u32::from(which >> 5 & 3));
                 let path_ids = path_id.map_or(PathIds::NONE, |_| path_ids());
                 let update = Play::update(2 + which % 6, how, path_id);
-                play.at(which).into_iter().for_each(|conn| play.hear_as(conn, &update, path_ids));
+                play.at(which).into_iter().for_each(|conn| play.receive_with(conn, &update, path_ids));
             }
             5 => {
                 let refresh = [Refresh::Request, Refresh::Begin, Refresh::End, Refresh::Unknown(9)];
@@ -289,11 +289,11 @@ pub fn speaker(data: &[u8]) {
                     Some(FAMILIES[usize::from(how >> 7)]),
                     refresh[usize::from(how % 4)],
                 );
-                play.at(which).into_iter().for_each(|conn| play.hear(conn, &refresh));
+                play.at(which).into_iter().for_each(|conn| play.receive(conn, &refresh));
             }
             6 => {
                 let notification = Message::Notification(Notification::new(how % 10, how >> 4));
-                play.at(which).into_iter().for_each(|conn| play.hear(conn, &notification));
+                play.at(which).into_iter().for_each(|conn| play.receive(conn, &notification));
             }
             7 => {
                 if let Some(conn) = play.at(which) {
@@ -313,7 +313,7 @@ pub fn speaker(data: &[u8]) {
             9 => {
                 for _ in 0..=how % 8 {
                     play.now += Duration::from_secs(u64::from(which % 30));
-                    play.hear(one, &Message::Keepalive);
+                    play.receive(one, &Message::Keepalive);
                     play.speaker.handle_timeout(play.now);
                     play.settle();
                 }
@@ -327,7 +327,7 @@ pub fn speaker(data: &[u8]) {
         if what & 0x80 == 0 {
             play.settle();
         }
-        // Nothing is due in the past but for what has not been let expire yet.
+        // No deadline is in the past, except those that have not been processed yet.
         assert!(play.speaker.sessions(play.now).len() <= 3 + 2);
     }
     play.settle();
@@ -335,7 +335,7 @@ pub fn speaker(data: &[u8]) {
     let bystander = sessions.iter().find(|session| session.address == address(1)).expect("configured");
     assert_eq!(bystander.state, SessionState::Established, "{}", bystander.reason);
     assert_eq!(bystander.established_count, 1);
-    // When all others are gone and forgotten, so is what they told.
+    // When all others are removed, so are their routes.
     let alone = config(0).ranges([]).neighbors([config(0).neighbors.swap_remove(0)]);
     play.speaker.set_config(play.now, alone).expect("valid");
     play.settle();

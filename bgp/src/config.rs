@@ -213,10 +213,51 @@ pub struct Neighbor {
     /// there may be a router between them.
     #[cfg(feature = "bfd")]
     pub bfd: Option<bfd::Settings>,
+    /// The next hop of the routes that are advertised to it. Changes live.
+    pub next_hop_mode: NextHopMode,
     /// The filter for paths that it sends.
     pub import: Filter,
     /// The filter for paths that we advertise to it.
     pub export: Filter,
+}
+
+/// The rule for the NEXT_HOP of the routes that are advertised to a neighbor (RFC 4271 §5.1.3).
+///
+/// | path | `Automatic` | `OwnAddress` | `Unchanged` |
+/// |---|---|---|---|
+/// | originated | [`Network::next_hop`], else our own address | our own address | as `Automatic` |
+/// | learned from an external peer, to an internal one | our own address; if it is of the wrong family, the path's | our own address | the path's |
+/// | learned from any peer, to an external one | our own address | our own address | the path's |
+/// | reflected: from an internal peer to an internal one | the path's | the path's | the path's |
+///
+/// Our own address is that of the session. A next hop that does not fit the prefix's family or the session
+/// (RFC 8950 §4) is not advertised: the route is withheld. A link-local next hop is for one link only (RFC 2545 §3), so
+/// `Unchanged` advertises our own address instead of one.
+///
+/// A reflected path keeps its next hop in every mode (RFC 4456 §10): a reflector that takes the traffic of its clients
+/// can cause loops, and is often not able to forward it. FRR's `next-hop-self` has the same rule. A rule with
+/// [`NextHopSelf`](crate::policy::Modification::NextHopSelf) in the export policy changes reflected paths too, as FRR's
+/// `next-hop-self force` does. Such a rule takes precedence over every mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NextHopMode {
+    /// The rules of RFC 4271 §5.1.3, with one difference, without third-party next hops:
+    ///
+    /// - Rule 1, to an internal peer: a path learned from another internal peer keeps its next hop. An originated path
+    ///   has the configured next hop, or our own address. Different: a path learned from an external peer gets our own
+    ///   address, where the RFC keeps the next hop unless configured otherwise. The nodes of a cluster run no IGP that
+    ///   carries the link to the external peer, so only the node on that link is sure to reach it.
+    /// - Rule 2, to an external peer one hop away: our own address on the session, which the RFC names as the default.
+    ///   The third-party next hops that it allows on a common subnet are not used.
+    /// - Rule 3, to an external peer several hops away: our own address on the session, which the RFC names as the
+    ///   default.
+    #[default]
+    Automatic,
+    /// Our own address for every path that is not reflected: FRR's `next-hop-self`.
+    OwnAddress,
+    /// The next hop of the path as it was learned, as a route server advertises it (RFC 7947 §2.2.1), or a speaker with
+    /// a multihop session (RFC 4271 §5.1.3, rule 3). The receiver has to reach it by itself.
+    Unchanged,
 }
 
 /// Several paths to a prefix with one neighbor, in all of its families (RFC 7911). Off by default. Every value is valid.
@@ -342,19 +383,23 @@ pub struct Timers {
     pub keepalive: Option<Duration>,
     /// Time between attempts to connect, before jitter.
     pub connect_retry: Duration,
+    /// Longest time for which connections of the peer are refused after an error (IdleHoldTime, RFC 4271 §8.1.1). The
+    /// pauses in our own attempts grow up to 60 s whatever this is. Changes live.
+    pub idle_hold: Duration,
     /// The time after which a session ends whose peer reads nothing (RFC 9687); longer than the hold time. `None`: 8
     /// minutes, or twice the hold time where that is longer.
     pub send_hold: Option<Duration>,
 }
 
 impl Default for Timers {
-    /// Returns 90 s of hold time, as RFC 4271 §10 suggests, and 5 s between attempts, as peers in a cluster come and go
-    /// often.
+    /// Returns 90 s of hold time, as RFC 4271 §10 suggests, 5 s between attempts, as peers in a cluster come and go often,
+    /// and 1 s of idle hold time.
     fn default() -> Self {
         Self {
             hold: Duration::from_secs(90),
             keepalive: None,
             connect_retry: Duration::from_secs(5),
+            idle_hold: Duration::from_secs(1),
             send_hold: None,
         }
     }
@@ -514,6 +559,7 @@ impl Neighbor {
             families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
             timers: Timers::default(),
             extended_next_hop: false,
+            next_hop_mode: NextHopMode::Automatic,
             add_path: AddPath::default(),
             role: None,
             strict_role: false,

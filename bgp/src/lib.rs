@@ -102,7 +102,7 @@ pub use heliograph_bfd as bfd;
 
 pub use config::{
     AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key,
-    ListenRange, Neighbor, Network, PrefixLimit, PrefixRange, Timers, Ttl,
+    ListenRange, Neighbor, Network, NextHopMode, PrefixLimit, PrefixRange, Timers, Ttl,
 };
 pub use speaker::Speaker;
 pub use wire::Role;

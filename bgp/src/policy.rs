@@ -1,241 +1,233 @@
-//! Policy: rules that say which routes pass, and with what changes.
+//! Import and export policy: rules that accept, reject and modify routes.
 //!
-//! Rules are tried in turn. One whose conditions all hold adds its changes, and ends the search where it says accept or
-//! reject; what no rule ends is treated as the policy says at its end. Conditions look at the route as it was received,
-//! or, on export, as it stands in the table: what one rule changes another does not see. So the order of changes never
-//! hides a condition, and a policy can be explained for each route by itself.
+//! Rules are evaluated in order. A rule whose conditions all hold adds its modifications, and ends the evaluation if it
+//! has an action. A route for which no rule ends the evaluation gets the policy's default action. Conditions are matched
+//! against the route as it was received or, on export, as it is in the Loc-RIB: they do not see the modifications of
+//! other rules. So the order of modifications never hides a condition, and the result for a route can be explained by
+//! one rule.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::wire::{AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, NextHop, Prefix, Segment};
 
-/// The most times that an AS number may be prepended by one rule: more only makes paths that others refuse.
+/// The highest number of times that one rule may prepend an AS number: longer paths are dropped by other networks.
 const MAX_PREPEND: u8 = 32;
 
-/// What a rule, or a policy's end, decides.
+/// The result of a rule or of a policy: accept or reject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The route passes, with all changes so far.
+pub enum Action {
+    /// The route is accepted, with all modifications so far.
     Accept,
-    /// It doesn't.
+    /// The route is rejected.
     Reject,
 }
 
-/// A checked list of rules. Cheap to clone.
+/// A validated list of rules with a default action. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy(Arc<Inner>);
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Inner {
     rules: Vec<Rule>,
-    otherwise: Verdict,
+    default_action: Action,
 }
 
 /// One rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// What people call it, for reports.
+    /// The name, for reports; may be empty.
     pub name: String,
-    /// All must hold; none holds always.
+    /// The conditions, all of which must hold. An empty list always holds.
     pub conditions: Vec<Condition>,
-    /// Made where all hold, in this order.
-    pub changes: Vec<Change>,
-    /// `None`: the next rule has a say, too.
-    pub verdict: Option<Verdict>,
+    /// The modifications made if all conditions hold, in this order.
+    pub modifications: Vec<Modification>,
+    /// The action, which ends the evaluation; `None`: the evaluation goes on with the next rule.
+    pub action: Option<Action>,
 }
 
-/// Something about a route that holds or not.
+/// A condition on a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// The prefix matches one of these.
     Prefix(Vec<PrefixMatch>),
-    /// It carries all of these.
+    /// The route carries all of these communities.
     Communities(Vec<Community>),
-    /// Its AS path is like this.
+    /// The AS path matches.
     AsPath(AsPathMatch),
-    /// Its next hop lies in one of these.
+    /// The next hop is in one of these prefixes.
     NextHop(Vec<Prefix>),
-    /// It was learned like this.
+    /// The route has this source.
     Source(RouteSource),
-    /// That does not hold.
+    /// The inner condition does not hold.
     Not(Box<Condition>),
 }
 
-/// Prefixes within another, of some lengths.
+/// A match on prefixes: those within a covering prefix, from one length to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrefixMatch {
     /// The covering prefix.
     pub within: Prefix,
     /// The shortest length that matches.
     pub min_length: u8,
-    /// The longest.
+    /// The longest length that matches.
     pub max_length: u8,
 }
 
-/// A community of any kind.
+/// A standard, extended or large community.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Community {
-    /// RFC 1997: AS number and value in one.
+    /// A standard community (RFC 1997): AS number and value in one number.
     Standard(u32),
-    /// RFC 4360.
+    /// An extended community (RFC 4360).
     Extended(ExtendedCommunity),
-    /// RFC 8092.
+    /// A large community (RFC 8092).
     Large(LargeCommunity),
 }
 
-/// What an AS path is like.
+/// A match on the AS path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AsPathMatch {
-    /// Empty: from our own AS.
+    /// The path is empty: the route is from our own AS.
     Empty,
-    /// This AS is in it.
+    /// The path contains this AS.
     Contains(u32),
-    /// This AS is the first: the neighbouring one.
+    /// This AS is the first one: the neighboring AS.
     From(u32),
-    /// This AS is the last: the origin.
+    /// This AS is the last one: the origin.
     Origin(u32),
-    /// No longer than this many ASes.
+    /// The path has at most this many ASes.
     AtMost(usize),
 }
 
-/// How a route was learned.
+/// The source of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteSource {
-    /// We originate it.
+    /// Originated by this speaker.
     Local,
-    /// From a neighbour in our AS.
+    /// Learned from a neighbor in our AS.
     Internal,
-    /// From a neighbour in another AS.
+    /// Learned from a neighbor in another AS.
     External,
 }
 
-/// A change to a route that passes.
+/// A modification of an accepted route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
+pub enum Modification {
     /// Adds a community.
     Add(Community),
-    /// Takes a community away.
+    /// Removes a community.
     Remove(Community),
-    /// Sets LOCAL_PREF; means nothing towards external neighbours.
+    /// Sets LOCAL_PREF; has no effect on what is sent to external neighbors.
     LocalPref(u32),
-    /// Sets MULTI_EXIT_DISC, or takes it away.
+    /// Sets MULTI_EXIT_DISC, or removes it.
     Med(Option<u32>),
-    /// Makes the AS path longer by this many: on export by our AS number, on import by the neighbour's.
+    /// Prepends an AS number this many times: on export our own, on import the neighbor's.
     Prepend(u8),
-    /// Makes our own address on the session the next hop; on export only.
+    /// Sets the next hop to our own address on the session; on export only.
     NextHopSelf,
 }
 
-/// Why a policy is refused.
+/// A policy is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rule {rule}: {problem}")]
 pub struct PolicyError {
-    /// Which rule, by name, or by number from 1 where it has none.
+    /// The rule's name, or its number from 1 if it has none.
     pub rule: String,
-    /// What is wrong, and what to do.
+    /// The problem and its remedy.
     pub problem: String,
 }
 
-/// A route, as conditions see it.
+/// A route as conditions match it.
 #[derive(Clone, Copy, Debug)]
 pub struct Route<'a> {
     /// The destination.
     pub prefix: &'a Prefix,
-    /// Its attributes.
+    /// The path attributes.
     pub attributes: &'a Attributes,
-    /// Its next hop; `None` for our own without one.
+    /// The next hop; `None` for an originated network without one.
     pub next_hop: Option<IpAddr>,
-    /// How it was learned.
+    /// The source.
     pub source: RouteSource,
 }
 
-/// What a policy says about one route.
+/// The result of a policy for one route.
 #[derive(Clone, Debug)]
-pub struct Judgement<'a> {
-    /// Whether it passes.
-    pub verdict: Verdict,
-    /// The rule that decided; `None`: none did.
+pub struct Evaluation<'a> {
+    /// The action.
+    pub action: Action,
+    /// The rule that ended the evaluation; `None`: the default action applies.
     pub rule: Option<&'a Rule>,
-    /// What is to be changed.
-    pub changes: Vec<&'a Change>,
+    /// The modifications to make.
+    pub modifications: Vec<&'a Modification>,
 }
 
 impl Policy {
-    /// Checks `rules`; `otherwise` holds for what none of them ends.
+    /// Creates a policy from `rules`; `default_action` applies to routes for which no rule ends the evaluation.
     ///
     /// # Errors
-    /// The first rule that cannot be meant as it stands.
-    pub fn new(rules: Vec<Rule>, otherwise: Verdict) -> Result<Self, PolicyError> {
+    /// The first rule that is invalid.
+    pub fn new(rules: Vec<Rule>, default_action: Action) -> Result<Self, PolicyError> {
         for (number, rule) in (1..).zip(&rules) {
             rule.check().map_err(|problem| {
                 let rule = if rule.name.is_empty() { format!("{number}") } else { rule.name.clone() };
                 PolicyError { rule, problem }
             })?;
         }
-        Ok(Self(Arc::new(Inner { rules, otherwise })))
+        Ok(Self(Arc::new(Inner { rules, default_action })))
     }
 
-    /// The rules.
+    /// Returns the rules.
     pub fn rules(&self) -> &[Rule] {
         &self.0.rules
     }
 
-    /// What becomes of a route.
-    pub fn judge(&self, route: &Route<'_>) -> Judgement<'_> {
-        let mut changes = Vec::new();
+    /// Evaluates the policy for a route.
+    pub fn evaluate(&self, route: &Route<'_>) -> Evaluation<'_> {
+        let mut modifications = Vec::new();
         for rule in self.0.rules.iter().filter(|rule| rule.holds(route)) {
-            changes.extend(&rule.changes);
-            if let Some(verdict) = rule.verdict {
-                return Judgement { verdict, rule: Some(rule), changes };
+            modifications.extend(&rule.modifications);
+            if let Some(action) = rule.action {
+                return Evaluation { action, rule: Some(rule), modifications };
             }
         }
-        Judgement { verdict: self.0.otherwise, rule: None, changes }
+        Evaluation { action: self.0.default_action, rule: None, modifications }
     }
 
-    /// Whether a rule makes our own address the next hop.
+    /// Returns whether a rule sets the next hop to our own address.
     pub(crate) fn sets_next_hop(&self) -> bool {
-        self.0.rules.iter().any(|rule| rule.changes.contains(&Change::NextHopSelf))
+        self.0.rules.iter().any(|rule| rule.modifications.contains(&Modification::NextHopSelf))
     }
 }
 
-impl Judgement<'_> {
-    /// Whether the route passes.
+impl Evaluation<'_> {
+    /// Returns whether the route is accepted.
     pub fn accepts(&self) -> bool {
-        self.verdict == Verdict::Accept
+        self.action == Action::Accept
     }
 
-    /// Makes the changes. `prepended` is the AS number to prepend, `ours` the next hop that we are; where that is `None`
-    /// the next hop stays.
+    /// Makes the modifications. `prepended` is the AS number to prepend, `own_address` the next hop for `NextHopSelf`;
+    /// `None` leaves the next hop as it is.
     pub fn apply(
         &self,
         attributes: &mut Attributes,
         next_hop: &mut NextHop,
         prepended: Option<u32>,
-        ours: Option<NextHop>,
+        own_address: Option<NextHop>,
     ) {
-        for change in &self.changes {
-            match **change {
-                Change::Add(community) => community.add(attributes),
-                Change::Remove(community) => community.remove(attributes),
-                Change::LocalPref(value) => attributes.local_pref = Some(value),
-                Change::Med(value) => attributes.med = value,
-                Change::Prepend(times) => {
+        for modification in &self.modifications {
+            match **modification {
+                Modification::Add(community) => community.add(attributes),
+                Modification::Remove(community) => community.remove(attributes),
+                Modification::LocalPref(value) => attributes.local_pref = Some(value),
+                Modification::Med(value) => attributes.med = value,
+                Modification::Prepend(times) => {
                     for asn in std::iter::repeat_n(prepended, times.into()).flatten() {
                         attributes.as_path.prepend(asn);
                     }
                 }
-                Change::NextHopSelf => *next_hop = ours.unwrap_or(*next_hop),
+                Modification::NextHopSelf => *next_hop = own_address.unwrap_or(*next_hop),
             }
-        }
-    }
-
-    /// Why the route does not pass, in words.
-    pub fn reason(&self) -> String {
-        match self.rule {
-            Some(rule) if !rule.name.is_empty() => format!("rule {} rejects it", rule.name),
-            Some(_) => "a rule rejects it".into(),
-            None => "no rule accepts it".into(),
         }
     }
 }
@@ -249,13 +241,13 @@ impl Rule {
         for condition in &self.conditions {
             condition.check()?;
         }
-        for change in &self.changes {
-            if matches!(change, Change::Prepend(times) if !(1..=MAX_PREPEND).contains(times)) {
+        for modification in &self.modifications {
+            if matches!(modification, Modification::Prepend(times) if !(1..=MAX_PREPEND).contains(times)) {
                 return Err(format!("prepends not once, or more than {MAX_PREPEND} times"));
             }
         }
-        if self.verdict == Some(Verdict::Reject) && !self.changes.is_empty() {
-            return Err("changes what it rejects: leave the changes out".into());
+        if self.action == Some(Action::Reject) && !self.modifications.is_empty() {
+            return Err("changes a route that it rejects: leave the changes out".into());
         }
         Ok(())
     }
@@ -300,7 +292,7 @@ impl Condition {
 }
 
 impl PrefixMatch {
-    /// Whether `prefix` lies within and has one of the lengths.
+    /// Returns whether `prefix` is within the covering prefix and has one of the lengths.
     pub fn matches(&self, prefix: &Prefix) -> bool {
         self.within.contains(prefix) && (self.min_length..=self.max_length).contains(&prefix.length())
     }
@@ -375,7 +367,7 @@ impl Community {
     }
 }
 
-/// Communities are kept in order.
+/// Inserts a value in order, once.
 fn insert<T: Ord>(values: &mut List<T>, value: T) {
     if let Err(at) = values.binary_search(&value) {
         values.insert(at, value);
@@ -398,8 +390,8 @@ mod tests {
         Condition::Prefix(vec![PrefixMatch { within: prefix(text), min_length, max_length }])
     }
 
-    fn rule(conditions: Vec<Condition>, changes: Vec<Change>, verdict: Option<Verdict>) -> Rule {
-        Rule { name: String::new(), conditions, changes, verdict }
+    fn rule(conditions: Vec<Condition>, modifications: Vec<Modification>, action: Option<Action>) -> Rule {
+        Rule { name: String::new(), conditions, modifications, action }
     }
 
     fn attributes() -> Attributes {
@@ -449,22 +441,26 @@ mod tests {
     }
 
     #[test]
-    fn the_first_verdict_counts_and_earlier_changes_with_it() {
+    fn the_first_action_ends_the_evaluation_and_earlier_modifications_are_kept() {
         let policy = Policy::new(
             vec![
-                rule(vec![within("10.0.0.0/8", 8, 32)], vec![Change::Med(Some(5))], None),
-                rule(vec![within("10.1.0.0/16", 16, 32)], vec![Change::LocalPref(50)], Some(Verdict::Accept)),
+                rule(vec![within("10.0.0.0/8", 8, 32)], vec![Modification::Med(Some(5))], None),
+                rule(
+                    vec![within("10.1.0.0/16", 16, 32)],
+                    vec![Modification::LocalPref(50)],
+                    Some(Action::Accept),
+                ),
                 Rule {
                     name: "no-tens".into(),
-                    ..rule(vec![within("10.0.0.0/8", 8, 32)], vec![], Some(Verdict::Reject))
+                    ..rule(vec![within("10.0.0.0/8", 8, 32)], vec![], Some(Action::Reject))
                 },
-                rule(vec![], vec![Change::LocalPref(1)], None),
+                rule(vec![], vec![Modification::LocalPref(1)], None),
             ],
-            Verdict::Accept,
+            Action::Accept,
         )
         .expect("valid");
         let attributes = attributes();
-        let judge = |text: &str| {
+        let evaluate = |text: &str| {
             let prefix = prefix(text);
             let route = Route {
                 prefix: &prefix,
@@ -472,59 +468,60 @@ mod tests {
                 next_hop: None,
                 source: RouteSource::Local,
             };
-            let judgement = policy.judge(&route);
-            (judgement.accepts(), judgement.reason(), judgement.changes.len())
+            let evaluation = policy.evaluate(&route);
+            let rule = evaluation.rule.map(|rule| rule.name.clone());
+            (evaluation.accepts(), rule, evaluation.modifications.len())
         };
-        let (accepted, _, changes) = judge("10.1.2.0/24");
-        assert_eq!((accepted, changes), (true, 2));
-        let (accepted, reason, _) = judge("10.2.0.0/16");
-        assert_eq!((accepted, &reason[..]), (false, "rule no-tens rejects it"));
-        assert_eq!((judge("11.0.0.0/8").0, judge("11.0.0.0/8").2), (true, 1));
+        let (accepted, _, modifications) = evaluate("10.1.2.0/24");
+        assert_eq!((accepted, modifications), (true, 2));
+        let (accepted, rule, _) = evaluate("10.2.0.0/16");
+        assert_eq!((accepted, rule.as_deref()), (false, Some("no-tens")));
+        assert_eq!((evaluate("11.0.0.0/8").0, evaluate("11.0.0.0/8").2), (true, 1));
     }
 
     #[test]
-    fn changes_keep_communities_in_order() {
-        let changes = vec![
-            Change::Add(Community::Standard(8)),
-            Change::Add(Community::Standard(9)),
-            Change::Remove(Community::Standard(7)),
-            Change::Prepend(2),
-            Change::NextHopSelf,
+    fn modifications_keep_communities_in_order() {
+        let modifications = vec![
+            Modification::Add(Community::Standard(8)),
+            Modification::Add(Community::Standard(9)),
+            Modification::Remove(Community::Standard(7)),
+            Modification::Prepend(2),
+            Modification::NextHopSelf,
         ];
-        let policy = Policy::new(vec![rule(vec![], changes, None)], Verdict::Accept).expect("valid");
+        let policy = Policy::new(vec![rule(vec![], modifications, None)], Action::Accept).expect("valid");
         let mut changed = attributes();
         let hop = |text: &str| NextHop { address: text.parse().expect("an address"), link_local: None };
-        let (mut next_hop, ours) = (hop("192.0.2.1"), hop("192.0.2.2"));
+        let (mut next_hop, own_address) = (hop("192.0.2.1"), hop("192.0.2.2"));
         let (before, prefix) = (attributes(), prefix("10.0.0.0/8"));
         let route =
             Route { prefix: &prefix, attributes: &before, next_hop: None, source: RouteSource::Local };
-        policy.judge(&route).apply(&mut changed, &mut next_hop, Some(64512), Some(ours));
+        policy.evaluate(&route).apply(&mut changed, &mut next_hop, Some(64512), Some(own_address));
         assert_eq!(changed.communities, [8, 9]);
         assert_eq!(changed.as_path.hops(), 5);
-        assert_eq!(next_hop, ours);
+        assert_eq!(next_hop, own_address);
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn invalid_rules_are_rejected() {
         let reject =
-            |rule: Rule| Policy::new(vec![Rule::default(), rule], Verdict::Reject).expect_err("refused");
+            |rule: Rule| Policy::new(vec![Rule::default(), rule], Action::Reject).expect_err("invalid");
         let error = reject(rule(vec![within("10.0.0.0/8", 7, 9)], vec![], None));
         assert_eq!(
             error.to_string(),
             "rule 2: lengths 7 to 9 within 10.0.0.0/8: they must go up, from 8 to 32"
         );
-        for (condition, changes) in [
+        for (condition, modifications) in [
             (within("10.0.0.0/8", 24, 16), vec![]),
             (within("10.0.0.0/8", 24, 33), vec![]),
             (Condition::Prefix(vec![]), vec![]),
             (Condition::Communities(vec![]), vec![]),
             (Condition::NextHop(vec![]), vec![]),
             (Condition::Not(Box::new(Condition::AsPath(AsPathMatch::From(0)))), vec![]),
-            (within("10.0.0.0/8", 8, 8), vec![Change::Prepend(0)]),
-            (within("10.0.0.0/8", 8, 8), vec![Change::Prepend(33)]),
-            (within("10.0.0.0/8", 8, 8), vec![Change::LocalPref(1)]),
+            (within("10.0.0.0/8", 8, 8), vec![Modification::Prepend(0)]),
+            (within("10.0.0.0/8", 8, 8), vec![Modification::Prepend(33)]),
+            (within("10.0.0.0/8", 8, 8), vec![Modification::LocalPref(1)]),
         ] {
-            reject(rule(vec![condition], changes, Some(Verdict::Reject)));
+            reject(rule(vec![condition], modifications, Some(Action::Reject)));
         }
     }
 }

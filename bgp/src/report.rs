@@ -14,7 +14,6 @@ use crate::wire::{PathIds, Prefix};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[non_exhaustive]
 pub enum SessionState {
     /// Not trying.
     Idle,
@@ -26,8 +25,26 @@ pub enum SessionState {
     OpenSent,
     /// OPEN received, waiting for the first KEEPALIVE.
     OpenConfirm,
-    /// Routes flow.
+    /// Routes are exchanged.
     Established,
+}
+
+impl SessionState {
+    /// All states, in their order.
+    pub const ALL: [Self; 6] =
+        [Self::Idle, Self::Connect, Self::Active, Self::OpenSent, Self::OpenConfirm, Self::Established];
+
+    /// Returns the name that RFC 4271 gives it, such as `OpenSent`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "Idle",
+            Self::Connect => "Connect",
+            Self::Active => "Active",
+            Self::OpenSent => "OpenSent",
+            Self::OpenConfirm => "OpenConfirm",
+            Self::Established => "Established",
+        }
+    }
 }
 
 /// One session as it stands.

@@ -1,4 +1,4 @@
-//! Replays what fuzzing has found worth keeping (`fuzz/corpus`), and some seeded noise.
+//! Replays the inputs that fuzzing has found (`fuzz/corpus`), and some random bytes with a seed.
 #![allow(clippy::disallowed_methods, reason = "a test needs some beginning of time, and a seed")]
 
 #[path = "../fuzz/harness.rs"]

@@ -1,7 +1,8 @@
-//! Five thousand speakers behind two reflectors. A program of its own, so that its peak of memory is its own.
+//! Five thousand speakers behind two reflectors. A program of its own, so that its peak memory can be measured.
 //!
-//! All are whole speakers with all their sessions. Each keeps the routes of all that announce, from both reflectors: that
-//! grows with the product, so with the other tests one speaker in twenty announces, and all do where memory allows.
+//! All are complete speakers with all their sessions. Each holds the routes of all nodes that originate, from both
+//! reflectors: their number grows with the product. So in the default test one speaker in twenty originates a route, and
+//! all do where memory permits.
 #![allow(clippy::disallowed_methods, reason = "a test needs an origin of time, and measures itself")]
 
 #[path = "sim/cluster.rs"]
@@ -18,8 +19,8 @@ use network::{Network, Seed};
 
 const REFLECTORS: usize = 2;
 
-/// Starts `clients` and two reflectors within two seconds and lets them converge; one in `sparse` announces a prefix.
-/// Every table is compared with what it must hold.
+/// Starts `clients` and two reflectors within two seconds and lets them converge; one in `sparse` originates a prefix. Every
+/// table is compared with its expected content.
 fn converge(clients: usize, sparse: usize) {
     let seed = Seed::new(1);
     let began = Instant::now();
@@ -56,19 +57,19 @@ fn converge(clients: usize, sparse: usize) {
     );
 }
 
-/// Whom something is missing, by numbers alone: quick.
+/// Returns the nodes with missing paths, by their number alone: quick.
 fn unfinished(network: &Network) -> Option<String> {
     let all: usize = (0..network.len()).map(|node| network.config(node).networks.len()).sum();
     (REFLECTORS..network.len()).find_map(|node| {
         let own = network.config(node).networks.len();
-        // The reflectors of one cluster do not tell on what the other reflected; their own they tell each other.
+        // Reflectors of one cluster do not pass on routes that the other reflected; they exchange their own.
         let wanted = REFLECTORS * (all - own) - REFLECTORS;
         let accepted: usize = network.speaker(node).sessions(network.now).iter().map(|s| s.accepted).sum();
         (accepted < wanted).then(|| format!("node {node} has {accepted} of {wanted} paths"))
     })
 }
 
-/// The most memory that this process had, in all and for each speaker.
+/// Returns the peak memory of this process, in all and per speaker.
 fn peak(speakers: usize) -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

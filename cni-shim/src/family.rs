@@ -42,8 +42,16 @@ impl IpFamily {
         }
     }
 
-    /// Returns the name in JSON, metrics and sysctls: `ipv4` or `ipv6`. [`fmt::Display`] writes it for sentences.
+    /// Returns the name: `IPv4` or `IPv6`.
     pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// Returns the name in sysctls: `ipv4` or `ipv6`.
+    pub const fn sysctl(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
             Self::V6 => "ipv6",
@@ -53,9 +61,6 @@ impl IpFamily {
 
 impl fmt::Display for IpFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
+        f.pad(self.as_str())
     }
 }

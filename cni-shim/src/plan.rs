@@ -70,7 +70,7 @@ impl fmt::Display for Step {
                 )
             }
             Self::Sysctl { side, interface, family, key, value } => {
-                write!(f, "set net.{}.conf.{interface}.{key}={value} in {side}", family.as_str())
+                write!(f, "set net.{}.conf.{interface}.{key}={value} in {side}", family.sysctl())
             }
             Self::Up { side, interface } => write!(f, "bring {interface} up in {side}"),
             Self::PodAddress { interface, address } => {

@@ -1,4 +1,4 @@
-//! The demonstration: a lab comes up, pods reach each other, and what was seen on the router is told. Or a whole
+//! The demonstration: a lab comes up, pods reach each other, and the packets on the router are counted. Or a whole
 //! Kubernetes does ([`KUBERNETES`]).
 
 mod kubernetes;
@@ -21,9 +21,9 @@ use crate::uml;
 const PODS: usize = 2;
 /// Nodes that get pods, at most.
 const NODES: usize = 4;
-/// How long pods have to reach each other.
+/// The timeout for pods to reach each other.
 const REACH: Duration = Duration::from_secs(60);
-/// What the bulk transfer carries.
+/// The size of the bulk transfer.
 const BULK: usize = 100_000_000;
 
 /// Names the demonstration on a whole Kubernetes instead of a topology's.
@@ -54,13 +54,13 @@ fn show(topology: &str) -> Result<i32> {
     progress.phase(&format!("building the lab `{topology}`"));
     let lab = Lab::named(topology)?.up()?;
     progress.phase("waiting for the agents");
-    lab.wait_ready_with(&|missing| progress.say(missing))?;
+    lab.wait_ready_with(&|missing| progress.update(missing))?;
 
     progress.phase("adding pods through the CNI plugin");
     let mut pods = Vec::new();
     for node in lab.with_role("node").take(NODES) {
         for i in 1..=PODS {
-            progress.say(&format!("pod {i} on {}", node.name()));
+            progress.update(&format!("pod {i} on {}", node.name()));
             pods.push(lab.add_pod(node.name(), &format!("{}-{i}", node.name()))?);
         }
     }
@@ -68,8 +68,9 @@ fn show(topology: &str) -> Result<i32> {
     let sniffer = Sniffer::start(&router.namespaces().net)?;
 
     progress.phase("pinging every pod from every pod and node");
-    let found =
-        survey(&lab, &pods, &sniffer, REACH, &|done, of| progress.say(&format!("{done} of {of} answered")))?;
+    let found = survey(&lab, &pods, &sniffer, REACH, &|done, of| {
+        progress.update(&format!("{done} of {of} answered"))
+    })?;
     progress.end();
     print_matrix(&lab, &pods, &found);
     print_addresses(&pods, &found);
@@ -83,9 +84,9 @@ fn show(topology: &str) -> Result<i32> {
     let rack = |pod: &Pod| lab.node(&pod.node).label("rack").to_owned();
     let (from, to) = (&pods[0], pods.iter().find(|pod| rack(pod) != rack(&pods[0])));
     match to.context("all pods are in one rack").and_then(|to| bulk(&lab, &sniffer, from, to)) {
-        Ok(told) => {
+        Ok(summary) => {
             progress.end();
-            println!("\n{told}");
+            println!("\n{summary}");
         }
         Err(error) => faults.push(format!("TCP transfer: {error:#}")),
     }
@@ -137,7 +138,7 @@ fn bulk(lab: &Lab, sniffer: &Sniffer, from: &Pod, to: &Pod) -> Result<String> {
 /// The MTU of a pod's interface in bytes.
 ///
 /// # Errors
-/// When `ip` does not tell.
+/// When `ip` fails.
 pub fn pod_mtu(lab: &Lab, pod: &Pod) -> Result<usize> {
     let links = lab.node(&pod.node).ip(&format!("-n cni-{} link show dev eth0", pod.id))?;
     let mtu = links.first().and_then(|link| link["mtu"].as_u64()).context("the pod's eth0 has no MTU")?;

@@ -12,15 +12,15 @@ use sha2::{Digest, Sha256};
 /// A file of an image. Its folders are made with it.
 #[derive(Clone, Debug)]
 pub struct File {
-    /// Where it lies in the image, without a leading slash.
+    /// The path in the image, without a leading slash.
     pub path: PathBuf,
-    /// What it is.
+    /// The kind of file.
     pub content: Content,
     /// Its permission bits.
     pub mode: u32,
 }
 
-/// What a file of an image is.
+/// The kinds of files in an image.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A copy of a file of this machine.
@@ -55,14 +55,14 @@ impl File {
     }
 }
 
-/// What an image is called, and what runs in it.
+/// The name of an image, and the program that it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// The references it is imported under, registry and tag included: runtimes look for them as a whole.
     pub names: &'a [&'a str],
     /// The program, and what always follows it.
     pub entrypoint: &'a [&'a str],
-    /// What follows if the container does not say what.
+    /// The arguments, if the container gives none.
     pub arguments: &'a [&'a str],
 }
 
@@ -108,7 +108,7 @@ pub fn docker_archive_of(out: &Path, settings: Settings, files: &[File]) -> Resu
     std::fs::rename(&draft, out).with_context(|| format!("cannot write {}", out.display()))
 }
 
-/// What Go, and with it every registry, calls this machine.
+/// The name of this machine's architecture in Go and in registries.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -22,7 +22,7 @@ use crate::netns::NodeNs;
 use crate::topology::Topology;
 use crate::wait::wait_until;
 
-/// How many lines of a daemon's log are shown when a test fails.
+/// The number of lines of a daemon's log that are shown when a test fails.
 const LOG_LINES: usize = 40;
 
 /// The folder with our topologies.
@@ -36,7 +36,7 @@ pub fn topologies() -> PathBuf {
 /// # Errors
 /// When it was not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let me = std::env::current_exe().context("cannot tell where this program lies")?;
+    let me = std::env::current_exe().context("cannot find the path of this program")?;
     // Test programs lie in `deps`, one folder below the binaries.
     let folders = me.ancestors().skip(1).take(2);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
@@ -55,7 +55,7 @@ pub struct Builder {
 
 /// A running lab. Dropping it takes everything down; if the thread panics, the daemons' logs are printed first.
 pub struct Lab {
-    /// What it was built from.
+    /// Returns the topology that it was built from.
     pub topology: Topology,
     nodes: BTreeMap<String, NodeState>,
     scratch: TempDir,
@@ -300,42 +300,42 @@ impl Lab {
 
     /// The last lines of each daemon's log.
     fn logs(&self) -> String {
-        let mut told = String::new();
+        let mut text = String::new();
         for node in self.all().filter(|node| !node.described().cmd.is_empty()) {
             let log = node.log();
             let lines: Vec<_> = log.lines().collect();
             if !lines.is_empty() {
                 let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
-                told += &format!("--- the last lines of {}'s log\n{}\n", node.name, tail.join("\n"));
+                text += &format!("--- the last lines of {}'s log\n{}\n", node.name, tail.join("\n"));
             }
         }
-        told
+        text
     }
 }
 
 thread_local! {
-    static LAST_WORDS: RefCell<String> = const { RefCell::new(String::new()) };
+    static LAST_LOGS: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// What the daemons of the labs said last that this thread has taken down: for a failure that is found only after
+/// Returns the last logs of daemons in labs that this thread has taken down: for a failure that is found only after
 /// the lab is gone, as an error on its way out is.
 #[must_use]
-pub fn last_words() -> String {
-    LAST_WORDS.take()
+pub fn last_logs() -> String {
+    LAST_LOGS.take()
 }
 
-/// Keeps what daemons said for [`last_words`]; while the thread panics nobody would ask for them any more.
-pub(crate) fn say_last(logs: &str) {
+/// Keeps the logs of daemons for [`last_logs`]; while the thread panics it prints them.
+pub(crate) fn keep_last_logs(logs: &str) {
     if std::thread::panicking() {
         println!("{logs}");
     } else {
-        LAST_WORDS.with_borrow_mut(|words| words.push_str(logs));
+        LAST_LOGS.with_borrow_mut(|words| words.push_str(logs));
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        say_last(&self.logs());
+        keep_last_logs(&self.logs());
         // All at once first: nobody need notice a neighbour's end and write about it.
         for state in self.nodes.values() {
             let _ = kill(Pid::from_raw(state.jail.init()), Signal::SIGKILL);
@@ -374,7 +374,7 @@ impl<'a> Node<'a> {
         self.name
     }
 
-    /// What the topology says of it.
+    /// Its description in the topology.
     #[must_use]
     pub fn described(&self) -> &'a crate::topology::Node {
         &self.lab.topology.nodes[self.name]
@@ -407,7 +407,7 @@ impl<'a> Node<'a> {
         Ok(command)
     }
 
-    /// Runs a command in the node to its end and gives all it said, whether it failed or not.
+    /// Runs a command in the node to its end and returns all its output, whether it failed or not.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -518,10 +518,10 @@ impl<'a> Node<'a> {
         self.start()
     }
 
-    /// How the daemon ended, if it did.
+    /// Returns the exit status of the daemon, if it has ended.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When the kernel gives no status.
     pub fn ended(&self) -> Result<Option<std::process::ExitStatus>> {
         Ok(match self.daemon().as_mut() {
             Some(child) => child.try_wait()?,

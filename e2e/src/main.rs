@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
             // The lab is gone by now, and its logs with it.
-            let logs = heliograph_e2e::lab::last_words();
+            let logs = heliograph_e2e::lab::last_logs();
             if !logs.is_empty() {
                 eprintln!("{logs}\n");
             }

@@ -17,7 +17,7 @@ use crate::lab::binary;
 
 /// Our programs, which the image holds in [`FOLDER`].
 const PROGRAMS: [&str; 2] = ["heliograph", "heliograph-cni"];
-/// Where they lie in the image.
+/// Their paths in the image.
 const FOLDER: &str = "usr/local/bin";
 
 /// The name of our image as runtimes write `heliograph:VERSION` out.
@@ -67,7 +67,7 @@ fn quick() -> Result<PathBuf> {
     Ok(out)
 }
 
-/// What a program's loader loads, and the loader. A static program has none.
+/// Returns the libraries that a program's loader loads, and the loader. A static program has none.
 pub(crate) fn linked(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -75,10 +75,10 @@ pub(crate) fn linked(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(libraries(&text))
 }
 
-/// The paths in what ldd says: `libc.so.6 => /lib/libc.so.6 (0x…)`, and the loader without an arrow.
-fn libraries(said: &str) -> Vec<PathBuf> {
+/// Returns the paths in ldd's output: `libc.so.6 => /lib/libc.so.6 (0x…)`, and the loader without an arrow.
+fn libraries(text: &str) -> Vec<PathBuf> {
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
-    said.lines().filter_map(path).collect()
+    text.lines().filter_map(path).collect()
 }
 
 /// A program without what only debuggers read: every node holds the image in memory. As it is where nobody can strip it.
@@ -87,7 +87,7 @@ fn stripped(program: &Path, draft: &Path) -> PathBuf {
     if done.is_ok_and(|status| status.success()) { draft.to_owned() } else { program.to_owned() }
 }
 
-/// Writes the image of the programs in a folder to `out` and says how large it is.
+/// Writes the image of the programs in a folder to `out` and returns its size.
 ///
 /// # Errors
 /// When a program is missing or isn't static, or the image can't be written.
@@ -106,7 +106,7 @@ pub fn image(programs: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// There is no loader in the image: a program that needs one would not start, and say only "no such file".
+/// There is no loader in the image: a program that needs one would fail with no more than "no such file".
 fn must_be_static(program: &Path) -> Result<()> {
     let content = std::fs::read(program)
         .with_context(|| format!("cannot read {}: build it first (make image)", program.display()))?;
@@ -128,10 +128,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_found_in_what_ldd_says() {
-        let said =
+    fn libraries_are_found_in_the_output_of_ldd() {
+        let text =
             "\tlinux-vdso.so.1 (0x7f)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x7f)\n\t/lib64/ld.so.2 (0x7f)\n";
-        assert_eq!(libraries(said), ["/lib/x/libc.so.6", "/lib64/ld.so.2"].map(PathBuf::from));
+        assert_eq!(libraries(text), ["/lib/x/libc.so.6", "/lib64/ld.so.2"].map(PathBuf::from));
         assert!(libraries("\tstatically linked\n").is_empty());
     }
 }

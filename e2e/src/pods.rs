@@ -11,7 +11,7 @@ use crate::netns::NetNs;
 
 /// The network configuration the agent writes.
 const CONFLIST: &str = "/etc/cni/net.d/10-heliograph.conflist";
-/// Where runtimes look for plugins.
+/// The runtimes' folder of plugins.
 const PLUGINS: &str = "/opt/cni/bin";
 
 /// A pod: a network namespace that the shim has wired.
@@ -39,12 +39,12 @@ pub struct CniError {
     /// The code of the CNI specification.
     pub code: u64,
     /// All that was printed.
-    pub said: String,
+    pub output: String,
 }
 
 impl std::fmt::Display for CniError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "CNI {} failed with code {}: {}", self.verb, self.code, self.said)
+        write!(f, "CNI {} failed with code {}: {}", self.verb, self.code, self.output)
     }
 }
 
@@ -139,15 +139,14 @@ fn call_plugin(node: Node<'_>, verb: &str, id: &str, kind: &str, config: &Value)
         ("CNI_PATH", PLUGINS),
     ];
     let output = node.output_with([&program], &env, config.to_string().as_bytes())?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if output.status.success() {
-        return Ok(if said.is_empty() { json!({}) } else { serde_json::from_str(&said)? });
+        return Ok(if stdout.is_empty() { json!({}) } else { serde_json::from_str(&stdout)? });
     }
-    let answer: Value = serde_json::from_str(&said).unwrap_or_default();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let said = format!("{said}{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).unwrap_or_default();
+    let printed = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
     match answer["code"].as_u64() {
-        Some(code) => Err(CniError { verb: verb.into(), code, said }.into()),
-        None => bail!("{kind} {verb} ended with {} and no CNI error: {said}", output.status),
+        Some(code) => Err(CniError { verb: verb.into(), code, output: printed }.into()),
+        None => bail!("{kind} {verb} ended with {} and no CNI error: {printed}", output.status),
     }
 }

@@ -1,6 +1,6 @@
-//! Who reaches whom: ICMP echo and UDP from namespace to namespace, with sockets of our own.
+//! Probes between namespaces: ICMP echo and UDP, with sockets of our own.
 //!
-//! Nothing here judges by time: a probe is repeated until its answer comes or the deadline is over.
+//! No result depends on time: a probe is repeated until its answer comes or the deadline is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
@@ -18,7 +18,7 @@ use crate::wait::wait_while;
 
 /// A probe is sent again after so long without an answer.
 const AGAIN: Duration = Duration::from_millis(400);
-/// How long a socket is read at a time before anything else is looked at.
+/// The longest time that one socket is read before another.
 const TICK: Duration = Duration::from_millis(20);
 /// The port of [`Responder`].
 const PORT: u16 = 7777;
@@ -144,7 +144,7 @@ pub fn ping(from: &NetNs, to: IpAddr, within: Duration) -> Result<()> {
     if reached.contains(&to) { Ok(()) } else { Err(anyhow!("{to} has not answered within {within:?}")) }
 }
 
-/// A UDP service that tells everybody the address it sees them come from.
+/// A UDP service that answers with the source address of each packet.
 pub struct Responder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -203,7 +203,7 @@ pub fn ask_all(from: &NetNs, targets: &[IpAddr], within: Duration) -> Result<BTr
     let start = Instant::now();
     let mut views = BTreeMap::new();
     for target in targets {
-        // A socket each: its port says whose answer it is, even if that comes from a strange address.
+        // One socket for each: its port identifies the answer, even if that comes from another address.
         let any: IpAddr =
             if target.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let socket = from.enter(|| UdpSocket::bind((any, 0)).context("cannot bind a UDP socket"))?;
@@ -237,7 +237,7 @@ pub struct PingStream {
     thread: Option<JoinHandle<Result<Lost>>>,
 }
 
-/// What became of a [`PingStream`].
+/// The result of a [`PingStream`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Requests sent.
@@ -248,7 +248,7 @@ pub struct Lost {
 
 /// The pause between two pings of a stream.
 const STREAM_PAUSE: Duration = Duration::from_millis(10);
-/// How long late answers are waited for at the end of a stream.
+/// The time to wait for late answers at the end of a stream.
 const STREAM_GRACE: Duration = Duration::from_secs(10);
 
 impl PingStream {
@@ -267,7 +267,7 @@ impl PingStream {
         Ok(Self { stop, sent, thread: Some(thread) })
     }
 
-    /// How many were sent so far.
+    /// Returns the number of pings sent so far.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
@@ -290,7 +290,7 @@ impl PingStream {
         })
     }
 
-    /// Ends the stream, waits for late answers, and tells what was lost.
+    /// Ends the stream, waits for late answers, and returns what was lost.
     ///
     /// # Errors
     /// When its socket failed, or it went on so long after a lost ping that their numbers came round to that one.

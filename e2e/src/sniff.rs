@@ -1,4 +1,4 @@
-//! What really passed: counts the packets on all interfaces of a node by source and destination, apart for plain
+//! A sniffer: counts the packets on all interfaces of a node by source and destination, apart for plain
 //! ones and for those inside a tunnel (IPIP is protocol 4, its IPv6 relative 41; RFC 2003, RFC 2473).
 
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ const BUFFER: usize = 64 << 20;
 /// Enough of a packet: link-layer header, two IP headers, one of TCP with options.
 const SNAP: usize = 256;
 
-/// How long a sniffer may take to read what has passed, on a busy machine.
+/// The timeout for a sniffer to read what has passed, on a busy machine.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
-/// What was seen from one address to another.
+/// The packets captured from one address to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Packets that went as they are.
@@ -84,7 +84,7 @@ impl Sniffer {
         Ok(Self { seen, marker, marks: AtomicU16::new(0), stop, thread: Some(thread) })
     }
 
-    /// Waits until all is read that has passed so far: that nothing of a kind was seen says something only then.
+    /// Waits until everything that has passed so far is read: only then the absence of packets has a meaning.
     /// A packet that is sent now, within the node, comes after all of that.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Sniffer {
         })
     }
 
-    /// What was seen so far from one address to another.
+    /// Returns the packets captured so far from one address to another.
     #[must_use]
     pub fn traffic(&self, from: IpAddr, to: IpAddr) -> Traffic {
         self.seen.lock().unwrap_or_else(|e| e.into_inner()).get(&(from, to)).cloned().unwrap_or_default()

@@ -14,7 +14,7 @@ use crate::probe::{Responder, Views, ask_all, ping_all};
 use crate::sniff::{Sniffer, Traffic};
 use crate::wait::wait_until;
 
-/// How packets from one pod to another went, judged by what was seen on the router.
+/// The way of packets from one pod to another, from the capture on the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// No answer came.
@@ -34,13 +34,13 @@ pub enum Way {
 pub struct Survey {
     /// Every ordered pair of pods.
     pub ways: BTreeMap<(IpAddr, IpAddr), Way>,
-    /// What both sides saw of each other; a pair is missing if no answer came.
+    /// The addresses that both sides saw of each other; a pair is missing if no answer came.
     pub views: BTreeMap<(IpAddr, IpAddr), Views>,
     /// The pods that answered each node.
     pub from_nodes: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
-/// Pings and asks every ordered pair of pods, and every pod from every node with a daemon of ours; `step` is told
+/// Pings and queries every ordered pair of pods, and every pod from every node with a daemon of ours; `step` receives
 /// how many of how many answers are there.
 ///
 /// # Errors
@@ -88,7 +88,7 @@ pub fn survey(
             let same_node = pods.iter().any(|pod| pod.address == from && pod.node == to.node);
             let way = match reached.contains(&to.address) {
                 false => Way::Unreached,
-                true => judge(&sniffer.traffic(from, to.address), same_node),
+                true => way_of(&sniffer.traffic(from, to.address), same_node),
             };
             survey.ways.insert((from, to.address), way);
         }
@@ -103,7 +103,7 @@ fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn judge(seen: &Traffic, same_node: bool) -> Way {
+fn way_of(seen: &Traffic, same_node: bool) -> Way {
     match (seen.plain, seen.tunnelled) {
         (0, 0) if same_node => Way::Direct,
         (0, 0) => Way::Unseen,
@@ -114,13 +114,13 @@ fn judge(seen: &Traffic, same_node: bool) -> Way {
 }
 
 impl Survey {
-    /// How many pairs went this way.
+    /// Returns how many pairs went this way.
     #[must_use]
     pub fn count(&self, way: Way) -> usize {
         self.ways.values().filter(|w| **w == way).count()
     }
 
-    /// How many pairs reached each other, whichever way.
+    /// Returns how many pairs reached each other, either way.
     #[must_use]
     pub fn reached(&self) -> usize {
         self.ways.len() - self.count(Way::Unreached)
@@ -169,7 +169,7 @@ impl Survey {
     }
 }
 
-/// How long a lab may take until all its agents are ready. Generous: User-mode Linux has one slow processor.
+/// The timeout for all agents of a lab to be ready. Generous: User-mode Linux has one slow processor.
 const READY: Duration = Duration::from_secs(90);
 
 impl Lab {
@@ -181,7 +181,7 @@ impl Lab {
         self.wait_ready_with(&|_| {})
     }
 
-    /// The same; `step` is told what is still missing.
+    /// The same; `step` receives what is still missing.
     ///
     /// # Errors
     /// With what is missing, when that takes too long.
@@ -252,6 +252,6 @@ fn ready_by_itself(status: &Value) -> Result<()> {
 /// The prefixes of `heliograph routes -o json` that are in the kernel.
 #[must_use]
 pub fn installed(routes: &Value) -> BTreeSet<String> {
-    let routes = routes.as_array().into_iter().flatten();
+    let routes = routes["items"].as_array().into_iter().flatten();
     routes.filter(|r| r["installed"] == true).filter_map(|r| Some(r["prefix"].as_str()?.to_owned())).collect()
 }

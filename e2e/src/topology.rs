@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// Why a topology file cannot be used.
+/// The reasons for which a topology file is invalid.
 #[derive(Debug)]
 pub enum TopologyError {
     /// The file could not be read.
@@ -56,7 +56,7 @@ pub struct Node {
     pub cmd: Vec<String>,
     /// Commands run in order once the links are there, each split into words.
     pub exec: Vec<Vec<String>>,
-    /// What of the host is seen in the node.
+    /// The host's files that appear in the node.
     pub binds: Vec<Bind>,
     /// Environment of every command in the node.
     pub env: BTreeMap<String, String>,
@@ -69,7 +69,7 @@ pub struct Node {
 pub struct Bind {
     /// As written in the file: relative to it, or absolute.
     pub source: PathBuf,
-    /// Where the node sees it.
+    /// The path in the node.
     pub target: PathBuf,
     /// Not to be written from the node.
     pub read_only: bool,
@@ -393,7 +393,7 @@ topology:
     }
 
     #[test]
-    fn every_fault_is_told_at_once() {
+    fn every_fault_is_reported_at_once() {
         let fault = fault(
             "name: x\ntopology:\n  nodes: {a: {kind: linux, cmd: \"sh -c 'x\"}, b: {kind: srl}, c: {group: no}}\n  \
              links:\n  - endpoints: ['a:eth1', 'z:eth1']\n  - endpoints: ['a:eth1', 'b:eth1']\n  \

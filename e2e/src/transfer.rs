@@ -11,7 +11,7 @@ use crate::pods::Pod;
 use crate::probe::count;
 use crate::sniff::{Sniffer, Traffic};
 
-/// What a transfer was like.
+/// The result of a transfer.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     /// Bytes that arrived, every one as it was sent.

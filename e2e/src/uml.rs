@@ -121,7 +121,7 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
         "end-to-end tests build networks: run them as root, `sudo make test-e2e`"
     );
     if let Err(error) = body() {
-        println!("{}", crate::lab::last_words());
+        println!("{}", crate::lab::last_logs());
         panic!("{error:#}");
     }
 }

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-/// How often a condition is looked at.
+/// The interval at which a condition is checked.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Looks until `look` gives a value, and hands it out. An error of `look` is the state it found instead; the last
-/// one is told when the time is over.
+/// is printed when the time is over.
 ///
 /// # Errors
 /// When `look` gave no value within `within`.
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_tells_the_last_state() {
+    fn a_timeout_reports_the_last_state() {
         let mut looks = 0;
         let fault = wait_until(Duration::from_millis(120), "the moon", || -> Result<()> {
             looks += 1;

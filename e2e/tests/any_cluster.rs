@@ -84,7 +84,7 @@ fn wait_for_mesh(cluster: &impl Kubectl, nodes: &[String]) -> Result<()> {
     wait_for_nodes(cluster, nodes, |_| ("Node", nodes.len() - 1))
 }
 
-/// Waits until kubectl tells of each node that it has a role, and so many sessions, all of them up.
+/// Waits until kubectl lists each node with its role and this number of sessions, all established.
 fn wait_for_nodes(
     cluster: &impl Kubectl,
     nodes: &[String],
@@ -133,10 +133,10 @@ impl<'a, K: Kubectl> Pings<'a, K> {
     fn lost_nothing(&self, what: &str) -> Result<()> {
         let mut sent = 0;
         for to in &self.to {
-            let said = self.cluster.exec(&self.from, &["cat", &format!("/tmp/to-{to}")])?;
-            let answered = sequence_numbers(&said);
+            let output = self.cluster.exec(&self.from, &["cat", &format!("/tmp/to-{to}")])?;
+            let answered = sequence_numbers(&output);
             let (Some(&first), Some(&last)) = (answered.first(), answered.last()) else {
-                bail!("{what}: {to} never answered: {said}");
+                bail!("{what}: {to} never answered: {output}");
             };
             ensure!(first <= 1, "{what}: the first pings to {to} were lost, up to {first}");
             let lost: Vec<_> =
@@ -150,12 +150,12 @@ impl<'a, K: Kubectl> Pings<'a, K> {
 }
 
 /// Those of answered pings, in order. busybox begins with 0, iputils with 1 and another name.
-fn sequence_numbers(said: &str) -> Vec<u64> {
+fn sequence_numbers(output: &str) -> Vec<u64> {
     let number = |line: &str| -> Option<u64> {
         let (_, after) = line.split_once("icmp_seq=").or_else(|| line.split_once("seq="))?;
         after.split_whitespace().next()?.parse().ok()
     };
-    let mut numbers: Vec<_> = said.lines().filter_map(number).collect();
+    let mut numbers: Vec<_> = output.lines().filter_map(number).collect();
     numbers.sort_unstable();
     numbers
 }

@@ -1,4 +1,4 @@
-//! What cannot be right is refused with a word that helps, and nothing that runs is disturbed.
+//! Invalid input is rejected with a helpful message, and nothing that runs is affected.
 
 mod common;
 
@@ -70,7 +70,7 @@ fn bad_documents_are_refused_and_the_last_good_ones_stay() {
             let status = node.status()?;
             let sessions = status["sessions"].as_array().context("no sessions")?;
             ensure!(sessions.iter().all(|s| s["state"] == "Established"), "{}: {status}", bad.what);
-            // People are told too, not only programs.
+            // For people too, not only for programs.
             let shown = node.run(["heliograph", "status"])?;
             ensure!(shown.contains("zz-bad.yaml"), "{}: {shown}", bad.what);
             lab.remove("intent", "zz-bad.yaml")?;
@@ -106,29 +106,29 @@ fn idle() -> Result<Lab> {
     Lab::named("two-racks")?.with(|t| t.nodes.values_mut().for_each(|n| n.cmd = sleep.clone())).up()
 }
 
-/// Runs an agent that is to fail or to complain, and waits until all of `wanted` was said.
+/// Runs an agent that is to fail or to complain, and waits until all of `wanted` was output.
 fn complains(node: Node<'_>, words: &[&str], wanted: &[&str]) -> Result<()> {
     let mut agent = node.spawn(words)?;
-    let said = wait_until(LATER, &format!("`{}` says {wanted:?}", words.join(" ")), || {
-        let mut said = node.log();
-        // An agent that goes on to run tells it in its status instead.
+    let output = wait_until(LATER, &format!("`{}` prints {wanted:?}", words.join(" ")), || {
+        let mut output = node.log();
+        // An agent that keeps running reports it in its status instead.
         if let Ok(status) = node.status() {
-            said += &format!("{}{}", status["problems"], status["kernel"]["errors"]);
+            output += &format!("{}{}", status["problems"], status["kernel"]["errors"]);
         }
-        match wanted.iter().find(|part| !said.to_lowercase().contains(&part.to_lowercase())) {
+        match wanted.iter().find(|part| !output.to_lowercase().contains(&part.to_lowercase())) {
             None => Ok(()),
-            Some(missing) => bail!("no `{missing}` in: {said}"),
+            Some(missing) => bail!("no `{missing}` in: {output}"),
         }
     });
     let _ = agent.kill();
     let _ = agent.wait();
-    said
+    output
 }
 
 const AGENT: [&str; 4] = ["heliograph", "agent", "--node", "rack1-a"];
 
 #[test]
-fn an_agent_without_root_says_what_to_do() {
+fn an_agent_without_root_prints_the_remedy() {
     as_root(|| {
         let lab = idle()?;
         let node = lab.node("rack1-a");
@@ -144,8 +144,8 @@ fn an_agent_without_root_says_what_to_do() {
 }
 
 #[test]
-fn an_agent_whose_port_is_taken_says_what_to_do() {
-    with_ipip("an_agent_whose_port_is_taken_says_what_to_do", || {
+fn an_agent_whose_port_is_taken_prints_the_remedy() {
+    with_ipip("an_agent_whose_port_is_taken_prints_the_remedy", || {
         let lab = idle()?;
         let node = lab.node("rack1-a");
         let _taken = node.enter(|| Ok(std::net::TcpListener::bind("[::]:179")?))?;
@@ -156,7 +156,7 @@ fn an_agent_whose_port_is_taken_says_what_to_do() {
 /// Only where the kernel has no ipip can its absence be seen; elsewhere the tunnel device's name is taken by
 /// something else, which the agent must not touch and must name.
 #[test]
-fn an_agent_without_ipip_says_what_to_do() {
+fn an_agent_without_ipip_prints_the_remedy() {
     as_root(|| {
         let lab = idle()?;
         let node = lab.node("rack1-a");

@@ -42,7 +42,7 @@ fn wait_for_bfd(node: Node<'_>, up: usize) -> Result<()> {
     })
 }
 
-/// How often a session was established, and how often its BFD failed.
+/// Returns how many times a session was established, and how many times its BFD failed.
 #[derive(Debug, PartialEq, Eq)]
 struct History {
     established: u64,
@@ -124,8 +124,8 @@ fn with_bfd_a_killed_agent_costs_no_packet() {
 }
 
 #[test]
-fn a_stopped_agent_says_that_its_bfd_is_no_failure() {
-    with_ipip("a_stopped_agent_says_that_its_bfd_is_no_failure", || {
+fn bfd_of_a_stopped_agent_is_admin_down_and_no_failure() {
+    with_ipip("bfd_of_a_stopped_agent_is_admin_down_and_no_failure", || {
         let lab = watched()?;
         let others = ["rack1-a", "rack1-b", "rack2-b"];
         let history = |other| History::of(lab.node(other), "rack2-a");

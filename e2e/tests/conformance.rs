@@ -1,4 +1,4 @@
-//! What Kubernetes' own tests say of the pods' network, and whether the page that tells of all of them is true.
+//! Results of Kubernetes' own tests of the pod network, and a check of the page that lists them all.
 //! `make conformance` runs them all.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use heliograph_e2e::cluster::binaries::Binaries;
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::{Cluster, Spec};
-use heliograph_e2e::conformance::report::Verdict;
+use heliograph_e2e::conformance::report::TestResult;
 use heliograph_e2e::conformance::{self, Plan, page, rules};
 use heliograph_e2e::uml::as_root;
 
@@ -25,16 +25,16 @@ fn kubernetes_own_tests_of_pods_pass() {
             within: Duration::from_secs(900),
         };
         let outcomes = conformance::run(&cluster, &plan, &mut |line| println!("{line}"))?;
-        let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict != Verdict::NotRun).collect();
+        let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.result != TestResult::NotRun).collect();
         // Between pods and from node to pod, each over HTTP and UDP.
         ensure!(ran.len() == 4, "{ran:#?}");
-        ensure!(ran.iter().all(|outcome| outcome.verdict == Verdict::Passed), "{ran:#?}");
+        ensure!(ran.iter().all(|outcome| outcome.result == TestResult::Passed), "{ran:#?}");
         cluster.down()
     });
 }
 
 #[test]
-fn the_page_tells_of_every_test() -> Result<()> {
+fn the_page_lists_every_test() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let binaries = Binaries::conformance(&mut |step| println!("{step}"))?;

@@ -1,4 +1,4 @@
-//! What strangers send is not let in, and what is not ours is not touched.
+//! Packets from strangers are dropped, and nothing that is not ours is changed.
 
 mod common;
 
@@ -62,7 +62,7 @@ fn a_strangers_tunnel_is_dropped() {
         for _ in 0..10 {
             send_ipip(router, node, &inner_packet(stranger, to))?;
         }
-        // What is sent after them and arrives tells that they would have arrived too.
+        // A packet that was sent after them and arrives proves that they would have arrived, too.
         let before = arrived(known);
         wait_until(SOON, "another tunnel packet from a node", || {
             send_ipip(&lab.node("rack2-a").namespaces().net, node, &inner_packet(known, to))?;

@@ -11,12 +11,12 @@ use heliograph_e2e::cluster::workload::{all_reach, everywhere};
 use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, cgroups_left, kubectl::is_ready};
 use heliograph_e2e::uml::as_root;
 
-/// What a cluster could leave on a machine.
+/// Traces that a cluster could leave on a machine.
 #[derive(Debug, PartialEq, Eq)]
 struct Machine {
     interfaces: String,
     mounts: BTreeSet<String>,
-    /// What kubelets like to set.
+    /// Settings that kubelets change.
     settings: Vec<String>,
     /// Folders that Kubernetes, runtimes and networks write to.
     folders: Vec<bool>,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{LATER, told};
+use common::{LATER, print_duration};
 use heliograph_e2e::cluster::network::{Place, Topology};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{addresses, all_reach, everywhere};
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 /// Two in each rack, so that there are pairs of either kind.
 const NODES: usize = 4;
-/// What all of it takes at its most, in MiB: every node holds its images in memory, and runs them there.
+/// The memory for all of it, in MiB: every node has its images in memory, and runs them there.
 const MEMORY: u64 = 6 << 10;
 
 #[test]
@@ -31,17 +31,17 @@ fn every_pod_reaches_every_other_in_two_racks() {
     with_ipip_and(MEMORY, "every_pod_reaches_every_other_in_two_racks", || {
         let begun = Instant::now();
         let cluster = Cluster::up(spec())?;
-        told("control plane and kubelets", begun);
+        print_duration("control plane and kubelets", begun);
         cluster.apply_network(PodNetwork::Heliograph)?;
         cluster.wait_nodes_ready()?;
-        told("all nodes Ready", begun);
+        print_duration("all nodes Ready", begun);
         cluster.wait_pods_ready("app.kubernetes.io/name=heliograph", NODES)?;
         cluster.apply(&everywhere())?;
         let pods = Pods(cluster.wait_pods_ready("app=everywhere", NODES)?);
-        told("all pods Ready", begun);
+        print_duration("all pods Ready", begun);
 
         pods.all_go_the_right_way(&cluster)?;
-        told("every pair in a mesh", begun);
+        print_duration("every pair in a mesh", begun);
         wait_for_objects(&cluster, &[("Mesh", 12)])?;
 
         let streams = pods.streams(&cluster)?;
@@ -49,12 +49,12 @@ fn every_pod_reaches_every_other_in_two_racks() {
         cluster.apply(&bgp::configuration(&bgp::reflectors()))?;
         // One in each rack: both clients with both of them, and these with each other.
         wait_for_objects(&cluster, &[("Reflector", 4), ("Client", 4), ("Mesh", 2)])?;
-        told("reflectors", begun);
+        print_duration("reflectors", begun);
         pods.all_go_the_right_way(&cluster)?;
-        told("every pair with reflectors", begun);
+        print_duration("every pair with reflectors", begun);
         cluster.apply(&bgp::configuration(&bgp::full_mesh()))?;
         wait_for_objects(&cluster, &[("Mesh", 12)])?;
-        told("a mesh again", begun);
+        print_duration("a mesh again", begun);
         for (what, stream) in streams {
             let found = stream.stop()?;
             println!("reflectors on and off: {} pings {what}, {} lost", found.sent, found.lost.len());
@@ -126,11 +126,11 @@ impl Pods {
     }
 }
 
-/// What passes between nodes, and between racks.
+/// Packets between nodes, and between racks.
 struct Seen {
     /// All of it.
     switch: Sniffer,
-    /// What leaves its rack.
+    /// Packets that leave their rack.
     router: Sniffer,
 }
 
@@ -164,7 +164,7 @@ impl Seen {
     }
 }
 
-/// Waits until kubectl tells of these sessions and no others, by role, all established, and of every node that it is in
+/// Waits until kubectl lists exactly these sessions, by role, all established, and every node in
 /// sync and has its tunnels.
 fn wait_for_objects(cluster: &Cluster, wanted: &[(&str, usize)]) -> Result<()> {
     wait_until(LATER * 2, &format!("sessions {wanted:?}"), || {

@@ -160,8 +160,8 @@ fn hand_made_routes(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn the_sniffer_tells_ipip_from_direct() {
-    with_ipip("the_sniffer_tells_ipip_from_direct", || {
+fn the_sniffer_distinguishes_ipip_from_direct() {
+    with_ipip("the_sniffer_distinguishes_ipip_from_direct", || {
         let lab = without_agents()?;
         hand_made_routes(&lab)?;
         let mut pods = Vec::new();
@@ -182,7 +182,7 @@ fn the_sniffer_tells_ipip_from_direct() {
             "{done:?}"
         );
 
-        // And the other way round: the judge must not find everything in order.
+        // And the opposite: the check must be able to fail.
         let (stream_from, to): (&Pod, IpAddr) = (&pods[0], pods[4].address);
         let stream = PingStream::start(&stream_from.netns, to)?;
         lab.node("router").run(["ip", "link", "set", "eth3", "down"])?;

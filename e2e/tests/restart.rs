@@ -84,7 +84,7 @@ fn a_silent_node_is_given_up_after_the_hold_time() {
     with_ipip("a_silent_node_is_given_up_after_the_hold_time", || {
         let lab = impatient()?;
         // Nothing of BGP leaves the node any more, not even its kernel's acknowledgements. Nobody sees a link go, and
-        // nobody is told that a connection is at its end.
+        // no peer is notified that a connection has ended.
         let drop_bgp = "table inet silence { chain c { type filter hook output priority 0; tcp dport 179 drop; \
                         tcp sport 179 drop; }; }";
         let node = lab.node("rack1-a");

@@ -1,4 +1,4 @@
-//! Services on a real Kubernetes: kube-proxy in nftables mode, CoreDNS, and what Kubernetes' own tests say of the
+//! Services on a real Kubernetes: kube-proxy in nftables mode, CoreDNS, and results of Kubernetes' own tests of the
 //! pods' network.
 
 use std::time::Duration;
@@ -10,8 +10,8 @@ use heliograph_e2e::uml::as_root;
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
-/// How long kube-proxy may take to know what the API server knows.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time in which kube-proxy must have received an object of the API server.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A pod on a node, and a Service of its name that leads to it.
 fn server(name: &str, node: &str) -> Value {
@@ -63,9 +63,9 @@ fn a_service_is_reached_by_its_name_and_by_its_address() {
     });
 }
 
-/// What a pod gets from a web server. kube-proxy learns of an endpoint on its own time: maybe after its pod is Ready.
+/// Returns a web server's answer to a pod. kube-proxy gets an endpoint at its own time, perhaps after its pod is Ready.
 fn ask(cluster: &Cluster, pod: &str, host: &str) -> Result<String> {
     // busybox's own time limit (`wget -T`) crashes it.
     let words = ["busybox", "timeout", "5", "wget", "-q", "-O", "-", &format!("http://{host}/")];
-    wait_until(PATIENCE, &format!("{pod} reaches {host}"), || cluster.exec(pod, &words))
+    wait_until(TIMEOUT, &format!("{pod} reaches {host}"), || cluster.exec(pod, &words))
 }

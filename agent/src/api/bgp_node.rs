@@ -1,5 +1,5 @@
-//! `BGPNode`: how one node stands; written by its agent.
-// Printer columns are alike in type and priority, which is no slip.
+//! `BGPNode`: the status of one node, written by its agent.
+// Printer columns may have the same type and priority.
 #![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which node it is about.
+/// The node that the object is about.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "heliograph.io",
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     shortname = "bgpn",
     category = "heliograph",
     derive = "PartialEq",
-    doc = "How BGP stands on one node, as its agent sees it. Agents write it; nobody else needs to.",
+    doc = "The state of BGP on one node. Its agent writes the object.",
     status = "BGPNodeStatus",
     printcolumn(name = "Role", type_ = "string", json_path = ".status.role"),
     printcolumn(name = "Sessions", type_ = "string", json_path = ".status.sessions.established"),
@@ -30,64 +30,65 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BGPNodeSpec {
-    /// The Node.
+    /// The name of the Node.
     #[schemars(length(max = 253))]
     pub node: String,
 }
 
-/// How a node stands.
+/// The status of a node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BGPNodeStatus {
-    /// What it is: Reflector where it reflects to other nodes, else Node.
+    /// The role: Reflector if the node reflects routes to other nodes, else Node.
     #[serde(default)]
     pub role: String,
-    /// The agent's version.
+    /// The version of the agent.
     #[serde(default)]
     pub version: String,
-    /// Its BGP sessions.
+    /// The numbers of its BGP sessions.
     #[serde(default)]
     pub sessions: SessionCounts,
-    /// Sessions without a BGPSession of their own: where a node has many sessions with other nodes, those that are
-    /// established are only counted.
+    /// The number of sessions without a BGPSession: on a node with many neighbors that are nodes, established sessions are only
+    /// counted.
     #[serde(default)]
     pub unlisted_sessions: u64,
-    /// Prefixes that it has a best route to, learned from others.
+    /// The number of prefixes with a best route that was learned from a neighbor.
     #[serde(default)]
     pub routes: u64,
-    /// Next hops that it reaches through a tunnel.
+    /// The number of next hops that are reached through a tunnel.
     #[serde(default)]
     pub tunnels: u64,
-    /// What is wanted is in force, in BGP and in the kernel.
+    /// True if the intent is in force, in BGP and in the kernel.
     #[serde(default)]
     pub in_sync: bool,
-    /// What is not as it should be, with what to do; the first few.
+    /// Things that do not work as configured, each with a remedy; the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub problems: Vec<String>,
-    /// How it stands, one of each type: Ready (the first sync is done), InSync, SessionsEstablished.
+    /// One condition of each type: Ready (the first sync is done), InSync (as the field inSync), SessionsEstablished (all of
+    /// them).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// BGP sessions, counted.
+/// Numbers of BGP sessions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionCounts {
-    /// Those that are established.
+    /// The number of established sessions.
     #[serde(default)]
     pub up: u64,
-    /// All of them.
+    /// The number of all sessions.
     #[serde(default)]
     pub total: u64,
-    /// Established of all, as `3/4`.
+    /// Both numbers, as `3/4`.
     #[serde(default)]
     pub established: String,
 }
 
 impl SessionCounts {
-    /// So many up of so many.
+    /// Returns the numbers of established sessions and of all.
     pub fn new(up: u64, total: u64) -> Self {
         Self { up, total, established: format!("{up}/{total}") }
     }

@@ -59,4 +59,6 @@ fn strip(value: &mut Value, properties: bool) {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! `BGPSession`: how one BGP session of one node stands; written by that node's agent.
-// Printer columns are alike in type and priority, which is no slip.
+//! `BGPSession`: the status of one BGP session of one node, written by that node's agent.
+// Printer columns may have the same type and priority.
 #![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One BGP session of one node: whose it is.
+/// The two ends of a BGP session.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "heliograph.io",
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
     shortname = "bgps",
     category = "heliograph",
     derive = "PartialEq",
-    doc = "One BGP session of one node, as its agent sees it. Agents write it; nobody else needs to.",
+    doc = "One BGP session of one node. The node's agent writes the object.",
     status = "BGPSessionStatus",
     selectable = ".spec.node",
     selectable = ".spec.peerKind",
@@ -37,69 +37,69 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BGPSessionSpec {
-    /// The Node whose session it is.
+    /// The name of the Node that has the session.
     #[schemars(length(max = 253))]
     pub node: String,
-    /// The neighbour's address.
+    /// The neighbor's address.
     #[schemars(length(max = 45))]
     pub peer: String,
-    /// The neighbour's kind: Node or BGPPeer.
+    /// The kind of the neighbor's object: Node or BGPPeer.
     #[schemars(length(max = 63))]
     pub peer_kind: String,
-    /// The neighbour's Node or BGPPeer.
+    /// The name of the neighbor's Node or BGPPeer.
     #[schemars(length(max = 253))]
     pub peer_name: String,
-    /// The neighbour's AS number.
+    /// The neighbor's AS number.
     #[serde(rename = "peerASN")]
     pub peer_asn: u32,
-    /// What the neighbour is to the node: Mesh (a node like it), Reflector (it reflects to the node), Client (the node
-    /// reflects to it), Internal or External (a BGPPeer in the cluster's AS, or in another).
+    /// The neighbor's relation to the node: Mesh (another node of a full mesh), Reflector (the node is its client), Client (the
+    /// node reflects routes to it), Internal or External (a BGPPeer in the cluster's AS, or in another AS).
     #[schemars(length(max = 63))]
     pub role: String,
 }
 
-/// How a BGP session stands.
+/// The status of a BGP session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BGPSessionStatus {
-    /// Its state, as RFC 4271 names it. Changes between states without routes may be told late.
+    /// The state, with the name of RFC 4271. Changes between states other than Established may be up to 30 s late.
     #[serde(default)]
     pub state: String,
-    /// Since when it is established, or isn't.
+    /// The time at which the session was established or went down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Prefixes received, those refused by the import filter included.
+    /// The number of prefixes received, those that the import filter rejects included.
     #[serde(default)]
     pub received: u64,
-    /// Those that the filter let pass.
+    /// The number of prefixes received that the import filter accepts.
     #[serde(default)]
     pub accepted: u64,
-    /// Prefixes advertised.
+    /// The number of prefixes advertised.
     #[serde(default)]
     pub advertised: u64,
-    /// Prefixes kept from before the neighbour's restart.
+    /// The number of prefixes kept from before the neighbor's restart.
     #[serde(default)]
     pub stale: u64,
-    /// The neighbour's BGP Identifier, once known.
+    /// The neighbor's BGP Identifier, once received.
     #[serde(rename = "routerID", default, skip_serializing_if = "Option::is_none")]
     pub router_id: Option<String>,
-    /// The hold time agreed on, in seconds.
+    /// The negotiated hold time, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_seconds: Option<u64>,
-    /// How often it was established since the agent started.
+    /// The number of times that it was established since the agent started.
     #[serde(default)]
     pub established_count: u64,
-    /// The state of its BFD session, as RFC 5880 names it; absent where it has none.
+    /// The state of its BFD session, with the name of RFC 5880; absent if none is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<String>,
-    /// The generation of the BGPPeer that the session goes by: an older one while the node refuses the newest. Absent
-    /// with a Node.
+    /// The generation of the BGPPeer that the session uses: an older one while the node rejects the newest. Absent for
+    /// neighbors that are Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_generation: Option<i64>,
-    /// Why it isn't established.
+    /// The reason why it is not established.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// How it stands, one of each type: Established.
+    /// One condition of each type: Established.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -1,4 +1,4 @@
-//! What agents write back onto the objects in which people say what they want.
+//! The status that agents write to users' objects.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use super::bgp_node::SessionCounts;
 
-/// How an object is taken.
+/// The status of an object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
-    /// How it stands, one of each type: Accepted (this generation is in force, as the agent that writes this has it).
+    /// One condition of each type: Accepted (the observed generation is in force, by the store of the agent that writes this).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// How a BGPPeer stands.
+/// The status of a BGPPeer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BGPPeerStatus {
-    /// The sessions of all nodes with it.
+    /// The numbers of all nodes' sessions with the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<SessionCounts>,
-    /// How it stands, one of each type: Established (on all nodes that peer with it; of the oldest generation that any
-    /// session goes by), Accepted (this generation is in force, as the agent that writes this has it).
+    /// One condition of each type: Established (on all nodes that peer with it; the observed generation is the oldest that any
+    /// session uses), Accepted (the observed generation is in force, by the store of the agent that writes this).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -1,25 +1,24 @@
 //! The desired state of a node's kernel: the best routes, joined with the segment of each next hop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 
 use heliograph_bgp::report::BestRoute;
 use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
-use serde::Serialize;
 
 use crate::intent::{Encapsulation, Node, Snapshot};
 use crate::kernel::desired::{
     Desired, Hop, IP6TNL_OVERHEAD, IPIP_OVERHEAD, NatOutgoing, Route, Segment, TunnelDevice, Tunnels,
 };
 use crate::kernel::ranges::Ranges;
+use crate::names::named;
 
 /// The MTU in bytes of the interface of each of this node's own addresses.
 pub type Underlays = BTreeMap<IpAddr, u32>;
 
 /// The way in which packets reach a next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachability {
     /// On the same segment, unencapsulated.
     Direct,
@@ -31,11 +30,12 @@ pub enum Reachability {
     Unreachable,
 }
 
-impl fmt::Display for Reachability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
+named!(Reachability {
+    Direct => "Direct",
+    Tunnel => "Tunnel",
+    Routed => "Routed",
+    Unreachable => "Unreachable",
+});
 
 /// The reachability of one next hop, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]

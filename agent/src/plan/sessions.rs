@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use heliograph_bgp::{Config, Filter, Neighbor, Network};
 use heliograph_cni::IpFamily;
-use serde::Serialize;
 
 use super::hashed_router_id;
 use crate::intent::{Node, Snapshot, SourceAddress, Topology};
+use crate::names::named;
 
 /// The role of a neighbor towards this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NeighborRole {
     /// A node in a full mesh; also one reflector to another.
     Mesh,
@@ -24,6 +24,14 @@ pub enum NeighborRole {
     /// A BGPPeer in another AS.
     External,
 }
+
+named!(NeighborRole {
+    Mesh => "Mesh",
+    Reflector => "Reflector",
+    Client => "Client",
+    Internal => "Internal",
+    External => "External",
+});
 
 impl NeighborRole {
     /// Returns whether the neighbor is a node, and no BGPPeer.

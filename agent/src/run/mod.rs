@@ -21,7 +21,7 @@ use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, SpeakerPlan, SpeakerState, TopologyChange};
-use crate::status::server::{MAX_CONNECTIONS, Question, RunDir, SocketError};
+use crate::status::server::{MAX_CONNECTIONS, Query, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
 use crate::store::kubernetes::Access;
 use crate::store::{self, View, last_good};
@@ -109,7 +109,7 @@ impl Options {
                     let access = access.clone();
                     async move { access.connect().await }
                 };
-                Some(kubernetes::tell(self.node.clone(), namespace.clone(), connect, report, changes))
+                Some(kubernetes::start(self.node.clone(), namespace.clone(), connect, report, changes))
             }
         }
     }
@@ -296,7 +296,7 @@ struct Agent<K> {
     /// The conditions that the first sync still waits for. Once it is empty, it stays empty.
     waiting_for: Vec<String>,
     /// The errors of the addresses that serve health and metrics.
-    http_errors: Vec<http::Trouble>,
+    http_errors: Vec<http::ListenError>,
     /// The state of the status writer, if there is one.
     status_writer: Option<watch::Receiver<StatusWriterStatus>>,
     /// Notifies of syncs: the status may have changed.
@@ -306,7 +306,7 @@ struct Agent<K> {
 /// The sources of requests for the status.
 struct Requests {
     /// Requests by the socket.
-    questions: mpsc::Receiver<Question>,
+    questions: mpsc::Receiver<Query>,
     /// Requests of metrics scrapers and of the status writer.
     reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
     /// Readiness probes.

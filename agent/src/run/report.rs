@@ -1,4 +1,4 @@
-//! The status, put together from what the last look found and what the speaker says now.
+//! The status, made from the results of the agent's last pass and from the present reports of the speaker.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,23 +10,23 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Agent;
-use crate::kernel::Kernel;
+use crate::kernel::{IpFamily, Kernel};
 use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
-use crate::status::server::{Question, Subject};
+use crate::status::server::{Query, Subject};
 use crate::status::{
-    BfdStatus, IntentStatus, KernelFault, KernelStatus, NodeStatus, PastErrorStatus, RouteCount, RouteStatus,
-    SegmentStatus, SessionStatus, StoreStatus, TransitionStatus, state_name,
+    BfdStatus, Disposition, Document, IntentStatus, KernelFault, KernelStatus, List, NextHopStatus,
+    NodeStatus, PastErrorStatus, RouteCount, RouteStatus, SessionStatus, StoreStatus, TransitionStatus,
 };
 use crate::store::Connection;
 
 impl<K: Kernel> Agent<K> {
-    pub(super) async fn answer(&self, question: Question) {
-        let answer = match question.subject {
-            Subject::Status => value(&self.status().await),
-            Subject::Routes => value(&self.routes().await),
+    pub(super) async fn answer(&self, query: Query) {
+        let answer = match query.subject {
+            Subject::Status => document(self.status().await),
+            Subject::Routes => document(List { items: self.routes().await }),
         };
-        // The client may have gone.
-        let _ = question.answer.send(answer);
+        // The client may have closed its connection.
+        let _ = query.answer.send(answer);
     }
 
     pub(super) async fn status(&self) -> NodeStatus {
@@ -41,7 +41,7 @@ impl<K: Kernel> Agent<K> {
             intent: IntentStatus {
                 in_sync: self.view.in_sync,
                 generation: self.view.generation,
-                last_change_seconds: self.changed_at.and_then(|time| {
+                last_change_timestamp_seconds: self.changed_at.and_then(|time| {
                     time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
                 }),
                 origin: self.view.origin.clone(),
@@ -51,9 +51,9 @@ impl<K: Kernel> Agent<K> {
             store: self.view.connection.as_ref().map(store),
             status_writer: self.status_writer.as_ref().map(|status_writer| status_writer.borrow().clone()),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
-            routes: self.route_counts(),
+            route_counts: self.route_counts(),
             kernel: self.kernel(),
-            segments: self.segments(),
+            next_hops: self.next_hops(),
             problems: self.problems(),
         }
     }
@@ -75,7 +75,7 @@ impl<K: Kernel> Agent<K> {
             asn: session.asn,
             role,
             peer_generation: self.peer_generation(&session.name, role),
-            state: state_name(session.state),
+            state: session.state,
             uptime_seconds: session.since.as_secs_f64(),
             received: session.received,
             accepted: session.accepted,
@@ -92,21 +92,21 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// The generation of a BGPPeer that is in force.
+    /// Returns the generation of a BGPPeer that is in force.
     fn peer_generation(&self, name: &str, role: NeighborRole) -> Option<i64> {
         if role.is_node() {
             return None;
         }
         let object = format!("BGPPeer {name}");
-        self.view.objects.iter().find(|taken| taken.object == object)?.in_force
+        self.view.objects.iter().find(|found| found.object == object)?.in_force
     }
 
     fn kernel(&self) -> Option<KernelStatus> {
         let forwarding = self.forwarding.as_ref()?;
-        let (programmings, programming_time) = forwarding.programmings();
+        let (reconciliations, reconcile_time) = forwarding.programmings();
         let summary = forwarding.summary();
         let fault = |problem: &crate::reconcile::Problem| KernelFault {
-            what: problem.what.clone(),
+            operation: problem.what.clone(),
             error: problem.error.clone(),
             remedy: problem.remedy.clone(),
         };
@@ -117,59 +117,52 @@ impl<K: Kernel> Agent<K> {
             kept: summary.kept,
             changes: summary.changes,
             failures: summary.failures,
-            programmings,
-            programming_seconds: programming_time.as_secs_f64(),
+            reconciliations,
+            reconcile_seconds: reconcile_time.as_secs_f64(),
             errors: summary.errors.iter().map(fault).collect(),
         })
     }
 
-    /// What becomes of the best routes.
+    /// Counts the best routes by family and disposition.
     fn route_counts(&self) -> Vec<RouteCount> {
-        let mut counts: BTreeMap<(bool, &str), usize> = BTreeMap::new();
+        let mut counts: BTreeMap<(IpFamily, Disposition), usize> = BTreeMap::new();
         for route in &self.best.routes {
             let prefix = IpNetwork::from(route.prefix);
-            *counts.entry((prefix.is_ipv6(), self.fate(&prefix, route.next_hop))).or_default() += 1;
+            let family = IpFamily::of(prefix.ip());
+            *counts.entry((family, self.disposition(&prefix, route.next_hop))).or_default() += 1;
         }
-        let count = |((v6, verdict), count): ((bool, &str), usize)| RouteCount {
-            family: if v6 { "ipv6" } else { "ipv4" }.into(),
-            verdict: verdict.into(),
-            count,
-        };
+        let count = |((family, disposition), count)| RouteCount { family, disposition, count };
         counts.into_iter().map(count).collect()
     }
 
-    /// What becomes of the best route to a prefix, as [`RouteCount`] says it.
-    fn fate(&self, prefix: &IpNetwork, next_hop: IpAddr) -> &'static str {
-        let Some(forwarding) = &self.forwarding else { return "reflected" };
+    /// Returns the disposition of the best route to a prefix.
+    fn disposition(&self, prefix: &IpNetwork, next_hop: IpAddr) -> Disposition {
+        let Some(forwarding) = &self.forwarding else { return Disposition::Reflected };
         if forwarding.rejection(prefix).is_some() {
-            return "refused";
+            return Disposition::Rejected;
         }
-        match forwarding.verdicts().get(&next_hop).map(|verdict| verdict.reachability) {
-            Some(Reachability::Direct) => "direct",
-            Some(Reachability::Tunnel) => "tunnel",
-            Some(Reachability::Routed) => "routed",
-            Some(Reachability::Unreachable) | None => "unreachable",
-        }
+        let verdict = forwarding.verdicts().get(&next_hop);
+        verdict.map_or(Disposition::Unreachable, |verdict| verdict.reachability.into())
     }
 
-    /// What the first sync waits for: the picture is not yet whole, or pods can't be wired yet.
+    /// Returns the conditions that the first sync waits for: routes are not complete, or pods can't be attached yet.
     pub(super) fn missing(&self) -> Vec<String> {
         let node = &self.options.node;
         let Some(snapshot) = &self.view.snapshot else {
-            return vec![format!("intent to go by: {}", self.options.intent_remedy())];
+            return vec![format!("intent: {}", self.options.intent_remedy())];
         };
-        let Some(known) = snapshot.nodes.get(node) else {
+        let Some(this) = snapshot.nodes.get(node) else {
             return vec![format!("a Node named {node}")];
         };
         let mut missing = Vec::new();
         if !self.best.synced {
-            missing.push("the neighbors' End-of-RIB, or the time for it to run out".to_string());
+            missing.push("the neighbors' End-of-RIB, or the end of the time for it".to_string());
         }
         if let Some(forwarding) = &self.forwarding {
-            if known.pod_cidrs.is_empty() {
+            if this.pod_cidrs.is_empty() {
                 missing.push(format!("a pod CIDR in Node {node} (spec.podCIDRs)"));
             }
-            for cidr in known.pod_cidrs.iter().filter(|cidr| !forwarding.installed(cidr)) {
+            for cidr in this.pod_cidrs.iter().filter(|cidr| !forwarding.installed(cidr)) {
                 missing.push(format!("the route of this node's own pods, {cidr}, in the kernel"));
             }
             missing.extend(
@@ -179,12 +172,12 @@ impl<K: Kernel> Agent<K> {
         missing
     }
 
-    fn segments(&self) -> Vec<SegmentStatus> {
+    fn next_hops(&self) -> Vec<NextHopStatus> {
         let verdicts = self.forwarding.iter().flat_map(|forwarding| forwarding.verdicts().values());
-        let status = |verdict: &SegmentVerdict| SegmentStatus {
+        let status = |verdict: &SegmentVerdict| NextHopStatus {
             node: verdict.node.clone(),
-            next_hop: verdict.next_hop,
-            verdict: verdict.reachability,
+            address: verdict.next_hop,
+            reachability: verdict.reachability,
             reason: verdict.reason.clone(),
         };
         verdicts.map(status).collect()
@@ -193,7 +186,7 @@ impl<K: Kernel> Agent<K> {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.view.snapshot.is_none() {
-            problems.push(format!("there is no intent to go by: {}", self.options.intent_remedy()));
+            problems.push(format!("there is no intent: {}", self.options.intent_remedy()));
         }
         problems.extend(self.view.problems.iter().cloned());
         let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
@@ -223,7 +216,7 @@ impl<K: Kernel> Agent<K> {
 
     fn route(&self, path: &PathReport) -> RouteStatus {
         let prefix = path.prefix.into();
-        let (via, installed, kernel_reason) = self.in_kernel(&prefix, path);
+        let (reachability, installed, kernel_reason) = self.in_kernel(&prefix, path);
         let reason = match kernel_reason {
             Some(reason) => format!("{}; not installed: {reason}", path.reason),
             None => path.reason.to_string(),
@@ -241,12 +234,13 @@ impl<K: Kernel> Agent<K> {
             as_path: path.as_path.clone(),
             originator: path.originator,
             cluster_list: path.cluster_list.clone(),
-            via,
+            reachability,
             installed,
         }
     }
 
-    /// How packets for a path travel, whether the kernel holds it, and why not where that is on purpose.
+    /// Returns the reachability of a best path's next hop, whether the kernel holds the route, and the reason if it does not
+    /// by intent.
     fn in_kernel(
         &self,
         prefix: &IpNetwork,
@@ -275,24 +269,24 @@ fn store(connection: &Connection) -> StoreStatus {
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
         node_uid: connection.node_uid.clone(),
-        refused: connection.refused,
+        rejected: connection.refused,
     }
 }
 
 fn past_error(error: &PastError) -> PastErrorStatus {
-    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), times: error.times }
+    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), count: error.times }
 }
 
 fn transition(transition: &Transition) -> TransitionStatus {
     TransitionStatus {
         seconds_ago: transition.ago.as_secs_f64(),
-        from: state_name(transition.from),
-        to: state_name(transition.to),
-        why: transition.why.clone(),
-        times: transition.times,
+        from: transition.from,
+        to: transition.to,
+        reason: transition.why.clone(),
+        count: transition.times,
     }
 }
 
-fn value(view: &impl Serialize) -> Value {
-    serde_json::to_value(view).unwrap_or_else(|error| json!(format!("can't be shown: {error}")))
+fn document(content: impl Serialize) -> Value {
+    serde_json::to_value(Document::new(content)).unwrap_or_else(|error| json!(format!("encode: {error}")))
 }

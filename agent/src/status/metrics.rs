@@ -1,72 +1,67 @@
-//! The status as Prometheus' text format: base units, few labels, and nothing that the [`NodeStatus`] doesn't say.
+//! The metrics in Prometheus' text format: a view of the [`NodeStatus`], in base units and with few labels.
 //!
-//! What grows with the cluster is one series a role, not one a neighbour: in a full mesh the nodes' series together
-//! would otherwise grow with the square of their number. Neighbours outside the cluster and reflectors, of which there
-//! are few, have series of their own always; mesh neighbours and a reflector's clients only while there are no more
-//! than [`SESSIONS_A_ROLE`] of them. `heliograph_bgp_sessions_rolled_up` says how many have none.
+//! Values of labels are the names of [`crate::names`], as in JSON and in the cluster's objects.
+//!
+//! The number of series per node does not grow with the cluster: in a full mesh the series of all nodes would grow with the
+//! square of the number of nodes. External and internal neighbors and reflectors, which are few, always have series of
+//! their own. Mesh neighbors and a reflector's clients have them while a role has no more than [`MAX_SESSIONS_OF_ROLE`] of
+//! them. `heliograph_bgp_sessions_rolled_up` counts the sessions without.
 
 use std::collections::BTreeMap;
 
+use heliograph_bgp::bfd;
 use heliograph_bgp::report::SessionState;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary};
 use prometheus::{Encoder, TextEncoder};
 
 use super::process::Process;
-use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, StatusWriterStatus, state_name};
+use super::{BfdStatus, KernelStatus, NodeStatus, SessionStatus, StatusWriterStatus};
+use crate::names::Named;
 use crate::plan::{NeighborRole, Reachability};
 
-/// Most mesh neighbours or clients that have series of their own.
-pub const SESSIONS_A_ROLE: usize = 32;
-/// The series that counts those that have none.
-const ROLLED_UP: &str = "heliograph_bgp_sessions_rolled_up";
+/// The largest number of mesh neighbors, or of clients, that have series of their own.
+pub const MAX_SESSIONS_OF_ROLE: usize = 32;
 /// The content type of the text format.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-
-const STATES: [SessionState; 6] = [
-    SessionState::Idle,
-    SessionState::Connect,
-    SessionState::Active,
-    SessionState::OpenSent,
-    SessionState::OpenConfirm,
-    SessionState::Established,
-];
-const REACHABILITIES: [Reachability; 4] =
-    [Reachability::Direct, Reachability::Tunnel, Reachability::Routed, Reachability::Unreachable];
 
 /// A label's name and value.
 type Label = (&'static str, String);
 
-/// The metrics of a node.
+/// Renders the metrics of a node.
 ///
 /// # Errors
-/// The format can't say something: a fault of this program.
+/// The format cannot express a name: a fault of this program.
 pub fn render(status: &NodeStatus, process: Option<&Process>) -> Result<String, prometheus::Error> {
-    let mut page = Page::default();
-    of_agent(&mut page, status);
-    of_store(&mut page, status);
-    if let Some(status_writer) = &status.status_writer {
-        of_telling(&mut page, status_writer);
-    }
-    of_sessions(&mut page, &status.sessions);
-    of_routes(&mut page, status);
-    if let Some(kernel) = &status.kernel {
-        of_kernel(&mut page, kernel);
-    }
-    if let Some(process) = process {
-        of_process(&mut page, process);
-    }
     let mut text = Vec::new();
-    TextEncoder::new().encode(&page.families, &mut text)?;
+    TextEncoder::new().encode(&Page::new(status, process).families, &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Families of metrics in the order in which they were added.
+/// The families of metrics, in the order of their addition.
 #[derive(Default)]
 struct Page {
     families: Vec<MetricFamily>,
 }
 
 impl Page {
+    fn new(status: &NodeStatus, process: Option<&Process>) -> Self {
+        let mut page = Self::default();
+        add_agent(&mut page, status);
+        add_intent(&mut page, status);
+        if let Some(status_writer) = &status.status_writer {
+            add_status_writer(&mut page, status_writer);
+        }
+        add_sessions(&mut page, &status.sessions);
+        add_routes(&mut page, status);
+        if let Some(kernel) = &status.kernel {
+            add_kernel(&mut page, kernel);
+        }
+        if let Some(process) = process {
+            add_process(&mut page, process);
+        }
+        page
+    }
+
     fn family(&mut self, name: &str, help: &str, kind: MetricType, series: Vec<Metric>) {
         if series.is_empty() {
             return;
@@ -133,162 +128,169 @@ fn flag(flag: bool) -> f64 {
     f64::from(u8::from(flag))
 }
 
-/// What the code calls a thing, as a label's value.
-fn word(value: impl std::fmt::Debug) -> String {
-    format!("{value:?}").to_lowercase()
-}
-
-fn of_agent(page: &mut Page, status: &NodeStatus) {
+fn add_agent(page: &mut Page, status: &NodeStatus) {
     page.gauges(
         "heliograph_build_info",
-        "1, with the version and the role of this process.",
-        [(vec![("version", status.version.clone()), ("role", word(status.role))], 1.0)],
+        "Always 1, with the version and the role of the process.",
+        [(vec![("version", status.version.clone()), ("role", status.role.to_string())], 1.0)],
     );
     page.gauge(
         "heliograph_ready",
-        "Whether the first sync is done: what /readyz says.",
+        "1 after the first sync, as /readyz reports; 0 before.",
         flag(status.waiting_for.is_empty()),
     );
     page.gauge(
         "heliograph_problems",
-        "Things that are not as they should be; `heliograph status` lists them.",
+        "Number of problems that `heliograph status` lists.",
         status.problems.len() as f64,
     );
 }
 
-fn of_store(page: &mut Page, status: &NodeStatus) {
+fn add_intent(page: &mut Page, status: &NodeStatus) {
     let intent = &status.intent;
     page.gauge(
-        "heliograph_store_in_sync",
-        "Whether what the store holds now is in force.",
+        "heliograph_intent_in_sync",
+        "1 if the present content of the store is in force; else 0.",
         flag(intent.in_sync),
     );
     page.counter(
-        "heliograph_store_changes_total",
-        "How often the intent in force has changed.",
+        "heliograph_intent_changes_total",
+        "Number of changes of the intent in force.",
         intent.generation as f64,
     );
     page.gauges(
-        "heliograph_store_last_change_timestamp_seconds",
-        "When the intent in force last changed.",
-        intent.last_change_seconds.map(|seconds| (vec![], seconds)),
+        "heliograph_intent_last_change_timestamp_seconds",
+        "Unix time of the last change of the intent in force.",
+        intent.last_change_timestamp_seconds.map(|seconds| (vec![], seconds)),
     );
     page.gauge(
-        "heliograph_store_refusals",
-        "Reasons why what the store holds now is not in force.",
+        "heliograph_intent_rejections",
+        "Number of reasons why the present content of the store is not in force.",
         intent.rejections.len() as f64,
     );
     let store = status.store.as_ref();
     page.gauges(
         "heliograph_store_connected",
-        "Whether the API server tells everything that is needed; what was last good is in force where not.",
+        "1 if all required objects are received from the API server; 0 while the last good intent is used instead.",
         store.map(|store| (vec![], flag(store.connected))),
     );
     page.gauges(
-        "heliograph_store_connected_state_duration_seconds",
-        "How long it does, or doesn't.",
+        "heliograph_store_state_duration_seconds",
+        "Time since heliograph_store_connected last changed, in seconds.",
         store.map(|store| (vec![], store.since_seconds)),
     );
 }
 
-fn of_telling(page: &mut Page, status_writer: &StatusWriterStatus) {
+fn add_status_writer(page: &mut Page, status_writer: &StatusWriterStatus) {
     page.gauge(
-        "heliograph_status_up_to_date",
-        "Whether the cluster is told how this node stands: objects, Events, the Node's condition.",
+        "heliograph_status_writer_up_to_date",
+        "1 if the node's objects, Events and condition in the cluster are up to date; else 0.",
         flag(status_writer.error.is_none()),
     );
     page.counter(
-        "heliograph_status_writes_total",
-        "Writes of that to the API server, done or not.",
+        "heliograph_status_writer_writes_total",
+        "Number of write requests of the status writer to the API server, failed ones included.",
         status_writer.writes as f64,
     );
     page.counter(
-        "heliograph_status_failures_total",
-        "Requests for that which the API server has refused or not answered.",
+        "heliograph_status_writer_request_failures_total",
+        "Number of requests of the status writer that the API server rejected or did not answer.",
         status_writer.failures as f64,
     );
 }
 
-fn of_sessions(page: &mut Page, sessions: &[SessionStatus]) {
-    let mut by_role: BTreeMap<String, Vec<&SessionStatus>> = BTreeMap::new();
+fn add_sessions(page: &mut Page, sessions: &[SessionStatus]) {
+    let mut by_role: BTreeMap<NeighborRole, Vec<&SessionStatus>> = BTreeMap::new();
     for session in sessions {
-        by_role.entry(word(session.role)).or_default().push(session);
+        by_role.entry(session.role).or_default().push(session);
     }
-    let each_state = by_role.iter().flat_map(|(role, sessions)| {
-        STATES.map(|state| {
-            let in_state = sessions.iter().filter(|session| session.state == state_name(state)).count();
-            (vec![("role", role.clone()), ("state", word(state))], in_state as f64)
+    let role_label = |role: NeighborRole| ("role", role.to_string());
+    let state_label = |state: &'static str| ("state", state.to_string());
+    let by_state = by_role.iter().flat_map(|(role, sessions)| {
+        SessionState::ALL.iter().map(move |state| {
+            let count = sessions.iter().filter(|session| session.state == *state).count();
+            (vec![role_label(*role), state_label(state.as_str())], count as f64)
         })
     });
-    page.gauges("heliograph_bgp_sessions", "BGP sessions by role of the neighbour and state.", each_state);
+    page.gauges(
+        "heliograph_bgp_sessions",
+        "Number of BGP sessions, by the neighbor's role and by state.",
+        by_state,
+    );
     for (name, help, value) in PREFIXES {
         let sums = by_role.iter().map(|(role, sessions)| {
             let sum = sessions.iter().map(|session| value(session)).sum();
-            (vec![("role", role.clone())], sum)
+            (vec![role_label(*role)], sum)
         });
-        page.gauges(&format!("heliograph_bgp_{name}_prefixes"), help, sums);
+        let help = format!("{help}, by the neighbor's role.");
+        page.gauges(&format!("heliograph_bgp_{name}_prefixes"), &help, sums);
     }
-    let each_bfd_state = by_role.iter().flat_map(|(role, sessions)| {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for bfd in sessions.iter().filter_map(|session| session.bfd.as_ref()) {
-            *counts.entry(bfd.state.to_lowercase()).or_default() += 1;
-        }
-        counts
-            .into_iter()
-            .map(|(state, count)| (vec![("role", role.clone()), ("state", state)], count as f64))
+    let by_bfd_state = by_role.iter().flat_map(|(role, sessions)| {
+        let states: Vec<_> =
+            sessions.iter().filter_map(|session| Some(session.bfd.as_ref()?.state)).collect();
+        let present = bfd::State::ALL.iter().filter_map(move |state| {
+            let count = states.iter().filter(|found| *found == state).count();
+            (count > 0).then(|| (vec![role_label(*role), state_label(state.as_str())], count as f64))
+        });
+        present.collect::<Vec<_>>()
     });
     page.gauges(
         "heliograph_bfd_sessions",
-        "BFD sessions by role of the neighbour and state.",
-        each_bfd_state,
+        "Number of BFD sessions, by the neighbor's role and by state; states without sessions are absent.",
+        by_bfd_state,
     );
-    let (own, rolled_up): (Vec<_>, Vec<_>) = by_role.values().partition(|sessions| has_own_series(sessions));
-    let count = |sessions: &&Vec<&SessionStatus>| {
-        let role = sessions.first().map(|session| word(session.role)).unwrap_or_default();
-        (vec![("role", role)], sessions.len() as f64)
-    };
+    let (own, rolled_up): (Vec<_>, Vec<_>) =
+        by_role.iter().partition(|(role, sessions)| has_own_series(**role, sessions.len()));
     page.gauges(
-        ROLLED_UP,
-        "Sessions without series of their own, as there are too many of their role.",
-        rolled_up.iter().map(count),
+        "heliograph_bgp_sessions_rolled_up",
+        "Number of sessions without series of their own, because their role has too many; absent if there are none.",
+        rolled_up.iter().map(|(role, sessions)| (vec![role_label(**role)], sessions.len() as f64)),
     );
-    of_each_session(page, &own.into_iter().flatten().copied().collect::<Vec<_>>());
+    add_each_session(page, &own.into_iter().flat_map(|(_, sessions)| sessions).copied().collect::<Vec<_>>());
 }
 
-/// Counts of prefixes: name, help, and the value of a session.
+/// Counts of prefixes: a part of the metric's name, the help, and the value of a session.
 type Prefixes = (&'static str, &'static str, fn(&SessionStatus) -> f64);
 const PREFIXES: [Prefixes; 4] = [
-    ("received", "Prefixes received, those refused by the import filter included.", |s| s.received as f64),
-    ("accepted", "Prefixes received that the import filter let pass.", |s| s.accepted as f64),
-    ("advertised", "Prefixes advertised.", |s| s.advertised as f64),
-    ("stale", "Prefixes kept from before a neighbour's restart.", |s| s.stale as f64),
+    ("received", "Number of prefixes received, those that the import filter rejects included", |session| {
+        session.received as f64
+    }),
+    ("accepted", "Number of prefixes received that the import filter accepts", |session| {
+        session.accepted as f64
+    }),
+    ("advertised", "Number of prefixes advertised", |session| session.advertised as f64),
+    ("stale", "Number of prefixes kept from before a neighbor's restart", |session| session.stale as f64),
 ];
 
-fn has_own_series(sessions: &[&SessionStatus]) -> bool {
-    let bounded = |role| !matches!(role, NeighborRole::Mesh | NeighborRole::Client);
-    sessions.len() <= SESSIONS_A_ROLE || sessions.iter().all(|session| bounded(session.role))
+fn has_own_series(role: NeighborRole, sessions: usize) -> bool {
+    let grows_with_cluster = matches!(role, NeighborRole::Mesh | NeighborRole::Client);
+    !grows_with_cluster || sessions <= MAX_SESSIONS_OF_ROLE
 }
 
-fn of_each_session(page: &mut Page, sessions: &[&SessionStatus]) {
+fn add_each_session(page: &mut Page, sessions: &[&SessionStatus]) {
     let labels = |session: &SessionStatus| {
-        vec![("peer", session.peer.to_string()), ("name", session.name.clone()), ("role", word(session.role))]
+        vec![
+            ("peer", session.peer.to_string()),
+            ("name", session.name.clone()),
+            ("role", session.role.to_string()),
+        ]
     };
     let each = |value: fn(&SessionStatus) -> f64| {
         sessions.iter().map(|session| (labels(session), value(session))).collect::<Vec<_>>()
     };
     page.gauges(
         "heliograph_bgp_session_up",
-        "Whether the session is established.",
+        "1 if the session is established; else 0.",
         each(|session| flag(session.established())),
     );
     page.gauges(
         "heliograph_bgp_session_state_duration_seconds",
-        "How long the session has been in its state.",
+        "Time since the session's state last changed, in seconds.",
         each(|session| session.uptime_seconds),
     );
     page.counters(
         "heliograph_bgp_session_established_total",
-        "How often the session was established.",
+        "Number of times that the session was established.",
         each(|session| session.established_count as f64),
     );
     let with_bfd = |value: fn(&BfdStatus) -> f64| {
@@ -298,75 +300,81 @@ fn of_each_session(page: &mut Page, sessions: &[&SessionStatus]) {
     };
     page.gauges(
         "heliograph_bfd_session_up",
-        "Whether the BFD session of the BGP session is up.",
-        with_bfd(|bfd| flag(bfd.state == "Up")),
+        "1 if the BFD session of the BGP session is up; else 0.",
+        with_bfd(|own| flag(own.state == bfd::State::Up)),
     );
     page.counters(
         "heliograph_bfd_session_failures_total",
-        "How often the BFD session failed after it had come up.",
-        with_bfd(|bfd| bfd.failure_count as f64),
+        "Number of failures of the BFD session after it had come up.",
+        with_bfd(|own| own.failure_count as f64),
     );
     for (name, help, value) in PREFIXES {
-        page.gauges(&format!("heliograph_bgp_session_{name}_prefixes"), help, each(value));
+        page.gauges(&format!("heliograph_bgp_session_{name}_prefixes"), &format!("{help}."), each(value));
     }
 }
 
-fn of_routes(page: &mut Page, status: &NodeStatus) {
-    let routes = status.routes.iter().map(|routes| {
-        (vec![("family", routes.family.clone()), ("verdict", routes.verdict.clone())], routes.count as f64)
+fn add_routes(page: &mut Page, status: &NodeStatus) {
+    let routes = status.route_counts.iter().map(|routes| {
+        let labels =
+            vec![("family", routes.family.to_string()), ("disposition", routes.disposition.to_string())];
+        (labels, routes.count as f64)
     });
     page.gauges(
         "heliograph_bgp_routes",
-        "Best routes learned, by family and by what becomes of them on this node.",
+        "Number of learned best routes, by address family and by the agent's use of them.",
         routes,
     );
     if status.kernel.is_some() {
-        let next_hops = REACHABILITIES.map(|verdict| {
-            let with = status.segments.iter().filter(|segment| segment.verdict == verdict).count();
-            (vec![("verdict", word(verdict))], with as f64)
+        let next_hops = Reachability::ALL.iter().map(|reachability| {
+            let count = status.next_hops.iter().filter(|hop| hop.reachability == *reachability).count();
+            (vec![("reachability", reachability.to_string())], count as f64)
         });
-        page.gauges("heliograph_next_hops", "Next hops of best routes, by how packets get there.", next_hops);
+        page.gauges(
+            "heliograph_next_hops",
+            "Number of next hops of best routes, by reachability.",
+            next_hops,
+        );
     }
 }
 
-fn of_kernel(page: &mut Page, kernel: &KernelStatus) {
+fn add_kernel(page: &mut Page, kernel: &KernelStatus) {
     let gauges = [
         (
             "in_sync",
-            "Whether the kernel holds what it should and nothing else of ours.",
+            "1 if the kernel holds what is desired, and nothing else of Heliograph; else 0.",
             flag(kernel.in_sync),
         ),
-        ("routes", "Routes of ours that the kernel holds.", kernel.routes as f64),
-        ("desired_routes", "Routes that the kernel should hold.", kernel.desired as f64),
+        ("routes", "Number of Heliograph's routes in the kernel.", kernel.routes as f64),
+        ("desired_routes", "Number of routes that the kernel should hold.", kernel.desired as f64),
         (
             "kept_objects",
-            "Things of ours not wanted but kept until all peers have said what they know.",
+            "Number of objects that are not desired but are kept until the first sync is done.",
             kernel.kept as f64,
         ),
-        ("errors", "Sorts of things that the kernel does not do now.", kernel.errors.len() as f64),
+        ("errors", "Number of changes that fail at present, by kind and error.", kernel.errors.len() as f64),
     ];
     for (name, help, value) in gauges {
         page.gauge(&format!("heliograph_kernel_{name}"), help, value);
     }
     page.counter(
         "heliograph_kernel_changes_total",
-        "Changes that the kernel has confirmed.",
+        "Number of changes that the kernel acknowledged.",
         kernel.changes as f64,
     );
     page.counter(
-        "heliograph_kernel_failures_total",
-        "Requests that the kernel has refused or not answered.",
+        "heliograph_kernel_request_failures_total",
+        "Number of requests that the kernel rejected or did not answer.",
         kernel.failures as f64,
     );
     page.summary(
-        "heliograph_kernel_programming_duration_seconds",
-        "Time it took to bring the kernel to what it should hold, where anything had to change.",
-        kernel.programmings,
-        kernel.programming_seconds,
+        "heliograph_kernel_reconcile_duration_seconds",
+        "Time of reconciliations that had something to change, in seconds.",
+        kernel.reconciliations,
+        kernel.reconcile_seconds,
     );
 }
 
-fn of_process(page: &mut Page, process: &Process) {
+fn add_process(page: &mut Page, process: &Process) {
     page.counter(
         "process_cpu_seconds_total",
         "Total user and system CPU time spent in seconds.",
@@ -388,17 +396,18 @@ fn of_process(page: &mut Page, process: &Process) {
 mod tests {
     use super::super::testing::{session, status};
     use super::*;
+    use crate::status::StoreStatus;
 
     #[test]
-    fn what_the_cluster_is_told_is_there_where_there_is_one() {
+    fn the_status_writer_has_metrics_if_there_is_a_cluster() {
         let mut status = status();
-        let up_to_date = "heliograph_status_up_to_date";
+        let up_to_date = "heliograph_status_writer_up_to_date";
         assert_eq!(value(&lines(&status), up_to_date), None);
         status.status_writer = Some(StatusWriterStatus { error: None, writes: 7, failures: 2 });
-        let told = lines(&status);
-        assert_eq!(value(&told, up_to_date), Some(1.0));
-        assert_eq!(value(&told, "heliograph_status_writes_total"), Some(7.0));
-        assert_eq!(value(&told, "heliograph_status_failures_total"), Some(2.0));
+        let found = lines(&status);
+        assert_eq!(value(&found, up_to_date), Some(1.0));
+        assert_eq!(value(&found, "heliograph_status_writer_writes_total"), Some(7.0));
+        assert_eq!(value(&found, "heliograph_status_writer_request_failures_total"), Some(2.0));
         status.status_writer =
             Some(StatusWriterStatus { error: Some("forbidden".into()), ..Default::default() });
         assert_eq!(value(&lines(&status), up_to_date), Some(0.0));
@@ -415,34 +424,34 @@ mod tests {
     }
 
     #[test]
-    fn the_figures_are_those_of_the_status() {
+    fn values_are_those_of_the_status() {
         let lines = lines(&status());
-        for (series, wanted) in [
-            ("heliograph_bgp_sessions{role=\"mesh\",state=\"established\"}", 1.0),
-            ("heliograph_bgp_sessions{role=\"mesh\",state=\"idle\"}", 1.0),
-            ("heliograph_bgp_sessions{role=\"external\",state=\"connect\"}", 0.0),
-            ("heliograph_bgp_received_prefixes{role=\"mesh\"}", 10.0),
-            ("heliograph_bgp_session_up{peer=\"192.0.2.9\",name=\"tor \\\"1\\\"\",role=\"external\"}", 1.0),
-            ("heliograph_bfd_sessions{role=\"external\",state=\"up\"}", 1.0),
+        for (series, expected) in [
+            ("heliograph_bgp_sessions{role=\"Mesh\",state=\"Established\"}", 1.0),
+            ("heliograph_bgp_sessions{role=\"Mesh\",state=\"Idle\"}", 1.0),
+            ("heliograph_bgp_sessions{role=\"External\",state=\"Connect\"}", 0.0),
+            ("heliograph_bgp_received_prefixes{role=\"Mesh\"}", 10.0),
+            ("heliograph_bgp_session_up{peer=\"192.0.2.9\",name=\"tor \\\"1\\\"\",role=\"External\"}", 1.0),
+            ("heliograph_bfd_sessions{role=\"External\",state=\"Up\"}", 1.0),
             (
-                "heliograph_bfd_session_failures_total{peer=\"192.0.2.9\",name=\"tor \\\"1\\\"\",role=\"external\"}",
+                "heliograph_bfd_session_failures_total{peer=\"192.0.2.9\",name=\"tor \\\"1\\\"\",role=\"External\"}",
                 2.0,
             ),
-            ("heliograph_bgp_routes{family=\"ipv4\",verdict=\"tunnel\"}", 3.0),
-            ("heliograph_next_hops{verdict=\"unreachable\"}", 0.0),
+            ("heliograph_bgp_routes{family=\"IPv4\",disposition=\"Tunnel\"}", 3.0),
+            ("heliograph_next_hops{reachability=\"Unreachable\"}", 0.0),
             ("heliograph_kernel_routes", 4.0),
-            ("heliograph_kernel_programming_duration_seconds_sum", 0.25),
-            ("heliograph_kernel_programming_duration_seconds_count", 2.0),
-            ("heliograph_store_changes_total", 3.0),
+            ("heliograph_kernel_reconcile_duration_seconds_sum", 0.25),
+            ("heliograph_kernel_reconcile_duration_seconds_count", 2.0),
+            ("heliograph_intent_changes_total", 3.0),
             ("heliograph_ready", 0.0),
             ("process_open_fds", 7.0),
         ] {
-            assert_eq!(value(&lines, series), Some(wanted), "{series} in {lines:#?}");
+            assert_eq!(value(&lines, series), Some(expected), "{series} in {lines:#?}");
         }
     }
 
     #[test]
-    fn names_and_help_are_as_prometheus_wants_them() {
+    fn names_and_help_follow_prometheus_conventions() {
         let lines = lines(&status());
         let kinds = lines.iter().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
         for (name, kind) in kinds {
@@ -463,12 +472,12 @@ mod tests {
             status.sessions =
                 (0..count).map(|n| session(&format!("node-{n}"), n as u32, NeighborRole::Mesh)).collect();
             let lines = lines(&status);
-            let rolled_up = value(&lines, "heliograph_bgp_sessions_rolled_up{role=\"mesh\"}");
+            let rolled_up = value(&lines, "heliograph_bgp_sessions_rolled_up{role=\"Mesh\"}");
             (lines.iter().filter(|line| !line.starts_with('#')).count(), rolled_up)
         };
-        let (few, none) = series(SESSIONS_A_ROLE);
-        let (many, rolled_up) = series(SESSIONS_A_ROLE + 1);
-        assert!(few > 7 * SESSIONS_A_ROLE && many < 80, "{few} and {many}");
+        let (few, none) = series(MAX_SESSIONS_OF_ROLE);
+        let (many, rolled_up) = series(MAX_SESSIONS_OF_ROLE + 1);
+        assert!(few > 7 * MAX_SESSIONS_OF_ROLE && many < 80, "{few} and {many}");
         assert_eq!((none, rolled_up), (None, Some(33.0)));
         assert_eq!(series(5000).0, many);
     }
@@ -478,5 +487,45 @@ mod tests {
         let mut status = status();
         status.kernel = None;
         assert!(!lines(&status).iter().any(|line| line.contains("_kernel_") || line.contains("next_hops")));
+    }
+
+    /// Returns a page with every metric.
+    fn every_metric() -> Page {
+        let mut status = status();
+        status.store = Some(StoreStatus {
+            server: String::new(),
+            connected: true,
+            since_seconds: 1.0,
+            last_error: None,
+            node_uid: None,
+            rejected: false,
+        });
+        status.status_writer = Some(StatusWriterStatus::default());
+        let clients = 0..=MAX_SESSIONS_OF_ROLE as u32;
+        status.sessions.extend(clients.map(|number| session("client", number, NeighborRole::Client)));
+        let process = Process { cpu_seconds: 0.0, resident_bytes: 0.0, open_files: 0.0, start_seconds: 0.0 };
+        Page::new(&status, Some(&process))
+    }
+
+    /// Writes the table instead of comparing it with `HELIOGRAPH_UPDATE=1` in the environment (`make manifests`).
+    #[test]
+    fn the_reference_in_the_documentation_is_complete() {
+        let rows = every_metric().families.into_iter().map(|family| {
+            let labels = family.get_metric()[0].get_label().iter().map(|label| label.name());
+            let labels = labels.collect::<Vec<_>>().join(", ");
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            format!("| `{}` | {kind} | {labels} | {} |\n", family.name(), family.help())
+        });
+        let table =
+            format!("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n{}", rows.collect::<String>());
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let start = page.find("| Metric |").unwrap();
+        let end = start + page[start..].find("\n\n").map_or(page.len() - start, |end| end + 1);
+        if std::env::var_os("HELIOGRAPH_UPDATE").is_some() {
+            std::fs::write(path, format!("{}{table}{}", &page[..start], &page[end..])).unwrap();
+            return;
+        }
+        assert_eq!(page[start..end], table, "run `make manifests`");
     }
 }

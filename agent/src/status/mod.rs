@@ -1,37 +1,70 @@
-//! How this node stands: one value, made when asked for, of which every view is one: socket, command line, HTTP and
-//! metrics, objects in the cluster.
+//! The status of this node: one value, made on request. The socket, the command line, HTTP, the metrics and the objects
+//! in the cluster are views of it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use heliograph_bgp::bfd;
 use heliograph_bgp::report::{BfdReport, SessionState};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::IpFamily;
+use crate::names::named;
 use crate::plan::{NeighborRole, Reachability};
 use crate::store::{ObjectGeneration, Rejection};
 
 pub mod client;
 pub mod http;
 pub mod kubernetes;
+mod listener;
 pub mod metrics;
-mod places;
 pub mod process;
 pub mod server;
 pub mod table;
 #[cfg(test)]
 pub mod testing;
 
-/// What this process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The version of the JSON documents. `docs/decisions/json.md` has the rule by which it changes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A JSON document, as `-o json` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document<T> {
+    /// The version of the document's fields.
+    pub schema_version: u32,
+    /// The fields.
+    #[serde(flatten)]
+    pub content: T,
+}
+
+impl<T> Document<T> {
+    /// Returns a document of the present version.
+    pub fn new(content: T) -> Self {
+        Self { schema_version: SCHEMA_VERSION, content }
+    }
+}
+
+/// The content of a document that is a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// The items.
+    pub items: Vec<T>,
+}
+
+/// The role of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A node agent: it programs the kernel.
+    /// A node agent, which programs the kernel.
     Node,
-    /// A stand-alone reflector: it doesn't.
+    /// A stand-alone reflector, which has no kernel part.
     Reflector,
 }
 
-/// How this node stands.
+named!(Role { Node => "Node", Reflector => "Reflector" });
+
+/// The status of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
@@ -39,99 +72,136 @@ pub struct NodeStatus {
     pub node: String,
     /// The version of the agent.
     pub version: String,
-    /// What it is.
+    /// The role of the process.
     pub role: Role,
-    /// It is to reflect: what one node tells it the others are told.
+    /// True if the BGPConfiguration makes this node a route reflector.
     #[serde(default)]
     pub reflects: bool,
-    /// How long it has run, in seconds.
+    /// The time since the start of the process, in seconds.
     pub uptime_seconds: f64,
-    /// What the first sync still waits for, in words; empty: it is done, and stays so.
+    /// The conditions that the first sync waits for, as text. Once it is empty it stays empty.
     #[serde(default)]
     pub waiting_for: Vec<String>,
-    /// What is wanted.
+    /// The intent.
     pub intent: IntentStatus,
-    /// The API server that it comes from; `None`: there is none.
+    /// The connection to the API server; `None` with a folder as the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
-    /// What is told to the cluster; `None`: there is none.
+    /// The status writer; `None` with a folder as the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_writer: Option<StatusWriterStatus>,
-    /// Its BGP sessions, by address.
+    /// The BGP sessions, by address.
     pub sessions: Vec<SessionStatus>,
-    /// Best routes that were learned, by what becomes of them.
+    /// The numbers of learned best routes, by family and disposition.
     #[serde(default)]
-    pub routes: Vec<RouteCount>,
-    /// Its kernel; `None` for a reflector.
+    pub route_counts: Vec<RouteCount>,
+    /// The kernel; `None` for a reflector.
     pub kernel: Option<KernelStatus>,
-    /// The verdict on each next hop.
-    pub segments: Vec<SegmentStatus>,
-    /// What is not as it should be, with what to do.
+    /// The next hops of the best routes.
+    pub next_hops: Vec<NextHopStatus>,
+    /// Things that do not work as configured, each with a remedy.
     pub problems: Vec<String>,
 }
 
-/// How intent stands.
+/// The state of the intent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IntentStatus {
-    /// What the store holds now is in force.
+    /// True if the present content of the store is in force.
     pub in_sync: bool,
-    /// How often the intent in force has changed.
+    /// The number of changes of the intent in force.
     pub generation: u64,
-    /// When the intent in force last changed, in seconds since 1970; `None`: there is none yet.
+    /// The Unix time of the last change of the intent in force; `None`: no intent was in force yet.
     #[serde(default)]
-    pub last_change_seconds: Option<f64>,
-    /// Where the intent in force comes from.
+    pub last_change_timestamp_seconds: Option<f64>,
+    /// The source of the intent in force.
     pub origin: String,
-    /// Why what the store holds now isn't in force.
+    /// The reasons why the present content of the store is not in force.
     pub rejections: Vec<Rejection>,
-    /// Our kinds' objects in the API server, and which generation of each is in force.
+    /// The objects of Heliograph's kinds in the API server, with the generation of each that is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<ObjectGeneration>,
 }
 
-/// How many best routes there are of a sort.
+/// The number of best routes of one family and disposition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteCount {
-    /// `ipv4` or `ipv6`.
-    pub family: String,
-    /// `direct`, `tunnel`, `routed` or `unreachable` as the next hop is; `refused`: not to be installed, whatever its
-    /// next hop; `reflected`: there is no kernel to install it in.
-    pub verdict: String,
-    /// How many.
+    /// The address family.
+    #[serde(with = "crate::names")]
+    pub family: IpFamily,
+    /// The use that the agent makes of the routes.
+    pub disposition: Disposition,
+    /// The number of routes.
     pub count: usize,
 }
 
-/// How it stands with the API server that intent comes from.
+/// The use that an agent makes of a best route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disposition {
+    /// Installed: the next hop is on the same segment.
+    Direct,
+    /// Installed: the next hop is reached through the tunnel.
+    Tunnel,
+    /// Installed: the next hop is reached through a gateway.
+    Routed,
+    /// Not installed: the next hop is unreachable.
+    Unreachable,
+    /// Not installed, although the next hop is reachable; `heliograph routes` has the reason.
+    Rejected,
+    /// Only advertised: a stand-alone reflector has no kernel part.
+    Reflected,
+}
+
+named!(Disposition {
+    Direct => "Direct",
+    Tunnel => "Tunnel",
+    Routed => "Routed",
+    Unreachable => "Unreachable",
+    Rejected => "Rejected",
+    Reflected => "Reflected",
+});
+
+impl From<Reachability> for Disposition {
+    fn from(reachability: Reachability) -> Self {
+        match reachability {
+            Reachability::Direct => Self::Direct,
+            Reachability::Tunnel => Self::Tunnel,
+            Reachability::Routed => Self::Routed,
+            Reachability::Unreachable => Self::Unreachable,
+        }
+    }
+}
+
+/// The connection to the API server that holds the intent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStatus {
-    /// Its address.
+    /// The server's address.
     pub server: String,
-    /// It tells everything that is needed. Where it doesn't, what was last good is in force.
+    /// True if all required objects are being received. While they are not, the last good intent is in force.
     pub connected: bool,
-    /// How long that has been so, in seconds.
+    /// The time since `connected` last changed, in seconds.
     pub since_seconds: f64,
-    /// What was last the matter.
+    /// The last error.
     pub last_error: Option<String>,
-    /// UID of this node's Node in the cluster; `None`: there is none, or it was not told yet.
+    /// The UID of this node's Node object; `None`: there is none, or it was not received yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_uid: Option<String>,
-    /// It answers, and refuses something that is needed, so intent isn't followed.
+    /// True if the server answers but rejects a required request, so that changes of intent are not received.
     #[serde(default)]
-    pub refused: bool,
+    pub rejected: bool,
 }
 
-/// How it stands with what the cluster is told: objects, Events, the Node's condition.
+/// The state of the status writer: objects, Events, the Node's condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusWriterStatus {
-    /// What keeps it from being up to date, in words.
+    /// The reason why the cluster's objects are not up to date; `None`: they are.
     pub error: Option<String>,
-    /// Writes since the start, done or not.
+    /// Write requests since the start, failed ones included.
     pub writes: u64,
-    /// Requests since the start that were refused or not answered.
+    /// Requests since the start that the API server rejected or did not answer.
     pub failures: u64,
 }
 
@@ -139,34 +209,35 @@ pub struct StatusWriterStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionStatus {
-    /// The neighbour's address.
+    /// The neighbor's address.
     pub peer: IpAddr,
-    /// Its Node or BGPPeer.
+    /// The name of its Node or BGPPeer.
     pub name: String,
     /// Its AS number.
     pub asn: u32,
-    /// What it is to us.
+    /// Its relation to this node.
     pub role: NeighborRole,
-    /// The generation of its BGPPeer that the session goes by, where it has one and that is known.
+    /// The generation of its BGPPeer that is in force, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_generation: Option<i64>,
-    /// The session's state, as RFC 4271 names it.
-    pub state: String,
-    /// How long it has been in this state, in seconds.
+    /// The state of the session, as RFC 4271 §8.2.2 names it.
+    #[serde(with = "crate::names")]
+    pub state: SessionState,
+    /// The time in this state, in seconds.
     pub uptime_seconds: f64,
-    /// Prefixes received, those refused by the filter included.
+    /// Prefixes received, those that the import filter rejects included.
     pub received: usize,
-    /// Those that the filter let pass.
+    /// Prefixes received that the import filter accepts.
     pub accepted: usize,
     /// Prefixes advertised.
     pub advertised: usize,
-    /// Prefixes kept from before its restart.
+    /// Prefixes kept from before the neighbor's restart.
     pub stale: usize,
-    /// Its BGP Identifier, once known.
+    /// Its BGP Identifier, once received.
     pub router_id: Option<Ipv4Addr>,
-    /// The hold time agreed on, in seconds.
+    /// The negotiated hold time, in seconds.
     pub hold_seconds: Option<u64>,
-    /// How often it was established.
+    /// The number of times that the session was established.
     pub established_count: u64,
     /// The last error.
     pub last_error: Option<String>,
@@ -176,9 +247,9 @@ pub struct SessionStatus {
     /// The last changes of state, the oldest first.
     #[serde(default)]
     pub history: Vec<TransitionStatus>,
-    /// Why it is in this state.
+    /// The reason for the state.
     pub reason: String,
-    /// Its BFD session; `None`: it has none.
+    /// Its BFD session; `None`: none is configured.
     pub bfd: Option<BfdStatus>,
 }
 
@@ -186,21 +257,22 @@ pub struct SessionStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BfdStatus {
-    /// Its state, as RFC 5880 names it.
-    pub state: String,
-    /// How long it has been in this state, in seconds; `None`: it has not begun.
+    /// The state, as RFC 5880 §4.1 names it.
+    #[serde(with = "crate::names")]
+    pub state: bfd::State,
+    /// The time in this state, in seconds; `None`: the session has not started.
     pub uptime_seconds: Option<f64>,
     /// The diagnostic that the neighbor sends, as RFC 5880 §4.1 names it; `None`: no packet is received from it.
     pub remote_diagnostic: Option<String>,
-    /// How often we send, in milliseconds.
+    /// The interval at which we send, in milliseconds.
     pub transmit_interval: Option<f64>,
-    /// How often the neighbour sends at least, in milliseconds.
+    /// The longest interval at which the neighbor sends, in milliseconds.
     pub receive_interval: Option<f64>,
-    /// How long the neighbour may be silent, in milliseconds.
+    /// The detection time, in milliseconds.
     pub detection_time: Option<f64>,
-    /// How often it failed after it had come up.
+    /// The number of failures after it had come up.
     pub failure_count: u64,
-    /// Why it is in this state, or what keeps it from working.
+    /// The reason for the state, or the error that keeps the session down.
     pub reason: String,
 }
 
@@ -208,7 +280,7 @@ impl From<&BfdReport> for BfdStatus {
     fn from(report: &BfdReport) -> Self {
         let milliseconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1000.0);
         Self {
-            state: report.state.to_string(),
+            state: report.state,
             uptime_seconds: report.since.map(|since| since.as_secs_f64()),
             remote_diagnostic: report.remote_diagnostic.map(|diagnostic| diagnostic.to_string()),
             transmit_interval: milliseconds(report.transmit_interval),
@@ -220,97 +292,100 @@ impl From<&BfdReport> for BfdStatus {
     }
 }
 
-/// A change of a session's state; one that comes again in a short circle is counted.
+/// A change of a session's state. Changes that repeat in a short cycle are counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TransitionStatus {
-    /// How long ago, the last time, in seconds.
+    /// The time since it last happened, in seconds.
     pub seconds_ago: f64,
-    /// The state before, as RFC 4271 names it.
-    pub from: String,
+    /// The state before.
+    #[serde(with = "crate::names")]
+    pub from: SessionState,
     /// The state after.
-    pub to: String,
-    /// Why.
-    pub why: String,
-    /// How often.
-    pub times: u32,
+    #[serde(with = "crate::names")]
+    pub to: SessionState,
+    /// The reason.
+    pub reason: String,
+    /// The number of times that it happened.
+    pub count: u32,
 }
 
-/// Something that went wrong with a session.
+/// An error of a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PastErrorStatus {
-    /// How long ago, the last time, in seconds.
+    /// The time since it last happened, in seconds.
     pub seconds_ago: f64,
-    /// What.
+    /// The error.
     pub error: String,
-    /// How often.
-    pub times: u32,
+    /// The number of times that it happened.
+    pub count: u32,
 }
 
 impl SessionStatus {
-    /// Whether routes flow.
+    /// Returns whether the session is established.
     pub fn established(&self) -> bool {
-        self.state == state_name(SessionState::Established)
+        self.state == SessionState::Established
     }
 }
 
-/// The name of a state, as RFC 4271 §8.2.2 writes it.
-pub fn state_name(state: SessionState) -> String {
-    format!("{state:?}")
-}
-
-/// How the kernel stands to what it should hold.
+/// The state of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KernelStatus {
-    /// It holds what it should and nothing else of ours.
+    /// True if it holds what is desired, and nothing else of ours.
     pub in_sync: bool,
-    /// Routes of ours that it holds.
+    /// The number of our routes in the kernel.
     pub routes: usize,
-    /// Routes that it should hold.
+    /// The number of desired routes.
     pub desired: usize,
-    /// Things of ours that aren't wanted but kept until all peers have said what they know.
+    /// The number of our objects that are not desired but are kept until the first sync is done.
     pub kept: usize,
-    /// Changes that the kernel has confirmed since the start.
+    /// Changes that the kernel acknowledged since the start.
     #[serde(default)]
     pub changes: u64,
-    /// Requests that it has refused or not answered since the start.
+    /// Requests since the start that the kernel rejected or did not answer.
     #[serde(default)]
     pub failures: u64,
-    /// How often it was brought to what it should hold, where anything had to change.
+    /// Reconciliations since the start that had something to change.
     #[serde(default)]
-    pub programmings: u64,
-    /// Time that took in all, in seconds.
+    pub reconciliations: u64,
+    /// The time that these took together, in seconds.
     #[serde(default)]
-    pub programming_seconds: f64,
-    /// What could not be done.
+    pub reconcile_seconds: f64,
+    /// The changes that fail at present.
     pub errors: Vec<KernelFault>,
 }
 
-/// Something the kernel did not do.
+/// A change that the kernel did not make.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KernelFault {
-    /// What was tried, on what.
-    pub what: String,
-    /// What came back.
+    /// The change that was tried, and its object.
+    pub operation: String,
+    /// The kernel's answer.
     pub error: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
-/// The verdict on one next hop.
+impl std::fmt::Display for KernelFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.operation, self.error, self.remedy)
+    }
+}
+
+/// One next hop of best routes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SegmentStatus {
-    /// The node it belongs to; `None`: it is outside the cluster.
+pub struct NextHopStatus {
+    /// The node that has the address; `None`: it is outside the cluster.
     pub node: Option<String>,
-    /// The next hop.
-    pub next_hop: IpAddr,
-    /// How packets get there.
-    pub verdict: Reachability,
-    /// Why.
+    /// The address.
+    pub address: IpAddr,
+    /// The way in which packets reach it.
+    pub reachability: Reachability,
+    /// The reason for that.
     pub reason: String,
 }
 
@@ -320,18 +395,18 @@ pub struct SegmentStatus {
 pub struct RouteStatus {
     /// The destination.
     pub prefix: IpNetwork,
-    /// Its next hop.
+    /// The next hop.
     pub next_hop: Option<IpAddr>,
-    /// Whom we have it from; `None`: it is ours.
+    /// The peer that advertises it; `None`: this node originates it.
     pub peer: Option<IpAddr>,
-    /// What tells it from other paths of that peer, where that sends several (RFC 7911).
+    /// The path identifier, if the peer sends several paths to a prefix (RFC 7911).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_id: Option<u32>,
-    /// It is the best path.
+    /// True if it is the best path.
     pub best: bool,
-    /// It is kept from before the peer's restart.
+    /// True if it is kept from before the peer's restart.
     pub stale: bool,
-    /// Why it is best or not, and why it is not installed if it is best.
+    /// The reason why it is the best path or not, and why a best path is not installed.
     pub reason: String,
     /// LOCAL_PREF.
     pub local_pref: u32,
@@ -343,37 +418,37 @@ pub struct RouteStatus {
     pub originator: Option<Ipv4Addr>,
     /// CLUSTER_LIST.
     pub cluster_list: Vec<Ipv4Addr>,
-    /// How packets get to the next hop; `None` where no packet takes this path.
-    pub via: Option<Reachability>,
-    /// The kernel holds it.
+    /// The reachability of the next hop; `None` if no packet takes this path.
+    pub reachability: Option<Reachability>,
+    /// True if the kernel holds the route.
     pub installed: bool,
 }
 
 impl NodeStatus {
-    /// What keeps this node from being as it should be, in few words; empty: nothing does.
-    pub fn complaints(&self) -> Vec<String> {
-        let mut complaints = Vec::new();
+    /// Returns the reasons why this node is degraded, in short; empty: it is not.
+    pub fn degradations(&self) -> Vec<String> {
+        let mut degradations = Vec::new();
         if !self.intent.in_sync {
-            complaints.push("the intent is refused or not there".to_string());
+            degradations.push("the intent is rejected or missing".to_string());
         }
         if self.store.as_ref().is_some_and(|store| !store.connected) {
-            complaints.push("the API server does not tell everything".to_string());
+            degradations.push("not all required objects are received from the API server".to_string());
         }
         let down = self.sessions.iter().filter(|session| !session.established()).count();
         if down > 0 {
-            complaints.push(format!("sessions not established: {down} of {}", self.sessions.len()));
+            degradations.push(format!("sessions not established: {down} of {}", self.sessions.len()));
         }
         if self.kernel.as_ref().is_some_and(|kernel| !kernel.in_sync) {
-            complaints.push("the kernel does not hold what it should".to_string());
+            degradations.push("the kernel is not in sync".to_string());
         }
-        let lost =
-            self.segments.iter().filter(|segment| segment.verdict == Reachability::Unreachable).count();
-        if lost > 0 {
-            complaints.push(format!("next hops out of reach: {lost}"));
+        let unreachable =
+            self.next_hops.iter().filter(|hop| hop.reachability == Reachability::Unreachable).count();
+        if unreachable > 0 {
+            degradations.push(format!("next hops unreachable: {unreachable}"));
         }
         if !self.problems.is_empty() {
-            complaints.push(format!("problems: {}", self.problems.len()));
+            degradations.push(format!("problems: {}", self.problems.len()));
         }
-        complaints
+        degradations
     }
 }

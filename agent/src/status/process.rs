@@ -1,8 +1,8 @@
-//! What the kernel says of this process, for the metrics every Prometheus user knows.
+//! Figures of this process from /proc, for the metrics that Prometheus clients usually export.
 
 use std::fs;
 
-/// This process.
+/// The resources of this process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Process {
     /// CPU time, in seconds.
@@ -11,15 +11,15 @@ pub struct Process {
     pub resident_bytes: f64,
     /// Open file descriptors.
     pub open_files: f64,
-    /// When it started, in seconds since 1970.
+    /// The Unix time of its start, in seconds.
     pub start_seconds: f64,
 }
 
-/// Ticks a second in /proc, on every architecture of Linux we build for (USER_HZ).
+/// Clock ticks per second in /proc (USER_HZ), the same on every architecture that we build for.
 const TICKS: f64 = 100.0;
 
 impl Process {
-    /// As it stands; `None` where /proc doesn't tell.
+    /// Reads the present figures; `None` without a readable /proc.
     pub fn now() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
         let boot = fs::read_to_string("/proc/stat").ok()?;
@@ -29,7 +29,7 @@ impl Process {
         Self::read(&stat, boot_seconds, page as f64, open_files)
     }
 
-    /// From proc_pid_stat(5). The name in parentheses may hold anything, so fields are counted from its end.
+    /// Parses proc_pid_stat(5). The name in parentheses may contain any character, so fields are counted from its end.
     fn read(stat: &str, boot_seconds: f64, page: f64, open_files: f64) -> Option<Self> {
         let (_, rest) = stat.rsplit_once(") ")?;
         let fields: Vec<f64> = rest.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
@@ -53,13 +53,13 @@ mod tests {
         let fields: Vec<String> = (4..=40).map(|number| (number * 100).to_string()).collect();
         let stat = format!("1 (a) b (c) S {}", fields.join(" "));
         let found = Process::read(&stat, 1000.0, 4096.0, 3.0).unwrap();
-        let wanted = Process {
+        let expected = Process {
             cpu_seconds: 14.0 + 15.0,
             resident_bytes: 2400.0 * 4096.0,
             open_files: 3.0,
             start_seconds: 1022.0,
         };
-        assert_eq!(found, wanted);
+        assert_eq!(found, expected);
         assert_eq!(Process::read("1 (a) S 1 2", 0.0, 1.0, 1.0), None);
     }
 

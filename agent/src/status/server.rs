@@ -1,6 +1,6 @@
-//! The agent's unix socket: one question a connection, a JSON object in one line, answered by one JSON value.
+//! The agent's unix socket. A connection carries one request, a JSON object in one line, and its answer, a JSON object.
 //!
-//! `{"get":"status"}` or `{"get":"routes"}`; the answer is `{"ok": …}` or `{"error": "…"}`. Only root can connect.
+//! `{"get":"status"}` or `{"get":"routes"}`; the answer is `{"ok": DOCUMENT}` or `{"error": TEXT}`. Only root can connect.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -16,76 +16,76 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::places;
+use super::listener;
 
 /// The socket's name in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
-/// The name of the lock that says an agent is alive.
+/// The name of the file that a running agent holds locked.
 const LOCK_NAME: &str = "agent.lock";
-/// The longest question, in bytes.
+/// The longest request, in bytes.
 const MAX_REQUEST: u64 = 1024;
-/// How many are served at the same time; more wait.
+/// The largest number of connections that are served at the same time.
 pub const MAX_CONNECTIONS: usize = 16;
-/// How long a client may take for its question, and for taking the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time for each of: receiving the request, making the answer, sending it.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What can be asked for.
+/// The subject of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
     /// The [`super::NodeStatus`].
     Status,
-    /// All paths, as [`super::RouteStatus`].
+    /// All paths: a [`super::List`] of [`super::RouteStatus`].
     Routes,
 }
 
-/// A question as it is sent.
+/// A request as it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// What is asked for.
+    /// The subject.
     pub get: Subject,
 }
 
-/// A question and where its answer goes.
+/// A request with the channel for its answer.
 #[derive(Debug)]
-pub struct Question {
-    /// What is asked for.
+pub struct Query {
+    /// The subject.
     pub subject: Subject,
-    /// Takes the answer.
+    /// The channel for the document.
     pub answer: oneshot::Sender<Value>,
 }
 
-/// Why there is no socket.
+/// A failure to get the run directory or its socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Another agent has the run directory.
+    /// Another agent uses the run directory.
     #[error(
         "another heliograph runs with {run_dir}: stop it first, or give this one its own --run-dir (one agent a node)"
     )]
-    ObjectGeneration {
+    InUse {
         /// The run directory.
         run_dir: PathBuf,
     },
-    /// The kernel refused.
+    /// The kernel returned an error.
     #[error(
-        "{what} {path}: {source}; the agent needs to write there: run it as root or give another --run-dir"
+        "{operation} {path}: {source}; the agent needs to write there: run it as root or give another --run-dir"
     )]
     Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
+        /// The operation that was tried.
+        operation: &'static str,
+        /// Its object.
         path: PathBuf,
-        /// What came back.
+        /// The kernel's answer.
         source: io::Error,
     },
 }
 
-fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SocketError + 'a {
-    move |source| SocketError::Io { what, path: path.into(), source }
+fn failed<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SocketError + 'a {
+    move |source| SocketError::Io { operation, path: path.into(), source }
 }
 
-/// Holds a run directory: as long as it lives no other agent can have it, and after a crash it is free at once.
+/// A run directory that this process holds. No other agent can take it; a crash frees it at once.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -93,10 +93,10 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Takes the run directory, making it if need be.
+    /// Takes the run directory, and makes it if necessary.
     ///
     /// # Errors
-    /// [`SocketError::ObjectGeneration`] if another agent lives in it.
+    /// [`SocketError::InUse`] if another agent holds it.
     pub fn take(path: &Path) -> Result<Self, SocketError> {
         fs::create_dir_all(path).map_err(failed("make the run directory", path))?;
         let lock = path.join(LOCK_NAME);
@@ -104,18 +104,16 @@ impl RunDir {
         let file = file.map_err(failed("open the lock", &lock))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Self { path: path.into(), _lock: held }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                Err(SocketError::ObjectGeneration { run_dir: path.into() })
-            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(SocketError::InUse { run_dir: path.into() }),
             Err((_, errno)) => Err(failed("lock", &lock)(errno.into())),
         }
     }
 
-    /// Listens on the socket, in place of one that a former agent left behind, and passes questions on.
+    /// Listens on the socket, and sends each request to `queries`. Replaces the socket of a former agent.
     ///
     /// # Errors
-    /// What the kernel answered.
-    pub fn serve(&self, questions: mpsc::Sender<Question>) -> Result<(), SocketError> {
+    /// [`SocketError::Io`]
+    pub fn serve(&self, queries: mpsc::Sender<Query>) -> Result<(), SocketError> {
         let path = self.path.join(SOCKET_NAME);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -127,8 +125,8 @@ impl RunDir {
         let only_ours = Permissions::from_mode(0o600);
         fs::set_permissions(&path, only_ours).map_err(failed("set the mode of", &path))?;
         tokio::spawn(async move {
-            let conversation = |stream| serve(stream, questions.clone());
-            places::serve(listener, "the agent's socket", MAX_CONNECTIONS, 3 * PATIENCE, conversation).await;
+            let handle = |stream| serve(stream, queries.clone());
+            listener::serve(listener, "the agent's socket", MAX_CONNECTIONS, 3 * TIMEOUT, handle).await;
         });
         Ok(())
     }
@@ -136,55 +134,56 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // So that clients are told "not there" instead of "refused"; the lock file stays, as removing it would race.
+        // Clients get "no such file" instead of "connection refused". The lock file stays: removing it would race.
         let _ = fs::remove_file(self.path.join(SOCKET_NAME));
     }
 }
 
-async fn serve(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+async fn serve(stream: UnixStream, queries: mpsc::Sender<Query>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_REQUEST));
-    timeout(PATIENCE, reader.read_line(&mut line)).await??;
+    timeout(TIMEOUT, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => answer(request, questions).await,
-        Err(error) => json!({"error": format!("not a request: {error}; ask {{\"get\":\"status\"}}")}),
+        Ok(request) => answer(request, queries).await,
+        Err(error) => json!({"error": format!("not a request: {error}; send {{\"get\":\"status\"}}")}),
     };
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
-    timeout(PATIENCE, writer.write_all(&bytes)).await??;
+    timeout(TIMEOUT, writer.write_all(&bytes)).await??;
     writer.shutdown().await
 }
 
-async fn answer(request: Request, questions: mpsc::Sender<Question>) -> Value {
+async fn answer(request: Request, queries: mpsc::Sender<Query>) -> Value {
     let (sender, receiver) = oneshot::channel();
-    let question = Question { subject: request.get, answer: sender };
+    let query = Query { subject: request.get, answer: sender };
     let answer = async {
-        questions.send(question).await.ok()?;
+        queries.send(query).await.ok()?;
         receiver.await.ok()
     };
-    match timeout(PATIENCE, answer).await {
+    match timeout(TIMEOUT, answer).await {
         Ok(Some(value)) => json!({"ok": value}),
         Ok(None) => json!({"error": "the agent is stopping"}),
-        Err(_) => json!({"error": "the agent is busy and did not answer in time; ask again"}),
+        Err(_) => json!({"error": "the agent is busy and did not answer in time; try again"}),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::client::{AskError, ask};
+    use crate::status::client::{RequestError, request};
+    use crate::status::{Document, List};
     use std::io::{Read, Write};
 
-    /// Serves answers of one kind until dropped.
+    /// Serves this answer, or none, until dropped.
     fn served(folder: &Path, answer: Option<Value>) -> (RunDir, tokio::task::JoinHandle<()>) {
         let run_dir = RunDir::take(folder).unwrap();
-        let (sender, mut questions) = mpsc::channel(1);
+        let (sender, mut queries) = mpsc::channel(1);
         run_dir.serve(sender).unwrap();
         let task = tokio::spawn(async move {
-            while let Some(question) = questions.recv().await {
+            while let Some(query) = queries.recv().await {
                 if let Some(answer) = &answer {
-                    let _ = question.answer.send(answer.clone());
+                    let _ = query.answer.send(answer.clone());
                 }
             }
         });
@@ -203,55 +202,73 @@ mod tests {
         text
     }
 
+    fn document(number: u32) -> Value {
+        json!(Document::new(List { items: vec![number] }))
+    }
+
+    fn get(folder: &Path) -> Result<Document<List<u32>>, RequestError> {
+        request(folder, Subject::Status)
+    }
+
     #[tokio::test]
-    async fn a_question_gets_its_answer_and_nonsense_a_remark() {
+    async fn valid_requests_get_an_answer_and_invalid_ones_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_path_buf();
-        let (_run_dir, _task) = served(&path, Some(json!({"x": 1})));
+        let (_run_dir, _task) = served(&path, Some(document(1)));
         let mode = fs::metadata(path.join(SOCKET_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         aside(move || {
-            assert_eq!(ask::<Value>(&path, Subject::Routes).unwrap(), json!({"x": 1}));
-            for nonsense in [
+            assert_eq!(json!(get(&path).unwrap()), json!({"schemaVersion": 1, "items": [1]}));
+            for invalid in [
                 &b"hello\n"[..],
                 b"{\"get\":\"everything\"}\n",
                 b"{\"get\":\"status\",\"x\":1}\n",
                 &[b'x'; 5000],
             ] {
-                let said = raw(&path, nonsense);
-                // What is sent beyond the limit may also end in a reset.
-                assert!(said.contains("not a request") || nonsense.len() > 4000, "{said}");
+                let answer = raw(&path, invalid);
+                // Bytes beyond the limit may also end in a reset.
+                assert!(answer.contains("not a request") || invalid.len() > 4000, "{answer}");
             }
-            assert!(matches!(ask::<u32>(&path, Subject::Status), Err(AskError::Strange { .. })));
+            let other = request::<List<String>>(&path, Subject::Status);
+            assert!(matches!(other, Err(RequestError::Malformed { .. })));
         })
         .await;
     }
 
     #[tokio::test]
-    async fn silent_clients_do_not_keep_others_from_being_served() {
+    async fn a_document_of_another_version_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_path_buf();
-        let (_run_dir, _task) = served(&path, Some(json!(1)));
+        let (_run_dir, _task) = served(&path, Some(json!({"schemaVersion": 2, "other": []})));
+        let error = aside(move || get(&path)).await.unwrap_err();
+        assert!(matches!(error, RequestError::Version { found: 2, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn clients_that_send_nothing_do_not_block_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_path_buf();
+        let (_run_dir, _task) = served(&path, Some(document(1)));
         aside(move || {
             let connect = || std::os::unix::net::UnixStream::connect(path.join(SOCKET_NAME)).unwrap();
             let _silent: Vec<_> = (0..MAX_CONNECTIONS - 1).map(|_| connect()).collect();
-            assert_eq!(ask::<u32>(&path, Subject::Status).unwrap(), 1);
+            assert_eq!(get(&path).unwrap().content.items, [1]);
         })
         .await;
     }
 
     #[tokio::test]
-    async fn one_run_directory_one_agent_and_a_crash_frees_it() {
+    async fn a_run_directory_has_one_agent_and_is_free_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         let first = RunDir::take(&path).unwrap();
-        let refused = RunDir::take(&path).unwrap_err().to_string();
-        assert!(refused.contains("another heliograph runs"), "{refused}");
+        let error = RunDir::take(&path).unwrap_err().to_string();
+        assert!(error.contains("another heliograph runs"), "{error}");
         drop(first);
-        // A socket left behind, as after kill -9.
+        // A socket that was left behind, as after kill -9.
         drop(std::os::unix::net::UnixListener::bind(path.join(SOCKET_NAME)).unwrap());
-        let (_run_dir, _task) = served(&path, Some(json!(2)));
-        let answer = aside(move || ask::<u32>(&path, Subject::Status)).await.unwrap();
-        assert_eq!(answer, 2);
+        let (_run_dir, _task) = served(&path, Some(document(2)));
+        let answer = aside(move || get(&path)).await.unwrap();
+        assert_eq!(answer.content.items, [2]);
     }
 }

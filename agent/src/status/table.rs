@@ -1,10 +1,12 @@
-//! Status for people: aligned columns as kubectl prints them, and words.
+//! The status for people: aligned columns as kubectl prints them, and text.
 
 use std::fmt::Write;
 
-use super::{NodeStatus, PastErrorStatus, RouteStatus, SegmentStatus, SessionStatus, TransitionStatus};
+use heliograph_bgp::bfd;
 
-/// Rows under a head, each column as wide as its widest cell.
+use super::{NextHopStatus, NodeStatus, PastErrorStatus, RouteStatus, SessionStatus, TransitionStatus};
+
+/// Formats rows under a head. Each column is as wide as its widest cell.
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -25,7 +27,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A time as people say it: `12s`, `3m04s`, `5h02m`, `3d04h`.
+/// Formats a duration in short: `12s`, `3m04s`, `5h02m`, `3d04h`.
 pub fn age(seconds: f64) -> String {
     let s = seconds.max(0.0) as u64;
     match s {
@@ -44,12 +46,12 @@ fn yes(flag: bool) -> String {
     if flag { "yes" } else { "no" }.into()
 }
 
-/// `heliograph status`.
+/// Formats the output of `heliograph status`.
 pub fn status(status: &NodeStatus) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "Node       {} ({:?}), heliograph {}, up {}",
+        "Node       {} ({}), heliograph {}, up {}",
         status.node,
         status.role,
         status.version,
@@ -62,15 +64,15 @@ pub fn status(status: &NodeStatus) -> String {
         }
         (false, true) => writeln!(out, "Intent     none yet"),
         (false, false) => {
-            let word = if intent.rejections.is_empty() { "NOT in sync" } else { "REFUSED" };
-            writeln!(out, "Intent     {word}; in force: {}, generation {}", intent.origin, intent.generation)
+            let state = if intent.rejections.is_empty() { "NOT in sync" } else { "REJECTED" };
+            writeln!(out, "Intent     {state}; in force: {}, generation {}", intent.origin, intent.generation)
         }
     };
     if let Some(store) = &status.store {
-        let word = if store.connected { "connected" } else { "NOT connected" };
+        let state = if store.connected { "connected" } else { "NOT connected" };
         let error = store.last_error.as_ref().filter(|_| !store.connected);
         let error = error.map(|error| format!(": {error}")).unwrap_or_default();
-        let _ = writeln!(out, "Store      {}, {word} for {}{error}", store.server, age(store.since_seconds));
+        let _ = writeln!(out, "Store      {}, {state} for {}{error}", store.server, age(store.since_seconds));
     }
     if let Some(kernel) = &status.kernel {
         let state = if kernel.in_sync { "in sync" } else { "NOT in sync" };
@@ -84,15 +86,14 @@ pub fn status(status: &NodeStatus) -> String {
         out.push('\n');
         out.push_str(&table(&head, &status.sessions.iter().map(session).collect::<Vec<_>>()));
     }
-    if !status.segments.is_empty() {
+    if !status.next_hops.is_empty() {
         out.push('\n');
-        let rows: Vec<_> = status.segments.iter().map(segment).collect();
-        out.push_str(&table(&["NODE", "NEXT HOP", "VERDICT", "REASON"], &rows));
+        let rows: Vec<_> = status.next_hops.iter().map(next_hop).collect();
+        out.push_str(&table(&["NODE", "NEXT HOP", "REACHABILITY", "REASON"], &rows));
     }
-    list(&mut out, "Refused intent", intent.rejections.iter().map(ToString::to_string));
+    list(&mut out, "Rejected intent", intent.rejections.iter().map(ToString::to_string));
     if let Some(kernel) = &status.kernel {
-        let faults = kernel.errors.iter();
-        list(&mut out, "Kernel errors", faults.map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)));
+        list(&mut out, "Kernel errors", kernel.errors.iter().map(ToString::to_string));
     }
     list(&mut out, "Problems", status.problems.iter().cloned());
     out
@@ -112,21 +113,22 @@ fn session(session: &SessionStatus) -> Vec<String> {
         session.peer.to_string(),
         session.name.clone(),
         session.asn.to_string(),
-        format!("{:?}", session.role),
-        session.state.clone(),
+        session.role.to_string(),
+        session.state.as_str().into(),
         age(session.uptime_seconds),
         session.received.to_string(),
         session.advertised.to_string(),
-        or_dash(session.bfd.as_ref().map(|bfd| &bfd.state)),
+        or_dash(session.bfd.as_ref().map(|bfd| bfd.state.as_str())),
         reason(session),
     ]
 }
 
-/// `heliograph status --session`: one session, and what it went through, the latest first.
+/// Formats the output of `heliograph status --session`: one session with its history, the latest first.
 pub fn session_in_full(one: &SessionStatus) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "Session    {} ({}), AS {}, {:?}", one.peer, one.name, one.asn, one.role);
-    let _ = writeln!(out, "State      {} for {}: {}", one.state, age(one.uptime_seconds), reason(one));
+    let _ = writeln!(out, "Session    {} ({}), AS {}, {}", one.peer, one.name, one.asn, one.role);
+    let _ =
+        writeln!(out, "State      {} for {}: {}", one.state.as_str(), age(one.uptime_seconds), reason(one));
     let _ = writeln!(out, "Router id  {}", or_dash(one.router_id));
     let hold = one.hold_seconds.map(|seconds| format!("{seconds}s"));
     let _ = writeln!(out, "Hold time  {}, established {} times", or_dash(hold), one.established_count);
@@ -136,39 +138,44 @@ pub fn session_in_full(one: &SessionStatus) -> String {
         one.received, one.accepted, one.stale, one.advertised
     );
     if let Some(bfd) = &one.bfd {
-        let silence = bfd.detection_time.map(|time| format!(", missed after {time} ms"));
-        let silence = silence.unwrap_or_default();
+        let detection = bfd.detection_time.map(|time| format!(", detection time {time} ms"));
+        let detection = detection.unwrap_or_default();
         let _ = writeln!(
             out,
-            "BFD        {}{silence}, {} failures: {}",
-            bfd.state, bfd.failure_count, bfd.reason
+            "BFD        {}{detection}, {} failures: {}",
+            bfd.state.as_str(),
+            bfd.failure_count,
+            bfd.reason
         );
     }
-    let ago = |seconds, times| vec![age(seconds), times_of(times)];
+    let ago = |seconds, count| vec![age(seconds), repeated(count)];
     if !one.history.is_empty() {
         let row = |t: &TransitionStatus| {
-            [ago(t.seconds_ago, t.times), vec![t.from.clone(), t.to.clone(), t.why.clone()]].concat()
+            let change = vec![t.from.as_str().into(), t.to.as_str().into(), t.reason.clone()];
+            [ago(t.seconds_ago, t.count), change].concat()
         };
         let rows: Vec<_> = one.history.iter().rev().map(row).collect();
         out.push('\n');
-        out.push_str(&table(&["AGO", "TIMES", "FROM", "TO", "WHY"], &rows));
+        out.push_str(&table(&["AGO", "COUNT", "FROM", "TO", "REASON"], &rows));
     }
     if !one.errors.is_empty() {
-        let row = |e: &PastErrorStatus| [ago(e.seconds_ago, e.times), vec![e.error.clone()]].concat();
+        let row = |e: &PastErrorStatus| [ago(e.seconds_ago, e.count), vec![e.error.clone()]].concat();
         let rows: Vec<_> = one.errors.iter().rev().map(row).collect();
         out.push('\n');
-        out.push_str(&table(&["AGO", "TIMES", "ERROR"], &rows));
+        out.push_str(&table(&["AGO", "COUNT", "ERROR"], &rows));
     }
     out
 }
 
-fn times_of(times: u32) -> String {
-    if times == 1 { String::new() } else { times.to_string() }
+fn repeated(count: u32) -> String {
+    if count == 1 { String::new() } else { count.to_string() }
 }
 
-/// Why the session is in its state, with the last error where that says more, or why its BFD does not watch it.
+/// Returns the reason for the session's state, with the last error if that is not part of it, or with the reason why its
+/// BFD session is down.
 fn reason(session: &SessionStatus) -> String {
-    if let Some(bfd) = session.bfd.as_ref().filter(|bfd| session.established() && bfd.state != "Up") {
+    if let Some(bfd) = session.bfd.as_ref().filter(|own| session.established() && own.state != bfd::State::Up)
+    {
         return format!("{}; BFD: {}", or_dash(Some(&session.reason)), bfd.reason);
     }
     match &session.last_error {
@@ -179,16 +186,16 @@ fn reason(session: &SessionStatus) -> String {
     }
 }
 
-fn segment(segment: &SegmentStatus) -> Vec<String> {
+fn next_hop(hop: &NextHopStatus) -> Vec<String> {
     vec![
-        or_dash(segment.node.as_ref()),
-        segment.next_hop.to_string(),
-        segment.verdict.to_string(),
-        segment.reason.clone(),
+        or_dash(hop.node.as_ref()),
+        hop.address.to_string(),
+        hop.reachability.to_string(),
+        hop.reason.clone(),
     ]
 }
 
-/// `heliograph routes`.
+/// Formats the output of `heliograph routes`.
 pub fn routes(routes: &[RouteStatus]) -> String {
     let head = [
         "PREFIX",
@@ -196,7 +203,7 @@ pub fn routes(routes: &[RouteStatus]) -> String {
         "FROM",
         "BEST",
         "INSTALLED",
-        "VIA",
+        "REACHABILITY",
         "LOCALPREF",
         "MED",
         "AS PATH",
@@ -210,7 +217,7 @@ pub fn routes(routes: &[RouteStatus]) -> String {
             route.peer.map_or_else(|| "this node".into(), |peer| peer.to_string()),
             yes(route.best),
             yes(route.installed),
-            or_dash(route.via),
+            or_dash(route.reachability),
             route.local_pref.to_string(),
             route.med.to_string(),
             or_dash(Some(&route.as_path)),
@@ -226,6 +233,7 @@ mod tests {
     use super::*;
     use crate::plan::NeighborRole;
     use crate::status::BfdStatus;
+    use heliograph_bgp::report::SessionState;
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_ends() {
@@ -237,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_in_full_tells_the_latest_first() {
-        let transition = |seconds_ago, from: &str, to: &str, why: &str, times| TransitionStatus {
+    fn a_session_in_full_has_the_latest_first() {
+        let transition = |seconds_ago, from, to, reason: &str, count| TransitionStatus {
             seconds_ago,
-            from: from.into(),
-            to: to.into(),
-            why: why.into(),
-            times,
+            from,
+            to,
+            reason: reason.into(),
+            count,
         };
         let one = SessionStatus {
             peer: [192, 0, 2, 1].into(),
@@ -251,7 +259,7 @@ mod tests {
             asn: 64512,
             role: NeighborRole::Mesh,
             peer_generation: None,
-            state: "Active".into(),
+            state: SessionState::Active,
             uptime_seconds: 3.0,
             received: 2,
             accepted: 1,
@@ -261,14 +269,14 @@ mod tests {
             hold_seconds: None,
             established_count: 1,
             last_error: Some("refused".into()),
-            errors: vec![PastErrorStatus { seconds_ago: 3.0, error: "refused".into(), times: 7 }],
+            errors: vec![PastErrorStatus { seconds_ago: 3.0, error: "refused".into(), count: 7 }],
             history: vec![
-                transition(60.0, "Established", "Active", "reset", 1),
-                transition(3.0, "Connect", "Active", "refused", 7),
+                transition(60.0, SessionState::Established, SessionState::Active, "reset", 1),
+                transition(3.0, SessionState::Connect, SessionState::Active, "refused", 7),
             ],
             reason: "refused".into(),
             bfd: Some(BfdStatus {
-                state: "Up".into(),
+                state: bfd::State::Up,
                 uptime_seconds: Some(1.0),
                 remote_diagnostic: None,
                 transmit_interval: Some(300.0),
@@ -285,13 +293,13 @@ mod tests {
              Router id  -\n\
              Hold time  -, established 1 times\n\
              Routes     2 received, 1 accepted, 2 stale, 0 advertised\n\
-             BFD        Up, missed after 900 ms, 2 failures: both directions work\n\
+             BFD        Up, detection time 900 ms, 2 failures: both directions work\n\
              \n\
-             AGO     TIMES   FROM          TO       WHY\n\
+             AGO     COUNT   FROM          TO       REASON\n\
              3s      7       Connect       Active   refused\n\
              1m00s           Established   Active   reset\n\
              \n\
-             AGO   TIMES   ERROR\n\
+             AGO   COUNT   ERROR\n\
              3s    7       refused\n"
         );
     }

@@ -1,10 +1,8 @@
 //! A small status for tests.
 
-use heliograph_bgp::report::SessionState;
-
 use super::*;
 
-/// An established session that received 5 prefixes.
+/// Returns an established session that received 5 prefixes.
 pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
     SessionStatus {
         peer: Ipv4Addr::from_bits(0xc000_0200 + number).into(),
@@ -12,7 +10,7 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
         asn: 64512,
         role,
         peer_generation: None,
-        state: state_name(SessionState::Established),
+        state: SessionState::Established,
         uptime_seconds: 60.0,
         received: 5,
         accepted: 5,
@@ -29,13 +27,14 @@ pub fn session(name: &str, number: u32, role: NeighborRole) -> SessionStatus {
     }
 }
 
-/// A node with two mesh neighbours, one of which is down, and one outside, that still waits for its first sync.
+/// Returns the status of a node before its first sync, with two mesh neighbors, one of which is down, and an external
+/// one.
 pub fn status() -> NodeStatus {
     let mut down = session("b", 2, NeighborRole::Mesh);
-    down.state = state_name(SessionState::Idle);
+    down.state = SessionState::Idle;
     let mut outside = session("tor \"1\"", 9, NeighborRole::External);
     outside.bfd = Some(BfdStatus {
-        state: "Up".into(),
+        state: bfd::State::Up,
         uptime_seconds: Some(50.0),
         remote_diagnostic: None,
         transmit_interval: None,
@@ -50,26 +49,26 @@ pub fn status() -> NodeStatus {
         role: Role::Node,
         reflects: false,
         uptime_seconds: 100.0,
-        waiting_for: vec!["the peers' first word".into()],
+        waiting_for: vec!["the neighbors' End-of-RIB".into()],
         intent: IntentStatus {
             in_sync: true,
             generation: 3,
-            last_change_seconds: Some(9e8),
+            last_change_timestamp_seconds: Some(9e8),
             ..Default::default()
         },
         store: None,
         status_writer: None,
         sessions: vec![session("c", 3, NeighborRole::Mesh), down, outside],
-        routes: vec![RouteCount { family: "ipv4".into(), verdict: "tunnel".into(), count: 3 }],
+        route_counts: vec![RouteCount { family: IpFamily::V4, disposition: Disposition::Tunnel, count: 3 }],
         kernel: Some(KernelStatus {
             in_sync: true,
             routes: 4,
             desired: 4,
-            programmings: 2,
-            programming_seconds: 0.25,
+            reconciliations: 2,
+            reconcile_seconds: 0.25,
             ..Default::default()
         }),
-        segments: Vec::new(),
+        next_hops: Vec::new(),
         problems: Vec::new(),
     }
 }

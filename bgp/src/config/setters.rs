@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::{
-    AddPath, Authentication, Config, Filter, GracefulRestart, ListenRange, Neighbor, Network, PrefixLimit,
-    Timers, Ttl,
+    AddPath, Authentication, Config, Filter, GracefulRestart, ListenRange, Neighbor, Network, NextHopMode,
+    PrefixLimit, Timers, Ttl,
 };
 #[cfg(feature = "bfd")]
 use crate::bfd;
@@ -82,6 +82,7 @@ setters!(Neighbor {
     prefix_limit: impl Into<Option<PrefixLimit>>,
     ttl: Ttl,
     authentication: impl Into<Option<Authentication>>,
+    next_hop_mode: NextHopMode,
     import: Filter,
     export: Filter,
 } each {
@@ -107,5 +108,6 @@ setters!(Timers {
     hold: Duration,
     keepalive: impl Into<Option<Duration>>,
     connect_retry: Duration,
+    idle_hold: Duration,
     send_hold: impl Into<Option<Duration>>,
 } each {});

@@ -13,10 +13,7 @@
 //! A long-lived stale path is advertised to peers with the long-lived graceful restart capability, and inside the AS to
 //! all peers: to those without the capability with the lowest LOCAL_PREF and NO_EXPORT (RFC 9494 §4.3, §4.6).
 //!
-//! # Next hops
-//! A reflected path keeps its next hop (RFC 4456 §10). External peers get our own address. A path learned from an external
-//! peer also gets our own address when it is advertised inside the AS, where RFC 4271 §5.1.3 would keep the next hop: the
-//! nodes run no IGP that carries the link to the top-of-rack router, so only the node on that link is sure to reach it.
+//! The next hop follows the neighbor's [`NextHopMode`], whose documentation has the rules.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
@@ -24,7 +21,7 @@ use std::num::NonZeroU8;
 use super::best::local_pref;
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind, long_lived};
-use crate::config::Filter;
+use crate::config::{Filter, NextHopMode};
 use crate::wire::{Attributes, Codec, Family, FamilySet, NextHop, PathIds, Prefix, Role};
 
 /// The community of a route whose advertiser is about to shut down (RFC 8326 §3).
@@ -53,6 +50,7 @@ pub struct GroupKey {
     pub paths: Option<NonZeroU8>,
     /// The peers have the long-lived graceful restart capability.
     pub long_lived: bool,
+    pub next_hop_mode: NextHopMode,
     pub filter: Filter,
 }
 
@@ -69,6 +67,7 @@ impl GroupKey {
             codec: Codec { path_ids: PathIds { send, ..PathIds::NONE }, ..peer.codec },
             paths: several.then(|| peer.paths.unwrap_or(NonZeroU8::MIN)),
             long_lived: peer.long_lived,
+            next_hop_mode: peer.next_hop_mode,
             filter: peer.export.clone(),
         }
     }
@@ -110,7 +109,7 @@ pub fn is_allowed(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, pre
 /// Returns whether the export filter accepts a path.
 fn passes_filter(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
     match &to.filter {
-        Filter::Rules(policy) => policy.judge(&path.route(from.map(|from| from.kind), prefix)).accepts(),
+        Filter::Rules(policy) => policy.evaluate(&path.route(from.map(|from| from.kind), prefix)).accepts(),
         filter => filter.accepts(prefix),
     }
 }
@@ -144,7 +143,7 @@ pub fn outbound(
     }
     if let Filter::Rules(policy) = &to.filter {
         let ours = to.next_hop_self(family);
-        let evaluation = policy.judge(&path.route(from.map(|from| from.kind), prefix));
+        let evaluation = policy.evaluate(&path.route(from.map(|from| from.kind), prefix));
         evaluation.apply(&mut attributes, &mut next_hop, Some(to.local_asn), ours);
         // RFC 9494 §4.3: a policy must not remove LLGR_STALE.
         if long_lived::is_stale(&path.attributes) {
@@ -165,23 +164,33 @@ pub fn outbound(
     Some((attributes, next_hop))
 }
 
-/// Returns the next hop to advertise, by the rules in the module's documentation.
+/// Returns the next hop to advertise, by the rules of [`NextHopMode`].
 fn next_hop(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, family: Family) -> Option<NextHop> {
     let ours = to.next_hop_self(family);
     // A link-local next hop is for peers on the same link (RFC 2545 §3), which cannot be determined here: it is left out.
     let theirs = path.next_hop.map(|next_hop| NextHop { link_local: None, ..next_hop });
-    let next_hop = match (from.map(|from| from.kind), to.kind) {
-        // An originated path has the next hop from the configuration.
-        (None, _) => theirs.or(ours),
-        (Some(_), PeerKind::External) => ours,
-        (Some(PeerKind::External), _) => ours.or(theirs),
-        (Some(PeerKind::Internal | PeerKind::Client), _) => theirs,
+    let from = from.map(|from| from.kind);
+    let reflected = to.kind != PeerKind::External && from.is_some_and(|from| from != PeerKind::External);
+    let next_hop = match to.next_hop_mode {
+        // RFC 4456 §10
+        _ if reflected => theirs,
+        NextHopMode::OwnAddress => ours,
+        NextHopMode::Unchanged => theirs.filter(|next_hop| !is_link_local(next_hop.address)).or(ours),
+        NextHopMode::Automatic => match (from, to.kind) {
+            (None, _) => theirs.or(ours),
+            (Some(_), PeerKind::External) => ours,
+            (Some(_), PeerKind::Internal | PeerKind::Client) => ours.or(theirs),
+        },
     };
     // RFC 8950 §4: an IPv6 next hop for an IPv4 prefix requires the peer's capability.
     let is_encodable = |next_hop: &NextHop| {
         family == Family::Ipv6Unicast || next_hop.address.is_ipv4() || to.codec.extended_next_hop
     };
     next_hop.filter(is_encodable)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// Gives a long-lived stale route the lowest preference, for peers inside the AS without the capability

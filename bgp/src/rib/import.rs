@@ -1,15 +1,13 @@
 //! Import: the checks of a received path. A path that fails one stays in the Adj-RIB-In with its reason, and takes no
 //! part in the decision process.
 
-use std::net::IpAddr;
-
 use super::best::neighbor_as;
 use super::export::GRACEFUL_SHUTDOWN;
 use super::reason::RejectReason;
 use super::table::PathAttributes;
 use super::{Identity, Peer, PeerKind, long_lived};
 use crate::policy::Policy;
-use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment};
+use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment, is_host};
 
 /// Removes from an external peer's attributes those that are for use inside an AS only: LOCAL_PREF
 /// (RFC 4271 §5.1.5), ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 §7.9, §7.10).
@@ -66,8 +64,10 @@ pub fn check_path(
         return Some(RejectReason::ClusterLoop);
     }
     match path.next_hop {
-        Some(next_hop) if next_hop.address == peer.local_address => Some(RejectReason::NextHopOurs),
-        Some(next_hop) if is_usable(next_hop, family, peer.codec.extended_next_hop) => None,
+        Some(next_hop) if next_hop.address.to_canonical() == peer.local_address => {
+            Some(RejectReason::NextHopOurs)
+        }
+        Some(next_hop) if is_usable(peer, next_hop, family) => None,
         _ => Some(RejectReason::NextHopInvalid),
     }
 }
@@ -83,8 +83,12 @@ pub fn check(
     check_path(identity, peer, path, prefix.family()).or_else(|| check_prefix(peer, prefix))
 }
 
-/// Checks the prefix against the import filter, where that is a list of prefixes.
+/// Checks that the prefix is unicast, and accepted by the import filter if that is a list of prefixes.
 pub fn check_prefix(peer: &Peer, prefix: &Prefix) -> Option<RejectReason> {
+    // RFC 4271 §6.3: the prefix is ignored, and the session stays.
+    if !prefix.is_unicast() {
+        return Some(RejectReason::PrefixNotUnicast);
+    }
     (!peer.import.accepts(prefix)).then_some(RejectReason::Filter)
 }
 
@@ -96,7 +100,7 @@ pub fn apply_policy(
     path: &PathAttributes,
     prefix: &Prefix,
 ) -> Result<PathAttributes, RejectReason> {
-    let evaluation = policy.judge(&path.route(Some(peer.kind), prefix));
+    let evaluation = policy.evaluate(&path.route(Some(peer.kind), prefix));
     if !evaluation.accepts() {
         return Err(RejectReason::Filter);
     }
@@ -121,20 +125,12 @@ fn in_as_path(attributes: &Attributes, asn: u32) -> bool {
 
 /// Returns whether the next hop can be the address of a host, and is of a family that the session allows for the
 /// prefixes. Reachability is not checked here: the program that installs the route finds it out from the kernel.
-fn is_usable(next_hop: NextHop, family: Family, extended: bool) -> bool {
-    match next_hop.address {
-        IpAddr::V4(address) => {
-            // 240.0.0.0/4 includes the broadcast address.
-            family == Family::Ipv4Unicast
-                && !address.is_unspecified()
-                && !address.is_multicast()
-                && address.octets()[0] < 240
-        }
-        IpAddr::V6(address) => {
-            // RFC 8950 §4
-            (family == Family::Ipv6Unicast || extended)
-                && !address.is_unspecified()
-                && !address.is_multicast()
-        }
-    }
+fn is_usable(peer: &Peer, next_hop: NextHop, family: Family) -> bool {
+    let address = next_hop.address;
+    // RFC 8950 §4
+    let fits = address.is_ipv6() || family == Family::Ipv4Unicast;
+    let allowed = address.is_ipv4() || family == Family::Ipv6Unicast || peer.codec.extended_next_hop;
+    // Speakers that peer over the loopback run on one host, where these addresses are as good as any.
+    let on_one_host = peer.local_address.is_loopback() && address.to_canonical().is_loopback();
+    fits && allowed && (is_host(address) || on_one_host)
 }

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 
-use crate::config::{Filter, Network};
+use crate::config::{Filter, Network, NextHopMode};
 use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
 use adj_rib_out::Encoded;
@@ -205,6 +205,18 @@ impl Rib {
         }
     }
 
+    /// Changes the next-hop mode of a peer, without a reset of the session: all routes are advertised to it again whose
+    /// next hop changes.
+    pub fn set_next_hop_mode(&mut self, id: PeerId, mode: NextHopMode) {
+        let Some(neighbor) = self.neighbors.get_mut(id) else { return };
+        if std::mem::replace(&mut neighbor.peer.next_hop_mode, mode) == mode {
+            return;
+        }
+        for family in FAMILIES {
+            self.regroup(id, family);
+        }
+    }
+
     /// Changes whether an internal peer is a client, without a reset of the session: this decides which paths it is
     /// advertised, and to which peers its paths are advertised (RFC 4456 §6).
     pub fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
@@ -277,8 +289,9 @@ impl Rib {
         prefix: &Prefix,
     ) -> (Interned<PathAttributes>, Option<RejectReason>) {
         let Some(peer) = self.neighbors.peer(id.into()) else { return (shared.clone(), None) };
-        let Filter::Rules(policy) = &peer.import else {
-            return (shared.clone(), import::check_prefix(peer, prefix));
+        let rejected = import::check_prefix(peer, prefix);
+        let (None, Filter::Rules(policy)) = (rejected, &peer.import) else {
+            return (shared.clone(), rejected);
         };
         match import::apply_policy(policy, peer, shared, prefix) {
             Ok(changed) if changed == **shared => (shared.clone(), None),

@@ -12,7 +12,7 @@ use super::table::{Slot, Slots};
 /// Room for sent advertisements that is kept when nothing is pending.
 const RETAINED: usize = 64;
 
-/// What a receiver was sent, by slot. `None`: something that is to be sent again in any case.
+/// The advertisements that a receiver was sent, by slot. `None`: one that is to be sent again in any case.
 pub type Sent<A> = HashMap<Slot, Option<A>>;
 
 /// The pending changes of one receiver, to which advertisements of type `A` are sent.
@@ -21,7 +21,8 @@ pub struct Pending<A> {
     slots: Bits,
     /// The slots that were advertised and not withdrawn since.
     advertised: Bits,
-    /// What was sent, for slots both pending and advertised. Missing if it is to be sent again in any case.
+    /// The advertisements that were sent, for slots both pending and advertised. One that is to be sent again in any case is
+    /// missing.
     sent: HashMap<Slot, A>,
     /// The slot at which packing goes on, so that slots that change often do not hold up others.
     cursor: Slot,

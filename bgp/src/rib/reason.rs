@@ -171,10 +171,12 @@ pub enum RejectReason {
     ClusterLoop,
     /// ONLY_TO_CUSTOMER does not allow the path on this session (RFC 9234 §5).
     RouteLeak,
-    /// The next hop is our own address (RFC 4271 §5.1.3).
+    /// The next hop is our own address on the session (RFC 4271 §5.1.3, §6.3).
     NextHopOurs,
-    /// The next hop is not the address of a host (RFC 4271 §6.3), or not of the prefix's family.
+    /// The next hop is not the unicast address of a host (RFC 4271 §6.3), or not of the prefix's family.
     NextHopInvalid,
+    /// The prefix is not a unicast prefix (RFC 4271 §6.3).
+    PrefixNotUnicast,
     /// The import filter does not accept the route.
     Filter,
 }
@@ -253,6 +255,7 @@ impl Display for Rejection {
             RejectReason::NextHopInvalid => {
                 write!(f, "next hop {next_hop} is not a host's address, or not of the family of {prefix}")
             }
+            RejectReason::PrefixNotUnicast => write!(f, "{prefix} is not a unicast prefix"),
             RejectReason::Filter => match &self.facts.policy {
                 None => f.write_str("import filter"),
                 Some(PolicyRejection::Rule(name)) if name.is_empty() => {

@@ -93,7 +93,7 @@ impl Rib {
         let peer = self.neighbors.peer(path.source);
         let policy = match peer {
             Some(Peer { import: Filter::Rules(policy), kind, .. }) if reason == RejectReason::Filter => {
-                let evaluation = policy.judge(&path.shared.route(Some(*kind), &entry.prefix));
+                let evaluation = policy.evaluate(&path.shared.route(Some(*kind), &entry.prefix));
                 let rule = evaluation.rule.map(|rule| PolicyRejection::Rule(rule.name.clone()));
                 Some(rule.unwrap_or(PolicyRejection::NoRule))
             }

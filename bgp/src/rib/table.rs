@@ -84,7 +84,7 @@ impl PathAttributes {
 pub struct Path {
     pub shared: Interned<PathAttributes>,
     pub source: Source,
-    /// Why it is not eligible. A rejected path is kept to be reported, and so that a changed filter needs no refresh.
+    /// The reason if it is not eligible. A rejected path is kept to be reported, and so that a changed filter needs no refresh.
     pub rejected: Option<RejectReason>,
     /// Kept from before its peer's restart (RFC 4724 §4.2).
     pub stale: bool,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 
 use super::reason::WithheldReason;
-use crate::config::Filter;
+use crate::config::{Filter, NextHopMode};
 use crate::wire::{Codec, Family, Prefix, Role};
 
 /// The number of a neighbor, given by the speaker and stable for as long as the neighbor is configured.
@@ -47,6 +47,8 @@ pub struct Peer {
     pub paths: Option<NonZeroU8>,
     /// The peer has the long-lived graceful restart capability (RFC 9494 §4.3).
     pub long_lived: bool,
+    /// The rule for the next hop of what is advertised to it.
+    pub next_hop_mode: NextHopMode,
     /// The import filter.
     pub import: Filter,
     /// The export filter.
@@ -98,6 +100,6 @@ pub struct Counts {
 pub struct Withheld {
     /// The destination.
     pub prefix: Prefix,
-    /// Why it is not advertised.
+    /// The reason.
     pub reason: WithheldReason,
 }

@@ -1,4 +1,5 @@
-//! Two connections of one session: which one stays (RFC 4271 §6.8, RFC 6286 §2.3, RFC 4724 §5).
+//! Connection collision detection: which of two connections of a session is kept (RFC 4271 §6.8, RFC 6286 §2.3, RFC 4724
+//! §5).
 
 use std::time::Duration;
 
@@ -6,13 +7,14 @@ use super::connection::Stage;
 use super::{ConnId, Context, Output, Session};
 use crate::wire::{Notification, Open, cease, code};
 
-/// No peer can have restarted so soon after the session was established. Its OPEN on another connection left it before
-/// it knew that this one stands: at a start of both sides at once. Would we take it for a restart, both connections
-/// would be lost, as the peer closes the other one. So RFC 4724 §5 waits this long, and RFC 4271 §6.8 holds until then.
+/// The time after establishment within which a new connection is not a restart of the peer. If both sides start at once,
+/// the peer has sent its OPEN on another connection before it was aware that this one is established. If that counted as
+/// a restart, both connections would be lost, because the peer closes the other one. So RFC 4271 §6.8 applies until then,
+/// and RFC 4724 §5 afterwards.
 const YOUNG: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// Connection collision detection, when an OPEN has come on `conn` (RFC 4271 §6.8): whether it goes on.
+    /// Resolves a collision when an OPEN is received on `conn` (RFC 4271 §6.8). Returns whether `conn` is kept.
     pub(super) fn wins(&mut self, ctx: &mut Context<'_>, conn: ConnId, open: &Open) -> bool {
         let rival = self.connections.iter().find(|c| c.id != conn && c.stage >= Stage::OpenConfirm);
         let Some(rival) = rival else { return true };
@@ -28,11 +30,11 @@ impl Session {
         }
         let outgoing = self.connection(conn).is_some_and(|c| c.outgoing);
         let stays = if theirs && !outgoing {
-            // Both are the peer's: it has given up the earlier one, or it would not have made another.
+            // Both were opened by the peer: it has given up the earlier one.
             true
         } else {
-            // Kept is the connection that the speaker with the higher identifier opened; among equals, the higher AS
-            // decides (RFC 6286 §2.3).
+            // The connection opened by the speaker with the higher identifier is kept; if the identifiers are equal, the
+            // higher AS number decides (RFC 6286 §2.3).
             let ours = (self.settings.router_id, self.settings.local_asn);
             outgoing == (ours > (open.router_id, open.asn))
         };
@@ -40,18 +42,18 @@ impl Session {
         stays
     }
 
-    /// The peer opens a new connection while the old one stands: it restarted, and we had not noticed (RFC 4724 §5).
+    /// Ends the established connection of a peer that has opened a new one: it restarted unnoticed (RFC 4724 §5).
     fn replaced(&mut self, ctx: &mut Context<'_>, old: ConnId) {
         if let Some(connection) = self.take(old) {
             ctx.put(Output::Close(old));
             let reason = "the peer restarted: it opened a new connection";
-            self.fail_in_words(ctx.now, reason.into());
+            self.record_error(ctx.now, reason.into());
             self.down(ctx, &connection, true, reason);
             self.note_state(ctx.now);
         }
     }
 
-    /// Closes the loser of a collision, saying so.
+    /// Closes the connection that lost a collision, with a Cease.
     pub(super) fn lose(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         if let Some(connection) = self.connection(conn) {
             connection.close_with(ctx.now, Notification::new(code::CEASE, cease::COLLISION));

@@ -1,4 +1,4 @@
-//! One TCP connection of a session: what is read, what is to be sent, and its timers.
+//! One TCP connection of a session: its framer, its pending messages and its timers.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use super::ConnId;
 use super::negotiation::Negotiated;
 use crate::wire::{self, Codec, Framer, Message, MessageType, Notification};
 
-/// How long a peer may take over its OPEN: "a large value", 4 minutes suggested (RFC 4271 §8.2.2).
+/// The longest time to wait for the peer's OPEN: "a large value", 4 minutes suggested (RFC 4271 §8.2.2).
 const OPEN_HOLD: Duration = Duration::from_secs(240);
-/// How long we try to hand over a last NOTIFICATION before the connection is closed all the same.
+/// The longest time in which a last NOTIFICATION can be sent before the connection is closed.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// How long a peer may take nothing of what we have to say: 8 minutes, or twice the hold time where that is longer
+/// The default SendHoldTime, in which the peer must take what we send: 8 minutes, or twice the hold time if that is longer
 /// (RFC 9687 §3.2).
 const SEND_HOLD: Duration = Duration::from_secs(480);
 
-/// How far a connection is.
+/// The progress of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
-    /// A NOTIFICATION is to be sent, nothing else counts any more.
+    /// A NOTIFICATION is pending; everything received is ignored.
     Closing,
     Connecting,
     OpenSent,
@@ -30,7 +30,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Whether a message of this type has a place here (RFC 4271 §8.2.2).
+    /// Returns whether a message of this type may be received in this stage (RFC 4271 §8.2.2).
     pub(super) fn admits(self, kind: MessageType) -> bool {
         use MessageType::{Keepalive, Notification, Open, RouteRefresh, Update};
         match self {
@@ -41,7 +41,7 @@ impl Stage {
         }
     }
 
-    /// The subcode for a message that has no place here (RFC 6608 §3).
+    /// Returns the subcode for a message that may not be received in this stage (RFC 6608 §3).
     pub(super) fn fsm_error(self) -> u8 {
         match self {
             Self::Closing | Self::Connecting => 0,
@@ -55,23 +55,23 @@ impl Stage {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnId,
-    /// We opened it.
+    /// Opened by us.
     pub(super) outgoing: bool,
     pub(super) stage: Stage,
-    /// Our address on it, once connected.
+    /// Our address, once connected.
     pub(super) local: Option<IpAddr>,
     pub(super) negotiated: Option<Negotiated>,
-    /// When it is given up: the hold timer, or in `Closing` our patience.
+    /// The hold timer; in `Closing`, the end of the time for the NOTIFICATION.
     pub(super) expires: Option<Instant>,
     pub(super) keepalive_at: Option<Instant>,
-    /// SendHoldTimer (RFC 9687 §3).
+    /// The SendHoldTimer (RFC 9687 §3).
     pub(super) send_hold_at: Option<Instant>,
     pub(super) framer: Framer,
     pub(super) unsent: BytesMut,
 }
 
 impl Connection {
-    /// One that we are about to open.
+    /// Creates a connection that we are about to open.
     pub(super) fn outgoing(id: ConnId) -> Self {
         Self {
             id,
@@ -87,12 +87,12 @@ impl Connection {
         }
     }
 
-    /// One that the peer opened.
+    /// Creates a connection that the peer opened.
     pub(super) fn incoming(id: ConnId) -> Self {
         Self { outgoing: false, ..Self::outgoing(id) }
     }
 
-    /// The connection stands: our OPEN goes out (RFC 4271 §8.2.2, Event 16 and 17).
+    /// Sends our OPEN on a connection that is established at the TCP level (RFC 4271 §8.2.2, Event 16 and 17).
     pub(super) fn opened(&mut self, now: Instant, local: IpAddr, open: wire::Open) {
         self.local = Some(local);
         self.stage = Stage::OpenSent;
@@ -100,22 +100,22 @@ impl Connection {
         self.send(&Message::Open(open));
     }
 
-    /// The peer's OPEN is accepted (RFC 4271 §8.2.2, Event 19).
+    /// Continues after the peer's OPEN was accepted (RFC 4271 §8.2.2, Event 19).
     pub(super) fn confirmed(&mut self, now: Instant, negotiated: Negotiated, keepalive: Option<Duration>) {
         self.stage = Stage::OpenConfirm;
         self.send(&Message::Keepalive);
-        // We said so in our OPEN, and the peer may rely on it (RFC 8654 §4).
+        // Our OPEN offered extended messages, and the peer may rely on it (RFC 8654 §4).
         self.framer.extend();
         if negotiated.enhanced_refresh {
             self.framer.enhance_refresh();
         }
         self.negotiated = Some(negotiated);
         self.keepalive_at = keepalive.map(|interval| now + interval);
-        self.heard(now);
+        self.restart_hold_timer(now);
     }
 
-    /// Starts the hold timer again. Without one a peer still has no longer for its first KEEPALIVE than for its OPEN.
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// Restarts the hold timer. Without a hold time, the time limit for the OPEN also covers the first KEEPALIVE.
+    pub(super) fn restart_hold_timer(&mut self, now: Instant) {
         let hold = self.negotiated.as_ref().map_or(Duration::ZERO, |negotiated| negotiated.hold);
         if !hold.is_zero() {
             self.expires = Some(now + hold);
@@ -124,15 +124,15 @@ impl Connection {
         }
     }
 
-    /// The socket took all that it was given before: starts the SendHoldTimer again. It runs only where KEEPALIVEs do, as
-    /// without them there may be nothing to send for any time.
-    pub(super) fn taken(&mut self, now: Instant, configured: Option<Duration>) {
+    /// Restarts the SendHoldTimer, as the socket has taken all that was pending. The timer runs only if the hold timer does:
+    /// without KEEPALIVEs there may be nothing to send for any length of time.
+    pub(super) fn restart_send_hold_timer(&mut self, now: Instant, configured: Option<Duration>) {
         if self.stage != Stage::Established {
             return;
         }
         let hold = self.negotiated.as_ref().map_or(Duration::ZERO, |negotiated| negotiated.hold);
-        let patience = configured.unwrap_or_else(|| SEND_HOLD.max(2 * hold));
-        self.send_hold_at = (!hold.is_zero()).then(|| now + patience);
+        let send_hold = configured.unwrap_or_else(|| SEND_HOLD.max(2 * hold));
+        self.send_hold_at = (!hold.is_zero()).then(|| now + send_hold);
     }
 
     /// Queues a message.
@@ -141,7 +141,7 @@ impl Connection {
         wire::encode(message, &codec, &mut self.unsent);
     }
 
-    /// Says why, and closes once that is sent.
+    /// Queues a NOTIFICATION, after which the connection is closed.
     pub(super) fn close_with(&mut self, now: Instant, notification: Notification) {
         self.send(&Message::Notification(notification));
         self.stage = Stage::Closing;

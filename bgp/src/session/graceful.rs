@@ -1,35 +1,35 @@
-//! Graceful restart, the side of those who stay up: RFC 4724 §4.2, and RFC 9494 §4.2 for peers that stay away for
-//! longer.
+//! Graceful restart as the receiving speaker: RFC 4724 §4.2, and RFC 9494 §4.2 for peers that are away for longer.
 //!
-//! A family's routes are stale from when its peer went until the peer has told all again:
+//! The paths of a family are stale from the moment the session goes down until the peer has sent its routes again:
 //!
-//! | phase | its end | then |
+//! | phase | ends with | then |
 //! |---|---|---|
-//! | `Away` | the restart time | `LongLived` if the peer offered that, else the routes go |
-//! | `LongLived` | the long-lived stale time | the routes go |
-//! | `Back` | End-of-RIB, or our patience | what is still stale goes |
-//! | `Late` | End-of-RIB | nothing is stale any more |
-//! | `Refresh` | EoRR (RFC 7313), or our patience | what is still stale goes |
+//! | `Away` | the restart time | `LongLived` if the peer offered that, else the stale paths are removed |
+//! | `LongLived` | the long-lived stale time | the stale paths are removed |
+//! | `Back` | End-of-RIB, or a time limit | the paths that are still stale are removed |
+//! | `Late` | End-of-RIB | no path is stale any more |
+//! | `Refresh` | EoRR (RFC 7313), or a time limit | the paths that are still stale are removed |
 
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::{Context, FIRST_IDLE_HOLD, Negotiated, Output, STABLE, Session};
+use super::{Context, FIRST_DAMPING, Negotiated, Output, STABLE, Session};
 use crate::wire::Family;
 
-/// How long stale routes are kept for the End-of-RIB of a peer that is back (RFC 4724 §4.2 leaves the time to us).
+/// The longest time to wait for End-of-RIB or EoRR before stale paths are removed (RFC 4724 §4.2 leaves the time open).
 const STALE_LIMIT: Duration = Duration::from_secs(360);
 
-/// A family of which routes are stale.
+/// A family with stale paths.
 #[derive(Debug)]
 pub(super) struct Stale {
     family: Family,
     phase: Phase,
-    /// When the phase is over.
+    /// The end of the phase.
     until: Option<Instant>,
-    /// How long its routes may be long-lived stale.
+    /// The long-lived stale time of the peer.
     stale_time: Duration,
-    /// When that is over, once it has begun: no restart moves that before the peer has told all again (RFC 9494 §4.2).
+    /// The end of the long-lived stale time, once it has started: no restart moves it before the peer has sent all its
+    /// routes again (RFC 9494 §4.2).
     limit: Option<Instant>,
 }
 
@@ -37,22 +37,23 @@ pub(super) struct Stale {
 enum Phase {
     /// The peer is away, within its restart time.
     Away,
-    /// It is away for longer: its routes are the last resort.
+    /// The peer is away for longer: its paths are the last resort.
     LongLived,
-    /// It is back and tells all again.
+    /// The peer is back and sends its routes again.
     Back,
-    /// It still does, but the long-lived stale time is over. Nothing is stale any more, and nothing is kept should the
-    /// peer go again before it has told all (RFC 9494 §4.2).
+    /// The peer still sends its routes, but the long-lived stale time is over. No path is stale any more, and none is kept
+    /// if the session goes down again before End-of-RIB (RFC 9494 §4.2).
     Late,
-    /// It tells all again without having been away.
+    /// The peer sends its routes again in a refresh, without a restart.
     Refresh,
 }
 
 impl Session {
-    /// The peer is back: what it did not keep forwarding by goes, the rest waits for its End-of-RIB (RFC 4724 §4.2).
+    /// Applies the OPEN of a peer that is back: paths by which it did not keep forwarding are removed, the others stay
+    /// stale until End-of-RIB (RFC 4724 §4.2).
     pub(super) fn settle_stale(&mut self, ctx: &mut Context<'_>, negotiated: &Negotiated) {
         for mut stale in std::mem::take(&mut self.stale) {
-            // RFC 9494 §4.2: once long-lived, the F bit of that capability counts.
+            // RFC 9494 §4.2: for long-lived stale paths the F bit of that capability applies.
             let preserved = match stale.limit {
                 Some(_) => negotiated.forwarding_preserved_long(stale.family),
                 None => negotiated.forwarding_preserved(stale.family),
@@ -67,7 +68,7 @@ impl Session {
         }
     }
 
-    /// The peer tells all of a family again, and will say when it has (RFC 7313 §4); we do not wait for ever.
+    /// Starts a refresh, which EoRR or a time limit ends (RFC 7313 §4).
     pub(super) fn expect_refresh(&mut self, ctx: &Context<'_>, family: Family) {
         self.stale.retain(|stale| stale.family != family);
         self.stale.push(Stale {
@@ -79,13 +80,13 @@ impl Session {
         });
     }
 
-    /// End-of-RIB: a peer that was away has told all again. A refresh has an end of its own.
+    /// Ends the restart of a peer that sent End-of-RIB. A refresh ends with EoRR.
     pub(super) fn end_of_rib(&mut self, ctx: &mut Context<'_>, family: Family) {
-        self.feeding.retain(|f| *f != family);
+        self.awaiting_end_of_rib.retain(|f| *f != family);
         self.end_stale(ctx, family, |phase| phase != Phase::Refresh);
     }
 
-    /// EoRR (RFC 7313 §4). It does not stand for an End-of-RIB.
+    /// Ends a refresh with EoRR (RFC 7313 §4), which is no End-of-RIB.
     pub(super) fn end_of_refresh(&mut self, ctx: &mut Context<'_>, family: Family) {
         self.end_stale(ctx, family, |phase| phase == Phase::Refresh);
     }
@@ -125,8 +126,8 @@ impl Session {
         }
     }
 
-    /// The established connection ended. `graceful`: without a NOTIFICATION either way, or with one that both sides agreed
-    /// to survive (RFC 8538).
+    /// Handles the loss of the established connection. `graceful`: without a NOTIFICATION in either direction, or with one
+    /// that both sides agreed to survive (RFC 8538).
     pub(super) fn down(
         &mut self,
         ctx: &mut Context<'_>,
@@ -135,9 +136,9 @@ impl Session {
         reason: &str,
     ) {
         if ctx.now.duration_since(self.state().1) >= STABLE {
-            self.idle_hold = FIRST_IDLE_HOLD;
+            self.damping = FIRST_DAMPING;
         }
-        self.feeding.clear();
+        self.awaiting_end_of_rib.clear();
         let before = std::mem::take(&mut self.stale);
         if let Some(negotiated) = connection.negotiated.as_ref().filter(|_| graceful) {
             for family in &negotiated.families {
@@ -147,13 +148,13 @@ impl Session {
         }
         let keep = self.stale.iter().map(|stale| stale.family).collect();
         ctx.put(Output::Down { keep, reason: reason.into() });
-        // A restart time of 0 is over now.
+        // A restart time of 0 ends at once.
         self.age_stale(ctx);
     }
 }
 
 impl Stale {
-    /// What is kept of a family when its peer goes; `unfinished` is what it had not told again yet.
+    /// Returns what is kept of a family when the session goes down; `unfinished` is what was stale already.
     fn begin(
         ctx: &mut Context<'_>,
         negotiated: &Negotiated,
@@ -169,12 +170,12 @@ impl Stale {
         let limit = match unfinished.filter(|stale| stale.phase != Phase::Refresh) {
             None => None,
             Some(stale) if stale.phase == Phase::Late => return None,
-            // RFC 4724 §4.2: so that a peer that keeps restarting keeps nothing alive for ever.
+            // RFC 4724 §4.2: a peer that restarts again before End-of-RIB does not keep paths stale for ever.
             Some(stale) if stale.limit.is_none() && stale_time.is_zero() => {
                 ctx.put(Output::DropStale(Some(family)));
                 None
             }
-            // RFC 9494 §4.2: with a long-lived stale time they stay for that. It begins now, to the same end.
+            // RFC 9494 §4.2: with a long-lived stale time they are kept for that time. It starts now and is not extended.
             Some(stale) => {
                 ctx.put(Output::LongLived(family));
                 stale.limit.or(Some(away_until + stale_time))
@@ -184,7 +185,7 @@ impl Stale {
         Some(Self { family, phase: Phase::Away, until: Some(until), stale_time, limit })
     }
 
-    /// Goes on to the phase that follows the one that was over at `now`; whether there is one.
+    /// Advances to the phase that follows the one that ended at `now`. Returns whether there is one.
     fn pass(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Away => {

@@ -1,21 +1,21 @@
-//! What a session went through: its last changes of state and its last errors, in words. It outlives connections, and
-//! the session itself where another configuration makes a new one of it.
+//! The history of a session: its last state transitions and its last errors. It outlives connections, and the session
+//! itself if a change of configuration replaces it.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::report::{PastError, SessionState, Transition};
 
-/// How many are kept; with [`MAX_WORDS`] at most 5 KiB a session, and far less in one that stands.
+/// The number of entries kept; with [`MAX_TEXT`] at most 5 KiB per session, and much less for a stable one.
 const MAX_TRANSITIONS: usize = 16;
 const MAX_ERRORS: usize = 8;
-/// How many octets of words are kept of each.
-const MAX_WORDS: usize = 200;
-/// A peer that cannot be reached goes through the same few states for ever: what is the same as one of the last so many is
-/// counted, not noted again, so that it does not push out what came before.
+/// The length of an entry's text, in octets.
+const MAX_TEXT: usize = 200;
+/// The number of entries among which a repetition is searched. A peer that cannot be reached goes through the same few
+/// states for ever: a repetition is counted, so that it does not displace older entries.
 const CYCLE: usize = 3;
 
-/// Changes of state, and errors, the oldest first.
+/// State transitions and errors, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     transitions: Notes<(SessionState, SessionState), MAX_TRANSITIONS>,
@@ -27,15 +27,15 @@ impl History {
         self.transitions.add(now, (from, to), why);
     }
 
-    pub(super) fn error(&mut self, now: Instant, words: &str) {
-        self.errors.add(now, (), words);
+    pub(super) fn error(&mut self, now: Instant, text: &str) {
+        self.errors.add(now, (), text);
     }
 
     pub(crate) fn transitions(&self, now: Instant) -> Vec<Transition> {
         let transition = |note: &Note<(SessionState, SessionState)>| Transition {
-            from: note.what.0,
-            to: note.what.1,
-            why: note.words.to_string(),
+            from: note.entry.0,
+            to: note.entry.1,
+            why: note.text.to_string(),
             ago: now.saturating_duration_since(note.at),
             times: note.times,
         };
@@ -44,7 +44,7 @@ impl History {
 
     pub(crate) fn errors(&self, now: Instant) -> Vec<PastError> {
         let error = |note: &Note<()>| PastError {
-            error: note.words.to_string(),
+            error: note.text.to_string(),
             ago: now.saturating_duration_since(note.at),
             times: note.times,
         };
@@ -54,9 +54,9 @@ impl History {
 
 #[derive(Debug)]
 struct Note<T> {
-    what: T,
-    words: Box<str>,
-    /// The last time.
+    entry: T,
+    text: Box<str>,
+    /// The time of the last repetition.
     at: Instant,
     times: u32,
 }
@@ -71,20 +71,20 @@ impl<T, const MAX: usize> Default for Notes<T, MAX> {
 }
 
 impl<T: PartialEq, const MAX: usize> Notes<T, MAX> {
-    fn add(&mut self, at: Instant, what: T, words: &str) {
-        let words = shortened(words);
+    fn add(&mut self, at: Instant, entry: T, text: &str) {
+        let text = shortened(text);
         let recent = self.0.len().saturating_sub(CYCLE);
-        let same = self.0.iter().skip(recent).position(|note| note.what == what && *note.words == *words);
+        let same = self.0.iter().skip(recent).position(|note| note.entry == entry && *note.text == *text);
         let times = same.and_then(|n| self.0.remove(recent + n)).map_or(0, |note| note.times);
         if self.0.len() == MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Note { what, words: words.into(), at, times: times.saturating_add(1) });
+        self.0.push_back(Note { entry, text: text.into(), at, times: times.saturating_add(1) });
     }
 }
 
-/// As many whole characters as fit.
-fn shortened(words: &str) -> &str {
-    let end = (0..=MAX_WORDS.min(words.len())).rev().find(|at| words.is_char_boundary(*at));
-    &words[..end.unwrap_or(0)]
+/// Returns the start of a text, cut at a character boundary.
+fn shortened(text: &str) -> &str {
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }

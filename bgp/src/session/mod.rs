@@ -1,8 +1,9 @@
-//! One neighbour: the state machine of RFC 4271 §8, with the collisions of §6.8 and graceful restart (RFC 4724).
+//! The session with one neighbor: the finite state machine of RFC 4271 §8, collision detection (§6.8) and graceful restart
+//! (RFC 4724).
 //!
-//! Pure: every call takes the time in its [`Context`] and leaves what is to be done in it. The states Idle, Connect and
-//! Active are of the neighbour, the others of each of its connections: up to two run until their OPENs tell which one
-//! stays.
+//! Pure: every call takes the time in its [`Context`] and puts its outputs there. The states Idle, Connect and Active
+//! belong to the session, the others to each of its connections. Up to two connections run until their OPENs are
+//! exchanged and collision detection closes one.
 
 mod collision;
 mod connection;
@@ -26,21 +27,23 @@ use crate::config::{GracefulRestart, Neighbor};
 use crate::report::SessionState;
 use crate::wire::{self, Family, FaultAction, Message, Notification, Open, Update, cease, code};
 
-/// After an error we wait before trying again, twice as long each time (RFC 4271 §8.1.1, DampPeerOscillations).
-const FIRST_IDLE_HOLD: Duration = Duration::from_secs(1);
-const MAX_IDLE_HOLD: Duration = Duration::from_secs(60);
-/// A session that stood this long has shown that the earlier trouble is over.
+/// The first pause before a connection attempt after an error. It doubles with each error (RFC 4271 §8.1.1,
+/// DampPeerOscillations).
+const FIRST_DAMPING: Duration = Duration::from_secs(1);
+const MAX_DAMPING: Duration = Duration::from_secs(60);
+/// The time after which an established session counts as stable: the pause after its next error is the first one again.
 const STABLE: Duration = Duration::from_secs(60);
-/// Names a connection between the speaker and whoever owns the sockets.
+
+/// The identifier of a connection, shared by the speaker and its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub(crate) u64);
 
 impl ConnId {
-    /// Less than every other.
+    /// The lowest identifier.
     pub const FIRST: Self = Self(0);
 }
 
-/// What a session needs to know of the configuration.
+/// The part of the configuration that a session uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) local_asn: u32,
@@ -49,13 +52,13 @@ pub(crate) struct Settings {
     pub(crate) neighbor: Neighbor,
 }
 
-/// What a call may use, and what it leaves to be done.
+/// The inputs and outputs of a call.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
-    /// We have restarted and still gather routes: the R bit is set in OPENs.
+    /// This speaker has restarted and is waiting for End-of-RIB: the R bit is set in OPENs.
     pub(crate) restarting: bool,
-    /// We forward by what we announced before: the F bit is set in OPENs.
+    /// This node forwards by the routes that it advertised before: the F bit is set in OPENs.
     pub(crate) forwarding: bool,
     pub(crate) next_conn: &'a mut u64,
     pub(crate) rng: &'a mut fastrand::Rng,
@@ -68,7 +71,7 @@ impl Context<'_> {
         ConnId(*self.next_conn)
     }
 
-    /// Between 0.75 and 1 times `interval` (RFC 4271 §10).
+    /// Returns 0.75 to 1 times `interval` (RFC 4271 §10).
     fn jittered(&mut self, interval: Duration) -> Duration {
         interval.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
@@ -78,46 +81,51 @@ impl Context<'_> {
     }
 }
 
-/// What is to be done.
+/// An output of the state machine.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Open a connection.
     Connect(ConnId),
-    /// Close one; it is forgotten here already.
+    /// Close a connection; the session has forgotten it already.
     Close(ConnId),
-    /// Routes flow from now on.
+    /// The session is established.
     Up { negotiated: Negotiated, local: IpAddr },
-    /// No longer. Routes of the families in `keep` become stale or stay so, the others go.
+    /// The session is no longer established. Paths of the families in `keep` become stale or stay stale, the others are
+    /// removed.
     Down { keep: Vec<Family>, reason: String },
-    /// The peer's routes that are still stale go.
+    /// Remove the peer's stale paths.
     DropStale(Option<Family>),
-    /// They become the last resort (RFC 9494 §4.2).
+    /// The stale paths of a family become long-lived stale (RFC 9494 §4.2).
     LongLived(Family),
-    /// The peer told us something.
+    /// An UPDATE was received.
     Update(Update),
-    /// The peer wants to be told again (RFC 2918 §4); `enhanced`: and where that begins and ends (RFC 7313 §4).
+    /// The peer requests a refresh (RFC 2918 §4); `enhanced`: between BoRR and EoRR (RFC 7313 §4).
     Refresh { family: Family, enhanced: bool },
-    /// The peer tells all again: what it has told so far is stale until then (RFC 7313 §4).
+    /// The peer begins a refresh: its paths are stale until it has sent them again (RFC 7313 §4).
     MarkStale(Family),
 }
 
-/// One neighbour.
+/// The session with one neighbor.
 #[derive(Debug)]
 pub(crate) struct Session {
     settings: Settings,
     connections: Vec<Connection>,
     /// ConnectRetryTimer (RFC 4271 §8.1.3).
     retry_at: Option<Instant>,
-    /// IdleHoldTimer (RFC 4271 §8.1.3).
+    /// The end of the pause in our own connection attempts.
+    damped_until: Option<Instant>,
+    /// The length of the next such pause, before jitter.
+    damping: Duration,
+    /// IdleHoldTimer (RFC 4271 §8.1.3): connections of the peer are refused until then. It ends with the pause in our own
+    /// attempts or earlier (see [`Timers::idle_hold`](crate::config::Timers::idle_hold)).
     idle_until: Option<Instant>,
-    idle_hold: Duration,
-    /// Stopped for good, or not yet started.
+    /// Stopped for good, or not started yet.
     stopped: bool,
-    /// At rest until the configuration changes.
+    /// Stopped until the configuration changes.
     suspended: bool,
     stale: Vec<Stale>,
-    /// Families whose first feed has not ended yet.
-    feeding: Vec<Family>,
+    /// Families whose End-of-RIB has not been received yet.
+    awaiting_end_of_rib: Vec<Family>,
     established_count: u64,
     last_error: Option<(String, Instant)>,
     history: History,
@@ -126,19 +134,20 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session that is not started yet; `history` is that of an earlier one with the same neighbour.
+    /// Creates a session that is not started yet; `history` is that of an earlier one with the same neighbor.
     pub(crate) fn new(settings: Settings, now: Instant, history: History) -> Self {
         Self {
             history,
             settings,
             connections: Vec::new(),
             retry_at: None,
+            damped_until: None,
+            damping: FIRST_DAMPING,
             idle_until: None,
-            idle_hold: FIRST_IDLE_HOLD,
             stopped: true,
             suspended: false,
             stale: Vec::new(),
-            feeding: Vec::new(),
+            awaiting_end_of_rib: Vec::new(),
             established_count: 0,
             last_error: None,
             reason: "not started".into(),
@@ -150,11 +159,11 @@ impl Session {
         &self.settings
     }
 
-    /// Takes settings that need no new session: those of a running one differ in nothing that was negotiated.
+    /// Applies settings that need no new session: they differ from the old ones in nothing that was negotiated.
     pub(crate) fn set_settings(&mut self, ctx: &mut Context<'_>, settings: Settings) {
         let was_passive = std::mem::replace(&mut self.settings, settings).neighbor.passive;
         let was_suspended = std::mem::take(&mut self.suspended);
-        if (was_passive || was_suspended) && !self.settings.neighbor.passive && self.idle_until.is_none() {
+        if (was_passive || was_suspended) && !self.settings.neighbor.passive && self.damped_until.is_none() {
             self.try_connect(ctx);
         }
         if self.settings.neighbor.passive {
@@ -164,20 +173,21 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// ManualStart, or its passive kin (RFC 4271 §8.1.2, Events 1 and 4).
+    /// Starts the session: ManualStart or ManualStart_with_PassiveTcpEstablishment (RFC 4271 §8.1.2, Events 1 and 4).
     pub(crate) fn start(&mut self, ctx: &mut Context<'_>) {
         self.stopped = false;
-        self.idle_until = None;
-        self.idle_hold = FIRST_IDLE_HOLD;
+        self.end_pause();
+        self.damping = FIRST_DAMPING;
         self.try_connect(ctx);
         self.note_state(ctx.now);
     }
 
-    /// ManualStop (Event 2): says `notification`, a Cease, on whatever stands. Its routes go.
+    /// Stops the session: ManualStop (Event 2). Sends `notification`, a Cease, on all connections, and removes the
+    /// peer's paths.
     pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, notification: &Notification, reason: &str) {
         self.stopped = true;
         self.retry_at = None;
-        self.idle_until = None;
+        self.end_pause();
         for connection in std::mem::take(&mut self.connections) {
             self.close_with(ctx, connection, notification.clone(), reason);
         }
@@ -186,7 +196,7 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// Ends an established session that went beyond a limit, and rests: for `pause`, or until the configuration changes.
+    /// Ends an established session that exceeded a limit, for `pause` or until the configuration changes.
     pub(crate) fn suspend(
         &mut self,
         ctx: &mut Context<'_>,
@@ -195,12 +205,15 @@ impl Session {
         pause: Option<Duration>,
     ) {
         let Some(connection) = self.established().and_then(|conn| self.take(conn)) else { return };
-        self.fail_in_words(ctx.now, reason.into());
+        self.record_error(ctx.now, reason.into());
         self.close_with(ctx, connection, notification, reason);
         self.forget_stale(ctx);
         self.retry_at = None;
         match pause {
-            Some(pause) => self.idle_until = Some(ctx.now + pause),
+            Some(pause) => {
+                self.damped_until = Some(ctx.now + pause);
+                self.idle_until = self.damped_until;
+            }
             None => self.suspended = true,
         }
         self.note_state(ctx.now);
@@ -223,7 +236,7 @@ impl Session {
             Some(_) if confirmed_at < self.shown.1 => return,
             Some(conn) => {
                 let Some(connection) = self.take(conn) else { return };
-                self.fail_in_words(ctx.now, reason.clone());
+                self.record_error(ctx.now, reason.clone());
                 let notification = Notification::new(code::CEASE, cease::BFD_DOWN);
                 self.close_with(ctx, connection, notification, &reason);
                 self.retry_later(ctx);
@@ -231,7 +244,7 @@ impl Session {
             // BFD that shares the fate of the control plane fails in every restart, so the restart goes on. Independent
             // BFD has detected that the stale routes lose packets (RFC 5882 §4.3.1, §4.3.2).
             None if independent && !self.stale.is_empty() => {
-                self.fail_in_words(ctx.now, reason);
+                self.record_error(ctx.now, reason);
                 self.forget_stale(ctx);
             }
             None => {}
@@ -239,22 +252,22 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// Whether nothing is left to send or close.
+    /// Returns whether the session is stopped and has nothing left to send or close.
     pub(crate) fn is_gone(&self) -> bool {
         self.stopped && self.connections.is_empty()
     }
 
-    /// Whether there is nothing to wait for: no connection, no route kept, no rest to be taken.
+    /// Returns whether the session has no connection, no stale paths and no pause.
     pub(crate) fn is_dormant(&self) -> bool {
-        self.connections.is_empty() && self.stale.is_empty() && self.idle_until.is_none() && !self.suspended
+        self.connections.is_empty() && self.stale.is_empty() && self.damped_until.is_none() && !self.suspended
     }
 
-    /// The peer connected; `None` where it is not wanted now.
+    /// Accepts a connection of the peer; returns `None` where it is to be closed.
     pub(crate) fn accept(&mut self, ctx: &mut Context<'_>, local: IpAddr) -> Option<ConnId> {
         if self.stopped || self.suspended || self.idle_until.is_some() {
             return None;
         }
-        // The peer has given up an earlier attempt of its own if it makes another.
+        // A peer that opens another connection has given up its earlier one.
         self.abandon(ctx, |c| !c.outgoing && c.stage == Stage::OpenSent);
         let mut connection = Connection::incoming(ctx.new_conn());
         let id = connection.id;
@@ -264,7 +277,7 @@ impl Session {
         Some(id)
     }
 
-    /// Our attempt succeeded (Event 16).
+    /// Continues with a connection attempt that succeeded (Event 16).
     pub(crate) fn connected(&mut self, ctx: &mut Context<'_>, conn: ConnId, local: IpAddr) {
         let open = negotiation::our_open(&self.settings, ctx);
         if let Some(connection) = self.connection(conn).filter(|c| c.stage == Stage::Connecting) {
@@ -274,11 +287,11 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// Our attempt failed (Event 18).
+    /// Ends a connection attempt that failed (Event 18).
     pub(crate) fn connect_failed(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: &str) {
         if self.take(conn).is_some() {
             let neighbor = &self.settings.neighbor;
-            self.fail_in_words(
+            self.record_error(
                 ctx.now,
                 format!("connecting to {} port {}: {error}", neighbor.address, neighbor.port),
             );
@@ -287,25 +300,25 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// The connection broke (Event 18).
+    /// Ends a connection that was lost (Event 18).
     pub(crate) fn closed(&mut self, ctx: &mut Context<'_>, conn: ConnId, reason: &str) {
         let Some(connection) = self.take(conn) else { return };
         match connection.stage {
             Stage::Closing => {}
             Stage::Established => {
-                self.fail_in_words(ctx.now, reason.to_owned());
-                // RFC 4724 §4.2: without a NOTIFICATION the peer is taken to restart.
+                self.record_error(ctx.now, reason.to_owned());
+                // RFC 4724 §4.2: a connection lost without a NOTIFICATION counts as a restart of the peer.
                 self.down(ctx, &connection, true, reason);
             }
-            stage => self.fail_in_words(ctx.now, format!("{reason}, in {stage:?}")),
+            stage => self.record_error(ctx.now, format!("{reason}, in {stage:?}")),
         }
         self.retry_later(ctx);
         self.note_state(ctx.now);
     }
 
-    /// Bytes came.
+    /// Processes bytes received on a connection.
     pub(crate) fn received(&mut self, ctx: &mut Context<'_>, conn: ConnId, bytes: &[u8]) {
-        // What comes after our last word is not even kept.
+        // Bytes received after our NOTIFICATION are not even kept.
         let listening = |c: &&mut Connection| c.stage > Stage::Connecting;
         if let Some(connection) = self.connection(conn).filter(listening) {
             connection.framer.push(bytes);
@@ -320,13 +333,16 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// Timers that are due.
+    /// Lets the timers that are due expire.
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= ctx.now);
         let expired: Vec<_> = self.connections.iter().filter(|c| due(c.expires)).map(|c| c.id).collect();
         let stuck: Vec<_> = self.connections.iter().filter(|c| due(c.send_hold_at)).map(|c| c.id).collect();
         let quiet: Vec<_> = self.connections.iter().filter(|c| due(c.keepalive_at)).map(|c| c.id).collect();
-        let (retry, idle_over) = (due(self.retry_at), due(self.idle_until));
+        let (retry, damping_over) = (due(self.retry_at), due(self.damped_until));
+        if due(self.idle_until) {
+            self.idle_until = None;
+        }
 
         for conn in expired {
             self.expire(ctx, conn);
@@ -337,9 +353,9 @@ impl Session {
         for conn in quiet {
             self.keep_alive(ctx, conn);
         }
-        if retry || idle_over {
+        if retry || damping_over {
             self.retry_at = None;
-            self.idle_until = None;
+            self.end_pause();
             self.abandon(ctx, |c| c.stage == Stage::Connecting);
             self.try_connect(ctx);
         }
@@ -347,56 +363,57 @@ impl Session {
         self.note_state(ctx.now);
     }
 
-    /// When [`Session::handle_timeout`] has something to do.
+    /// Returns the time at which [`Session::handle_timeout`] is to be called.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let own = self.retry_at.into_iter().chain(self.idle_until).chain(self.stale_deadline());
+        let pause = self.damped_until.into_iter().chain(self.idle_until);
+        let own = self.retry_at.into_iter().chain(pause).chain(self.stale_deadline());
         own.chain(self.connections.iter().filter_map(Connection::next_deadline)).min()
     }
 
-    /// Whether OPEN, KEEPALIVE or NOTIFICATION wait to be sent on `conn`.
+    /// Returns whether an OPEN, KEEPALIVE or NOTIFICATION is pending on `conn`.
     pub(crate) fn wants_transmit(&self, conn: ConnId) -> bool {
         self.connections.iter().any(|c| c.id == conn && (!c.unsent.is_empty() || c.stage == Stage::Closing))
     }
 
-    /// Moves what waits into `out`. A connection that said its last word is closed.
+    /// Moves the pending messages to `out`, and closes a connection whose NOTIFICATION is among them.
     pub(crate) fn transmit(&mut self, ctx: &mut Context<'_>, conn: ConnId, out: &mut BytesMut) {
         let (now, send_hold) = (ctx.now, self.settings.neighbor.timers.send_hold);
         let Some(connection) = self.connection(conn) else { return };
         out.extend_from_slice(&connection.unsent.split());
-        connection.taken(now, send_hold);
+        connection.restart_send_hold_timer(now, send_hold);
         if connection.stage == Stage::Closing {
             self.take(conn);
             ctx.put(Output::Close(conn));
         }
     }
 
-    /// All connections there are.
+    /// Returns all connections.
     pub(crate) fn connections(&self) -> impl Iterator<Item = ConnId> {
         self.connections.iter().map(|c| c.id)
     }
 
-    /// The connection on which routes flow.
+    /// Returns the established connection.
     pub(crate) fn established(&self) -> Option<ConnId> {
         self.connections.iter().find(|c| c.stage == Stage::Established).map(|c| c.id)
     }
 
-    /// What was agreed on, while established.
+    /// Returns the result of capability negotiation, while established.
     pub(crate) fn negotiated(&self) -> Option<&Negotiated> {
         self.connections.iter().find(|c| c.stage == Stage::Established)?.negotiated.as_ref()
     }
 
-    /// Whether the first feed of every family is in.
-    pub(crate) fn feed_ended(&self) -> bool {
-        self.established().is_some() && self.feeding.is_empty()
+    /// Returns whether End-of-RIB of every family has been received.
+    pub(crate) fn end_of_rib_received(&self) -> bool {
+        self.established().is_some() && self.awaiting_end_of_rib.is_empty()
     }
 
-    /// Whether the End-of-RIB of a family is still to come, from a peer that sends one.
+    /// Returns whether End-of-RIB of a family is still to come, from a peer that sends one.
     fn awaits_end_of_rib(&self, family: Family) -> bool {
         let sends = self.negotiated().is_some_and(|negotiated| negotiated.graceful_restart.is_some());
-        sends && self.feeding.contains(&family)
+        sends && self.awaiting_end_of_rib.contains(&family)
     }
 
-    /// State, and since when.
+    /// Returns the state, and the time since when.
     pub(crate) fn state(&self) -> (SessionState, Instant) {
         self.shown
     }
@@ -413,12 +430,12 @@ impl Session {
         &self.history
     }
 
-    /// For the session that comes after this one.
+    /// Returns the history, for the session that follows this one.
     pub(crate) fn take_history(&mut self) -> History {
         std::mem::take(&mut self.history)
     }
 
-    /// Why it is in its state.
+    /// Returns the reason for the state.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
@@ -432,8 +449,8 @@ impl Session {
         Some(self.connections.remove(index))
     }
 
-    /// Whether another attempt of ours would be in vain. A connection of the peer's on which it says nothing does not
-    /// count: it could keep us from connecting for as long as we wait for its OPEN.
+    /// Returns whether another attempt of ours would be useless. An incoming connection in OpenSent does not count: a peer
+    /// that sends nothing on it would keep us from connecting for as long as we wait for its OPEN.
     fn busy(&self) -> bool {
         self.connections
             .iter()
@@ -453,23 +470,23 @@ impl Session {
         self.connections.push(connection);
         let neighbor = &self.settings.neighbor;
         self.reason = format!("connecting to {} port {}", neighbor.address, neighbor.port);
-        let retry = neighbor.timers.connect_retry.max(FIRST_IDLE_HOLD);
-        // The attempt has at least one retry time before it is given up and made anew.
+        let retry = neighbor.timers.connect_retry.max(FIRST_DAMPING);
+        // An attempt has at least one retry time before it is given up and repeated.
         self.retry_at = Some(ctx.now + ctx.jittered(retry.saturating_mul(2)));
     }
 
-    /// Arms the retry timer, unless something still goes on.
+    /// Starts the ConnectRetryTimer, unless a connection or a pause makes it needless.
     fn retry_later(&mut self, ctx: &mut Context<'_>) {
         if self.stopped
             || self.suspended
             || self.busy()
-            || self.idle_until.is_some()
+            || self.damped_until.is_some()
             || self.settings.neighbor.passive
         {
             return;
         }
         let at = ctx.now + ctx.jittered(self.settings.neighbor.timers.connect_retry);
-        // Never later than planned: a peer that keeps connecting and closing must not keep us from trying.
+        // Never later than planned: a peer that keeps connecting and closing must not put off our attempt.
         self.retry_at = Some(self.retry_at.map_or(at, |planned| planned.min(at)));
     }
 
@@ -482,16 +499,16 @@ impl Session {
         let reason = match connection.stage {
             Stage::OpenSent => "hold timer expired: the peer sent no OPEN".to_owned(),
             _ => format!(
-                "hold timer expired: nothing heard for {} s",
+                "hold timer expired: nothing received for {} s",
                 connection.negotiated.as_ref().map_or(0, |negotiated| negotiated.hold.as_secs())
             ),
         };
-        self.fail_in_words(ctx.now, reason.clone());
+        self.record_error(ctx.now, reason.clone());
         self.close_with(ctx, connection, Notification::new(code::HOLD_TIMER, 0), &reason);
         self.retry_later(ctx);
     }
 
-    /// SendHoldTimer_Expires (RFC 9687 §3.2).
+    /// Ends a session whose peer reads nothing: SendHoldTimer_Expires (RFC 9687 §3.2).
     fn expire_sending(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let stands = |c: &&mut Connection| c.stage == Stage::Established;
         if self.connection(conn).filter(stands).is_none() {
@@ -499,7 +516,7 @@ impl Session {
         }
         let Some(connection) = self.take(conn) else { return };
         let reason = "send hold timer expired: the peer reads nothing";
-        self.fail_in_words(ctx.now, reason.into());
+        self.record_error(ctx.now, reason.into());
         self.close_with(ctx, connection, Notification::new(code::SEND_HOLD_TIMER, 0), reason);
         self.hold_idle(ctx);
     }
@@ -514,7 +531,8 @@ impl Session {
         }
     }
 
-    /// A third of the hold time (RFC 4271 §10), less where so configured; none without a hold time.
+    /// Returns a third of the hold time (RFC 4271 §10), or the configured interval if that is shorter; `None` without a hold
+    /// time.
     fn keepalive_interval(&self, ctx: &mut Context<'_>, hold: Duration) -> Option<Duration> {
         let third = hold / 3;
         let interval =
@@ -533,7 +551,7 @@ impl Session {
             (Stage::Established, Message::RouteRefresh(family, refresh)) => {
                 self.refreshed(ctx, conn, family, refresh);
             }
-            // Nothing else comes this far: see `next_message`.
+            // `next_message` returns nothing else.
             _ => {}
         }
     }
@@ -551,13 +569,14 @@ impl Session {
             connection.confirmed(ctx.now, negotiated, keepalive);
         }
         self.note_state(ctx.now);
-        // An attempt of ours that hasn't even connected can only end in another collision.
+        // An attempt of ours that is not connected yet could only end in another collision.
         self.abandon(ctx, |c| c.stage == Stage::Connecting);
     }
 
-    /// KEEPALIVE in OpenConfirm (Event 26): the session stands.
+    /// Establishes the session: KEEPALIVE in OpenConfirm (Event 26).
     fn establish(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
-        // A rival from before cannot win any more; closed now, its OPEN is not taken for a restart of the peer.
+        // A connection still in OpenSent cannot win a collision any more. Closed now, its OPEN does not look like a restart
+        // of the peer.
         let rival = |c: &&Connection| c.id != conn && c.stage == Stage::OpenSent;
         let rivals: Vec<ConnId> = self.connections.iter().filter(rival).map(|c| c.id).collect();
         for rival in rivals {
@@ -566,15 +585,15 @@ impl Session {
         let send_hold = self.settings.neighbor.timers.send_hold;
         let Some(connection) = self.connection(conn) else { return };
         connection.stage = Stage::Established;
-        connection.heard(ctx.now);
-        connection.taken(ctx.now, send_hold);
+        connection.restart_hold_timer(ctx.now);
+        connection.restart_send_hold_timer(ctx.now, send_hold);
         let (Some(negotiated), Some(local)) = (connection.negotiated.clone(), connection.local) else {
             return;
         };
-        self.feeding = negotiated.families.clone();
+        self.awaiting_end_of_rib = negotiated.families.clone();
         self.established_count += 1;
         self.retry_at = None;
-        self.idle_until = None;
+        self.end_pause();
         self.reason = "established".into();
         ctx.put(Output::Up { negotiated: negotiated.clone(), local });
         self.settle_stale(ctx, &negotiated);
@@ -583,22 +602,22 @@ impl Session {
 
     fn kept_alive(&mut self, ctx: &mut Context<'_>, conn: ConnId) {
         let Some(connection) = self.connection(conn) else { return };
-        connection.heard(ctx.now);
+        connection.restart_hold_timer(ctx.now);
         let marks_end = connection.negotiated.as_ref().is_some_and(|n| n.graceful_restart.is_none());
-        // A peer without RFC 4724 need not send End-of-RIB; its first KEEPALIVE after the feed began stands for it.
+        // A peer without RFC 4724 need not send End-of-RIB; its first KEEPALIVE after its routes counts as one.
         if marks_end {
-            self.feeding.clear();
+            self.awaiting_end_of_rib.clear();
         }
     }
 
     fn updated(&mut self, ctx: &mut Context<'_>, conn: ConnId, update: Update) {
         if let Some(connection) = self.connection(conn) {
-            connection.heard(ctx.now);
+            connection.restart_hold_timer(ctx.now);
         }
         if let Some(fault) = update.faults.iter().find(|f| f.action == FaultAction::TreatAsWithdraw) {
-            let words =
+            let error =
                 format!("UPDATE treated as withdrawal: attribute {}: {}", fault.attribute, fault.reason);
-            self.fail_in_words(ctx.now, words);
+            self.record_error(ctx.now, error);
         }
         let ended = update.end_of_rib;
         ctx.put(Output::Update(update));
@@ -607,14 +626,14 @@ impl Session {
         }
     }
 
-    /// A NOTIFICATION came (Events 24 and 25). Nothing is answered (RFC 4271 §6).
+    /// Ends a connection on which a NOTIFICATION was received (Events 24 and 25). No answer is sent (RFC 4271 §6).
     fn notified(&mut self, ctx: &mut Context<'_>, conn: ConnId, notification: &Notification) {
         let Some(connection) = self.take(conn) else { return };
         ctx.put(Output::Close(conn));
         let collision = notification.code == code::CEASE && notification.subcode == cease::COLLISION;
         if !collision {
             let reason = format!("the peer sent: {notification}");
-            self.fail_in_words(ctx.now, reason.clone());
+            self.record_error(ctx.now, reason.clone());
             if connection.stage == Stage::Established {
                 let survives = connection.negotiated.as_ref().is_some_and(Negotiated::survives_notifications);
                 // RFC 8538 §4
@@ -629,16 +648,16 @@ impl Session {
         self.retry_later(ctx);
     }
 
-    /// An error of the peer's: NOTIFICATION, and a pause before the next attempt.
+    /// Ends a connection because of an error of the peer: sends a NOTIFICATION, and pauses before the next attempt.
     fn fail(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: wire::Error) {
         let Some(connection) = self.take(conn) else { return };
         let reason = format!("we sent: {} ({})", error.notification, error.reason);
-        self.fail_in_words(ctx.now, reason.clone());
+        self.record_error(ctx.now, reason.clone());
         self.close_with(ctx, connection, error.notification, &reason);
         self.hold_idle(ctx);
     }
 
-    /// Ends a connection that was taken out: with a NOTIFICATION where one can be sent.
+    /// Ends a connection that was taken out of the list, with a NOTIFICATION where one can be sent.
     fn close_with(
         &mut self,
         ctx: &mut Context<'_>,
@@ -668,12 +687,24 @@ impl Session {
         if self.stopped || self.suspended || self.established().is_some() {
             return;
         }
-        self.idle_until = Some(ctx.now + ctx.jittered(self.idle_hold));
-        self.idle_hold = (self.idle_hold * 2).min(MAX_IDLE_HOLD);
+        let damping = ctx.jittered(self.damping);
+        // The growing pause delays our own attempts. A peer that connects itself is refused for a bounded time only: it has
+        // a pause of its own, and may have been corrected in the meantime.
+        self.idle_until = Some(ctx.now + damping.min(self.settings.neighbor.timers.idle_hold));
+        // Errors on connections of the peer do not put off an attempt of ours that is planned.
+        if self.damped_until.is_none() {
+            self.damped_until = Some(ctx.now + damping);
+            self.damping = (self.damping * 2).min(MAX_DAMPING);
+        }
         self.retry_at = None;
     }
 
-    /// Closes without a word those connections that `which` names.
+    fn end_pause(&mut self) {
+        self.damped_until = None;
+        self.idle_until = None;
+    }
+
+    /// Closes the connections for which `which` returns true, without a NOTIFICATION.
     fn abandon(&mut self, ctx: &mut Context<'_>, which: impl Fn(&Connection) -> bool) {
         self.connections.retain(|connection| {
             let goes = which(connection);
@@ -684,13 +715,13 @@ impl Session {
         });
     }
 
-    fn fail_in_words(&mut self, now: Instant, words: String) {
-        self.history.error(now, &words);
-        self.reason = words.clone();
-        self.last_error = Some((words, now));
+    fn record_error(&mut self, now: Instant, error: String) {
+        self.history.error(now, &error);
+        self.reason.clone_from(&error);
+        self.last_error = Some((error, now));
     }
 
-    /// Works out which of RFC 4271's states this is, and notes when that changed.
+    /// Determines the state in RFC 4271's terms, and records a change of it.
     fn note_state(&mut self, now: Instant) {
         let state = match self.connections.iter().map(|c| c.stage).max() {
             Some(Stage::Established) => SessionState::Established,
@@ -720,8 +751,8 @@ impl Session {
     }
 }
 
-/// Whether a NOTIFICATION means that the session is not to come back soon, so that keeping routes would only draw traffic
-/// to where nobody takes it (RFC 8538 §3.1).
+/// Returns whether the session will not be established again soon after this NOTIFICATION: routes that are kept would then
+/// only attract traffic that is lost (RFC 8538 §3.1).
 fn ends_for_good(notification: &Notification) -> bool {
     notification.code == code::CEASE
         && matches!(
@@ -732,7 +763,7 @@ fn ends_for_good(notification: &Notification) -> bool {
 
 fn next_message(connection: &mut Connection) -> Result<Option<Message>, wire::Error> {
     let Some(frame) = connection.framer.next()? else { return Ok(None) };
-    // What has no place here is not looked into: that it came is the error, whatever it holds.
+    // A message that the state does not admit is an error whatever it contains: it is not decoded.
     if !connection.stage.admits(frame.kind) {
         let reason = format!("{} received in {:?}", frame.kind.name(), connection.stage);
         let notification = Notification::new(code::FSM, connection.stage.fsm_error());

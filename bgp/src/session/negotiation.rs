@@ -1,4 +1,4 @@
-//! What we offer in an OPEN, and what comes of the peer's (RFC 4271 §4.2, §6.2; RFC 5492).
+//! Our OPEN, and the result of negotiation with the peer's (RFC 4271 §4.2, §6.2; RFC 5492).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,71 +10,71 @@ use crate::wire::{
     Role,
 };
 
-/// Below this a hold time is refused, unless it is 0 (RFC 4271 §4.2).
+/// The shortest acceptable hold time, apart from 0 (RFC 4271 §4.2).
 const MIN_HOLD_SECONDS: u16 = 3;
-/// The largest restart time that the capability's 12 bits can carry (RFC 4724 §3).
+/// The largest restart time that fits into the capability's 12 bits (RFC 4724 §3).
 const MAX_RESTART_SECONDS: u64 = 4095;
 
-/// What two OPENs agree on.
+/// The result of negotiation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
     /// The peer's BGP Identifier.
     pub(crate) router_id: Ipv4Addr,
-    /// How messages are read and written.
+    /// The encoding of messages.
     pub(crate) codec: Codec,
-    /// Families that both offer, in our order.
+    /// The families that both sides offer, in our order.
     pub(crate) families: Vec<Family>,
-    /// The smaller of both hold times; zero: no timer (RFC 4271 §4.2).
+    /// The smaller hold time of both sides; zero: no timer (RFC 4271 §4.2).
     pub(crate) hold: Duration,
     /// The peer answers ROUTE-REFRESH (RFC 2918 §2).
     pub(crate) route_refresh: bool,
-    /// Both mark where a refresh begins and ends (RFC 7313).
+    /// Both sides send BoRR and EoRR around a refresh (RFC 7313).
     pub(crate) enhanced_refresh: bool,
-    /// What the peer said of graceful restart; `None` unless both offer it.
+    /// The peer's graceful restart capability; `None` unless both sides offer it.
     pub(crate) graceful_restart: Option<GracefulRestart>,
-    /// What it said of long-lived graceful restart; nothing unless both offer it.
+    /// The peer's long-lived graceful restart capability; empty unless both sides offer it.
     pub(crate) long_lived: Vec<LongLived>,
-    /// It knows what LLGR_STALE means (RFC 9494 §4.3), whether we offered that or not.
-    pub(crate) knows_long_lived: bool,
+    /// The peer supports LLGR_STALE (RFC 9494 §4.3), even if we did not offer the capability.
+    pub(crate) supports_long_lived: bool,
 }
 
 impl Negotiated {
-    /// How long routes of the family stay when the connection breaks without a NOTIFICATION (RFC 4724 §4.2); `None`: not
-    /// at all.
+    /// Returns how long paths of the family are kept when the connection is lost without a NOTIFICATION (RFC 4724 §4.2);
+    /// `None`: they are not kept.
     pub(crate) fn restart_time(&self, family: Family) -> Option<Duration> {
         let restart = self.graceful_restart.as_ref()?;
         let listed = restart.families.iter().any(|(f, _)| *f == family);
         listed.then(|| Duration::from_secs(restart.restart_time.into()))
     }
 
-    /// For how long they may stay after that (RFC 9494 §4.2).
+    /// Returns how long paths of the family are kept after that (RFC 9494 §4.2).
     pub(crate) fn stale_time(&self, family: Family) -> Duration {
         let listed = self.long_lived.iter().find(|listed| listed.family == family);
         Duration::from_secs(listed.map_or(0, |listed| listed.stale_time.into()))
     }
 
-    /// Whether the peer says it forwarded by this family's routes while it restarted (the F bit, RFC 4724 §3).
+    /// Returns whether the peer kept forwarding by this family's routes during its restart (the F bit, RFC 4724 §3).
     pub(crate) fn forwarding_preserved(&self, family: Family) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)))
     }
 
-    /// Whether it still says so where it was away for longer (the F bit, RFC 9494 §3.1).
+    /// Returns whether it still does after a longer absence (the F bit, RFC 9494 §3.1).
     pub(crate) fn forwarding_preserved_long(&self, family: Family) -> bool {
         self.long_lived.iter().any(|listed| listed.family == family && listed.forwarding)
     }
 
-    /// Whether routes stay through NOTIFICATIONs: both must have said so (RFC 8538 §2).
+    /// Returns whether paths are kept through NOTIFICATIONs: both sides must have offered it (RFC 8538 §2).
     pub(crate) fn survives_notifications(&self) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.notification)
     }
 
-    /// Whether the peer has just restarted (the R bit, RFC 4724 §3).
+    /// Returns whether the peer has just restarted (the R bit, RFC 4724 §3).
     pub(crate) fn peer_restarting(&self) -> bool {
         self.graceful_restart.as_ref().is_some_and(|restart| restart.restarting)
     }
 }
 
-/// The OPEN we send.
+/// Returns our OPEN.
 pub(super) fn our_open(settings: &Settings, ctx: &Context<'_>) -> Open {
     let neighbor = &settings.neighbor;
     let mut capabilities: Vec<_> = neighbor.families.iter().copied().map(Capability::Multiprotocol).collect();
@@ -118,33 +118,33 @@ fn our_long_lived(settings: &Settings, ctx: &Context<'_>, time: Duration) -> Cap
     )
 }
 
-/// Checks the peer's OPEN against what was configured, and works out what both agree on.
+/// Checks the peer's OPEN against the configuration, and returns what both sides agree on.
 ///
 /// # Errors
-/// The NOTIFICATION that RFC 4271 §6.2 or RFC 5492 §3 asks for.
+/// The NOTIFICATION that RFC 4271 §6.2 or RFC 5492 §3 requires.
 pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire::Error> {
     let neighbor = &settings.neighbor;
-    let refuse = |subcode, data: &[u8], reason| {
+    let reject = |subcode, data: &[u8], reason| {
         let notification = Notification::with_data(wire::code::OPEN, subcode, data);
         Err(wire::Error { notification, reason })
     };
     if open.asn != neighbor.asn {
         let reason = format!(
-            "the peer says it is AS {}, but AS {} is configured: correct one of them",
+            "the peer's OPEN has AS {}, but AS {} is configured: correct one of them",
             open.asn, neighbor.asn
         );
-        return refuse(wire::open_error::PEER_AS, &[], reason);
+        return reject(wire::open_error::PEER_AS, &[], reason);
     }
-    // RFC 6286 §2.2: within an AS identifiers are unique.
+    // RFC 6286 §2.2: identifiers are unique within an AS.
     if open.asn == settings.local_asn && open.router_id == settings.router_id {
         let reason =
             format!("the peer has our own BGP identifier {}: give each speaker its own", open.router_id);
-        return refuse(wire::open_error::IDENTIFIER, &[], reason);
+        return reject(wire::open_error::IDENTIFIER, &[], reason);
     }
     if open.hold_time != 0 && open.hold_time < MIN_HOLD_SECONDS {
         let reason =
             format!("the peer proposes a hold time of {} s; 0 or at least 3 is valid", open.hold_time);
-        return refuse(wire::open_error::HOLD_TIME, &[], reason);
+        return reject(wire::open_error::HOLD_TIME, &[], reason);
     }
     check_role(neighbor.role, neighbor.strict_role, &open.roles())?;
     let offered = open.families();
@@ -152,11 +152,11 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
     if families.is_empty() {
         let reason =
             format!("no address family in common: we offer {:?}, the peer {offered:?}", neighbor.families);
-        return refuse(wire::open_error::CAPABILITY, &missing_capabilities(&neighbor.families), reason);
+        return reject(wire::open_error::CAPABILITY, &missing_capabilities(&neighbor.families), reason);
     }
     let both_restart =
         settings.graceful_restart.zip(open.graceful_restart().cloned()).map(|(ours, theirs)| {
-            // The N bit is kept only where both have set it.
+            // The N bit applies only if both sides have set it.
             GracefulRestart { notification: theirs.notification && ours.notifications, ..theirs }
         });
     let we_keep_long = settings.graceful_restart.is_some_and(|restart| restart.long_lived.is_some());
@@ -165,7 +165,7 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
         codec: Codec {
             four_octet_as: open.four_octet_as(),
             external: open.asn != settings.local_asn,
-            // RFC 8654 §4: what may be sent is for the receiver to say.
+            // RFC 8654 §4: the receiver decides what may be sent to it.
             max_message: if open.offers(&Capability::ExtendedMessage) {
                 wire::MAX_EXTENDED_MESSAGE
             } else {
@@ -180,11 +180,12 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
         enhanced_refresh: open.offers(&Capability::EnhancedRouteRefresh),
         graceful_restart: both_restart,
         long_lived: open.long_lived().filter(|_| we_keep_long).unwrap_or_default().to_vec(),
-        knows_long_lived: open.long_lived().is_some(),
+        supports_long_lived: open.long_lived().is_some(),
     })
 }
 
-/// Where Path Identifiers are spoken: who sends them must have offered to, and the other to take them (RFC 7911 §4).
+/// Returns the families with Path Identifiers, for each direction: the sender must have offered to send them, and the
+/// receiver to receive them (RFC 7911 §4).
 fn path_ids(ours: AddPath, families: &[Family], open: &Open) -> PathIds {
     let theirs = |family: &Family| open.add_path(*family);
     let those = |which: &dyn Fn(AddPathMode) -> bool| {
@@ -196,16 +197,16 @@ fn path_ids(ours: AddPath, families: &[Family], open: &Open) -> PathIds {
     }
 }
 
-/// Whether the peer's claim fits ours (RFC 9234 §4.2).
+/// Checks whether the peer's role matches ours (RFC 9234 §4.2).
 fn check_role(ours: Option<Role>, strict: bool, claims: &[Option<Role>]) -> Result<(), wire::Error> {
     let Some(ours) = ours else { return Ok(()) };
     let problem = match claims {
-        [] if strict => "it tells none, and we insist".to_owned(),
+        [] if strict => "its OPEN has no role, and strict mode requires one".to_owned(),
         [] => return Ok(()),
         [claim] if *claim == Some(ours.counterpart()) => return Ok(()),
-        [Some(claim)] => format!("it says {claim:?}"),
-        [None] => "it tells one that is not known".to_owned(),
-        _ => "it tells several".to_owned(),
+        [Some(claim)] => format!("its OPEN has {claim:?}"),
+        [None] => "its OPEN has an unknown role".to_owned(),
+        _ => "its OPEN has several roles".to_owned(),
     };
     Err(wire::Error {
         notification: Notification::new(wire::code::OPEN, wire::open_error::ROLE),
@@ -216,7 +217,7 @@ fn check_role(ours: Option<Role>, strict: bool, claims: &[Option<Role>]) -> Resu
     })
 }
 
-/// The capabilities whose lack ends the session, as RFC 5492 §3 wants them in the NOTIFICATION.
+/// Returns the missing capabilities that end the session, as RFC 5492 §3 requires them in the NOTIFICATION.
 fn missing_capabilities(families: &[Family]) -> Vec<u8> {
     families
         .iter()

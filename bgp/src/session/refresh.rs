@@ -1,10 +1,10 @@
-//! Route refresh (RFC 2918), with marks where it begins and ends (RFC 7313).
+//! Route refresh (RFC 2918), and enhanced route refresh (RFC 7313).
 
 use super::{ConnId, Context, Output, Session};
 use crate::wire::{Family, Message, Refresh};
 
 impl Session {
-    /// A ROUTE-REFRESH came; `family` is `None` where it is of one that we don't carry.
+    /// Handles a ROUTE-REFRESH; `family` is `None` for a family that the session does not carry.
     pub(super) fn refreshed(
         &mut self,
         ctx: &mut Context<'_>,
@@ -13,12 +13,12 @@ impl Session {
         refresh: Refresh,
     ) {
         let Some(connection) = self.connection(conn) else { return };
-        connection.heard(ctx.now);
+        connection.restart_hold_timer(ctx.now);
         let enhanced = connection.negotiated.as_ref().is_some_and(|negotiated| negotiated.enhanced_refresh);
         let Some(family) = family else { return };
         match refresh {
-            // RFC 7313 §4: before the End-of-RIB of a peer that sends one this means nothing. What waits for that must
-            // not go with the end of a refresh.
+            // RFC 7313 §4: ignored before End-of-RIB of a peer that sends one: EoRR must not remove paths that wait for
+            // End-of-RIB.
             Refresh::Begin if enhanced && self.awaits_end_of_rib(family) => {}
             Refresh::Begin if enhanced => {
                 ctx.put(Output::MarkStale(family));
@@ -26,13 +26,13 @@ impl Session {
             }
             Refresh::End if enhanced => self.end_of_refresh(ctx, family),
             Refresh::Unknown(_) if enhanced => {}
-            // RFC 2918 §3: without RFC 7313 that octet says nothing.
+            // RFC 2918 §3: without RFC 7313 that octet is reserved.
             _ => ctx.put(Output::Refresh { family, enhanced }),
         }
     }
 
-    /// Asks the peer to tell all again; whether it can be asked.
-    pub(crate) fn ask_refresh(&mut self, families: &[Family]) -> bool {
+    /// Requests a refresh from the peer. Returns whether the peer supports it.
+    pub(crate) fn request_refresh(&mut self, families: &[Family]) -> bool {
         let Some(conn) = self.established() else { return false };
         let Some(connection) = self.connection(conn) else { return false };
         let Some(negotiated) = connection.negotiated.as_ref() else { return false };

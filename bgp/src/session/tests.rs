@@ -1,4 +1,4 @@
-//! The state machine: values in, values out, time given by hand.
+//! The state machine without I/O: the tests pass in messages and the time, and check the outputs.
 
 mod collision;
 mod fsm;
@@ -36,7 +36,7 @@ pub fn settings() -> Settings {
     }
 }
 
-/// A session, and all that it wants done.
+/// A session with its outputs.
 pub struct Bench {
     pub session: Session,
     pub now: Instant,
@@ -47,7 +47,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Started: an outgoing connection has been asked for unless `settings` say passive.
+    /// Creates a session and starts it: a connection attempt is requested unless `settings` are passive.
     pub fn new(settings: Settings) -> Self {
         let mut bench = Self::idle(settings, 7);
         bench.call(|session, ctx| session.start(ctx));
@@ -78,8 +78,8 @@ impl Bench {
         call(&mut self.session, &mut ctx)
     }
 
-    /// The connection that it asked for last; all other outputs are dropped.
-    pub fn asked(&mut self) -> ConnId {
+    /// Returns the connection attempt that was requested last; all other outputs are dropped.
+    pub fn attempt(&mut self) -> ConnId {
         let asked = self.take().into_iter().rev().find_map(|output| match output {
             Output::Connect(conn) => Some(conn),
             _ => None,
@@ -99,18 +99,18 @@ impl Bench {
         self.call(|session, ctx| session.accept(ctx, IpAddr::V4(US)))
     }
 
-    pub fn hear(&mut self, conn: ConnId, message: &Message) {
+    pub fn receive(&mut self, conn: ConnId, message: &Message) {
         let mut bytes = BytesMut::new();
         wire::encode(message, &Codec { four_octet_as: true, ..Codec::default() }, &mut bytes);
-        self.hear_bytes(conn, &bytes);
+        self.receive_bytes(conn, &bytes);
     }
 
-    pub fn hear_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+    pub fn receive_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.call(|session, ctx| session.received(ctx, conn, bytes));
     }
 
-    /// All messages that wait to be sent on a connection.
-    pub fn said(&mut self, conn: ConnId) -> Vec<Message> {
+    /// Returns all messages pending on a connection.
+    pub fn sent(&mut self, conn: ConnId) -> Vec<Message> {
         let mut bytes = BytesMut::new();
         self.call(|session, ctx| session.transmit(ctx, conn, &mut bytes));
         let mut framer = Framer::new();
@@ -123,9 +123,9 @@ impl Bench {
         messages
     }
 
-    /// The NOTIFICATION that is the last thing said on a connection, which is closed with it.
-    pub fn last_word(&mut self, conn: ConnId) -> (u8, u8) {
-        match self.said(conn).pop() {
+    /// Returns the NOTIFICATION that is the last message on a connection, which is closed with it.
+    pub fn last_notification(&mut self, conn: ConnId) -> (u8, u8) {
+        match self.sent(conn).pop() {
             Some(Message::Notification(n)) => {
                 assert!(self.outputs.contains(&Output::Close(conn)), "closed after its last word");
                 (n.code, n.subcode)
@@ -134,7 +134,7 @@ impl Bench {
         }
     }
 
-    /// Moves time on and lets what is due expire.
+    /// Advances the time and lets the timers that are due expire.
     pub fn wait(&mut self, duration: Duration) {
         let until = self.now + duration;
         while let Some(deadline) = self.session.next_deadline().filter(|deadline| *deadline <= until) {
@@ -144,7 +144,7 @@ impl Bench {
         self.now = until;
     }
 
-    /// Until the next deadline, which is let expire; how long that was.
+    /// Advances the time to the next deadline and lets it expire. Returns how long that was.
     pub fn wait_next(&mut self) -> Duration {
         let deadline = self.session.next_deadline().expect("a deadline");
         let before = std::mem::replace(&mut self.now, deadline);
@@ -156,17 +156,17 @@ impl Bench {
         self.session.state().0
     }
 
-    /// OPENs and KEEPALIVEs exchanged on an open connection.
+    /// Exchanges OPENs and KEEPALIVEs on an open connection.
     pub fn establish(&mut self, conn: ConnId, open: Open) {
-        self.hear(conn, &Message::Open(open));
-        self.hear(conn, &Message::Keepalive);
-        self.said(conn);
+        self.receive(conn, &Message::Open(open));
+        self.receive(conn, &Message::Keepalive);
+        self.sent(conn);
     }
 
-    /// Established on the connection that it asked for.
+    /// Establishes a session on the requested connection attempt.
     pub fn up(settings: Settings, open: Open) -> (Self, ConnId) {
         let mut bench = Self::new(settings);
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
         bench.establish(conn, open);
         assert_eq!(bench.state(), SessionState::Established);
@@ -175,14 +175,14 @@ impl Bench {
     }
 }
 
-/// The peer's OPEN, without graceful restart.
+/// Returns the peer's OPEN, without graceful restart.
 pub fn open() -> Open {
     let mut capabilities: Vec<_> = FAMILIES.into_iter().map(Capability::Multiprotocol).collect();
     capabilities.extend([Capability::RouteRefresh, Capability::FourOctetAs(ASN)]);
     Open { asn: ASN, hold_time: 90, router_id: PEER, capabilities }
 }
 
-/// The peer's OPEN, with graceful restart; the F bit of both families is `forwarding`.
+/// Returns the peer's OPEN, with graceful restart; the F bit of both families is `forwarding`.
 pub fn open_restart(restart_time: u16, forwarding: bool) -> Open {
     let restart = wire::GracefulRestart {
         restarting: false,

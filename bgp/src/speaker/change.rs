@@ -1,17 +1,17 @@
-//! From the configuration that holds to the one that is wanted: only what differs is touched.
+//! Changes of the configuration: only what differs is applied.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::refresh::Refreshing;
+use super::refresh::RefreshState;
 use super::{Action, Peer, Speaker};
-use crate::config::{Authentication, Config, Filter, Neighbor, Timers};
+use crate::config::{Authentication, Config, Filter, Neighbor, NextHopMode, Timers};
 use crate::rib::{Identity, PeerId, PeerKind};
 use crate::session::{Session, Settings};
 use crate::wire::{Notification, Prefix, cease, code};
 
-/// Who a configuration says we are.
+/// Returns the identity that a configuration gives us.
 pub(super) fn identity(config: &Config) -> Identity {
     let cluster_id = config.cluster_id.unwrap_or(config.router_id);
     Identity {
@@ -22,8 +22,8 @@ pub(super) fn identity(config: &Config) -> Identity {
     }
 }
 
-/// Whether a session can go on when its neighbour's configuration changes from `old` to `new`: what was said in OPENs,
-/// what the connection is bound to and what the neighbour is to us are the same.
+/// Returns whether a session continues when its neighbor's configuration changes from `old` to `new`: our OPEN, the
+/// connection's addresses and options, and the kind of peer are the same.
 fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
     let essence = |n: &Neighbor| Neighbor {
         name: String::new(),
@@ -31,9 +31,10 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
         passive: false,
         #[cfg(feature = "bfd")]
         bfd: None,
-        // RFC 4456 §6: our own business, of which OPEN says nothing.
+        // RFC 4456 §6: local to the reflector, and not part of the OPEN.
         reflector_client: false,
         prefix_limit: None,
+        next_hop_mode: NextHopMode::Automatic,
         timers: Timers { hold: n.timers.hold, ..Timers::default() },
         import: Filter::All,
         export: Filter::All,
@@ -42,13 +43,14 @@ fn same_session(old: &Neighbor, new: &Neighbor) -> bool {
     essence(old) == essence(new)
 }
 
-/// Whether a change of the import filter needs the routes as the neighbour told them: rules keep what they made of them.
+/// Returns whether a change of the import filter needs the routes as the peer sent them: of routes that rules accepted only
+/// the modified attributes are kept.
 fn needs_refresh(old: &Filter, new: &Filter) -> bool {
     old != new && (matches!(old, Filter::Rules(_)) || matches!(new, Filter::Rules(_)))
 }
 
 impl Speaker {
-    /// `config` is valid.
+    /// Applies a valid configuration.
     pub(super) fn apply(&mut self, now: Instant, config: Config) {
         let who = |config| Identity { graceful_shutdown: false, ..identity(config) };
         let new_identity = who(&config) != who(&self.config);
@@ -72,16 +74,16 @@ impl Speaker {
         for neighbor in neighbors {
             let id = self.by_address.get(&neighbor.address);
             if let Some(peer) = id.and_then(|id| self.peers.get_mut(id)) {
-                // Listed from now on, wherever it came from.
+                // Configured by itself from now on, even if it came from a listen range.
                 peer.range = None;
             }
             self.set_neighbor(now, neighbor);
         }
-        self.set_ranges(now, &before.ranges);
+        self.apply_ranges(now, &before.ranges);
         self.histories.clear();
     }
 
-    /// See [`Speaker::shutdown`].
+    /// Ends all sessions; see [`Speaker::shutdown`].
     pub(super) fn apply_shutdown(&mut self, now: Instant, message: &str) {
         let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
         for address in all {
@@ -91,7 +93,7 @@ impl Speaker {
         self.histories.clear();
     }
 
-    /// What a neighbour is to us.
+    /// Returns the kind of peer that a neighbor is.
     pub(super) fn kind(&self, neighbor: &Neighbor) -> PeerKind {
         match neighbor {
             n if n.asn != self.config.asn => PeerKind::External,
@@ -117,22 +119,23 @@ impl Speaker {
             let old = &peer.session.settings().neighbor;
             if same_session(old, &settings.neighbor) {
                 let new = &settings.neighbor;
-                let told_again = needs_refresh(&old.import, &new.import);
+                let refreshes = needs_refresh(&old.import, &new.import);
                 if (&old.import, &old.export) != (&new.import, &new.export) {
                     self.rib.set_filters(id, new.import.clone(), new.export.clone());
                 }
+                self.rib.set_next_hop_mode(id, new.next_hop_mode);
                 self.rib.set_kind(id, self.kind(new));
                 let families = new.families.clone();
                 let can = self.with_session(now, id, |session, ctx| {
                     session.set_settings(ctx, settings.clone());
-                    !told_again || session.established().is_none() || session.ask_refresh(&families)
+                    !refreshes || session.established().is_none() || session.request_refresh(&families)
                 });
                 self.update_bfd(id);
                 if can != Some(false) {
                     return;
                 }
             }
-            self.remove(now, address, cease::CONFIG_CHANGE, "the neighbour's configuration changed");
+            self.remove(now, address, cease::CONFIG_CHANGE, "the neighbor's configuration changed");
         }
         self.add(now, settings);
     }
@@ -150,7 +153,7 @@ impl Speaker {
         let peer = Peer {
             session: Session::new(settings, now, history),
             deadline: None,
-            refresh: Refreshing::default(),
+            refresh: RefreshState::default(),
             range: None,
             #[cfg(feature = "bfd")]
             bfd: super::bfd::BfdClient::default(),
@@ -161,7 +164,7 @@ impl Speaker {
         id
     }
 
-    /// Ends a neighbour's session. Its last NOTIFICATION may still be under way; what it told us is forgotten now.
+    /// Ends a neighbor's session and removes its paths. Its last NOTIFICATION may still be pending afterwards.
     pub(super) fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
         self.remove_with(now, address, &Notification::new(code::CEASE, subcode), reason);
     }
@@ -188,9 +191,9 @@ impl Speaker {
         }
     }
 
-    /// Forgets a neighbour that is no longer configured, once its connections are closed, and one that came from a range,
-    /// once nothing of it is left.
-    pub(super) fn let_go(&mut self, id: PeerId) {
+    /// Removes a neighbor that is no longer configured once its connections are closed, and one from a listen range once it
+    /// has no connection, stale paths or pause.
+    pub(super) fn clean_up(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let left = peer.range.is_some() && peer.session.is_dormant();
         let gone = left || peer.session.is_gone();

@@ -1,4 +1,4 @@
-//! Limits on the prefixes that a neighbour may send (RFC 4486 §4).
+//! Prefix limits of neighbors (RFC 4486 §4).
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::rib::PeerId;
 use crate::wire::{Family, Notification, cease, code};
 
 impl Speaker {
-    /// Warns when the peer comes close to its limit, and ends the session when it goes beyond.
+    /// Issues a warning when the peer approaches its limit, and ends the session when it exceeds it.
     pub(super) fn check_limit(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else { return };
         let neighbor = &peer.session.settings().neighbor;
@@ -29,7 +29,7 @@ impl Speaker {
     }
 }
 
-/// Cease, with the family and the limit as RFC 4486 §4 lays them out.
+/// Returns a Cease with the family and the limit in its data (RFC 4486 §4).
 fn exceeded(family: Family, max: u32) -> Notification {
     let (afi, safi) = family.codes();
     let mut data = [0; 7];

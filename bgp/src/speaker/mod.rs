@@ -1,4 +1,4 @@
-//! The speaker: sessions and tables behind one face.
+//! The speaker: sessions and routing tables.
 
 #[cfg(feature = "bfd")]
 mod bfd;
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use self::refresh::Refreshing;
+use self::refresh::RefreshState;
 use self::sync::Sync;
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::hash::Map;
@@ -29,29 +29,29 @@ pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
 use crate::wire::{PathIds, Prefix};
 
-/// An action for the driver. A driver may ignore actions that it does not handle: a new one is returned only with
-/// configuration that enables it.
+/// A request to the driver, which owns the sockets. A driver may ignore actions that it does not handle: a new one is
+/// returned only with configuration that enables it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Open a connection; answer with [`Speaker::connected`] or [`Speaker::connect_failed`].
+    /// Open a connection, and report the result with [`Speaker::connected`] or [`Speaker::connect_failed`].
     #[non_exhaustive]
     Connect {
-        /// Its name from now on.
+        /// The identifier of the connection.
         conn: ConnId,
-        /// Where to.
+        /// The address and port to connect to.
         remote: SocketAddr,
         /// The address to connect from; `None`: the kernel's choice.
         local: Option<IpAddr>,
-        /// How the socket is to be set up before it connects.
+        /// The options of the socket, to be set before it connects.
         socket: SocketOptions,
     },
-    /// Have the listening sockets authenticate what comes from these addresses, or no longer.
+    /// Set or remove the authentication of connections from these addresses on the listening sockets.
     #[non_exhaustive]
     Protect {
         /// The addresses.
         from: Prefix,
-        /// How; `None`: not at all.
+        /// The authentication; `None`: none.
         authentication: Option<Authentication>,
     },
     /// Run this BFD session with these settings, or end it; pass its events to [`Speaker::bfd_event`].
@@ -66,18 +66,18 @@ pub enum Action {
     /// Close a connection, or give up opening it. The speaker has forgotten it already.
     #[non_exhaustive]
     Close {
-        /// Which.
+        /// The identifier of the connection.
         conn: ConnId,
     },
 }
 
-/// How the socket of a connection is to be set up.
+/// The options of a connection's socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketOptions {
-    /// How far away the other side may be.
+    /// The permitted distance of the peer.
     pub ttl: Ttl,
-    /// How segments are authenticated. Connections that come in have that from the listening socket.
+    /// The authentication of segments. An accepted connection inherits it from the listening socket.
     pub authentication: Option<Authentication>,
 }
 
@@ -87,43 +87,43 @@ impl SocketOptions {
     }
 }
 
-/// News.
+/// An event for the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A session is established.
     #[non_exhaustive]
     SessionUp {
-        /// The neighbour's address.
+        /// The neighbor's address.
         address: IpAddr,
         /// Its configured name.
         name: String,
     },
-    /// It no longer is.
+    /// A session is no longer established.
     #[non_exhaustive]
     SessionDown {
-        /// The neighbour's address.
+        /// The neighbor's address.
         address: IpAddr,
         /// Its configured name.
         name: String,
-        /// Why, in words.
+        /// The reason, as text.
         reason: String,
     },
-    /// Best routes changed, or became complete.
+    /// The best routes have changed, or are complete.
     RoutesChanged,
-    /// Something that somebody should look at before it becomes worse.
+    /// A condition that needs attention before it becomes an error.
     #[non_exhaustive]
     Warning {
-        /// The neighbour's address.
+        /// The neighbor's address.
         address: IpAddr,
         /// Its configured name.
         name: String,
-        /// What, in words.
+        /// The condition, as text.
         text: String,
     },
 }
 
-/// A BGP speaker: whole protocol, no I/O. The contract of the calls is in the [crate's documentation](crate).
+/// A BGP speaker: the whole protocol, without I/O. How to call it is described in the [crate's documentation](crate).
 #[derive(Debug)]
 pub struct Speaker {
     config: Config,
@@ -132,14 +132,14 @@ pub struct Speaker {
     by_address: BTreeMap<IpAddr, PeerId>,
     by_connection: Map<ConnId, PeerId>,
     deadlines: BTreeSet<(Instant, PeerId)>,
-    /// Of sessions that ended while the configuration changes, for those that take their place.
+    /// The histories of sessions that end during a change of configuration, for those that replace them.
     histories: BTreeMap<IpAddr, History>,
     sync: Sync,
-    /// Connections that may have something to send.
+    /// Connections on which messages may be pending.
     ready: BTreeSet<ConnId>,
-    /// Best routes changed: every established connection may have something to send.
+    /// Best routes have changed: messages may be pending on every established connection.
     all_ready: bool,
-    /// Those established when that was seen, the next one last.
+    /// The established connections still to be checked after such a change, the next one last.
     round: Vec<ConnId>,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
@@ -151,20 +151,20 @@ pub struct Speaker {
 #[derive(Debug)]
 struct Peer {
     session: Session,
-    /// What `deadlines` holds for it.
+    /// The session's entry in `deadlines`.
     deadline: Option<Instant>,
-    refresh: Refreshing,
-    /// It came from that range, and goes when it has nothing left here.
+    refresh: RefreshState,
+    /// The listen range that it came from; it is removed when its session is over.
     range: Option<Prefix>,
     #[cfg(feature = "bfd")]
     bfd: bfd::BfdClient,
-    /// It was told about that the peer comes close to its prefix limit.
+    /// The warning about its prefix limit was issued.
     warned: bool,
 }
 
 impl Speaker {
-    /// Starts a speaker. `restarting`: the node forwards by routes of an earlier run, and peers shall keep what they
-    /// know of us. The same `seed` and the same calls give the same speaker.
+    /// Creates a speaker and starts its sessions. `restarting`: the node forwards by routes of an earlier run, and peers
+    /// are to keep its routes (RFC 4724). With the same `seed` and the same calls, two speakers behave the same.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -198,8 +198,8 @@ impl Speaker {
         Ok(speaker)
     }
 
-    /// Replaces the whole configuration. Sessions whose parameters stay as they are go on undisturbed; filters, names
-    /// and networks change live; other changes end the session with a Cease and begin a new one.
+    /// Replaces the whole configuration. Sessions whose parameters are the same continue; filters, names and networks
+    /// change live; other changes end the session with a Cease and start a new one.
     ///
     /// # Errors
     /// The configuration is invalid: the old one stays in force.
@@ -210,19 +210,20 @@ impl Speaker {
         Ok(())
     }
 
-    /// Ends all sessions with Cease, Administrative Shutdown (RFC 4486 §4), and starts none again. `message` tells those
-    /// who run the peers why, in at most 255 octets (RFC 9003 §2); it may be empty.
+    /// Ends all sessions with Cease, Administrative Shutdown (RFC 4486 §4), and starts none again. `message` is sent with it
+    /// for the operators of the peers, in at most 255 octets (RFC 9003 §2); it may be empty.
     pub fn shutdown(&mut self, now: Instant, message: &str) {
         self.apply_shutdown(now, message);
         self.settle(now);
     }
 
-    /// A connection came in. `None`: it is from a stranger, or not wanted now, and is to be closed.
+    /// Accepts an incoming connection. Returns `None` where it is to be closed: its address belongs to no neighbor, or the
+    /// neighbor's session accepts none now.
     pub fn accept(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<ConnId> {
         let (local, remote) = (local.ip().to_canonical(), remote.ip().to_canonical());
         let (id, range) = match self.by_address.get(&remote) {
             Some(id) => (*id, None),
-            None => self.admit(now, remote)?,
+            None => self.add_from_range(now, remote)?,
         };
         let conn = self.with_session(now, id, |session, ctx| session.accept(ctx, local))??;
         self.by_connection.insert(conn, id);
@@ -232,36 +233,36 @@ impl Speaker {
         Some(conn)
     }
 
-    /// How the socket of a connection that was accepted is to be set up.
+    /// Returns the options for the socket of an accepted connection.
     pub fn socket_options(&self, conn: ConnId) -> Option<SocketOptions> {
         let peer = self.peers.get(self.by_connection.get(&conn)?)?;
         Some(SocketOptions::of(&peer.session.settings().neighbor))
     }
 
-    /// A connection asked for stands.
+    /// Reports that a requested connection is open.
     pub fn connected(&mut self, now: Instant, conn: ConnId, local: SocketAddr) {
         self.on_connection(now, conn, |session, ctx| session.connected(ctx, conn, local.ip().to_canonical()));
     }
 
-    /// A connection asked for can't be had.
+    /// Reports that a requested connection could not be opened.
     pub fn connect_failed(&mut self, now: Instant, conn: ConnId, reason: String) {
         self.on_connection(now, conn, |session, ctx| session.connect_failed(ctx, conn, &reason));
         self.by_connection.remove(&conn);
     }
 
-    /// Bytes came in on a connection.
+    /// Processes bytes received on a connection.
     pub fn received(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
         self.on_connection(now, conn, |session, ctx| session.received(ctx, conn, bytes));
     }
 
-    /// A connection broke, or the peer closed it.
+    /// Reports that a connection was lost or closed by the peer.
     pub fn closed(&mut self, now: Instant, conn: ConnId, reason: String) {
         self.on_connection(now, conn, |session, ctx| session.closed(ctx, conn, &reason));
         self.by_connection.remove(&conn);
     }
 
-    /// Lets the timers that are due expire. Whoever owns the sockets reads what waits in them first: a peer is silent
-    /// only if nothing of it lies unread.
+    /// Lets the timers that are due expire. The driver first passes on what its sockets have received: a hold timer must
+    /// not expire while a KEEPALIVE is waiting there.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
@@ -272,15 +273,15 @@ impl Speaker {
         self.settle(now);
     }
 
-    /// When [`Speaker::handle_timeout`] is to be called next.
+    /// Returns the time at which [`Speaker::handle_timeout`] is to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         let sessions = self.deadlines.first().map(|(deadline, _)| *deadline);
         sessions.into_iter().chain(self.sync.deadline()).min()
     }
 
-    /// A connection for which [`Speaker::transmit`] has something; to be asked until `None`, like
-    /// [`Speaker::poll_action`]. One whose socket takes nothing now is to be remembered by the caller: it is named
-    /// again only when there is more news for it.
+    /// Returns a connection on which messages are pending, for [`Speaker::transmit`]; to be called until it returns `None`,
+    /// like [`Speaker::poll_action`]. The driver remembers a connection whose socket is full: it is returned again only
+    /// when more messages become pending.
     pub fn poll_transmit(&mut self) -> Option<ConnId> {
         if std::mem::take(&mut self.all_ready) {
             self.round.clear();
@@ -303,8 +304,9 @@ impl Speaker {
                 && (self.rib.pending(*id) || peer.refresh.due(self.sync.restarting())))
     }
 
-    /// Appends bytes for a connection whose socket can take some: whole messages, until about `limit` octets. What is
-    /// not asked for is not made, so a peer that reads slowly costs no memory here.
+    /// Appends the messages that are pending on a connection to `out`, and returns their length in octets. Appends whole
+    /// messages until at least `limit` octets are there; with fewer, nothing is pending any more. Messages are made only
+    /// here, so a peer that reads slowly costs no memory.
     pub fn transmit(&mut self, now: Instant, conn: ConnId, limit: usize, out: &mut BytesMut) -> usize {
         let before = out.len();
         let Some(id) = self.by_connection.get(&conn).copied() else { return 0 };
@@ -314,44 +316,48 @@ impl Speaker {
             let Some(after) = self.peers.get(&id) else { return out.len() - before };
             peer = after;
         }
-        let taken = out.len() - before;
-        if peer.session.established() == Some(conn) && taken < limit {
+        if peer.session.established() == Some(conn) {
             let refresh = peer.refresh.due(self.sync.restarting());
-            self.rib.pack(id, limit - taken, out);
-            if refresh {
-                self.refresh(id, out);
+            while out.len() - before < limit {
+                self.rib.pack(id, limit - (out.len() - before), out);
+                // BoRR is followed by routes, and the last of them by EoRR (RFC 7313 §4): all in one go, as nothing else
+                // may happen on the session for long.
+                let room = out.len() - before < limit;
+                if !(refresh && room && self.refresh(id, out)) {
+                    break;
+                }
             }
         }
         out.len() - before
     }
 
-    /// The next thing to do; to be asked until `None` after every call that takes the time.
+    /// Returns the next action; to be called until it returns `None`, after every call that takes the time.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// The next piece of news.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Whether every neighbour's first feed is in, or was waited for long enough. Routes from an earlier run that are
-    /// not among [`Speaker::best_routes`] may be deleted from then on.
+    /// Returns whether End-of-RIB of every neighbor was received, or waited for long enough. From then on, routes of an
+    /// earlier run that are not among [`Speaker::best_routes`] may be deleted.
     pub fn synced(&self) -> bool {
         self.sync.done()
     }
 
-    /// The best routes learned, sorted by prefix.
+    /// Returns the best learned routes, sorted by prefix.
     pub fn best_routes(&self) -> Vec<BestRoute> {
         self.rib.best_routes()
     }
 
-    /// All paths, sorted by prefix, each with its reason.
+    /// Returns all paths, sorted by prefix, each with its reason.
     pub fn paths(&self) -> Vec<PathReport> {
         self.rib.paths()
     }
 
-    /// All sessions, sorted by address.
+    /// Returns all sessions, sorted by address.
     pub fn sessions(&self, now: Instant) -> Vec<SessionReport> {
         self.by_address.values().filter_map(|id| self.report(*id, now)).collect()
     }
@@ -372,7 +378,7 @@ impl Speaker {
             accepted: counts.accepted,
             advertised: counts.advertised,
             stale: counts.stale,
-            end_of_rib: session.feed_ended(),
+            end_of_rib: session.end_of_rib_received(),
             hold_time: session.negotiated().map(|negotiated| negotiated.hold),
             path_ids: session.negotiated().map_or(PathIds::NONE, |negotiated| negotiated.codec.path_ids),
             established_count: session.established_count(),
@@ -387,7 +393,7 @@ impl Speaker {
         })
     }
 
-    /// The session's own reason; of an established one, what keeps routes from being told.
+    /// Returns the reason for the session's state; if it is established, the reason why routes are withheld.
     fn reason(&self, id: PeerId, session: &Session, state: SessionState) -> String {
         let withheld = self.rib.withheld(id);
         match withheld.first() {
@@ -409,7 +415,7 @@ impl Speaker {
         self.settle(now);
     }
 
-    /// Calls into a session and carries out what comes of it.
+    /// Calls a session and carries out its outputs.
     fn with_session<T>(
         &mut self,
         now: Instant,
@@ -428,17 +434,17 @@ impl Speaker {
         };
         let answer = call(&mut peer.session, &mut ctx);
         for output in outputs {
-            self.carry_out(now, id, output);
+            self.apply_output(now, id, output);
         }
         if let Some(peer) = self.peers.get(&id) {
             self.ready.extend(peer.session.connections());
         }
         self.arm(id);
-        self.let_go(id);
+        self.clean_up(id);
         Some(answer)
     }
 
-    fn carry_out(&mut self, now: Instant, id: PeerId, output: Output) {
+    fn apply_output(&mut self, now: Instant, id: PeerId, output: Output) {
         match output {
             Output::Connect(conn) => self.connect(id, conn),
             Output::Close(conn) => {
@@ -449,7 +455,7 @@ impl Speaker {
             Output::Down { keep, reason } => {
                 self.rib.peer_down(id, &keep);
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.refresh = Refreshing::default();
+                    peer.refresh = RefreshState::default();
                     peer.warned = false;
                 }
                 if let Some((address, name)) = self.label(id) {
@@ -465,7 +471,7 @@ impl Speaker {
             Output::Refresh { family, enhanced: false } => self.rib.refresh(id, family),
             Output::Refresh { family, enhanced: true } => {
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.refresh.want(family);
+                    peer.refresh.request(family);
                 }
             }
             Output::MarkStale(family) => self.rib.mark_stale(id, family),
@@ -497,13 +503,15 @@ impl Speaker {
             codec: negotiated.codec,
             families: negotiated.families,
             paths: neighbor.add_path.send,
-            long_lived: negotiated.knows_long_lived,
+            long_lived: negotiated.supports_long_lived,
+            next_hop_mode: neighbor.next_hop_mode,
             import: neighbor.import.clone(),
             export: neighbor.export.clone(),
         };
         self.rib.peer_up(id, up);
         self.start_bfd(id, local);
-        // While we gather routes after a restart our End-of-RIB waits: it would make peers drop what they keep of us.
+        // After a restart our End-of-RIB is deferred until our tables are complete: on receipt, peers remove the stale
+        // paths that they keep of us.
         if !self.sync.restarting() {
             for family in families {
                 self.rib.end_of_rib(id, family);
@@ -519,7 +527,7 @@ impl Speaker {
         Some((neighbor.address, neighbor.name.clone()))
     }
 
-    /// Keeps `deadlines` in step with the session, and lets go of one that is gone.
+    /// Updates the session's entry in `deadlines`.
     fn arm(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let deadline = peer.session.next_deadline();
@@ -534,15 +542,16 @@ impl Speaker {
         }
     }
 
-    /// What follows from any call: the end of the first feeds, news of routes.
+    /// Completes a call: ends the synchronization, and issues events about routes.
     fn settle(&mut self, now: Instant) {
-        if !self.sync.done() && (self.sync.due(now) || self.feeds_ended()) {
-            self.end_of_sync();
+        if !self.sync.done() && (self.sync.due(now) || self.all_end_of_rib()) {
+            self.end_sync();
         }
+        // Paths that are not the best concern peers that receive several paths.
         self.all_ready |= self.rib.take_others_changed();
         if self.rib.take_changed() {
             self.all_ready = true;
-            // News that nobody has asked for yet is not told twice.
+            // An event that is still queued is not repeated.
             if self.events.back() != Some(&Event::RoutesChanged) {
                 self.events.push_back(Event::RoutesChanged);
             }

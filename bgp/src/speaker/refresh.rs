@@ -1,4 +1,4 @@
-//! Telling a peer all again, between a mark where that begins and one where it ends (RFC 7313 §4).
+//! Answers to a refresh request: the routes again, between BoRR and EoRR (RFC 7313 §4).
 
 use bytes::BytesMut;
 
@@ -6,50 +6,54 @@ use super::Speaker;
 use crate::rib::PeerId;
 use crate::wire::{self, Codec, Family, Message, Refresh};
 
-/// How far that is for one peer.
+/// The progress of the refreshes that a peer requested.
 #[derive(Debug, Default)]
-pub(super) struct Refreshing {
-    /// Asked for and not begun.
-    wanted: Vec<Family>,
-    /// Begun and not ended.
+pub(super) struct RefreshState {
+    /// Families whose refresh has not begun.
+    requested: Vec<Family>,
+    /// Families whose refresh has begun and not ended.
     begun: Vec<Family>,
 }
 
-impl Refreshing {
-    pub(super) fn want(&mut self, family: Family) {
-        if !self.wanted.contains(&family) {
-            self.wanted.push(family);
+impl RefreshState {
+    pub(super) fn request(&mut self, family: Family) {
+        if !self.requested.contains(&family) {
+            self.requested.push(family);
         }
     }
 
-    /// Whether there is a mark to send once all else is. None begins before our End-of-RIB, which waits while we gather
-    /// routes after a restart (RFC 7313 §4).
+    /// Returns whether a BoRR or EoRR is to be sent after the pending routes. No refresh begins before our End-of-RIB,
+    /// which is deferred after a restart (RFC 7313 §4).
     pub(super) fn due(&self, restarting: bool) -> bool {
-        !self.begun.is_empty() || (!self.wanted.is_empty() && !restarting)
+        !self.begun.is_empty() || (!self.requested.is_empty() && !restarting)
     }
 }
 
 impl Speaker {
-    /// Appends the marks that are due now that nothing else waits. What a refresh tells follows by itself.
-    pub(super) fn refresh(&mut self, id: PeerId, out: &mut BytesMut) {
+    /// Appends the BoRR and EoRR that are due, if no route is pending. The routes of a refresh that begins become pending.
+    /// Returns whether anything was appended.
+    pub(super) fn refresh(&mut self, id: PeerId, out: &mut BytesMut) -> bool {
         let restarting = self.sync.restarting();
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.refresh.due(restarting)) else { return };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.refresh.due(restarting)) else {
+            return false;
+        };
         if self.rib.pending(id) {
-            return;
+            return false;
         }
-        let mut mark = |family, refresh| {
+        let mut append = |family, refresh| {
             wire::encode(&Message::RouteRefresh(Some(family), refresh), &Codec::DEFAULT, out);
         };
         for family in peer.refresh.begun.drain(..) {
-            mark(family, Refresh::End);
+            append(family, Refresh::End);
         }
         if restarting {
-            return;
+            return true;
         }
-        for family in std::mem::take(&mut peer.refresh.wanted) {
-            mark(family, Refresh::Begin);
+        for family in std::mem::take(&mut peer.refresh.requested) {
+            append(family, Refresh::Begin);
             peer.refresh.begun.push(family);
             self.rib.refresh(id, family);
         }
+        true
     }
 }

@@ -1,14 +1,14 @@
-//! The first feeds: when what was learned is the whole truth (RFC 4724 §4.1).
+//! Synchronization: the receipt of all neighbors' routes after a start (RFC 4724 §4.1).
 
 use std::time::Instant;
 
 use super::{Event, Speaker};
 
-/// How far the gathering of routes after a start is.
+/// The progress of synchronization.
 #[derive(Debug)]
 pub(super) struct Sync {
     restarting: bool,
-    /// Selection_Deferral_Timer; `None` once done.
+    /// The Selection_Deferral_Timer; `None` once synchronized.
     deadline: Option<Instant>,
 }
 
@@ -21,13 +21,13 @@ impl Sync {
         self.deadline.is_none()
     }
 
-    /// Whether peers are to be told that we have restarted.
+    /// Returns whether the R bit is set in OPENs.
     pub(super) fn restarting(&self) -> bool {
         self.restarting
     }
 
-    /// Whether we forward by what peers may still keep of us: routes of the run before, or of this one once it has
-    /// gathered what there is. A node that has just booted forwards nothing, and peers shall not think so.
+    /// Returns whether the F bit is set in OPENs: this node forwards by routes that peers may still have of it, from the
+    /// run before, or from this one once it is synchronized. A node that has just booted forwards nothing.
     pub(super) fn forwarding(&self) -> bool {
         self.restarting || self.done()
     }
@@ -42,22 +42,22 @@ impl Sync {
 }
 
 impl Speaker {
-    /// Whether every neighbour has ended its first feed. One that is restarting itself waits for us in turn, and is not
-    /// waited for (RFC 4724 §4.1).
-    pub(super) fn feeds_ended(&self) -> bool {
+    /// Returns whether End-of-RIB of every neighbor was received. A neighbor that is restarting itself waits for ours, so
+    /// it is not waited for (RFC 4724 §4.1).
+    pub(super) fn all_end_of_rib(&self) -> bool {
         self.by_address.values().filter_map(|id| self.peers.get(id)).all(|peer| {
             let restarting = peer.session.negotiated().is_some_and(|negotiated| negotiated.peer_restarting());
-            peer.session.feed_ended() || restarting
+            peer.session.end_of_rib_received() || restarting
         })
     }
 
-    /// All is gathered. The RFC would have us hold back our routes until now; we told them as they came and hold back
-    /// only the End-of-RIB, on which alone peers drop what we did not tell them again.
-    pub(super) fn end_of_sync(&mut self) {
-        let held_back = self.sync.restarting;
+    /// Ends synchronization. RFC 4724 §4.1 defers all advertisements until now. We defer only the End-of-RIB, on which
+    /// peers remove the paths that were not advertised again.
+    pub(super) fn end_sync(&mut self) {
+        let deferred = self.sync.restarting;
         self.sync = Sync { restarting: false, deadline: None };
         self.events.push_back(Event::RoutesChanged);
-        if !held_back {
+        if !deferred {
             return;
         }
         for (id, peer) in &self.peers {

@@ -1,4 +1,4 @@
-//! One speaker, its neighbours played by hand.
+//! One speaker whose neighbors are simulated by the test.
 
 mod change;
 mod external;
@@ -32,7 +32,7 @@ fn prefix(n: u16) -> Prefix {
     Prefix::new([10, high, low, 0].into(), 24).expect("fits")
 }
 
-/// Neighbour `n` at 10.0.0.`n`, which connects to us.
+/// Neighbor `n` at 10.0.0.`n`, which connects to us.
 fn neighbor(n: u8) -> Neighbor {
     Neighbor { passive: true, import: Filter::All, export: Filter::All, ..Neighbor::new(address(n), ASN) }
 }
@@ -43,6 +43,18 @@ fn client(n: u8) -> Neighbor {
 
 fn config(neighbors: Vec<Neighbor>) -> Config {
     Config { neighbors, ..Config::new(ASN, Ipv4Addr::new(10, 0, 0, 100)) }
+}
+
+/// Decodes the messages of a stream.
+fn decode(bytes: &[u8]) -> Vec<Message> {
+    let mut framer = Framer::new();
+    framer.push(bytes);
+    let mut messages = Vec::new();
+    while let Some(frame) = framer.next().expect("a valid stream") {
+        let families = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+        messages.push(wire::decode(&frame, &CODEC, &families).expect("a valid message"));
+    }
+    messages
 }
 
 struct Play {
@@ -71,72 +83,65 @@ impl Play {
         Open { asn, hold_time: 90, router_id: Ipv4Addr::new(10, 0, 0, n), capabilities }
     }
 
-    /// Neighbour `n` connects and establishes a session; what it is told first is dropped.
+    /// Connects neighbor `n` and establishes its session; the messages sent to it first are dropped.
     fn up(&mut self, n: u8) -> ConnId {
         self.up_with(n, Self::open(n, ASN))
     }
 
     fn up_with(&mut self, n: u8, open: Open) -> ConnId {
-        let conn = self.connect(n).expect("welcome");
-        self.hear(conn, &Message::Open(open));
-        self.hear(conn, &Message::Keepalive);
+        let conn = self.connect(n).expect("accepted");
+        self.receive(conn, &Message::Open(open));
+        self.receive(conn, &Message::Keepalive);
         assert_eq!(self.state(n), SessionState::Established);
         conn
     }
 
-    fn hear(&mut self, conn: ConnId, message: &Message) {
+    fn receive(&mut self, conn: ConnId, message: &Message) {
         let mut bytes = BytesMut::new();
         wire::encode(message, &CODEC, &mut bytes);
         self.speaker.received(self.now, conn, &bytes);
     }
 
-    fn announce(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>) {
-        self.announce_with(conn, n, prefixes, Attributes::local());
+    fn advertise(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>) {
+        self.advertise_with(conn, n, prefixes, Attributes::local());
     }
 
-    fn announce_with(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>, attributes: Attributes) {
+    fn advertise_with(&mut self, conn: ConnId, n: u8, prefixes: Vec<Prefix>, attributes: Attributes) {
         let next_hop = NextHop { address: address(n), link_local: None };
         let prefixes = prefixes.into_iter().map(Nlri::from).collect();
         let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes }];
         let update = Update { attributes: Some(attributes), reach, ..Update::default() };
-        self.hear(conn, &Message::Update(update));
+        self.receive(conn, &Message::Update(update));
     }
 
-    /// All that a connection is told now.
-    fn told(&mut self, conn: ConnId) -> Vec<Message> {
+    /// Returns all messages pending on a connection.
+    fn sent(&mut self, conn: ConnId) -> Vec<Message> {
         let mut bytes = BytesMut::new();
         while self.speaker.transmit(self.now, conn, 1 << 16, &mut bytes) > 0 {}
-        let mut framer = Framer::new();
-        framer.push(&bytes);
-        let mut messages = Vec::new();
-        while let Some(frame) = framer.next().expect("a valid stream") {
-            let families = [Family::Ipv4Unicast, Family::Ipv6Unicast];
-            messages.push(wire::decode(&frame, &CODEC, &families).expect("a valid message"));
-        }
-        messages
+        decode(&bytes)
     }
 
-    /// The UPDATEs that a connection is told now.
+    /// Returns the UPDATEs pending on a connection.
     fn updates(&mut self, conn: ConnId) -> Vec<Update> {
-        let told = self.told(conn).into_iter();
-        let updates = told.filter_map(|message| match message {
+        let sent = self.sent(conn).into_iter();
+        let updates = sent.filter_map(|message| match message {
             Message::Update(update) => Some(update),
             _ => None,
         });
         updates.collect()
     }
 
-    /// What it is told now: prefixes announced, and prefixes withdrawn.
+    /// Returns the prefixes that the pending UPDATEs advertise and withdraw.
     fn changes(&mut self, conn: ConnId) -> (Vec<Prefix>, Vec<Prefix>) {
-        let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
+        let (mut advertised, mut withdrawn) = (Vec::new(), Vec::new());
         for update in self.updates(conn) {
             withdrawn.extend(update.withdrawn.into_iter().map(|nlri| nlri.prefix));
             let reached = update.reach.into_iter().flat_map(|reach| reach.prefixes);
-            announced.extend(reached.map(|nlri| nlri.prefix));
+            advertised.extend(reached.map(|nlri| nlri.prefix));
         }
-        announced.sort();
+        advertised.sort();
         withdrawn.sort();
-        (announced, withdrawn)
+        (advertised, withdrawn)
     }
 
     fn actions(&mut self) -> Vec<Action> {
@@ -145,7 +150,7 @@ impl Play {
 
     fn report(&self, n: u8) -> SessionReport {
         let sessions = self.speaker.sessions(self.now);
-        sessions.into_iter().find(|session| session.address == address(n)).expect("a neighbour")
+        sessions.into_iter().find(|session| session.address == address(n)).expect("a neighbor")
     }
 
     fn state(&self, n: u8) -> SessionState {

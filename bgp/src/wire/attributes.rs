@@ -1,11 +1,12 @@
-//! Path attributes, decoded (RFC 4271 §5). Next hops and NLRI are not here: they belong to the reach of an UPDATE.
+//! Path attributes, decoded (RFC 4271 §5). Next hops and NLRI are not among them: they are in the [`super::Reach`] of an
+//! UPDATE.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 
-/// The most ASes in one segment: its length is one octet (RFC 4271 §4.3).
+/// The highest number of ASes in one segment: its length is one octet (RFC 4271 §4.3).
 const MAX_SEGMENT: usize = 255;
 
 /// ORIGIN (RFC 4271 §5.1.1), in order of preference.
@@ -33,7 +34,7 @@ pub enum Segment {
 pub struct AsPath(pub Vec<Segment>);
 
 impl AsPath {
-    /// How many ASes it crosses; a set counts as one (RFC 4271 §9.1.2.2 a).
+    /// Returns the number of ASes that it crosses; a set counts as one (RFC 4271 §9.1.2.2 a).
     pub fn hops(&self) -> usize {
         let hops = |segment: &Segment| match segment {
             Segment::Sequence(numbers) => numbers.len(),
@@ -42,7 +43,7 @@ impl AsPath {
         self.0.iter().map(hops).sum()
     }
 
-    /// Puts an AS in front: into the first sequence where there is room, else into a new one (RFC 4271 §5.1.2 b).
+    /// Prepends an AS number: to the first sequence if there is room, else in a new one (RFC 4271 §5.1.2 b).
     pub fn prepend(&mut self, asn: u32) {
         match self.0.first_mut() {
             Some(Segment::Sequence(numbers)) if numbers.len() < MAX_SEGMENT => numbers.insert(0, asn),
@@ -60,12 +61,12 @@ pub struct Aggregator {
     pub address: Ipv4Addr,
 }
 
-/// An extended community (RFC 4360 §2), as it stands on the wire.
+/// An extended community (RFC 4360 §2), in its encoded form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExtendedCommunity(pub [u8; 8]);
 
 impl ExtendedCommunity {
-    /// Whether it may leave the AS (RFC 4360 §2: the T bit is clear).
+    /// Returns whether it may leave the AS (RFC 4360 §2: the T bit is clear).
     pub fn is_transitive(self) -> bool {
         self.0[0] & 0x40 == 0
     }
@@ -74,11 +75,11 @@ impl ExtendedCommunity {
 /// A large community (RFC 8092 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LargeCommunity {
-    /// Whose it is: an AS number.
+    /// The Global Administrator: an AS number.
     pub global: u32,
-    /// What that AS made of it.
+    /// Local Data Part 1.
     pub local1: u32,
-    /// And of this.
+    /// Local Data Part 2.
     pub local2: u32,
 }
 
@@ -95,11 +96,10 @@ impl fmt::Display for LargeCommunity {
     }
 }
 
-/// An attribute this crate does not interpret, kept to be passed on (RFC 4271 §5).
+/// An unrecognized attribute, kept to be passed on (RFC 4271 §5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unknown {
-    /// The Optional, Transitive and Partial bits as received; Partial is set where RFC 4271 §5 asks for it when it is
-    /// passed on.
+    /// The Optional, Transitive and Partial bits as received; on export Partial is set where RFC 4271 §5 requires it.
     pub flags: u8,
     /// The type code.
     pub code: u8,
@@ -107,10 +107,10 @@ pub struct Unknown {
     pub value: Bytes,
 }
 
-/// A list that takes one word where it is empty, as most of these are: a table holds attributes by the hundred thousand.
+/// A list that occupies one machine word while empty, as most do: a table holds attributes by the hundred thousand.
 pub type List<T> = thin_vec::ThinVec<T>;
 
-/// All attributes of a path but its next hop. Interned by the RIB, so paths share one.
+/// All attributes of a path except its next hop. Interned by the tables, so that paths share them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attributes {
     /// ORIGIN.
@@ -137,12 +137,12 @@ pub struct Attributes {
     pub large_communities: List<LargeCommunity>,
     /// Only to Customer (OTC): the AS that set it (RFC 9234 §5).
     pub only_to_customer: Option<u32>,
-    /// Everything else, in order of type code: optional transitive ones only (RFC 4271 §5).
+    /// All other attributes, ordered by type code: optional transitive ones only (RFC 4271 §5).
     pub unknown: List<Unknown>,
 }
 
 impl Attributes {
-    /// What a locally originated path carries: ORIGIN IGP, an empty AS_PATH, nothing else.
+    /// Returns the attributes of an originated path: ORIGIN IGP, an empty AS_PATH, nothing else.
     pub fn local() -> Self {
         Self {
             origin: Origin::Igp,

@@ -1,4 +1,4 @@
-//! One entrance each way, for whatever type of message.
+//! Encoding and decoding of messages of every type.
 
 use bytes::{BufMut, BytesMut};
 
@@ -7,38 +7,38 @@ use super::{
     open, update,
 };
 
-/// What two speakers agreed on in their OPENs, as far as it changes how bytes are read and written.
+/// The negotiated parameters that change the encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Codec {
     /// Both sent the 4-octet AS capability: AS_PATH and AGGREGATOR carry 4 octets an AS (RFC 6793 §4).
     pub four_octet_as: bool,
     /// The largest message that may be sent, in octets: 4096 (RFC 4271 §4), or 65535 to peers that take it (RFC 8654).
     pub max_message: usize,
-    /// The peer is in another AS: LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST from it are discarded (RFC 7606 §7.5,
-    /// §7.9, §7.10). Matters to reading only: what is written is what the attributes hold.
+    /// The peer is in another AS: LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST from it are discarded (RFC 7606 §7.5, §7.9,
+    /// §7.10). Concerns decoding only: all attributes are encoded.
     pub external: bool,
     /// Both agreed that IPv4 prefixes may have IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
-    /// Where NLRI carry Path Identifiers (RFC 7911 §3).
+    /// The families whose NLRI have Path Identifiers (RFC 7911 §3).
     pub path_ids: PathIds,
 }
 
 /// The families whose NLRI carry Path Identifiers, for each direction (RFC 7911 §4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PathIds {
-    /// In what the peer sends.
+    /// In messages that the peer sends.
     pub receive: FamilySet,
-    /// In what we send.
+    /// In messages that we send.
     pub send: FamilySet,
 }
 
 impl PathIds {
-    /// Nowhere.
+    /// No families.
     pub const NONE: Self = Self { receive: FamilySet::NONE, send: FamilySet::NONE };
 }
 
 impl Codec {
-    /// What holds until both OPENs are in.
+    /// The parameters before OPENs are exchanged.
     pub const DEFAULT: Self = Self {
         four_octet_as: false,
         max_message: MAX_MESSAGE,
@@ -54,14 +54,14 @@ impl Default for Codec {
     }
 }
 
-/// Reads the message in a frame. NLRI of families other than the negotiated `families` are ignored (RFC 4760 §7), and so
+/// Decodes the message in a frame. NLRI of families other than the negotiated `families` are ignored (RFC 4760 §7), and so
 /// are requests to refresh them (RFC 2918 §4).
 ///
 /// # Errors
-/// What costs the session, with the NOTIFICATION to answer; lesser faults are in [`super::Update::faults`].
+/// An error that ends the session, with the NOTIFICATION to send. Lesser faults are in [`super::Update::faults`].
 pub fn decode(frame: &Frame, codec: &Codec, families: &[Family]) -> Result<Message, Error> {
     let body = &frame.body[..];
-    // The framer has checked the lengths; a frame may come from elsewhere too.
+    // The framer has checked the lengths, but a frame may be made elsewhere.
     let bad_length = || {
         let length = u16::try_from(HEADER + body.len()).unwrap_or(u16::MAX);
         let reason = format!("a message of type {:?} cannot be {length} octets long", frame.kind);
@@ -76,7 +76,7 @@ pub fn decode(frame: &Frame, codec: &Codec, families: &[Family]) -> Result<Messa
         MessageType::Keepalive if body.is_empty() => Message::Keepalive,
         MessageType::Keepalive => return Err(bad_length()),
         MessageType::RouteRefresh => {
-            // RFC 2918 §3: the third octet is reserved; RFC 7313 §3.2 uses it between those who agreed on it.
+            // RFC 2918 §3: the third octet is reserved; RFC 7313 §3.2 defines it for peers that agreed on that RFC.
             let [high, low, subtype, safi] = *<&[u8; 4]>::try_from(body).map_err(|_| bad_length())?;
             let family = Family::from_codes(u16::from_be_bytes([high, low]), safi);
             let family = family.filter(|family| families.contains(family));
@@ -85,8 +85,8 @@ pub fn decode(frame: &Frame, codec: &Codec, families: &[Family]) -> Result<Messa
     })
 }
 
-/// Appends a message to `out`. An UPDATE that does not fit one message becomes several, withdrawals first. What cannot be
-/// sent is left out: a route whose attributes leave no room for its prefix, a reach without attributes.
+/// Appends a message to `out`. An UPDATE that does not fit one message becomes several, withdrawals first. A route whose
+/// attributes leave no room for its prefix is left out, and so is a reach without attributes.
 pub fn encode(message: &Message, codec: &Codec, out: &mut BytesMut) {
     match message {
         Message::Open(open) => framed(MessageType::Open, out, |out| open::encode(open, out)),
@@ -103,7 +103,7 @@ pub fn encode(message: &Message, codec: &Codec, out: &mut BytesMut) {
     }
 }
 
-/// Appends a header (RFC 4271 §4.1) and what `body` appends.
+/// Appends a header (RFC 4271 §4.1) and the output of `body`.
 pub(super) fn framed(kind: MessageType, out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_slice(&[0xff; 16]);
@@ -112,7 +112,7 @@ pub(super) fn framed(kind: MessageType, out: &mut BytesMut, body: impl FnOnce(&m
     set_u16(out, start + 16, out.len() - start);
 }
 
-/// Fills in a length that was left open at `at`.
+/// Fills in a length field that was left empty at `at`.
 pub(super) fn set_u16(out: &mut BytesMut, at: usize, value: usize) {
     let value = u16::try_from(value).unwrap_or(u16::MAX);
     if let Some(field) = out.get_mut(at..at + 2) {

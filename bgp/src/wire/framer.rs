@@ -1,4 +1,4 @@
-//! Bytes as they come from a stream ⇒ whole messages with a valid header (RFC 4271 §4.1, §6.1).
+//! A byte stream is cut into messages with a valid header (RFC 4271 §4.1, §6.1).
 
 use bytes::{Bytes, BytesMut};
 
@@ -31,7 +31,7 @@ impl MessageType {
         })
     }
 
-    /// The octet that stands for it.
+    /// Returns the type octet.
     pub(super) fn octet(self) -> u8 {
         match self {
             Self::Open => 1,
@@ -42,7 +42,7 @@ impl MessageType {
         }
     }
 
-    /// Its name, as RFCs write it.
+    /// Returns the name, as RFCs write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Open => "OPEN",
@@ -53,7 +53,7 @@ impl MessageType {
         }
     }
 
-    /// Whether a message of this type may be `length` octets long, header included (RFC 4271 §6.1).
+    /// Returns whether a message of this type may have `length` octets, header included (RFC 4271 §6.1).
     fn admits(self, length: usize) -> bool {
         match self {
             Self::Open => length >= 29,
@@ -66,19 +66,19 @@ impl MessageType {
     }
 }
 
-/// One message: its header is checked and taken off, its body not yet looked at.
+/// One message, with a valid header, and its body not yet decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Its type.
+    /// The type.
     pub kind: MessageType,
-    /// All that follows the header.
+    /// The octets after the header.
     pub body: Bytes,
 }
 
-/// Cuts a byte stream into messages, however it was chunked.
+/// Cuts a byte stream, in chunks of any size, into messages.
 ///
-/// Holds what was pushed and not yet taken out: whoever takes all frames out after each push never has more than that
-/// push and one incomplete message in it.
+/// It holds the octets that were pushed and not yet returned in a frame. A caller that takes all frames after each push
+/// never leaves more than one incomplete message in it.
 #[derive(Debug, Default)]
 pub struct Framer {
     buffer: BytesMut,
@@ -87,38 +87,38 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// An empty one.
+    /// Creates an empty framer.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes messages of up to 65535 octets from now on (RFC 8654 §4).
+    /// Permits messages of up to 65535 octets from now on (RFC 8654 §4).
     pub fn extend(&mut self) {
         self.extended = true;
     }
 
-    /// Answers a ROUTE-REFRESH of a wrong length as RFC 7313 §5 asks from now on.
+    /// Returns the error of RFC 7313 §5 for a ROUTE-REFRESH of a wrong length from now on.
     pub fn enhance_refresh(&mut self) {
         self.enhanced_refresh = true;
     }
 
-    /// Adds what was received.
+    /// Adds received octets.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Octets pushed and not yet taken out.
+    /// Returns the number of octets that were pushed and not yet returned in a frame.
     pub fn buffered(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Takes the next message out; `None` until it is complete.
+    /// Returns the next message; `None` until it is complete.
     ///
     /// # Errors
-    /// A header that RFC 4271 §6.1 refuses. The stream is lost then: every later call fails alike.
+    /// A header that is invalid by RFC 4271 §6.1. The stream cannot be read any further: every later call fails alike.
     #[expect(
         clippy::should_implement_trait,
-        reason = "an iterator would not say whether the end is an error"
+        reason = "an iterator could not distinguish the end from an error"
     )]
     pub fn next(&mut self) -> Result<Option<Frame>, Error> {
         let Some((header, _)) = self.buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
@@ -131,7 +131,7 @@ impl Framer {
         Ok(Some(Frame { kind, body }))
     }
 
-    /// Checks a header in the order of RFC 4271 §6.1; gives the type and the length of the whole message.
+    /// Checks a header in the order of RFC 4271 §6.1. Returns the type and the length of the whole message.
     fn check(&self, header: &[u8; HEADER]) -> Result<(MessageType, usize), Error> {
         let [marker @ .., high, low, octet] = header;
         if marker != &[0xff; 16] {
@@ -141,7 +141,7 @@ impl Framer {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let bad_length = |reason| Err(Error::new(code::HEADER, 2, &[*high, *low], reason));
         let kind = MessageType::from_octet(*octet);
-        // RFC 8654 §4: OPEN and KEEPALIVE stay small.
+        // RFC 8654 §4: OPEN and KEEPALIVE have at most 4096 octets, whatever was negotiated.
         let small = matches!(kind, Some(MessageType::Open | MessageType::Keepalive));
         let max = if self.extended && !small { MAX_EXTENDED_MESSAGE } else { MAX_MESSAGE };
         if !(HEADER..=max).contains(&length) {

@@ -9,28 +9,28 @@ use super::{Attributes, Family, Nlri};
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// RFC 4271 §4.2.
+    /// OPEN (RFC 4271 §4.2).
     Open(Open),
-    /// RFC 4271 §4.3.
+    /// UPDATE (RFC 4271 §4.3).
     Update(Update),
-    /// RFC 4271 §4.5.
+    /// NOTIFICATION (RFC 4271 §4.5).
     Notification(Notification),
-    /// RFC 4271 §4.4.
+    /// KEEPALIVE (RFC 4271 §4.4).
     Keepalive,
-    /// RFC 2918 §3; `None` for a family we do not know, which is ignored (RFC 2918 §4).
+    /// ROUTE-REFRESH (RFC 2918 §3); `None` for an unsupported family, which is ignored (RFC 2918 §4).
     RouteRefresh(Option<Family>, Refresh),
 }
 
-/// What a ROUTE-REFRESH is for (RFC 7313 §3.2). Between peers that did not agree on RFC 7313 all are requests.
+/// The subtype of a ROUTE-REFRESH (RFC 7313 §3.2). Without RFC 7313, every subtype is a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// 0: tell me all again.
+    /// 0: a request to send all routes again.
     Request,
-    /// 1: here it begins (BoRR).
+    /// 1: the beginning of a refresh (BoRR).
     Begin,
-    /// 2: that was all (EoRR).
+    /// 2: the end of a refresh (EoRR).
     End,
-    /// Another subtype: ignored where RFC 7313 is spoken (§5).
+    /// Another subtype, ignored under RFC 7313 (§5).
     Unknown(u8),
 }
 
@@ -57,7 +57,7 @@ impl Refresh {
 /// OPEN (RFC 4271 §4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The peer's AS: the 4-octet one where the capability carries it (RFC 6793 §4.1), else My Autonomous System.
+    /// The sender's AS number: the 4-octet one if the capability is present (RFC 6793 §4.1), else My Autonomous System.
     pub asn: u32,
     /// Proposed hold time in seconds: 0 or at least 3.
     pub hold_time: u16,
@@ -70,11 +70,11 @@ pub struct Open {
 /// A capability (RFC 5492).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// Code 1 (RFC 4760 §8), a family we know.
+    /// Code 1 (RFC 4760 §8), a supported family.
     Multiprotocol(Family),
     /// Code 2 (RFC 2918).
     RouteRefresh,
-    /// Code 5 (RFC 8950 §4): IPv4 unicast may come with IPv6 next hops.
+    /// Code 5 (RFC 8950 §4): IPv4 unicast prefixes may have IPv6 next hops.
     ExtendedNextHop,
     /// Code 6 (RFC 8654 §3).
     ExtendedMessage,
@@ -84,29 +84,29 @@ pub enum Capability {
     GracefulRestart(GracefulRestart),
     /// Code 65 (RFC 6793 §3).
     FourOctetAs(u32),
-    /// Code 69 (RFC 7911 §4): what the sender is able to do, for each family that we know.
+    /// Code 69 (RFC 7911 §4): the modes of the supported families.
     AddPath(Vec<(Family, AddPathMode)>),
     /// Code 70 (RFC 7313 §3.1).
     EnhancedRouteRefresh,
-    /// Code 71 (RFC 9494 §3.1), a family each.
+    /// Code 71 (RFC 9494 §3.1), one entry per family.
     LongLived(Vec<LongLived>),
-    /// Any other, and families we do not know: code and value as received.
+    /// Any other capability, and unsupported families: code and value as received.
     Other(u8, Bytes),
 }
 
-/// What a speaker is able to do with several paths to a prefix (RFC 7911 §4, Send/Receive).
+/// The directions in which a speaker supports several paths to a prefix (RFC 7911 §4, Send/Receive).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddPathMode {
-    /// 1: it can be told of them.
+    /// 1: it can receive them.
     Receive,
-    /// 2: it can tell of them.
+    /// 2: it can send them.
     Send,
     /// 3: both.
     Both,
 }
 
 impl AddPathMode {
-    /// For what was asked for; `None` for neither.
+    /// Returns the mode for these directions; `None` for neither.
     pub fn new(receive: bool, send: bool) -> Option<Self> {
         match (receive, send) {
             (true, true) => Some(Self::Both),
@@ -116,12 +116,12 @@ impl AddPathMode {
         }
     }
 
-    /// Whether it can be told of them.
+    /// Returns whether it can receive them.
     pub fn receives(self) -> bool {
         matches!(self, Self::Receive | Self::Both)
     }
 
-    /// Whether it can tell of them.
+    /// Returns whether it can send them.
     pub fn sends(self) -> bool {
         matches!(self, Self::Send | Self::Both)
     }
@@ -139,18 +139,18 @@ impl AddPathMode {
     }
 }
 
-/// What a speaker is to its peer (RFC 9234 §4.1).
+/// The role of a speaker towards its peer (RFC 9234 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Role {
-    /// Its transit provider.
+    /// The peer's transit provider.
     Provider,
-    /// The route server it uses.
+    /// The peer's route server.
     RouteServer,
-    /// A client of its route server.
+    /// A client of the peer, which is a route server.
     RouteServerClient,
-    /// Its customer.
+    /// The peer's customer.
     Customer,
-    /// Its equal: each tells the other only its own and its customers' routes.
+    /// A lateral peer: each sends the other its own and its customers' routes only.
     Peer,
 }
 
@@ -171,7 +171,7 @@ impl Role {
         }
     }
 
-    /// What the other side must be (RFC 9234 §4.2, table 2).
+    /// Returns the role that the other side must have (RFC 9234 §4.2, table 2).
     pub fn counterpart(self) -> Self {
         match self {
             Self::Provider => Self::Customer,
@@ -190,33 +190,33 @@ pub struct GracefulRestart {
     pub restarting: bool,
     /// The N bit: the sender keeps routes through NOTIFICATIONs (RFC 8538 §2).
     pub notification: bool,
-    /// Seconds within which the sender expects to be back, at most 4095.
+    /// The restart time in seconds, at most 4095.
     pub restart_time: u16,
-    /// The families kept, each with its F bit: forwarding state was preserved.
+    /// The families, each with its F bit: forwarding state was preserved.
     pub families: Vec<(Family, bool)>,
 }
 
-/// How long the routes of a family may be kept once the restart time is over (RFC 9494 §3.1).
+/// A family in the long-lived graceful restart capability (RFC 9494 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongLived {
     /// The family.
     pub family: Family,
     /// The F bit: forwarding state was preserved.
     pub forwarding: bool,
-    /// Long-lived Stale Time in seconds, less than 2^24.
+    /// The long-lived stale time in seconds, less than 2^24.
     pub stale_time: u32,
 }
 
 /// The next hop of a reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NextHop {
-    /// The global next hop.
+    /// The global address.
     pub address: IpAddr,
-    /// The link-local one that may come with an IPv6 next hop (RFC 2545 §3).
+    /// The link-local address that may accompany an IPv6 next hop (RFC 2545 §3).
     pub link_local: Option<Ipv6Addr>,
 }
 
-/// Prefixes announced with one next hop.
+/// Prefixes advertised with one next hop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// Their family.
@@ -230,46 +230,46 @@ pub struct Reach {
 /// UPDATE (RFC 4271 §4.3, RFC 4760), after the error handling of RFC 7606.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Attributes of all that is announced; `None` where nothing is.
+    /// The attributes of the advertised prefixes; `None` if there are none.
     pub attributes: Option<Attributes>,
-    /// What is announced: at most one reach for the NLRI field and one for MP_REACH_NLRI.
+    /// The advertised prefixes: at most one reach for the NLRI field and one for MP_REACH_NLRI.
     pub reach: Vec<Reach>,
-    /// What is withdrawn, from both fields; also what RFC 7606 says to treat as withdrawn. To be applied before `reach`: a
-    /// prefix, or path to one, in both is announced (RFC 4271 §4.3).
+    /// The withdrawn prefixes, from both fields, and those that RFC 7606 treats as withdrawn. To be applied before `reach`:
+    /// a prefix, or path to one, in both is advertised (RFC 4271 §4.3).
     pub withdrawn: Vec<Nlri>,
-    /// The family this message ends the initial feed of (End-of-RIB, RFC 4724 §2).
+    /// The family whose routes are complete with this message (End-of-RIB, RFC 4724 §2).
     pub end_of_rib: Option<Family>,
-    /// What was wrong with it and was dealt with short of a session reset (RFC 7606 §2), in words.
+    /// The faults that did not end the session (RFC 7606 §2).
     pub faults: Vec<Fault>,
 }
 
-/// A malformed part of an UPDATE that did not cost the session (RFC 7606 §2).
+/// A malformed part of an UPDATE that did not end the session (RFC 7606 §2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The attribute's type code; 0 where not even that could be read.
+    /// The attribute's type code; 0 if even that could not be read.
     pub attribute: u8,
-    /// What was done about it.
+    /// The consequence.
     pub action: FaultAction,
-    /// What was wrong, in words.
+    /// The fault, as text.
     pub reason: String,
 }
 
-/// How a malformed attribute was dealt with (RFC 7606 §2).
+/// The consequence of a malformed attribute (RFC 7606 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultAction {
-    /// The attribute alone was dropped.
+    /// The attribute alone was discarded.
     AttributeDiscard,
-    /// The UPDATE's routes were taken as withdrawn.
+    /// The UPDATE's routes were treated as withdrawn.
     TreatAsWithdraw,
 }
 
 /// NOTIFICATION (RFC 4271 §4.5, §6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// Error code.
+    /// The error code.
     pub code: u8,
-    /// Error subcode.
+    /// The error subcode.
     pub subcode: u8,
-    /// Data; what we echo of a peer's is capped at 64 octets, so that no peer makes us echo at length.
+    /// The data, of which at most 64 octets come from the peer's message, so that it cannot make us echo more.
     pub data: Bytes,
 }

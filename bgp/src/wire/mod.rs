@@ -1,4 +1,4 @@
-//! Bytes ⇄ messages. Knows nothing of sessions, tables or sockets.
+//! Encoding and decoding of messages. Independent of sessions, tables and sockets.
 
 mod attributes;
 mod codec;
@@ -8,6 +8,7 @@ mod notification;
 mod open;
 mod prefix;
 mod reader;
+mod unicast;
 mod update;
 
 #[cfg(test)]
@@ -25,13 +26,14 @@ pub use message::{
 pub use notification::{Error, cease, code, describe, open_error};
 pub(crate) use open::MAX_STALE_TIME;
 pub use prefix::{Family, FamilySet, Nlri, Prefix};
+pub(crate) use unicast::is_host;
 pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 
 /// Octets of the header that every message starts with (RFC 4271 §4.1).
 const HEADER: usize = 19;
 /// The longest message without RFC 8654 (RFC 4271 §4).
 pub(crate) const MAX_MESSAGE: usize = 4096;
-/// The longest with it (RFC 8654 §2).
+/// The longest message with it (RFC 8654 §2).
 pub(crate) const MAX_EXTENDED_MESSAGE: usize = 65535;
-/// Stands for an AS number that needs 4 octets where only 2 are spoken (RFC 6793 §9).
+/// The AS number that replaces one of 4 octets in fields of 2 octets (RFC 6793 §9).
 const AS_TRANS: u16 = 23456;

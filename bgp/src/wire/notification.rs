@@ -1,4 +1,4 @@
-//! NOTIFICATIONs: the errors that cause them, and their words (RFC 4271 §4.5, RFC 4486, RFC 9003).
+//! NOTIFICATIONs, the errors that cause them, and the names of their codes (RFC 4271 §4.5, RFC 4486, RFC 9003).
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::reader::Reader;
 use super::{HEADER, MAX_MESSAGE, Notification};
 
-/// Octets of data that we send at most: enough to find the culprit, too little to be made to echo at length.
+/// The most octets of data that we send: enough to find the cause, and too little to be misused as an echo.
 const MAX_DATA: usize = 64;
 
 /// Error codes (RFC 4271 §4.5, RFC 7313 §5, RFC 9687 §3).
@@ -74,35 +74,35 @@ pub mod cease {
     pub const BFD_DOWN: u8 = 10;
 }
 
-/// Why a session cannot go on.
+/// An error that ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Error {
-    /// What to send the peer before the connection is closed.
+    /// The NOTIFICATION to send before the connection is closed.
     pub notification: Notification,
-    /// What was wrong, in words.
+    /// The error, as text.
     pub reason: String,
 }
 
 impl Error {
-    /// An error that is answered with this code, subcode and data.
+    /// Creates an error that is answered with this code, subcode and data.
     pub(super) fn new(code: u8, subcode: u8, data: &[u8], reason: String) -> Self {
         Self { notification: Notification::with_data(code, subcode, data), reason }
     }
 }
 
 impl Notification {
-    /// A NOTIFICATION without data.
+    /// Creates a NOTIFICATION without data.
     pub fn new(code: u8, subcode: u8) -> Self {
         Self { code, subcode, data: Bytes::new() }
     }
 
-    /// A NOTIFICATION with data, of which the first 64 octets are kept.
+    /// Creates a NOTIFICATION with data, of which the first 64 octets are kept.
     pub fn with_data(code: u8, subcode: u8, data: &[u8]) -> Self {
         Self { code, subcode, data: Bytes::copy_from_slice(capped(data)) }
     }
 
-    /// A Cease with a message for whoever runs the other side (RFC 9003 §2), cut at its 255 octets.
+    /// Creates a Cease with a message for the operator of the peer (RFC 9003 §2), cut to 255 octets.
     pub fn with_message(subcode: u8, message: &str) -> Self {
         let end = (0..=message.len().min(255)).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
         let text = message.get(..end).unwrap_or_default();
@@ -114,7 +114,7 @@ impl Notification {
         Self { code: code::CEASE, subcode, data: data.freeze() }
     }
 
-    /// This one inside a Hard Reset: routes are not to be kept (RFC 8538 §3.1).
+    /// Wraps the NOTIFICATION in a Hard Reset: routes are not to be kept (RFC 8538 §3.1).
     pub fn into_hard_reset(self) -> Self {
         let mut data = BytesMut::with_capacity(2 + self.data.len());
         data.put_slice(&[self.code, self.subcode]);
@@ -122,20 +122,20 @@ impl Notification {
         Self { code: code::CEASE, subcode: cease::HARD_RESET, data: data.freeze() }
     }
 
-    /// Whether it forbids to keep routes between peers that keep them through others (RFC 8538 §3.1).
+    /// Returns whether it is a Hard Reset, after which no routes are kept (RFC 8538 §3.1).
     pub fn is_hard_reset(&self) -> bool {
         (self.code, self.subcode) == (code::CEASE, cease::HARD_RESET)
     }
 
-    /// What a Hard Reset is about (RFC 8538 §3.1); `None` for all others, and where its data are too short.
+    /// Returns the NOTIFICATION inside a Hard Reset (RFC 8538 §3.1); `None` for all others, and if its data is too short.
     pub fn hard_reset_reason(&self) -> Option<Self> {
         let inner = self.is_hard_reset().then(|| Self::decode(&self.data))??;
-        // One within another says nothing more, and must not be unwrapped without end.
+        // A Hard Reset within another adds nothing, and must not be unwrapped without end.
         (!inner.is_hard_reset()).then_some(inner)
     }
 
-    /// What the operator of the other side says about a shutdown or reset (RFC 9003 §2), made safe to print: `None`
-    /// where there is nothing, or its length is a lie.
+    /// Returns the message of the peer's operator about a shutdown or reset (RFC 9003 §2), made safe to print; `None` if
+    /// there is none, or its length field is wrong.
     pub fn shutdown_message(&self) -> Option<String> {
         if self.code != code::CEASE || !matches!(self.subcode, cease::SHUTDOWN | cease::RESET) {
             return None;
@@ -146,7 +146,7 @@ impl Notification {
         (!text.is_empty()).then(|| String::from_utf8_lossy(text).chars().map(printable).collect())
     }
 
-    /// Reads the body of a NOTIFICATION. Unknown codes are taken as they are: there is no answering them (RFC 4271
+    /// Decodes the body of a NOTIFICATION. Unknown codes are kept as they are: a NOTIFICATION is never answered (RFC 4271
     /// §6.4).
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
@@ -154,11 +154,11 @@ impl Notification {
         Some(Self { code, subcode, data: Bytes::copy_from_slice(reader.rest()) })
     }
 
-    /// Writes the body of a NOTIFICATION.
+    /// Encodes the body of a NOTIFICATION.
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.put_u8(self.code);
         out.put_u8(self.subcode);
-        // What a Cease says is our own words; all else may hold what a peer sent.
+        // The data of a Cease is our own text; that of other errors may come from the peer.
         let most = if self.code == code::CEASE { MAX_MESSAGE - HEADER - 2 } else { MAX_DATA };
         out.put_slice(self.data.get(..most).unwrap_or(&self.data));
     }
@@ -181,15 +181,15 @@ fn capped(data: &[u8]) -> &[u8] {
     data.get(..MAX_DATA).unwrap_or(data)
 }
 
-/// Terminals and logs must not be steered by a peer: control characters, line breaks and those that turn the writing
-/// direction are replaced.
+/// Replaces characters by which a peer could manipulate terminals and logs: control characters, line breaks and those that
+/// change the direction of text.
 fn printable(c: char) -> char {
     let steers = c.is_control()
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}');
     if steers { char::REPLACEMENT_CHARACTER } else { c }
 }
 
-/// The name of an error, such as `Cease / Administrative Shutdown`; numbers where it has none. Names of the IANA
+/// Returns the name of an error, such as `Cease / Administrative Shutdown`, or its numbers. The names are those of the IANA
 /// registry "BGP Error (Notification) Codes".
 pub fn describe(code: u8, subcode: u8) -> String {
     let Some(name) = code_name(code) else { return format!("error code {code} / subcode {subcode}") };

@@ -10,11 +10,11 @@ use super::{
     open_error,
 };
 
-/// The only version there is.
+/// The only BGP version.
 const VERSION: u8 = 4;
 /// The optional parameter that holds capabilities (RFC 5492 §4).
 const PARAMETER_CAPABILITIES: u8 = 2;
-/// As the type of the first parameter: lengths are extended (RFC 9072 §2).
+/// The type of the first parameter if lengths are extended (RFC 9072 §2).
 const PARAMETER_EXTENDED: u8 = 255;
 
 /// Capability codes.
@@ -29,18 +29,18 @@ const ADD_PATH: u8 = 69;
 const ENHANCED_ROUTE_REFRESH: u8 = 70;
 const LONG_LIVED: u8 = 71;
 
-/// AFI and SAFI of what is announced, AFI of its next hop, as RFC 8950 §4 writes them.
+/// AFI and SAFI of the prefixes, AFI of their next hops, as RFC 8950 §4 encodes them.
 const IPV4_BY_IPV6: (u16, u16, u16) = (1, 1, 2);
-/// The F bit beside a family (RFC 4724 §3, RFC 9494 §3.1).
+/// The F bit of a family (RFC 4724 §3, RFC 9494 §3.1).
 const FORWARDING: u8 = 0x80;
-/// The longest time that 24 bits can carry.
+/// The longest time that fits into 24 bits.
 pub(crate) const MAX_STALE_TIME: u32 = (1 << 24) - 1;
-/// Flags beside the restart time (RFC 4724 §3, RFC 8538 §2).
+/// The flags beside the restart time (RFC 4724 §3, RFC 8538 §2).
 const RESTARTING: u16 = 0x8000;
 const NOTIFICATION: u16 = 0x4000;
 
 impl Open {
-    /// The families offered: IPv4 unicast where the multiprotocol capability was not sent at all (RFC 4760 §8).
+    /// Returns the families offered: IPv4 unicast if there is no multiprotocol capability at all (RFC 4760 §8).
     pub fn families(&self) -> Vec<Family> {
         let mut any = false;
         let mut families = Vec::new();
@@ -59,18 +59,18 @@ impl Open {
         if any { families } else { vec![Family::Ipv4Unicast] }
     }
 
-    /// Whether the 4-octet AS capability was sent (RFC 6793 §3).
+    /// Returns whether the 4-octet AS capability is present (RFC 6793 §3).
     pub fn four_octet_as(&self) -> bool {
         self.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_)))
     }
 
-    /// Whether a capability without a value was sent.
+    /// Returns whether a capability without a value is present.
     pub fn offers(&self, capability: &Capability) -> bool {
         self.capabilities.contains(capability)
     }
 
-    /// The roles claimed: one, or none, or too many to be believed (RFC 9234 §4.2). `None` among them stands for one that
-    /// is not assigned.
+    /// Returns the roles: one, none, or several, which is an error (RFC 9234 §4.2). `None` among them is a value that is not
+    /// assigned.
     pub fn roles(&self) -> Vec<Option<Role>> {
         let mut roles = Vec::new();
         for capability in &self.capabilities {
@@ -86,17 +86,17 @@ impl Open {
         roles
     }
 
-    /// What the sender can do with several paths to a prefix of the family; the last one said of it counts, as there must
-    /// be one only (RFC 7911 §4).
+    /// Returns the sender's mode for several paths to a prefix of the family; of several entries for a family, which are not
+    /// permitted, the last one applies (RFC 7911 §4).
     pub fn add_path(&self, family: Family) -> Option<AddPathMode> {
-        let said = self.capabilities.iter().filter_map(|c| match c {
+        let entries = self.capabilities.iter().filter_map(|c| match c {
             Capability::AddPath(modes) => Some(modes),
             _ => None,
         });
-        said.flatten().filter(|(other, _)| *other == family).map(|(_, mode)| *mode).last()
+        entries.flatten().filter(|(other, _)| *other == family).map(|(_, mode)| *mode).last()
     }
 
-    /// The graceful restart capability; the last one counts (RFC 4724 §3).
+    /// Returns the graceful restart capability; of several, the last one applies (RFC 4724 §3).
     pub fn graceful_restart(&self) -> Option<&GracefulRestart> {
         self.capabilities.iter().rev().find_map(|c| match c {
             Capability::GracefulRestart(restart) => Some(restart),
@@ -104,8 +104,8 @@ impl Open {
         })
     }
 
-    /// The families of the long-lived graceful restart capability, which means nothing without the other one
-    /// (RFC 9494 §4.5).
+    /// Returns the families of the long-lived graceful restart capability, which is ignored without the graceful restart
+    /// capability (RFC 9494 §4.5).
     pub fn long_lived(&self) -> Option<&[LongLived]> {
         self.graceful_restart()?;
         self.capabilities.iter().rev().find_map(|c| match c {
@@ -115,45 +115,45 @@ impl Open {
     }
 }
 
-/// An error in an OPEN (RFC 4271 §6.2).
-fn refuse(subcode: u8, data: &[u8], reason: String) -> Error {
+/// Returns an error in an OPEN (RFC 4271 §6.2).
+fn error(subcode: u8, data: &[u8], reason: String) -> Error {
     Error::new(code::OPEN, subcode, data, reason)
 }
 
-/// Reads the body of an OPEN and checks what can be checked without knowing the neighbour.
+/// Decodes the body of an OPEN, and checks everything that does not depend on the neighbor's configuration.
 pub(super) fn decode(body: &[u8]) -> Result<Open, Error> {
-    let short = || refuse(open_error::UNSPECIFIC, &[], "the OPEN ends before its optional parameters".into());
+    let short = || error(open_error::UNSPECIFIC, &[], "the OPEN ends before its optional parameters".into());
     let mut reader = Reader::new(body);
     let version = reader.u8().ok_or_else(short)?;
     if version != VERSION {
-        // RFC 4271 §6.2: the data is the version we would speak.
+        // RFC 4271 §6.2: the data is the version that we support.
         let reason = format!("the peer speaks BGP version {version}; only 4 is spoken here");
-        return Err(refuse(open_error::VERSION, &u16::from(VERSION).to_be_bytes(), reason));
+        return Err(error(open_error::VERSION, &u16::from(VERSION).to_be_bytes(), reason));
     }
     let my_as = reader.u16().ok_or_else(short)?;
     let hold_time = reader.u16().ok_or_else(short)?;
     let router_id = Ipv4Addr::from_bits(reader.u32().ok_or_else(short)?);
     if matches!(hold_time, 1 | 2) {
         let reason = format!("a hold time of {hold_time} s was offered; it must be 0 or at least 3 s");
-        return Err(refuse(open_error::HOLD_TIME, &[], reason));
+        return Err(error(open_error::HOLD_TIME, &[], reason));
     }
     if router_id.is_unspecified() {
-        // RFC 6286 §2.2. Whether it is our own is for the session to say.
+        // RFC 6286 §2.2. The session compares it with our own.
         let reason = "the peer's BGP identifier is 0.0.0.0: it must be given another".into();
-        return Err(refuse(open_error::IDENTIFIER, &[], reason));
+        return Err(error(open_error::IDENTIFIER, &[], reason));
     }
     let capabilities = decode_parameters(reader)?;
     let asn = peer_as(my_as, &capabilities)?;
     Ok(Open { asn, hold_time, router_id, capabilities })
 }
 
-/// The peer's AS number (RFC 6793 §4.1), never 0 (RFC 7607 §2) nor AS_TRANS, which is nobody's (RFC 6793 §9).
+/// Returns the peer's AS number (RFC 6793 §4.1), which is never 0 (RFC 7607 §2) nor AS_TRANS (RFC 6793 §9).
 fn peer_as(my_as: u16, capabilities: &[Capability]) -> Result<u32, Error> {
-    let bad = |reason| Err(refuse(open_error::PEER_AS, &[], reason));
+    let bad = |reason| Err(error(open_error::PEER_AS, &[], reason));
     let mut asn = u32::from(my_as);
     for capability in capabilities {
         let Capability::FourOctetAs(wide) = capability else { continue };
-        // Two numbers in one OPEN must be one: only AS_TRANS stands for another.
+        // Both numbers of the OPEN must be equal, unless the short one is AS_TRANS.
         if asn != *wide && asn != u32::from(AS_TRANS) {
             return bad(format!("the peer's OPEN names two AS numbers, {asn} and {wide}"));
         }
@@ -168,16 +168,16 @@ fn peer_as(my_as: u16, capabilities: &[Capability]) -> Result<u32, Error> {
     }
 }
 
-/// What is wrong with the optional parameters, where they are recognised but malformed (RFC 4271 §6.2).
+/// Returns an error in recognized optional parameters that are malformed (RFC 4271 §6.2).
 fn malformed(what: &str) -> Error {
-    refuse(open_error::UNSPECIFIC, &[], format!("malformed optional parameters in the OPEN: {what}"))
+    error(open_error::UNSPECIFIC, &[], format!("malformed optional parameters in the OPEN: {what}"))
 }
 
-/// Reads the optional parameters, from their length on.
+/// Decodes the optional parameters, including their length.
 fn decode_parameters(mut reader: Reader) -> Result<Vec<Capability>, Error> {
     let short_length = reader.u8().ok_or_else(|| malformed("their length is missing"))?;
     let mut ahead = reader;
-    // RFC 9072 §2: the first type octet tells; the short length is then ignored, unless it is 0.
+    // RFC 9072 §2: the first type octet marks extended lengths; the short length is then ignored, unless it is 0.
     let extended = short_length != 0 && ahead.u8() == Some(PARAMETER_EXTENDED);
     let length = if extended {
         reader = ahead;
@@ -194,15 +194,15 @@ fn decode_parameters(mut reader: Reader) -> Result<Vec<Capability>, Error> {
         let value = length.and_then(|length| reader.take(usize::from(length)));
         let value = value.ok_or_else(|| malformed("one goes beyond their end"))?;
         if kind != PARAMETER_CAPABILITIES {
-            let reason = format!("optional parameter {kind} in the OPEN is not known here");
-            return Err(refuse(open_error::PARAMETER, &[], reason));
+            let reason = format!("optional parameter {kind} in the OPEN is not supported");
+            return Err(error(open_error::PARAMETER, &[], reason));
         }
         decode_capabilities(value, &mut capabilities)?;
     }
     Ok(capabilities)
 }
 
-/// Reads the capabilities of one parameter (RFC 5492 §4).
+/// Decodes the capabilities of one parameter (RFC 5492 §4).
 fn decode_capabilities(value: &[u8], capabilities: &mut Vec<Capability>) -> Result<(), Error> {
     let mut reader = Reader::new(value);
     while let Some(code) = reader.u8() {
@@ -218,7 +218,7 @@ fn decode_capabilities(value: &[u8], capabilities: &mut Vec<Capability>) -> Resu
     Ok(())
 }
 
-/// Reads one capability; `None` where it is known but of a wrong length.
+/// Decodes one capability; `None` if its length is wrong.
 fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
     let mut reader = Reader::new(value);
     let capability = match code {
@@ -238,7 +238,7 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
                 let (afi, safi, next_hop) = (reader.u16()?, reader.u16()?, reader.u16()?);
                 found |= (afi, safi, next_hop) == IPV4_BY_IPV6;
             }
-            // Other pairs are of families that are not spoken here.
+            // Other entries are for unsupported families.
             if found { Capability::ExtendedNextHop } else { other(code, value) }
         }
         ROLE => match Role::from_octet(reader.u8()?) {
@@ -271,7 +271,7 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
                     modes
                 });
             }
-            // RFC 7911 §4: with any other value of Send/Receive all of it is as if not understood.
+            // RFC 7911 §4: with any other value of Send/Receive the whole capability is ignored.
             modes.map_or_else(|| other(code, value), Capability::AddPath)
         }
         LONG_LIVED => {
@@ -294,11 +294,11 @@ fn decode_capability(code: u8, value: &[u8]) -> Option<Capability> {
 }
 
 fn other(code: u8, value: &[u8]) -> Capability {
-    // A copy: an OPEN lives as long as its session and must not keep a read buffer with it.
+    // A copy: an OPEN lives as long as its session, and must not keep a read buffer alive.
     Capability::Other(code, Bytes::copy_from_slice(value))
 }
 
-/// Writes the body of an OPEN. Its capabilities share one parameter, as RFC 5492 §4 advises.
+/// Encodes the body of an OPEN. Its capabilities share one parameter, as RFC 5492 §4 advises.
 pub(super) fn encode(open: &Open, out: &mut BytesMut) {
     out.put_u8(VERSION);
     out.put_u16(u16::try_from(open.asn).unwrap_or(AS_TRANS));
@@ -310,7 +310,7 @@ pub(super) fn encode(open: &Open, out: &mut BytesMut) {
     }
     match (u8::try_from(capabilities.len() + 2), u16::try_from(capabilities.len())) {
         _ if capabilities.is_empty() => out.put_u8(0),
-        // 255 would do without RFC 9072 too, but it is the value that announces the extension.
+        // A length of 255 would fit without RFC 9072, but that value announces the extension.
         (Ok(length), _) if length < PARAMETER_EXTENDED => {
             out.put_slice(&[length, PARAMETER_CAPABILITIES, length - 2]);
         }
@@ -335,7 +335,7 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
         }
         Capability::RouteRefresh => out.put_slice(&[ROUTE_REFRESH, 0]),
         Capability::GracefulRestart(restart) => {
-            // As many as the length octet has room for: far more than there are.
+            // As many as fit the length octet: far more than there are.
             let families = restart.families.get(..63).unwrap_or(&restart.families);
             out.put_slice(&[GRACEFUL_RESTART, (2 + 4 * families.len()) as u8]);
             let r = if restart.restarting { RESTARTING } else { 0 };
@@ -366,7 +366,7 @@ fn encode_capability(capability: &Capability, out: &mut BytesMut) {
         Capability::EnhancedRouteRefresh => out.put_slice(&[ENHANCED_ROUTE_REFRESH, 0]),
         Capability::Role(role) => out.put_slice(&[ROLE, 1, role.octet()]),
         Capability::AddPath(modes) => {
-            // As many as the length octet has room for: far more than there are.
+            // As many as fit the length octet: far more than there are.
             let modes = modes.get(..63).unwrap_or(modes);
             out.put_slice(&[ADD_PATH, 4 * modes.len() as u8]);
             for (family, mode) in modes {

@@ -1,11 +1,11 @@
-//! Address families and prefixes, as NLRI carries them.
+//! Address families, and prefixes as NLRI encodes them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-/// An address family with its subsequent address family: what a session carries (RFC 4760 §3).
+/// An address family with its subsequent address family (RFC 4760 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Family {
     /// AFI 1, SAFI 1.
@@ -15,7 +15,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an AFI and a SAFI (RFC 4760 §3); `None` for one that is not spoken here.
+    /// Returns the family of an AFI and a SAFI (RFC 4760 §3); `None` for an unsupported one.
     pub fn from_codes(afi: u16, safi: u8) -> Option<Self> {
         match (afi, safi) {
             (1, 1) => Some(Self::Ipv4Unicast),
@@ -24,7 +24,7 @@ impl Family {
         }
     }
 
-    /// Its AFI and SAFI.
+    /// Returns its AFI and SAFI.
     pub fn codes(self) -> (u16, u8) {
         match self {
             Self::Ipv4Unicast => (1, 1),
@@ -32,7 +32,7 @@ impl Family {
         }
     }
 
-    /// The longest prefix length, in bits.
+    /// Returns the longest prefix length, in bits.
     pub fn max_length(self) -> u8 {
         match self {
             Self::Ipv4Unicast => 32,
@@ -41,12 +41,12 @@ impl Family {
     }
 }
 
-/// Some of the families.
+/// A set of families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FamilySet(u8);
 
 impl FamilySet {
-    /// None of them.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
     fn bit(family: Family) -> u8 {
@@ -56,7 +56,7 @@ impl FamilySet {
         }
     }
 
-    /// Whether the family is among them.
+    /// Returns whether the set contains the family.
     pub fn contains(self, family: Family) -> bool {
         self.0 & Self::bit(family) != 0
     }
@@ -89,7 +89,7 @@ pub enum Prefix {
 }
 
 impl Prefix {
-    /// The prefix of `length` bits that holds `address`; `None` where the length exceeds the family's.
+    /// Returns the prefix of `length` bits that contains `address`; `None` if the family has no such length.
     pub fn new(address: IpAddr, length: u8) -> Option<Self> {
         match address {
             IpAddr::V4(a) if length <= 32 => {
@@ -104,7 +104,7 @@ impl Prefix {
         }
     }
 
-    /// The family whose NLRI this is.
+    /// Returns the family whose NLRI this is.
     pub fn family(&self) -> Family {
         match self {
             Self::V4(..) => Family::Ipv4Unicast,
@@ -112,7 +112,7 @@ impl Prefix {
         }
     }
 
-    /// The network address.
+    /// Returns the network address.
     pub fn address(&self) -> IpAddr {
         match *self {
             Self::V4(a, _) => a.into(),
@@ -120,26 +120,26 @@ impl Prefix {
         }
     }
 
-    /// The prefix length in bits.
+    /// Returns the prefix length in bits.
     pub fn length(&self) -> u8 {
         match *self {
             Self::V4(_, l) | Self::V6(_, l) => l,
         }
     }
 
-    /// Whether `other` lies within this prefix (or equals it).
+    /// Returns whether `other` is within this prefix, or equals it.
     pub fn contains(&self, other: &Prefix) -> bool {
         self.length() <= other.length() && Self::new(other.address(), self.length()) == Some(*self)
     }
 }
 
-/// A path to a prefix as an UPDATE names it.
+/// A path to a prefix, as an UPDATE identifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nlri {
     /// The destination.
     pub prefix: Prefix,
-    /// What tells the path from others of the same speaker to the same prefix (RFC 7911 §3); `None` where the session does
-    /// not carry such identifiers for the family. Its value has no meaning beyond that, 0 included.
+    /// The Path Identifier, which distinguishes the sender's paths to the prefix (RFC 7911 §3); `None` if the session does
+    /// not carry Path Identifiers for the family. Its value, 0 included, has no other meaning.
     pub path_id: Option<u32>,
 }
 

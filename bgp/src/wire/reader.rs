@@ -1,6 +1,6 @@
-//! Reading bytes that nobody vouches for: every step says whether there was enough.
+//! A reader of untrusted bytes: every step returns `None` if there are too few.
 
-/// A cursor over a slice; no step goes past its end.
+/// A cursor over a slice; it never goes past the end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
@@ -13,24 +13,24 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
-    /// Octets left.
+    /// Returns the number of octets left.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// All that is left.
+    /// Returns all octets left.
     pub fn rest(self) -> &'a [u8] {
         self.0
     }
 
-    /// The next `count` octets; nothing is consumed where there are fewer.
+    /// Returns the next `count` octets; if there are fewer, nothing is consumed.
     pub fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(count)?;
         self.0 = tail;
         Some(head)
     }
 
-    /// The next `N` octets; nothing is consumed where there are fewer.
+    /// Returns the next `N` octets; if there are fewer, nothing is consumed.
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk()?;
         self.0 = tail;

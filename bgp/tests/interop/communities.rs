@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use anyhow::{Result, ensure};
-use heliograph_bgp::policy::{Change, Community, Condition, Policy, PrefixMatch, Rule, Verdict};
+use heliograph_bgp::policy::{Action, Community, Condition, Modification, Policy, PrefixMatch, Rule};
 use heliograph_bgp::wire::{ExtendedCommunity, LargeCommunity, Prefix};
 
 use crate::lab::until;
@@ -30,10 +30,10 @@ pub fn tagging(bare: Prefix) -> Policy {
     let exactly = PrefixMatch { within: bare, min_length: bare.length(), max_length: bare.length() };
     let rule = Rule {
         conditions: vec![Condition::Not(Box::new(Condition::Prefix(vec![exactly])))],
-        changes: all().map(Change::Add).to_vec(),
+        modifications: all().map(Modification::Add).to_vec(),
         ..Rule::default()
     };
-    Policy::new(vec![rule], Verdict::Accept).expect("valid")
+    Policy::new(vec![rule], Action::Accept).expect("valid")
 }
 
 /// Returns a policy that accepts IPv6 routes and routes with all communities, and sets their LOCAL_PREF if given.
@@ -42,12 +42,12 @@ pub fn tagged_only(local_pref: Option<u32>) -> Policy {
     let ipv6 = PrefixMatch { within: any, min_length: 0, max_length: 128 };
     let accept = |condition| Rule {
         conditions: vec![condition],
-        changes: local_pref.map(Change::LocalPref).into_iter().collect(),
-        verdict: Some(Verdict::Accept),
+        modifications: local_pref.map(Modification::LocalPref).into_iter().collect(),
+        action: Some(Action::Accept),
         ..Rule::default()
     };
     let rules = vec![accept(Condition::Communities(all().to_vec())), accept(Condition::Prefix(vec![ipv6]))];
-    Policy::new(rules, Verdict::Reject).expect("valid")
+    Policy::new(rules, Action::Reject).expect("valid")
 }
 
 /// Checks their route, and ours reflected by them: `checking` rejects routes without a community.

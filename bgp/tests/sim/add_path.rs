@@ -10,10 +10,10 @@ use crate::cluster::{address, prefix, reflected};
 use crate::network::{Network, NodeId, Seed};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What clients 1, 2 and 3 all announce, each as its own.
+/// The prefix that clients 1, 2 and 3 all advertise, each with its own next hop.
 const SHARED: usize = 900;
 
-/// A reflector and `count - 1` clients, with up to three paths told; clients from 4 on learn of others only.
+/// A reflector and `count - 1` clients, with up to three paths per prefix; clients from 4 on only receive.
 fn cluster(network: &mut Network, count: usize) {
     let mut plain = Network::new(0);
     reflected(&mut plain, count, 1);
@@ -28,7 +28,7 @@ fn cluster(network: &mut Network, count: usize) {
     }
 }
 
-/// Has a client announce the shared prefix, or no longer.
+/// Lets a client advertise or withdraw the shared prefix.
 fn share(network: &mut Network, node: NodeId, announced: bool) {
     let mut networks = vec![Originated::new(prefix(node))];
     if announced {
@@ -37,7 +37,7 @@ fn share(network: &mut Network, node: NodeId, announced: bool) {
     network.set_config(node, network.config(node).clone().networks(networks));
 }
 
-/// The next hops of the paths that a node has to the shared prefix, its own aside, each once.
+/// Returns the next hops of a node's paths to the shared prefix, without its own, each once.
 fn hops(network: &Network, node: NodeId) -> Vec<IpAddr> {
     let paths = network.speaker(node).paths().into_iter();
     let learned = paths.filter(|path| path.prefix == prefix(SHARED) && path.peer.is_some());
@@ -53,7 +53,7 @@ fn of(nodes: &[NodeId], but: NodeId) -> Vec<IpAddr> {
     nodes.iter().filter(|node| **node != but).map(|node| address(*node).into()).collect()
 }
 
-/// Lets time pass until all nodes have just the paths of `sharing`, their own aside.
+/// Runs the network until all nodes have exactly the paths of `sharing`, without their own.
 fn settle(network: &mut Network, sharing: &[NodeId], within: Duration) {
     let until = network.now + within;
     let settled = |network: &Network| {
@@ -62,8 +62,8 @@ fn settle(network: &mut Network, sharing: &[NodeId], within: Duration) {
             .all(|node| hops(network, node) == of(sharing, node))
     };
     while !settled(network) {
-        let known: Vec<_> = (0..network.len()).map(|node| hops(network, node)).collect();
-        assert!(network.now < until, "not all have {sharing:?}: {known:?}");
+        let learned: Vec<_> = (0..network.len()).map(|node| hops(network, node)).collect();
+        assert!(network.now < until, "not all have {sharing:?}: {learned:?}");
         network.run_for(SECOND / 10);
     }
 }
@@ -76,7 +76,7 @@ fn clients_learn_all_paths_and_lose_just_those_withdrawn() {
         cluster(&mut network, 6);
         (0..6).for_each(|node| network.start(node, false));
         settle(&mut network, &[1, 2, 3], 60 * SECOND);
-        // The best one, then one that is not.
+        // First the best path, then another one.
         share(&mut network, 1, false);
         settle(&mut network, &[2, 3], SECOND);
         share(&mut network, 1, true);
@@ -84,7 +84,7 @@ fn clients_learn_all_paths_and_lose_just_those_withdrawn() {
         settle(&mut network, &[1, 2], SECOND);
         share(&mut network, 3, true);
         settle(&mut network, &[1, 2, 3], SECOND);
-        // A connection breaks (RFC 4724): what was known stays, and is the same in the end.
+        // A connection is lost (RFC 4724): the paths are kept, and are the same in the end.
         network.reset_random();
         settle(&mut network, &[1, 2, 3], 20 * SECOND);
         let stale = |network: &Network| {
@@ -97,10 +97,10 @@ fn clients_learn_all_paths_and_lose_just_those_withdrawn() {
     }
 }
 
-/// The reflector restarts: clients keep all paths until it has told them again. What a client no longer shares meanwhile
-/// goes, by its identifier, and nothing else with it.
+/// The reflector restarts: clients keep all paths until it has sent them again. A path that is no longer advertised is
+/// removed by its identifier, and no other path with it.
 #[test]
-fn a_reflector_that_restarts_costs_no_path() {
+fn a_restarting_reflector_loses_no_path() {
     for default in 0..30 {
         let seed = Seed::new(default);
         let mut network = Network::new(seed.0);
@@ -114,9 +114,9 @@ fn a_reflector_that_restarts_costs_no_path() {
         let until = network.now + 20 * SECOND;
         while network.step(until) {
             for node in [4, 5] {
-                let known = hops_with_stale(&network, node);
-                let kept = of(&[1, 3], 0).iter().all(|hop| known.contains(hop));
-                assert!(kept, "node {node} knows {known:?} alone");
+                let learned = hops_with_stale(&network, node);
+                let kept = of(&[1, 3], 0).iter().all(|hop| learned.contains(hop));
+                assert!(kept, "node {node} has {learned:?} alone");
             }
         }
         network.now = until;
@@ -124,15 +124,15 @@ fn a_reflector_that_restarts_costs_no_path() {
     }
 }
 
-/// As [`hops`], but a path may be there twice: as it was kept, and as it was told again.
+/// Returns the same as [`hops`], but with duplicates: a path may be there as it was kept, and as it was sent again.
 fn hops_with_stale(network: &Network, node: NodeId) -> Vec<IpAddr> {
     let paths = network.speaker(node).paths().into_iter();
     paths.filter(|path| path.prefix == prefix(SHARED)).filter_map(|path| path.next_hop).collect()
 }
 
-/// It is a capability: to change it takes a new session (RFC 7911 §4).
+/// Path Identifiers are negotiated: a change needs a new session (RFC 7911 §4).
 #[test]
-fn changed_while_the_session_stands() {
+fn add_path_changes_with_a_new_session() {
     let seed = Seed::new(1);
     let mut network = Network::new(seed.0);
     reflected(&mut network, 6, 1);
@@ -155,10 +155,10 @@ fn changed_while_the_session_stands() {
     assert!(session.path_ids.receive.contains(heliograph_bgp::wire::Family::Ipv4Unicast));
 }
 
-/// Until nodes 4 and 5 know so many paths.
+/// Runs the network until nodes 4 and 5 have that many paths.
 fn converge_shared(network: &mut Network, count: usize) {
     let until = network.now + 60 * SECOND;
-    // What is under way first.
+    // Messages in flight arrive first.
     network.run_for(10 * SECOND);
     while [4, 5].iter().any(|node| hops(network, *node).len() != count) {
         assert!(network.now < until, "not {count}: {:?}", hops(network, 4));

@@ -1,4 +1,4 @@
-//! A configuration set while the network runs: what differs is touched, and nothing else.
+//! Changes of the configuration while the network runs: only what differs is affected.
 
 use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::Event;
@@ -11,7 +11,7 @@ use crate::network::{Network, Seed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A mesh of three that has converged and forgotten how.
+/// A converged mesh of three nodes, without recorded events.
 fn running() -> (Seed, Network) {
     let seed = Seed::new(11);
     let mut network = Network::new(seed.0);
@@ -22,7 +22,7 @@ fn running() -> (Seed, Network) {
     (seed, network)
 }
 
-/// The sessions that changed their state, by the neighbour's number.
+/// The sessions that changed their state, by the neighbor's number.
 fn touched(network: &mut Network, node: usize) -> Vec<usize> {
     let events = network.events(node);
     let mut touched: Vec<_> = (0..network.len())
@@ -36,13 +36,13 @@ fn touched(network: &mut Network, node: usize) -> Vec<usize> {
 
 fn change_neighbor(network: &mut Network, change: impl Fn(&mut Neighbor)) {
     let mut config = network.config(0).clone();
-    change(config.neighbors.iter_mut().find(|n| n.address == address(1)).expect("node 1 is a neighbour"));
+    change(config.neighbors.iter_mut().find(|n| n.address == address(1)).expect("node 1 is a neighbor"));
     network.set_config(0, config);
     network.run_for(SECOND);
 }
 
 #[test]
-fn the_same_again_changes_nothing() {
+fn the_same_configuration_changes_nothing() {
     let (_seed, mut network) = running();
     let config = network.config(0).clone();
     network.set_config(0, config);
@@ -51,7 +51,7 @@ fn the_same_again_changes_nothing() {
 }
 
 #[test]
-fn what_is_originated_changes_without_a_reset() {
+fn networks_change_without_a_reset() {
     let (_seed, mut network) = running();
     let networks = vec![originate(prefix(500)), originate(prefix(501))];
     network.set_config(0, network.config(0).clone().networks(networks));
@@ -91,9 +91,9 @@ fn another_hold_time_resets_that_session_only() {
     change_neighbor(&mut network, |neighbor| neighbor.timers.hold = 60 * SECOND);
     assert_eq!(touched(&mut network, 0), [1]);
     assert_eq!(touched(&mut network, 1), [0]);
-    let told = &network.speaker(1).sessions(network.now)[0];
-    let (words, _) = told.last_error.as_ref().expect("it was told");
-    assert!(words.contains("Cease / Other Configuration Change"), "{words}");
+    let report = &network.speaker(1).sessions(network.now)[0];
+    let (error, _) = report.last_error.as_ref().expect("an error");
+    assert!(error.contains("Cease / Other Configuration Change"), "{error}");
     converge(&mut network, 0, 10 * SECOND);
 }
 
@@ -109,7 +109,7 @@ fn another_identity_resets_all() {
 }
 
 #[test]
-fn a_neighbour_removed_is_told_and_forgotten() {
+fn a_removed_neighbor_receives_a_cease_and_is_forgotten() {
     let (_seed, mut network) = running();
     let mut config = network.config(0).clone();
     config.neighbors.retain(|neighbor| neighbor.address != address(1));
@@ -117,13 +117,13 @@ fn a_neighbour_removed_is_told_and_forgotten() {
     assert!(!network.speaker(0).best_routes().iter().any(|route| route.prefix == prefix(1)), "at once");
     network.run_for(SECOND);
     assert_eq!(network.speaker(0).sessions(network.now).len(), 1);
-    let told = &network.speaker(1).sessions(network.now)[0];
+    let report = &network.speaker(1).sessions(network.now)[0];
     assert!(
-        told.last_error.as_ref().is_some_and(|(words, _)| words.contains("Peer De-configured")),
-        "{told:?}"
+        report.last_error.as_ref().is_some_and(|(error, _)| error.contains("Peer De-configured")),
+        "{report:?}"
     );
     assert!(!network.speaker(1).best_routes().iter().any(|route| route.prefix == prefix(0)));
-    // It goes on trying, is taken for a stranger, and is welcome once it is back.
+    // The removed node keeps trying, is refused, and is accepted once it is configured again.
     network.run_for(60 * SECOND);
     assert_ne!(network.speaker(1).sessions(network.now)[0].state, SessionState::Established);
     let mut config = network.config(0).clone();
@@ -133,7 +133,7 @@ fn a_neighbour_removed_is_told_and_forgotten() {
 }
 
 #[test]
-fn an_impossible_configuration_is_refused_as_a_whole() {
+fn an_invalid_configuration_is_rejected_as_a_whole() {
     let now = std::time::Instant::now();
     let good = crate::cluster::config(0, crate::cluster::ASN);
     let mut speaker = heliograph_bgp::Speaker::new(good.clone(), false, now, 1).expect("valid");

@@ -1,4 +1,4 @@
-//! Clusters to simulate, and what their speakers must come to know: worked out from who is there, not from messages.
+//! Clusters to simulate, and the routes that their speakers must learn: derived from the running nodes, not from messages.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::network::{Network, NodeId};
 
 pub const ASN: u32 = 64512;
 
-/// The n-th node's address, which is its router id too.
+/// Returns the n-th node's address, which is its router id too.
 pub fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(192, 0, 2, 1)) + n as u32)
 }
 
-/// The n-th node's own prefix.
+/// Returns the n-th node's own prefix.
 pub fn prefix(n: usize) -> Prefix {
     Prefix::new(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + ((n as u32) << 8)).into(), 24)
         .expect("24 is a length")
@@ -35,12 +35,12 @@ pub fn neighbor(n: usize, asn: u32) -> Neighbor {
         .export(Filter::All)
 }
 
-/// The n-th node without neighbours.
+/// Returns the configuration of the n-th node, without neighbors.
 pub fn config(n: usize, asn: u32) -> Config {
     Config::new(asn, address(n)).networks([originate(prefix(n))])
 }
 
-/// Everyone with everyone.
+/// Adds a full mesh.
 pub fn mesh(network: &mut Network, count: usize) {
     for n in 0..count {
         let neighbors = (0..count).filter(|other| *other != n).map(|other| neighbor(other, ASN));
@@ -48,7 +48,8 @@ pub fn mesh(network: &mut Network, count: usize) {
     }
 }
 
-/// The first `reflectors` nodes are reflectors, in a mesh among themselves; everyone else is the client of each.
+/// Adds a cluster with reflectors: the first `reflectors` nodes, in a mesh among themselves; every other node is a client of
+/// each.
 pub fn reflected(network: &mut Network, count: usize, reflectors: usize) {
     for n in 0..count {
         let peers = if n < reflectors { 0..count } else { 0..reflectors };
@@ -60,13 +61,14 @@ pub fn reflected(network: &mut Network, count: usize, reflectors: usize) {
     }
 }
 
-/// What `node` must have learned: of every running other node each network, with that node's own address as next hop.
+/// Returns the routes that `node` must have learned: each network of every other running node, with that node's address as
+/// next hop.
 pub fn expected(network: &Network, node: NodeId, reflectors: usize) -> Vec<BestRoute> {
     let others = (0..network.len()).filter(|other| *other != node && network.is_up(*other));
     let mut routes: Vec<_> = others
         .flat_map(|other| {
             let next_hop: IpAddr = network.address(other).into();
-            // Sessions are direct, but between two clients, where of two equal paths that of the lower peer address wins.
+            // Sessions are direct, except between two clients: of two equal paths, that of the lower peer address wins.
             let direct = reflectors == 0 || node < reflectors || other < reflectors;
             let peer = if direct { next_hop } else { address(0).into() };
             let networks = &network.config(other).networks;
@@ -77,7 +79,7 @@ pub fn expected(network: &Network, node: NodeId, reflectors: usize) -> Vec<BestR
     routes
 }
 
-/// Why the network has not converged; `None` where it has.
+/// Returns the reason why the network has not converged; `None` if it has.
 pub fn unconverged(network: &Network, reflectors: usize) -> Option<String> {
     (0..network.len()).filter(|node| network.is_up(*node)).find_map(|node| {
         let speaker = network.speaker(node);
@@ -94,7 +96,7 @@ pub fn unconverged(network: &Network, reflectors: usize) -> Option<String> {
     })
 }
 
-/// Lets time pass until the network has converged; gives how long it took.
+/// Runs the network until it has converged. Returns how long that took.
 pub fn converge(network: &mut Network, reflectors: usize, within: Duration) -> Duration {
     let start = network.now;
     while let Some(reason) = unconverged(network, reflectors) {

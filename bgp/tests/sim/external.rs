@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::{address, config, neighbor, prefix};
 use crate::network::{Network, Seed};
 
-/// One speaker an AS, each with its two neighbours on a ring.
+/// A ring with one speaker per AS, each with two neighbors.
 fn ring(network: &mut Network, count: usize) {
     for n in 0..count {
         let sides = [(n + 1) % count, (n + count - 1) % count];
@@ -14,12 +14,12 @@ fn ring(network: &mut Network, count: usize) {
     }
 }
 
-/// Those above 65535 need the 4-octet capability.
+/// AS numbers above 65535 need the 4-octet capability.
 fn asn(n: usize) -> u32 {
     65_530 + n as u32
 }
 
-/// The shortest way around the ring that `up` leaves open: how many hops, and by whom first.
+/// Returns the length of the shortest way around the ring over open links, and its first hop.
 fn shortest(count: usize, from: usize, to: usize, up: impl Fn(usize, usize) -> bool) -> Option<usize> {
     let walk = |step: usize| {
         let mut at = from;
@@ -36,7 +36,7 @@ fn shortest(count: usize, from: usize, to: usize, up: impl Fn(usize, usize) -> b
     walk(1).into_iter().chain(walk(count - 1)).min()
 }
 
-/// Whether every speaker has, to every other, a path as long as the shortest one, with the neighbour as next hop.
+/// Returns whether every speaker has, to every other, a path of the shortest length, with the neighbor as next hop.
 fn check(network: &Network, up: impl Fn(usize, usize) -> bool) {
     let count = network.len();
     for from in 0..count {

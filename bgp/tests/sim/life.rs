@@ -1,5 +1,5 @@
-//! A cluster's life behind two reflectors: partitions, reflectors lost and back, restarts, policy changed live. After each
-//! event all speakers must come to hold what the model says, and what may not vanish meanwhile does not, at any moment.
+//! The life of a cluster behind two reflectors: partitions, reflectors lost and back, restarts, changes of policy. After each
+//! event all speakers must converge on the model, and routes that must survive are present at every moment.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use heliograph_bgp::Filter;
 use heliograph_bgp::wire::Prefix;
 
 use crate::cluster::{prefix, reflected};
-use crate::model::{Choice, Policies, keep_all, known, quiet};
+use crate::model::{Choice, Policies, keep_all, learned, quiet};
 use crate::network::{Network, NodeId, Seed};
 
 const SECOND: Duration = Duration::from_secs(1);
 const REFLECTORS: [NodeId; 2] = [0, 1];
-/// How long routes of one that went without a word stay (RFC 4724 §4.2).
+/// The time for which routes of a node that left without a NOTIFICATION are kept (RFC 4724 §4.2).
 const RESTART_TIME: Duration = Duration::from_secs(120);
 
 struct Cluster {
@@ -22,7 +22,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// One in `sparse` nodes announces a prefix; all learn them.
+    /// One in `sparse` nodes advertises a prefix; all learn them.
     fn start(seed: u64, nodes: usize, sparse: usize) -> Self {
         let mut network = Network::new(seed);
         if nodes > 100 {
@@ -54,7 +54,7 @@ impl Cluster {
         REFLECTORS.len()..self.network.len()
     }
 
-    /// About one client in `part`, at least one.
+    /// Returns about one client in `part`, at least one.
     fn some_clients(&mut self, part: usize) -> BTreeSet<NodeId> {
         let clients = self.clients();
         let count = (clients.len() / part).max(1);
@@ -65,7 +65,7 @@ impl Cluster {
         nodes.iter().for_each(|node| self.network.kill(*node));
     }
 
-    /// Starts nodes one after the other.
+    /// Starts the nodes one after the other.
     fn restart(&mut self, nodes: &BTreeSet<NodeId>, restarting: bool) {
         nodes.iter().for_each(|node| self.network.start(*node, restarting));
     }
@@ -82,12 +82,12 @@ fn partition(cluster: &mut Cluster) {
     };
     cut(cluster, true);
     cluster.quiet("a partition");
-    assert!(apart.iter().all(|node| known(&cluster.network, *node).is_empty()));
+    assert!(apart.iter().all(|node| learned(&cluster.network, *node).is_empty()));
     cut(cluster, false);
     cluster.quiet("a partition healed");
 }
 
-/// A reflector is gone for good, and comes back: its clients have the other.
+/// A reflector fails, and comes back: its clients have the other one.
 fn lose_one_reflector(cluster: &mut Cluster, lost: NodeId) {
     let but_its_own = cluster.network.config(lost).networks.clone();
     cluster.network.set_config(lost, cluster.network.config(lost).clone().networks([]));
@@ -102,19 +102,19 @@ fn lose_one_reflector(cluster: &mut Cluster, lost: NodeId) {
     cluster.quiet("a reflector is back");
 }
 
-/// Both reflectors are gone: what was known stays for the restart time, and no longer.
+/// Both reflectors fail: their routes are kept for the restart time, and no longer.
 fn lose_both_reflectors(cluster: &mut Cluster) {
     let both = BTreeSet::from(REFLECTORS);
     cluster.kill(&both);
     cluster.keep_all(RESTART_TIME - 10 * SECOND, &both, "both reflectors are lost");
     cluster.network.run_for(20 * SECOND);
-    assert!(cluster.clients().all(|node| known(&cluster.network, node).is_empty()));
+    assert!(cluster.clients().all(|node| learned(&cluster.network, node).is_empty()));
     cluster.quiet("both reflectors are lost");
     cluster.restart(&both, false);
     cluster.quiet("both reflectors are back");
 }
 
-/// Those who are back within the restart time cost nobody a route.
+/// Nodes that are back within the restart time cause no loss of a route.
 fn restart_in_time(cluster: &mut Cluster, who: &BTreeSet<NodeId>, away: Duration) {
     cluster.kill(who);
     cluster.keep_all(away, who, "nodes are restarting");
@@ -123,7 +123,7 @@ fn restart_in_time(cluster: &mut Cluster, who: &BTreeSet<NodeId>, away: Duration
     cluster.quiet("a restart");
 }
 
-/// Those who are not are forgotten meanwhile.
+/// The routes of nodes that are not are removed meanwhile.
 fn restart_too_late(cluster: &mut Cluster) {
     let who = cluster.some_clients(20);
     cluster.kill(&who);
@@ -133,7 +133,7 @@ fn restart_too_late(cluster: &mut Cluster) {
     cluster.quiet("nodes are back late");
 }
 
-/// Rules come and go on both sides of sessions, and no session ends for it.
+/// Rules are added and removed on both sides of sessions, and no session is reset.
 fn change_policy(cluster: &mut Cluster) {
     let ups = |network: &Network| -> Vec<u64> {
         let nodes = (0..network.len()).flat_map(|node| network.speaker(node).sessions(network.now));
@@ -157,7 +157,7 @@ fn change_policy(cluster: &mut Cluster) {
     assert_eq!(before, ups(&cluster.network), "no session was reset");
 }
 
-/// Some 1 to 256 nodes' prefixes.
+/// Returns 1 to 256 prefixes of nodes.
 fn part_of_all(cluster: &mut Cluster) -> Prefix {
     let node = cluster.network.rng.usize(..cluster.network.len());
     let Prefix::V4(address, _) = prefix(node) else { unreachable!("the simulated network is IPv4") };
@@ -169,7 +169,7 @@ fn set_policies(cluster: &mut Cluster, policies: Policies) {
     for node in 0..cluster.network.len() {
         let mut config = cluster.network.config(node).clone();
         for neighbor in &mut config.neighbors {
-            let peer = cluster.network.node_at(neighbor.address).expect("all neighbours are nodes");
+            let peer = cluster.network.node_at(neighbor.address).expect("all neighbors are nodes");
             neighbor.import = filter(policies.import.get(&(node, peer)));
             neighbor.export = filter(policies.export.get(&(node, peer)));
         }
@@ -180,11 +180,11 @@ fn set_policies(cluster: &mut Cluster, policies: Policies) {
     cluster.policies = policies;
 }
 
-/// All of it, one after the other.
+/// Runs all of it, one after the other.
 fn live(seed: u64, nodes: usize, sparse: usize) {
     let mut began = Instant::now();
     let mut cluster = Cluster::start(seed, nodes, sparse);
-    let mut told = |what: &str, cluster: &Cluster| {
+    let mut print = |what: &str, cluster: &Cluster| {
         if nodes > 100 {
             println!(
                 "{what}: {:?} in reality, {} arrivals so far",
@@ -194,24 +194,24 @@ fn live(seed: u64, nodes: usize, sparse: usize) {
         }
         began = Instant::now();
     };
-    told("start", &cluster);
+    print("start", &cluster);
     partition(&mut cluster);
-    told("partition", &cluster);
+    print("partition", &cluster);
     let lost = REFLECTORS[cluster.network.rng.usize(..2)];
     lose_one_reflector(&mut cluster, lost);
-    told("one reflector lost", &cluster);
+    print("one reflector lost", &cluster);
     lose_both_reflectors(&mut cluster);
-    told("both reflectors lost", &cluster);
+    print("both reflectors lost", &cluster);
     let away = Duration::from_millis(cluster.network.rng.u64(200..40_000));
     let who = cluster.some_clients(20);
     restart_in_time(&mut cluster, &who, away);
     restart_in_time(&mut cluster, &BTreeSet::from([lost]), away);
     restart_in_time(&mut cluster, &BTreeSet::from(REFLECTORS), away);
-    told("restarts", &cluster);
+    print("restarts", &cluster);
     restart_too_late(&mut cluster);
-    told("late restarts", &cluster);
+    print("late restarts", &cluster);
     change_policy(&mut cluster);
-    told("policy", &cluster);
+    print("policy", &cluster);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn two_thousand_speakers_live_through_all() {
     live(seed.0, 2000, 16);
 }
 
-/// Small ones are quick, so there can be many.
+/// Small networks are quick, so many are tested.
 #[test]
 fn small_clusters_live_through_all_from_many_seeds() {
     for default in 0..200 {

@@ -1,5 +1,5 @@
 //! Long-lived graceful restart (RFC 9494): a node stays away for longer than its restart time, and its routes are the last
-//! resort of all until it is back or their time is over.
+//! resort until it is back or the long-lived stale time is over.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::cluster::{address, originate, prefix, reflected};
 use crate::network::{Network, NodeId, Seed};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What nodes 1 and 2 both announce; 1 is preferred, by its lower router id.
+/// The prefix that nodes 1 and 2 both advertise; 1 is preferred, by its lower router id.
 const SHARED: usize = 50;
-/// This node knows nothing of RFC 9494.
+/// The node without support for RFC 9494.
 const UNAWARE: NodeId = 4;
 
-/// A reflector with four clients, in which routes stay for 20 s and then for 300 s.
+/// A reflector with four clients; routes are kept for 20 s and then for 300 s.
 fn cluster(seed: u64) -> Network {
     let mut network = Network::new(seed);
     reflected(&mut network, 5, 1);
@@ -36,7 +36,7 @@ fn cluster(seed: u64) -> Network {
     network
 }
 
-/// The node by which `node` reaches a prefix.
+/// Returns the node by which `node` reaches a prefix.
 fn next_hop(network: &Network, node: NodeId, prefix: Prefix) -> Option<NodeId> {
     let route = network.speaker(node).best_routes().into_iter().find(|route| route.prefix == prefix)?;
     (0..network.len()).find(|node| route.next_hop == address(*node))
@@ -47,7 +47,7 @@ fn path(network: &Network, node: NodeId, prefix: Prefix) -> PathReport {
     paths.into_iter().find(|path| path.prefix == prefix).expect("a path")
 }
 
-/// Lets time pass while nobody may lose what node 1 alone announces, nor what node 2 announces too.
+/// Runs the network; no node may lose the prefixes that node 1, or nodes 1 and 2, advertise.
 fn run_without_loss(network: &mut Network, time: Duration) {
     let until = network.now + time;
     while network.step(until) {
@@ -60,7 +60,7 @@ fn run_without_loss(network: &mut Network, time: Duration) {
 }
 
 #[test]
-fn one_that_stays_away_is_the_last_resort_until_it_is_back() {
+fn long_lived_stale_routes_are_the_last_resort() {
     for default in 0..20 {
         let seed = Seed::new(default);
         let mut network = cluster(seed.0);
@@ -90,7 +90,7 @@ fn one_that_stays_away_is_the_last_resort_until_it_is_back() {
 }
 
 #[test]
-fn it_is_given_up_when_the_long_lived_stale_time_is_over() {
+fn stale_routes_are_removed_after_the_long_lived_stale_time() {
     let seed = Seed::new(30);
     let mut network = cluster(seed.0);
     network.kill(1);
@@ -103,12 +103,12 @@ fn it_is_given_up_when_the_long_lived_stale_time_is_over() {
     converge_on_shared(&mut network);
 }
 
-/// It comes and goes, each time before it has told all, and even so is given up in time.
+/// A node that restarts again and again before its End-of-RIB is given up in time.
 #[test]
-fn one_that_never_stays_up_keeps_nothing_alive_for_ever() {
+fn repeated_restarts_keep_no_route_for_ever() {
     let seed = Seed::new(31);
     let mut network = cluster(seed.0);
-    // Node 1 waits for a neighbour that never comes, so it never sends its End-of-RIB.
+    // Node 1 waits for a neighbor that never connects, so it never sends its End-of-RIB.
     let mut config = network.config(1).clone();
     config.networks.clear();
     config.neighbors.push(crate::cluster::neighbor(60, crate::cluster::ASN));
@@ -136,9 +136,9 @@ fn converge_on_shared(network: &mut Network) {
     assert_eq!(next_hop(network, 3, prefix(1)), Some(1));
 }
 
-/// Chaos and all, with everybody keeping routes for long: it converges on what there is.
+/// Random faults while all nodes keep routes for long: the network converges on the routes that exist.
 #[test]
-fn small_networks_survive_with_it() {
+fn small_networks_converge_with_long_lived_restart() {
     for default in 0..100 {
         let seed = Seed::new(400 + default);
         let build = |network: &mut Network| {

@@ -28,7 +28,7 @@ fn start_all(network: &mut Network) {
     }
 }
 
-/// A spell of bad luck: connections reset, pairs cut off, nodes killed and restarted, networks added and removed.
+/// Injects faults for some time: connections reset, pairs cut off, nodes killed and restarted, networks added and removed.
 fn chaos(network: &mut Network, time: Duration, untouchable: usize) {
     let until = network.now + time;
     let mut cuts = Vec::new();
@@ -76,7 +76,7 @@ fn chaos(network: &mut Network, time: Duration, untouchable: usize) {
     }
 }
 
-/// Starts, suffers, converges; prints what it took.
+/// Starts a network, injects faults and lets it converge; prints how long that took.
 fn survive(seed: u64, build: impl Fn(&mut Network), reflectors: usize, suffering: Duration) {
     let began = Instant::now();
     let mut network = Network::new(seed);
@@ -84,7 +84,7 @@ fn survive(seed: u64, build: impl Fn(&mut Network), reflectors: usize, suffering
     start_all(&mut network);
     let first = converge(&mut network, reflectors, 2 * MINUTE);
     chaos(&mut network, suffering, reflectors);
-    // The longest that anything may take: a hold time, then an idle hold, both ways.
+    // The longest delay of any recovery: a hold time, then an idle hold time, in both directions.
     let second = converge(&mut network, reflectors, 8 * MINUTE);
     println!(
         "{} speakers: converged in {first:?}, after {suffering:?} of faults in {second:?} (simulated); {} arrivals, \
@@ -107,7 +107,7 @@ fn two_hundred_speakers_behind_two_reflectors() {
     survive(seed.0, |network| reflected(network, 202, 2), 2, MINUTE);
 }
 
-/// Small ones are quick, so there can be many: rare orders of events are found here.
+/// Small networks are quick, so many are tested: rare orders of events are found here.
 #[test]
 fn small_networks_from_many_seeds() {
     for default in 0..300 {

@@ -1,29 +1,29 @@
-//! What every speaker must hold once all is quiet: worked out from who runs, who reaches whom and what each is told to
-//! do, by the rules of RFC 4456, without a look at any message.
+//! The routes that every speaker must hold once the network is quiet: derived from the running nodes, their connections and
+//! their configuration by the rules of RFC 4456, independently of any message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use heliograph_bgp::policy::{Change, Condition, Policy, PrefixMatch, Rule, Verdict};
+use heliograph_bgp::policy::{Action, Condition, Modification, Policy, PrefixMatch, Rule};
 use heliograph_bgp::report::{BestRoute, SessionState};
 use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Filter, Neighbor};
 
 use crate::network::{Network, NodeId};
 
-/// Longer than a hold time, the longest pause between attempts to connect and a feed take together.
+/// A time longer than a hold time, the longest pause between connection attempts and the exchange of routes together.
 const SETTLED: Duration = Duration::from_secs(200);
 
-/// LOCAL_PREF of what nobody prefers.
+/// The LOCAL_PREF of routes without preference.
 const USUAL: u32 = 100;
 
-/// What one side of a session does with some prefixes; all others pass.
+/// A rule of one side of a session for some prefixes; all others are accepted unchanged.
 #[derive(Clone, Copy, Debug)]
 pub enum Choice {
-    /// They do not pass.
+    /// The prefixes are rejected.
     Hide(Prefix),
-    /// They come before the same from others. On import by those who tell nobody else.
+    /// The prefixes are preferred to the same from others. On import, by nodes that advertise to nobody else.
     Prefer(Prefix),
 }
 
@@ -36,30 +36,34 @@ impl Choice {
         if matches!(self, Self::Prefer(preferred) if preferred.contains(prefix)) { 2 * USUAL } else { USUAL }
     }
 
-    /// The same as a speaker is told.
+    /// Returns the rule as a filter.
     pub fn filter(self) -> Filter {
-        let (within, changes, verdict) = match self {
-            Self::Hide(within) => (within, Vec::new(), Some(Verdict::Reject)),
-            Self::Prefer(within) => (within, vec![Change::LocalPref(2 * USUAL)], None),
+        let (within, modifications, action) = match self {
+            Self::Hide(within) => (within, Vec::new(), Some(Action::Reject)),
+            Self::Prefer(within) => (within, vec![Modification::LocalPref(2 * USUAL)], None),
         };
         let range = PrefixMatch { within, min_length: within.length(), max_length: 32 };
-        let rule =
-            Rule { conditions: vec![Condition::Prefix(vec![range])], changes, verdict, ..Rule::default() };
-        Filter::Rules(Policy::new(vec![rule], Verdict::Accept).expect("the rule is sound"))
+        let rule = Rule {
+            conditions: vec![Condition::Prefix(vec![range])],
+            modifications,
+            action,
+            ..Rule::default()
+        };
+        Filter::Rules(Policy::new(vec![rule], Action::Accept).expect("the rule is sound"))
     }
 }
 
-/// Choices by who makes them and towards whom.
+/// The rules, by the node that has one and its peer.
 pub type Choices = BTreeMap<(NodeId, NodeId), Choice>;
 
-/// What the nodes are told to do beyond their topology.
+/// The configuration of the nodes beyond their topology.
 #[derive(Debug, Default)]
 pub struct Policies {
     pub import: Choices,
     pub export: Choices,
 }
 
-/// A path as a node has it from a peer.
+/// A path that a node learned from a peer.
 #[derive(Clone, Debug)]
 struct Path {
     from: NodeId,
@@ -67,7 +71,7 @@ struct Path {
     clusters: Vec<Ipv4Addr>,
 }
 
-/// The routes that each running node must hold; `None` for those that do not run.
+/// Returns the routes that each running node must hold; `None` for those that do not run.
 pub fn expected(network: &Network, policies: &Policies) -> Vec<Option<Vec<BestRoute>>> {
     let sessions: Vec<BTreeMap<NodeId, bool>> =
         (0..network.len()).map(|node| sessions(network, node)).collect();
@@ -91,20 +95,21 @@ pub fn expected(network: &Network, policies: &Policies) -> Vec<Option<Vec<BestRo
     routes
 }
 
-/// The peers that a node has sessions with, and whether each is its client.
+/// Returns the peers that a node has sessions with, and whether each is its client.
 fn sessions(network: &Network, node: NodeId) -> BTreeMap<NodeId, bool> {
     if !network.is_up(node) {
         return BTreeMap::new();
     }
     let peers = network.config(node).neighbors.iter().filter_map(|n| Some((network.node_at(n.address)?, n)));
     let stands = |peer: &NodeId, _: &Neighbor| {
-        network.is_up(*peer) && !network.are_cut(node, *peer) && network.knows(*peer, node)
+        network.is_up(*peer) && !network.are_cut(node, *peer) && network.has_peer(*peer, node)
     };
     peers.filter(|(peer, n)| stands(peer, n)).map(|(peer, n)| (peer, n.reflector_client)).collect()
 }
 
-/// Who gets a prefix of `origin`, and from whom: in rounds, as each reflector on the way makes CLUSTER_LIST one longer, and
-/// of paths that are alike otherwise the shortest list wins, then the lowest peer address (RFC 4456 §9).
+/// Returns the nodes that learn a prefix of `origin`, and the peer of each: in rounds, as each reflector on the way makes
+/// CLUSTER_LIST one longer. Of paths that are otherwise equal the shortest list wins, then the lowest peer address
+/// (RFC 4456 §9).
 fn spread(
     network: &Network,
     policies: &Policies,
@@ -114,39 +119,46 @@ fn spread(
 ) -> BTreeMap<NodeId, NodeId> {
     let mut all: BTreeMap<NodeId, Vec<Path>> = BTreeMap::new();
     let mut decided = BTreeSet::from([origin]);
-    let mut tellers = vec![(origin, None)];
-    while !tellers.is_empty() {
+    let mut senders = vec![(origin, None)];
+    while !senders.is_empty() {
         let mut reached: BTreeMap<NodeId, Path> = BTreeMap::new();
-        for (teller, path) in tellers {
-            for &to in sessions[teller].keys().filter(|to| may_tell(sessions, teller, path.as_ref(), **to)) {
-                let told = hand_over(network, policies, (teller, to), path.as_ref(), prefix);
-                let Some(told) = told.filter(|_| to != origin) else { continue };
-                all.entry(to).or_default().push(told.clone());
+        for (sender, path) in senders {
+            for &to in
+                sessions[sender].keys().filter(|to| may_advertise(sessions, sender, path.as_ref(), **to))
+            {
+                let received = transfer(network, policies, (sender, to), path.as_ref(), prefix);
+                let Some(received) = received.filter(|_| to != origin) else { continue };
+                all.entry(to).or_default().push(received.clone());
                 if !decided.contains(&to) {
-                    let best = reached.entry(to).or_insert_with(|| told.clone());
-                    if network.address(told.from) < network.address(best.from) {
-                        *best = told;
+                    let best = reached.entry(to).or_insert_with(|| received.clone());
+                    if network.address(received.from) < network.address(best.from) {
+                        *best = received;
                     }
                 }
             }
         }
         decided.extend(reached.keys());
-        tellers = reached.into_iter().map(|(node, path)| (node, Some(path))).collect();
+        senders = reached.into_iter().map(|(node, path)| (node, Some(path))).collect();
     }
     let rank = |path: &Path| (u32::MAX - path.local_pref, path.clusters.len(), network.address(path.from));
     let best = |paths: Vec<Path>| paths.into_iter().min_by_key(rank).map(|path| path.from);
     all.into_iter().filter_map(|(node, paths)| Some((node, best(paths)?))).collect()
 }
 
-/// RFC 4456 §6: what comes from a client goes to all others, what comes from another internal peer to clients only; our
-/// own (no path) to all.
-fn may_tell(sessions: &[BTreeMap<NodeId, bool>], teller: NodeId, path: Option<&Path>, to: NodeId) -> bool {
-    let client = |peer: NodeId| sessions[teller].get(&peer) == Some(&true);
+/// Returns whether a path is advertised by RFC 4456 §6: a client's to all others, another internal peer's to clients only,
+/// an originated one (no path) to all.
+fn may_advertise(
+    sessions: &[BTreeMap<NodeId, bool>],
+    sender: NodeId,
+    path: Option<&Path>,
+    to: NodeId,
+) -> bool {
+    let client = |peer: NodeId| sessions[sender].get(&peer) == Some(&true);
     path.is_none_or(|path| path.from != to && (client(path.from) || client(to)))
 }
 
-/// What a path is after its way over one session; `None` where it does not arrive, or is refused.
-fn hand_over(
+/// Returns a path after its way over one session; `None` if it does not arrive, or is rejected.
+fn transfer(
     network: &Network,
     policies: &Policies,
     (from, to): (NodeId, NodeId),
@@ -168,7 +180,7 @@ fn hand_over(
     (!looped).then_some(Path { from, local_pref, clusters })
 }
 
-/// Lets time pass until every speaker holds what the model says, and nothing else is under way.
+/// Runs the network until every speaker holds the routes of the model, and nothing is in flight.
 pub fn quiet(network: &mut Network, policies: &Policies, after: &str) {
     let expected = expected(network, policies);
     let start = network.now;
@@ -178,15 +190,15 @@ pub fn quiet(network: &mut Network, policies: &Policies, after: &str) {
     }
 }
 
-/// Lets time pass, while no node but `except` may lose a prefix that it has now, be it for a moment.
+/// Runs the network; no node but `except` may lose a prefix that it has now, even for a moment.
 pub fn keep_all(network: &mut Network, time: Duration, except: &BTreeSet<NodeId>, meanwhile: &str) {
     let watched = |network: &Network, node| !except.contains(&node) && network.is_up(node);
     let held: Vec<_> =
-        (0..network.len()).map(|node| watched(network, node).then(|| known(network, node))).collect();
+        (0..network.len()).map(|node| watched(network, node).then(|| learned(network, node))).collect();
     let until = network.now + time;
     network.watch(time, |network, node| {
         let Some(held) = &held[node] else { return };
-        let now = known(network, node);
+        let now = learned(network, node);
         let lost = held.iter().find(|prefix| now.binary_search(prefix).is_err());
         assert!(
             lost.is_none(),
@@ -196,12 +208,12 @@ pub fn keep_all(network: &mut Network, time: Duration, except: &BTreeSet<NodeId>
     });
 }
 
-/// The prefixes that a node has learned, sorted.
-pub fn known(network: &Network, node: NodeId) -> Vec<Prefix> {
+/// Returns the prefixes that a node has learned, sorted.
+pub fn learned(network: &Network, node: NodeId) -> Vec<Prefix> {
     network.speaker(node).best_routes().iter().map(|route| route.prefix).collect()
 }
 
-/// Where a node is not as it must be.
+/// Returns a difference between a node and the model.
 fn unlike(network: &Network, expected: &[Option<Vec<BestRoute>>]) -> Option<String> {
     expected.iter().enumerate().find_map(|(node, expected)| {
         let (expected, learned) = (expected.as_ref()?, network.speaker(node).best_routes());
@@ -210,7 +222,7 @@ fn unlike(network: &Network, expected: &[Option<Vec<BestRoute>>]) -> Option<Stri
             let surplus = learned.iter().find(|route| !expected.contains(route));
             return Some(format!("node {node}: missing {missing:?}, should not have {surplus:?}"));
         }
-        // A session that stands, and nothing stale: else the tables are right by chance.
+        // An established session and no stale path: otherwise the tables match by chance.
         let sessions = network.speaker(node).sessions(network.now);
         let stands = |address| {
             network.node_at(address).is_some_and(|peer| network.is_up(peer) && !network.are_cut(node, peer))

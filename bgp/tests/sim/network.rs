@@ -1,5 +1,5 @@
-//! A network of speakers in one thread: TCP with random latency and re-chunking, faults, and time that jumps to the next
-//! thing that happens. Everything follows from one seed.
+//! A network of speakers in one thread: TCP with random latency and chunks, faults, and a clock that advances to the next
+//! event. Everything is determined by one seed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
@@ -11,7 +11,7 @@ use fastrand::Rng;
 use heliograph_bgp::speaker::{Action, ConnId, Event};
 use heliograph_bgp::{Config, Speaker};
 
-/// The seed of a test: from the environment to replay one, printed when the test fails.
+/// Returns the seed of a test: from the environment to replay one, printed when the test fails.
 pub struct Seed(pub u64);
 
 impl Seed {
@@ -30,7 +30,7 @@ impl Drop for Seed {
 
 pub type NodeId = usize;
 
-/// How many octets may be on their way to one end of a connection, as kernels buffer no more either.
+/// The capacity of one direction of a connection, in octets, as a kernel's buffers are limited too.
 const WINDOW: usize = 64 * 1024;
 
 /// One end of a TCP connection.
@@ -39,9 +39,9 @@ struct End {
     node: NodeId,
     conn: ConnId,
     open: bool,
-    /// Nothing sent to this end arrives before.
+    /// The earliest arrival of data sent to this end.
     arrival: Instant,
-    /// Octets on their way to this end.
+    /// The octets in flight to this end.
     under_way: usize,
     /// The other end has more to send once there is room.
     awaited: bool,
@@ -56,11 +56,11 @@ impl End {
 #[derive(Debug)]
 struct Link {
     ends: [Option<End>; 2],
-    /// Packets no longer get through, and nobody is told.
+    /// Packets are lost without a notification.
     severed: bool,
 }
 
-/// What arrives.
+/// An event in flight.
 #[derive(Debug)]
 enum Arrival {
     Syn {
@@ -85,16 +85,16 @@ enum Arrival {
         end: usize,
         reason: &'static str,
     },
-    /// A node's turn to act on what came.
+    /// A node processes what it has received.
     Turn {
         node: NodeId,
     },
 }
 
-/// What is to arrive, each under a number that is used again.
+/// The events in flight, each under a number that is reused.
 #[derive(Default)]
 struct Arrivals {
-    /// When, in which order among those of the same moment, and the number.
+    /// The time, the order among events of the same time, and the number.
     queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     payloads: Vec<Option<Arrival>>,
     free: Vec<usize>,
@@ -126,14 +126,14 @@ impl Arrivals {
 struct Node {
     address: Ipv4Addr,
     config: Config,
-    /// The addresses of its neighbours.
+    /// The addresses of its neighbors.
     peers: HashSet<IpAddr>,
     speaker: Option<Speaker>,
     deadline: Option<Instant>,
     events: Vec<Event>,
-    /// Its connections: which end of which link each is.
+    /// Its connections: the link and end of each.
     conns: BTreeMap<ConnId, (usize, usize)>,
-    /// Its turn is due.
+    /// Its turn is scheduled.
     woken: bool,
 }
 
@@ -144,11 +144,11 @@ fn addresses(config: &Config) -> HashSet<IpAddr> {
 pub struct Network {
     pub now: Instant,
     pub rng: Rng,
-    /// Octets on their way at most this long.
+    /// The longest latency.
     pub latency: Duration,
-    /// How long a node gathers what comes in before it says something. Zero: it answers each thing at once.
+    /// The time for which a node collects what it receives before it sends. Zero: it answers at once.
     turn: Duration,
-    /// How many octets a speaker is asked for at a time, as powers of two.
+    /// The size of a chunk requested from a speaker, in octets, as a range of powers of two.
     limits: std::ops::Range<u32>,
     nodes: Vec<Node>,
     by_address: BTreeMap<Ipv4Addr, NodeId>,
@@ -156,7 +156,7 @@ pub struct Network {
     arrivals: Arrivals,
     deadlines: BTreeSet<(Instant, NodeId)>,
     cut: BTreeSet<(NodeId, NodeId)>,
-    /// Nodes whose best routes have changed since somebody looked.
+    /// The nodes whose best routes have changed since the last check.
     changed: BTreeSet<NodeId>,
     pub delivered: u64,
 }
@@ -164,7 +164,7 @@ pub struct Network {
 impl Network {
     pub fn new(seed: u64) -> Self {
         Self {
-            now: Instant::now(), // an origin to count from; its value does not matter
+            now: Instant::now(), // the origin of the simulated clock; its value does not matter
             rng: Rng::with_seed(seed),
             latency: Duration::from_millis(20),
             turn: Duration::ZERO,
@@ -180,13 +180,13 @@ impl Network {
         }
     }
 
-    /// For thousands of nodes: fewer and larger pieces, as busy nodes in fact send them.
+    /// Returns a network for thousands of nodes: with fewer and larger chunks, as busy nodes send them.
     pub fn scale(&mut self) {
         self.turn = Duration::from_millis(20);
         self.limits = 13..17;
     }
 
-    /// Adds a node that is not yet running.
+    /// Adds a node that is not running yet.
     pub fn add(&mut self, address: Ipv4Addr, config: Config) -> NodeId {
         let id = self.nodes.len();
         self.by_address.insert(address, id);
@@ -211,14 +211,14 @@ impl Network {
         self.nodes[node].address
     }
 
-    /// Who has an address.
+    /// Returns the node with an address.
     pub fn node_at(&self, address: IpAddr) -> Option<NodeId> {
         let IpAddr::V4(address) = address else { return None };
         self.by_address.get(&address).copied()
     }
 
-    /// Whether a node is configured to peer with another.
-    pub fn knows(&self, node: NodeId, other: NodeId) -> bool {
+    /// Returns whether a node is configured to peer with another.
+    pub fn has_peer(&self, node: NodeId, other: NodeId) -> bool {
         self.nodes[node].peers.contains(&self.address(other).into())
     }
 
@@ -238,7 +238,7 @@ impl Network {
         self.nodes[node].speaker.as_ref().expect("the node runs")
     }
 
-    /// What its speaker has reported since the last call.
+    /// Returns the events of a node's speaker since the last call.
     pub fn events(&mut self, node: NodeId) -> Vec<Event> {
         std::mem::take(&mut self.nodes[node].events)
     }
@@ -260,7 +260,7 @@ impl Network {
         }
     }
 
-    /// The process is gone; its kernel closes the connections.
+    /// Kills a node's process; its kernel closes the connections.
     pub fn kill(&mut self, node: NodeId) {
         self.nodes[node].speaker = None;
         self.index_deadline(node);
@@ -269,7 +269,7 @@ impl Network {
         }
     }
 
-    /// Resets a random connection: one that lives, unless they are few.
+    /// Resets a random connection: an established one, unless there are few.
     pub fn reset_random(&mut self) {
         let lives = |link: &Link| link.ends.iter().flatten().filter(|end| end.open).count() == 2;
         for _ in 0..100.min(self.links.len()) {
@@ -287,7 +287,7 @@ impl Network {
         }
     }
 
-    /// Loses all packets between two nodes, silently, or no more.
+    /// Starts or ends the silent loss of all packets between two nodes.
     pub fn cut(&mut self, a: NodeId, b: NodeId, cut: bool) {
         let pair = (a.min(b), a.max(b));
         match cut {
@@ -296,14 +296,14 @@ impl Network {
         };
     }
 
-    /// Lets time pass.
+    /// Runs the network for some time.
     pub fn run_for(&mut self, time: Duration) {
         let until = self.now + time;
         while self.step(until) {}
         self.now = until;
     }
 
-    /// Lets time pass, with a look at each node whenever its best routes have changed.
+    /// Runs the network, and calls `look` for each node whenever its best routes have changed.
     pub fn watch(&mut self, time: Duration, mut look: impl FnMut(&Self, NodeId)) {
         let until = self.now + time;
         self.changed.clear();
@@ -315,11 +315,11 @@ impl Network {
         self.now = until;
     }
 
-    /// The next thing that happens up to `until`; false where nothing does.
+    /// Processes the next event up to `until`. Returns false if there is none.
     pub fn step(&mut self, until: Instant) -> bool {
         let arrival = self.arrivals.next();
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        // What arrives comes before the timer of the same moment, as drivers are told to do.
+        // Data that arrives is processed before a timer of the same time, as the contract with drivers requires.
         match (arrival, deadline) {
             (Some(at), deadline) if at <= until && deadline.is_none_or(|deadline| at <= deadline) => {
                 let Some((at, arrival)) = self.arrivals.pop() else { return false };
@@ -406,7 +406,7 @@ impl Network {
         }
     }
 
-    /// Has a node do what its speaker wants done, now or when its turn comes.
+    /// Carries out the actions of a node's speaker, now or at its next turn.
     fn wake(&mut self, node: NodeId) {
         if self.turn.is_zero() {
             self.pump(node);
@@ -416,7 +416,7 @@ impl Network {
         }
     }
 
-    /// Does what a node's speaker wants done.
+    /// Carries out the actions of a node's speaker.
     fn pump(&mut self, node: NodeId) {
         while let Some(speaker) = &mut self.nodes[node].speaker {
             if let Some(conn) = speaker.poll_transmit() {
@@ -437,7 +437,7 @@ impl Network {
         self.index_deadline(node);
     }
 
-    /// Sends what there is for a connection, as far as there is room.
+    /// Sends the pending messages of a connection, as far as there is room.
     fn transmit(&mut self, node: NodeId, conn: ConnId) {
         let Some(&(link, end)) = self.nodes[node].conns.get(&conn) else { return };
         let Some(speaker) = &mut self.nodes[node].speaker else { return };
@@ -455,7 +455,7 @@ impl Network {
         self.send(link, 1 - end, out.freeze());
     }
 
-    /// Octets have arrived; who waited to send more may.
+    /// Delivers octets, and lets an end that waits for room send more.
     fn make_room(&mut self, link: usize, end: usize, octets: usize) {
         let Some(to) = &mut self.links[link].ends[end] else { return };
         to.under_way -= octets;
@@ -487,12 +487,12 @@ impl Network {
                     self.hang_up(link, end, "closed by peer");
                 }
             }
-            // The simulated wire has no keys, and nothing else runs over it.
+            // The simulated network has no keys, and no BFD.
             _ => {}
         }
     }
 
-    /// Sends in pieces, in order, each when it pleases.
+    /// Sends data in chunks, in order, each with a random latency.
     fn send(&mut self, link: usize, to: usize, mut bytes: Bytes) {
         while !bytes.is_empty() {
             let whole = self.rng.bool();
@@ -503,7 +503,7 @@ impl Network {
         }
     }
 
-    /// One end is closed; the other hears of it after all that was sent.
+    /// Closes one end; the other end is informed after all data that was sent.
     fn hang_up(&mut self, link: usize, end: usize, reason: &'static str) {
         if let Some(end) = &mut self.links[link].ends[end] {
             end.open = false;
@@ -512,7 +512,7 @@ impl Network {
         self.arrivals.push(at, Arrival::Fin { link, end: 1 - end, reason });
     }
 
-    /// When what is sent now to an end arrives: after all that was sent before.
+    /// Returns the time at which data sent now to an end arrives: after all data sent before.
     fn arrival(&mut self, link: usize, end: usize) -> Instant {
         let at = self.now + self.delay();
         match &mut self.links[link].ends[end] {
@@ -524,7 +524,7 @@ impl Network {
         }
     }
 
-    /// Whether packets on a link are lost; a link that lost one is dead for good, as TCP cannot go on.
+    /// Returns whether packets on a link are lost. A link that lost one stays broken, as TCP cannot go on.
     fn lost(&mut self, link: usize) -> bool {
         if self.is_cut(link) {
             self.links[link].severed = true;

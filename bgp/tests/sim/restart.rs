@@ -1,4 +1,4 @@
-//! Graceful restart (RFC 4724): a speaker is killed and comes back, and nobody loses a route for it.
+//! Graceful restart (RFC 4724): a speaker is killed and comes back, and no node loses a route.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn has(network: &Network, node: NodeId, of: NodeId) -> bool {
     network.speaker(node).best_routes().contains(&wanted)
 }
 
-/// Lets time pass while nobody, at any moment, may lose what node 0 announces.
+/// Runs the network; no node may lose the routes of node 0 at any moment.
 fn run_without_loss(network: &mut Network, time: Duration) {
     let until = network.now + time;
     while network.step(until) {
@@ -43,7 +43,7 @@ fn run_without_loss(network: &mut Network, time: Duration) {
 
 fn stale(network: &Network, node: NodeId) -> usize {
     let sessions = network.speaker(node).sessions(network.now);
-    sessions.iter().find(|s| s.address == address(0)).expect("node 0 is a neighbour").stale
+    sessions.iter().find(|s| s.address == address(0)).expect("node 0 is a neighbor").stale
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_killed_speaker_comes_back_and_no_route_is_lost() {
         let seed = Seed::new(default);
         let mut network = running(seed.0, 5);
         network.kill(0);
-        // Often back just when its neighbours try to connect themselves.
+        // Often back just when its neighbors try to connect themselves.
         let away = Duration::from_millis(network.rng.u64(700..1_100));
         run_without_loss(&mut network, away);
         network.start(0, true);
@@ -81,10 +81,10 @@ fn many_may_restart_at_once() {
     }
 }
 
-/// Both reflectors die at once. When they are back, neither may end its feed before it has gathered its own, or clients
-/// would drop what they kept.
+/// Both reflectors fail at once. When they are back, neither may send End-of-RIB before it has received all routes, or
+/// clients would remove the routes that they kept.
 #[test]
-fn reflectors_that_restart_cost_their_clients_no_route() {
+fn restarting_reflectors_lose_no_route_of_their_clients() {
     for default in 0..20 {
         let seed = Seed::new(default);
         let mut network = Network::new(seed.0);
@@ -102,9 +102,9 @@ fn reflectors_that_restart_cost_their_clients_no_route() {
         let until = network.now + 30 * SECOND;
         while network.step(until) {
             for (client, all) in all.iter().enumerate().skip(2) {
-                let known: Vec<_> = prefixes(network.speaker(client).best_routes()).collect();
-                let lost = all.iter().find(|(prefix, _)| !known.iter().any(|(p, _)| p == prefix));
-                // The reflectors announce networks of their own too, which are theirs to lose and tell again.
+                let learned: Vec<_> = prefixes(network.speaker(client).best_routes()).collect();
+                let lost = all.iter().find(|(prefix, _)| !learned.iter().any(|(p, _)| p == prefix));
+                // The reflectors originate networks of their own, which may be lost and advertised again.
                 assert!(lost.is_none(), "client {client} lost {lost:?}");
             }
         }
@@ -112,9 +112,9 @@ fn reflectors_that_restart_cost_their_clients_no_route() {
     }
 }
 
-/// What is not announced again goes at the End-of-RIB, and not before.
+/// Routes that are not advertised again are removed at End-of-RIB, and not before.
 #[test]
-fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
+fn routes_not_advertised_again_are_removed_at_end_of_rib() {
     let seed = Seed::new(3);
     let mut network = running(seed.0, 4);
     network.kill(0);
@@ -127,9 +127,9 @@ fn what_a_restarted_speaker_no_longer_has_goes_with_its_end_of_rib() {
     converge(&mut network, 0, SECOND);
 }
 
-/// A peer of the restarted speaker never comes, so it holds its own End-of-RIB back until it has waited long enough.
+/// A peer of the restarted speaker never connects, so the speaker defers its own End-of-RIB for the longest time.
 #[test]
-fn without_its_end_of_rib_what_is_stale_stays_for_a_while() {
+fn without_end_of_rib_stale_routes_are_kept_for_a_limited_time() {
     let seed = Seed::new(4);
     let mut network = running(seed.0, 4);
     let restart = Some(GracefulRestart::default().selection_deferral(30 * SECOND));
@@ -155,7 +155,7 @@ fn without_its_end_of_rib_what_is_stale_stays_for_a_while() {
 }
 
 #[test]
-fn one_that_stays_away_is_given_up_after_its_restart_time() {
+fn the_routes_of_an_absent_node_are_removed_after_its_restart_time() {
     let seed = Seed::new(5);
     let mut network = running(seed.0, 4);
     network.kill(0);
@@ -164,9 +164,9 @@ fn one_that_stays_away_is_given_up_after_its_restart_time() {
     assert!((1..4).all(|node| !has(&network, node, 0)));
 }
 
-/// A node without its memory (a reboot) does not claim that it forwards: what it does not announce goes at once.
+/// A node that rebooted clears the F bit: routes that it does not advertise are removed at once.
 #[test]
-fn one_that_starts_afresh_is_not_taken_for_one_that_kept_its_routes() {
+fn a_rebooted_node_does_not_keep_its_routes() {
     let seed = Seed::new(6);
     let mut network = running(seed.0, 4);
     network.kill(0);
@@ -182,7 +182,7 @@ fn one_that_starts_afresh_is_not_taken_for_one_that_kept_its_routes() {
 }
 
 #[test]
-fn a_node_cut_off_is_gone_after_the_hold_time_and_comes_back() {
+fn the_routes_of_an_isolated_node_are_removed_after_the_hold_time() {
     let seed = Seed::new(7);
     let mut network = running(seed.0, 4);
     network.events(1);

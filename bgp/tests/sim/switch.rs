@@ -1,5 +1,5 @@
-//! From a mesh to reflectors and back while the cluster runs, without the loss of a route: what is new is there before what
-//! is old goes, so there is a step in between with both. Each node takes each step at a time of its own.
+//! From a full mesh to reflectors and back while the cluster runs, without the loss of a route: new sessions are established
+//! before old ones end, so there is a step with both. Each node takes each step at a time of its own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use heliograph_bgp::Config;
 
 use crate::cluster::{ASN, config, mesh, neighbor};
-use crate::model::{Policies, keep_all, known, quiet};
+use crate::model::{Policies, keep_all, learned, quiet};
 use crate::network::{Network, NodeId, Seed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Who peers with whom.
+/// The topology of a step.
 #[derive(Clone, Copy, Debug)]
 enum Topology {
     Mesh,
@@ -20,11 +20,11 @@ enum Topology {
     Reflected,
 }
 
-/// Some nodes of which the last `reflectors` are, or are to be, reflectors.
+/// A cluster whose last `reflectors` nodes are, or become, reflectors.
 struct Switch {
     nodes: usize,
     reflectors: usize,
-    /// The reflectors are nodes like others; else they have no part in the mesh, and announce nothing.
+    /// The reflectors are nodes like others; else they are not part of the mesh, and originate nothing.
     in_mesh: bool,
 }
 
@@ -33,7 +33,7 @@ impl Switch {
         node >= self.nodes - self.reflectors
     }
 
-    /// A node's neighbours.
+    /// Returns a node's neighbors.
     fn config(&self, node: NodeId, topology: Topology) -> Config {
         let meshed = |node| self.in_mesh || !self.is_reflector(node);
         let in_mesh = |other| meshed(node) && meshed(other);
@@ -54,7 +54,7 @@ impl Switch {
 
     /// Takes all nodes one step further, each within a second.
     fn step(&self, network: &mut Network, topology: Topology) {
-        // A reflector that has no part in the mesh forwards nothing, and has nothing to lose.
+        // A reflector outside of the mesh forwards nothing, and has no routes to lose.
         let apart: BTreeSet<NodeId> =
             (0..self.nodes).filter(|node| !self.in_mesh && self.is_reflector(*node)).collect();
         let mut order: Vec<NodeId> = (0..self.nodes).collect();
@@ -62,9 +62,9 @@ impl Switch {
         for node in order {
             let pause = SECOND.mul_f64(2.0 * network.rng.f64() / self.nodes as f64);
             keep_all(network, pause, &apart, "on the way");
-            let before = known(network, node);
+            let before = learned(network, node);
             network.set_config(node, self.config(node, topology));
-            let after = known(network, node);
+            let after = learned(network, node);
             assert!(
                 before == after || apart.contains(&node),
                 "node {node}, to {topology:?}: {before:?}, {after:?}"

@@ -92,7 +92,7 @@ impl Kernel {
         value: &str,
     ) -> io::Result<()> {
         // A name may contain a dot, so this is a path and not a sysctl's name that is translated.
-        let path = format!("/proc/sys/net/{}/conf/{interface}/{key}", family.as_str());
+        let path = format!("/proc/sys/net/{}/conf/{interface}/{key}", family.sysctl());
         // /proc/sys/net shows the namespace of the thread that opens it.
         let written = match side {
             Side::Host => write_sysctl(&path, value),

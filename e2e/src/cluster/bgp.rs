@@ -1,4 +1,4 @@
-//! Heliograph's objects, as kubectl takes and tells them.
+//! Heliograph's objects for kubectl, and the sessions that kubectl lists.
 
 use std::collections::BTreeMap;
 
@@ -43,10 +43,10 @@ pub fn full_mesh() -> Value {
     json!({ "topology": "FullMesh" })
 }
 
-/// Sees that kubectl tells of so many sessions of these roles and of no others, all of them up.
+/// Checks that kubectl lists this number of sessions of these roles and of no others, all of them established.
 ///
 /// # Errors
-/// With what it tells instead.
+/// With kubectl's list if it differs.
 pub fn sessions_are(cluster: &impl Kubectl, wanted: &[(&str, usize)]) -> Result<()> {
     let mut found = BTreeMap::<String, usize>::new();
     for session in cluster.list(&["bgpsessions"])? {

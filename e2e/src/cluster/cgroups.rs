@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::wait::wait_until;
 
-/// Where control groups are mounted.
+/// The mount point of control groups.
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// The hierarchies of this machine: one each controller in version 1, one for all in version 2.
@@ -61,7 +61,7 @@ fn pass_controllers_on(group: &Path) -> Result<()> {
     Ok(())
 }
 
-/// In version 1 a new group has no processors and no memory, and gives none to those below, until it is told.
+/// In version 1 a new group has no processors and no memory until they are written to it, and gives none to those below.
 fn inherit_processors(from: &Path, to: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         std::fs::read(from.join(file))

@@ -71,11 +71,11 @@ pub fn status(spec: &Spec) -> Result<()> {
         match Machine::attach(&machine.name, machine.init.clone(), &state.spec.logs()) {
             Err(error) => println!("{error:#}"),
             Ok(machine) => {
-                let say = |daemon: String| {
+                let describe = |daemon: String| {
                     let runs = machine.runs(&daemon);
                     format!("{daemon} {}", if runs { "runs" } else { "HAS ENDED" })
                 };
-                let daemons: Vec<_> = machine.daemons().into_iter().map(say).collect();
+                let daemons: Vec<_> = machine.daemons().into_iter().map(describe).collect();
                 println!("{:8} pid {:<8} {}", machine.name(), machine.init().pid, daemons.join(", "));
             }
         }

@@ -9,14 +9,14 @@ use super::binaries::Binaries;
 use super::machine::{Input, Machine};
 use super::network::{CONTROL, FROM_HOST, POD_NETWORKS, SERVICE_NETWORKS};
 
-/// Where keys, certificates, tokens and kubeconfigs lie on every machine.
+/// The folder of keys, certificates, tokens and kubeconfigs on every machine.
 pub(super) const PKI: &str = "/etc/kubernetes";
 /// The administrator's kubeconfig on the control plane's machine.
 pub const ADMIN: &str = "/etc/kubernetes/admin.kubeconfig";
 /// etcd's files, and where a copy of them lies.
 const DATA: &str = "/var/lib/etcd/data";
-/// How long a part of the control plane may take to be there, on a machine busy with other things.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// The timeout for the start of a part of the control plane, on a machine busy with other things.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// One authority; a certificate for the API server, and one it shows to kubelets; a key that signs service-account
 /// tokens. A certificate of its own for the authority: some TLS libraries refuse a server that shows the authority's.
@@ -43,7 +43,7 @@ key sa.key
 openssl ec -in sa.key -pubout -out sa.pub
 "#;
 
-/// Who may talk to the API server, and as whom: the columns of a token file.
+/// Users of the API server and their tokens: the columns of a token file.
 fn tokens(machine: &Machine, nodes: &[String]) -> Result<Vec<(String, String)>> {
     let mut users = vec![
         ("admin".to_owned(), "system:masters".to_owned()),
@@ -182,7 +182,7 @@ impl Control<'_> {
 
     /// Waits until the API server is ready.
     pub fn wait_api_server(&self) -> Result<()> {
-        self.machine.wait_for("kube-apiserver", PATIENCE, || {
+        self.machine.wait_for("kube-apiserver", TIMEOUT, || {
             self.kubectl(&["get", "--raw", "/readyz"], Input::None).map(drop)
         })
     }
@@ -251,13 +251,13 @@ pub(super) fn line(words: &str, more: &[&str]) -> Vec<String> {
     words.split_whitespace().chain(more.iter().copied()).map(String::from).collect()
 }
 
-/// Where the API server writes who asked it for what.
+/// The API server's audit log.
 #[must_use]
 pub(super) fn audit_log(machine: &Machine) -> std::path::PathBuf {
     machine.path("/run/audit.log")
 }
 
-/// Who asked for what, and whether it was refused: no bodies.
+/// User, verb, resource and result of each request: no bodies.
 const AUDIT_POLICY: &str = r#"{
   "apiVersion": "audit.k8s.io/v1",
   "kind": "Policy",

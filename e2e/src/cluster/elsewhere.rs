@@ -12,18 +12,18 @@ use super::binaries::Binaries;
 use super::kubectl::{Kubectl, is_ready};
 use super::{bgp, workload};
 
-/// Where tests put their pods.
+/// The namespace of the tests' pods.
 const NAMESPACE: &str = "heliograph-test";
-/// What tests put on the BGPConfiguration that they make.
+/// The label of a BGPConfiguration that tests make.
 const MADE_BY_TESTS: (&str, &str) = ("app.kubernetes.io/managed-by", "heliograph-tests");
-/// On Heliograph's namespace it says that tests may change this Heliograph.
+/// The label of Heliograph's namespace which allows tests to change this Heliograph.
 pub const WELCOME: &str = "heliograph.io/tests=welcome";
-/// What tests put on nodes.
+/// The label that tests put on nodes.
 pub const NODE_LABEL: &str = "heliograph.io/test-reflector";
 /// The intent that a person gives to Heliograph.
 const INTENT: [&str; 2] = ["bgpconfigurations.heliograph.io", "bgppeers.heliograph.io"];
 
-/// Says all that the present context needs, without other files.
+/// A kubeconfig with all that the present context needs, without other files.
 const FLATTENED: [&str; 5] = ["config", "view", "--raw", "--flatten", "--minify"];
 
 /// The cluster that `KUBECONFIG` leads to.
@@ -96,7 +96,7 @@ impl Elsewhere {
         let ours = workload::NAMESPACE;
         ensure!(
             welcome.lines().any(|name| name == format!("namespace/{ours}")),
-            "the cluster of KUBECONFIG has a Heliograph, which these tests would restart and change. If they may, say so \
+            "the cluster of KUBECONFIG has a Heliograph, which these tests would restart and change. To allow it: \
              by `kubectl label namespace {ours} {WELCOME}`; otherwise unset KUBECONFIG"
         );
         Ok(())
@@ -116,7 +116,7 @@ impl Elsewhere {
         Ok(())
     }
 
-    /// Removes what tests make. Heliograph stays, and a BGPConfiguration that says what holds without one: deleting it
+    /// Removes what tests make. Heliograph stays, and a BGPConfiguration with the values that are in force without one: deleting it
     /// would change nothing, but agents would complain.
     fn tidy(&self) -> Result<()> {
         if self.has_heliograph()? {
@@ -173,7 +173,7 @@ impl Kubectl for Elsewhere {
     }
 }
 
-/// What a program prints.
+/// Returns the output of a program.
 fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(

@@ -53,7 +53,7 @@ pub(super) fn remove_killed_tests() -> Result<Vec<String>> {
     if faults.is_empty() { Ok(removed) } else { bail!("{}", faults.join("; ")) }
 }
 
-/// Whether a process lives whose number is in the name of a test's cluster. If not, it is nobody's.
+/// Returns whether the process runs whose number is in the name of a test's cluster. If not, the cluster has no owner.
 fn maker_may_live(name: &str) -> bool {
     let number = name.strip_prefix(TEST).and_then(|rest| rest.split('-').next()?.parse().ok());
     number.is_some_and(|pid| Identity::of(pid).is_ok())

@@ -10,11 +10,11 @@ use crate::ours;
 
 /// The image of the container that holds a pod's namespaces.
 pub const PAUSE: &str = "heliograph.local/pause:1";
-/// The image of the pods that tests run: a shell and the usual small programs. `sleep infinity` unless told.
+/// The image of the tests' pods: a shell and the usual small programs. `sleep infinity` by default.
 pub const POD: &str = "heliograph.local/pod:1";
 /// A static program with everything in it.
 const BUSYBOX: &str = "/bin/busybox";
-/// What of it is called by name.
+/// The programs of it that are called by name.
 const APPLETS: [&str; 24] = [
     "cat",
     "date",

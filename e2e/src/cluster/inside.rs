@@ -27,7 +27,7 @@ impl Cluster {
         NetNs::open(&node.path(&format!("/proc/{pid}/ns/net")))
     }
 
-    /// What `heliograph status` says on a node, run there as a person would.
+    /// Returns the output of `heliograph status` on a node, run there as a person would.
     ///
     /// # Errors
     /// When no agent answers.

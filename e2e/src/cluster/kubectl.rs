@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::wait::wait_while;
 
-/// How long a cluster's controllers may take for what they do at once on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+/// The timeout for a cluster's controllers, which act at once on an idle machine.
+pub const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// A cluster that kubectl speaks to.
 pub trait Kubectl {
@@ -60,7 +60,7 @@ pub trait Kubectl {
         self.kubectl(&[&["exec", pod, "--"], words].concat())
     }
 
-    /// Whether all that the cluster's nodes and its control plane run still runs, as far as that can be told: nobody
+    /// Returns whether all daemons of the cluster's nodes and control plane still run, as far as this can be seen: nobody
     /// need wait for what a daemon does that has ended.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ pub trait Kubectl {
     /// Waits until `count` nodes are Ready.
     ///
     /// # Errors
-    /// When they are not in time; with what each says.
+    /// When they are not in time; with the state of each.
     fn wait_ready_nodes(&self, count: usize) -> Result<()> {
         let ready = || {
             let ready = self.list(&["nodes"])?.iter().filter(|node| is_ready(node)).count();
@@ -82,14 +82,14 @@ pub trait Kubectl {
             self.watch_ready(&["nodes", "--all"]);
             bail!("{ready} of {count} Ready")
         };
-        wait_while(|| self.lives(), PATIENCE, "all nodes Ready", ready)
+        wait_while(|| self.lives(), TIMEOUT, "all nodes Ready", ready)
             .with_context(|| self.kubectl(&["describe", "nodes"]).unwrap_or_default())
     }
 
     /// Waits until all pods that a selector finds are Ready, at least `count`, and gives them.
     ///
     /// # Errors
-    /// When they are not in time; with what they say.
+    /// When they are not in time; with their state.
     fn wait_pods_ready(&self, selector: &str, count: usize) -> Result<Vec<Value>> {
         let ready = || {
             let pods = self.list(&["pods", "-A", "-l", selector])?;
@@ -99,7 +99,7 @@ pub trait Kubectl {
             self.watch_ready(&["pods", "-A", "-l", selector]);
             bail!("{} pods, {} Ready", pods.len(), pods.iter().filter(|p| is_ready(p)).count())
         };
-        wait_while(|| self.lives(), PATIENCE, &format!("{count} pods with {selector} Ready"), ready)
+        wait_while(|| self.lives(), TIMEOUT, &format!("{count} pods with {selector} Ready"), ready)
             .with_context(|| self.kubectl(&["describe", "pods", "-A", "-l", selector]).unwrap_or_default())
     }
 
@@ -110,7 +110,7 @@ pub trait Kubectl {
     }
 }
 
-/// Whether an object says that it is Ready.
+/// Returns whether an object's condition Ready is True.
 #[must_use]
 pub fn is_ready(object: &Value) -> bool {
     let conditions = object["status"]["conditions"].as_array();

@@ -20,11 +20,11 @@ use crate::lab::ip_batch;
 use crate::netns::{NetNs, NodeNs};
 use crate::wait::{wait_until, wait_while};
 
-/// Where a machine keeps the process numbers of its daemons.
+/// The folder of the process numbers of a machine's daemons.
 const PIDS: &str = "/run/daemons";
-/// How long a daemon may take to end, and a started one to be seen.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How many lines of a daemon's log are told when something goes wrong.
+/// The timeout for a daemon to end, and for a started one to be seen.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The number of lines of a daemon's log in an error.
 const LOG_LINES: usize = 25;
 
 /// A running machine.
@@ -124,7 +124,7 @@ impl Machine {
         Ok(command)
     }
 
-    /// Runs a command in the machine to its end, with a standard input, and gives all it said.
+    /// Runs a command in the machine to its end, with a standard input, and returns all its output.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -212,7 +212,7 @@ impl Machine {
         let status = self.namespaces.spawn(&mut command)?.wait()?;
         ensure!(status.success(), "{}: cannot start {daemon}: setsid ended with {status}", self.name);
         let what = format!("{}: the start of {daemon}", self.name);
-        wait_until(PATIENCE, &what, || self.pid(daemon).context("not seen yet")).map(drop)
+        wait_until(TIMEOUT, &what, || self.pid(daemon).context("not seen yet")).map(drop)
     }
 
     /// Sends a daemon a signal and waits for its end. One that does not run any more is no fault.
@@ -224,7 +224,7 @@ impl Machine {
         if self.runs(daemon) {
             self.run(["sh", "-c", &format!("kill -{} {pid} 2>/dev/null || true", signal as i32)])?;
             let what = format!("{}: the end of {daemon} after {signal}", self.name);
-            wait_until(PATIENCE, &what, || if self.runs(daemon) { bail!("it still runs") } else { Ok(()) })?;
+            wait_until(TIMEOUT, &what, || if self.runs(daemon) { bail!("it still runs") } else { Ok(()) })?;
         }
         // The number may be given to another process one day.
         Ok(std::fs::remove_file(self.path(&format!("{PIDS}/{daemon}")))?)
@@ -235,7 +235,7 @@ impl Machine {
         std::fs::read_to_string(self.path(&format!("{PIDS}/{daemon}"))).ok()?.trim().parse().ok()
     }
 
-    /// Whether a daemon runs.
+    /// Returns whether a daemon runs.
     #[must_use]
     pub fn runs(&self, daemon: &str) -> bool {
         let status = |pid| std::fs::read_to_string(self.path(&format!("/proc/{pid}/stat"))).ok();
@@ -253,7 +253,7 @@ impl Machine {
         names
     }
 
-    /// Where a daemon writes.
+    /// Returns the path of a daemon's log.
     #[must_use]
     pub fn log_path(&self, daemon: &str) -> PathBuf {
         self.logs.join(format!("{}-{daemon}.log", self.name))
@@ -261,7 +261,7 @@ impl Machine {
 
     /// The last lines of a daemon's log, for an error's message.
     #[must_use]
-    pub fn last_words(&self, daemon: &str) -> String {
+    pub fn last_logs(&self, daemon: &str) -> String {
         let path = self.log_path(daemon);
         let log = std::fs::read(&path).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -280,7 +280,7 @@ impl Machine {
             ensure!(self.runs(daemon), "it has ended");
             Ok(())
         };
-        wait_while(lives, within, &what, look).with_context(|| self.last_words(daemon))
+        wait_while(lives, within, &what, look).with_context(|| self.last_logs(daemon))
     }
 
     /// Sees that a daemon runs.
@@ -288,12 +288,12 @@ impl Machine {
     /// # Errors
     /// When it has ended; with the last lines of its log.
     pub fn must_run(&self, daemon: &str) -> Result<()> {
-        ensure!(self.runs(daemon), "{}: {daemon} has ended: {}", self.name, self.last_words(daemon));
+        ensure!(self.runs(daemon), "{}: {daemon} has ended: {}", self.name, self.last_logs(daemon));
         Ok(())
     }
 }
 
-/// What a command reads.
+/// Returns the standard input of a command.
 #[derive(Debug, Default)]
 pub enum Input {
     /// Nothing.

@@ -49,25 +49,25 @@ pub use self::kubectl::Kubectl;
 
 use self::binaries::Binaries;
 use self::control::Control;
-use self::kubectl::PATIENCE;
+use self::kubectl::TIMEOUT;
 use self::machine::{Input, Machine};
 use self::network::{Place, Topology};
 use self::state::{Identity, Remembered, State};
 use crate::cleanup;
 use crate::wait::wait_while;
 
-/// What a cluster is to be.
+/// The options of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spec {
     /// Names its control groups. No two clusters of a name on one machine.
     pub name: String,
-    /// Where its state, logs and kubeconfig lie.
+    /// The folder of its state, logs and kubeconfig.
     pub folder: PathBuf,
-    /// How many nodes it has at first.
+    /// The number of nodes at first.
     pub nodes: usize,
-    /// How they are cabled.
+    /// The cabling of the nodes.
     pub topology: Topology,
-    /// Whether Services have names: CoreDNS. Their addresses always work, by kube-proxy, as pods that ask the API server
+    /// With CoreDNS, for names of Services. Their addresses always work, by kube-proxy, as pods that connect to the API server
     /// count on it.
     pub services: bool,
     /// An interface of this name leads from here to the API server, if wanted. Not where tests may run beside each
@@ -115,18 +115,18 @@ pub struct Cluster {
     nodes: BTreeMap<String, (Place, Machine)>,
     /// Machines beside the nodes.
     others: Vec<Machine>,
-    /// What is dropped takes the cluster down, unless it was released.
+    /// Dropping it takes the cluster down, unless it was released.
     ours: bool,
     _on_interrupt: cleanup::Registered,
 }
 
 /// The most nodes a cluster can have, joined ones included: each has its token from the start.
 const MOST: usize = 60;
-/// Where a machine stands that is no node: on the segment of the first rack.
+/// The place of a machine that is no node: on the segment of the first rack.
 const BESIDE: Place = Place { number: MOST + 1, rack: 1 };
-/// Where the folders of clusters are.
+/// The folder of clusters' folders.
 const RUN: &str = "/run";
-/// How the names of the tests' clusters begin.
+/// The prefix of the names of the tests' clusters.
 const TEST: &str = "heliograph-test-";
 const SWITCH: &str = "switch";
 const ROUTER: &str = "router";
@@ -276,7 +276,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes everything down and says what could not be.
+    /// Takes everything down, and fails with what could not be removed.
     ///
     /// # Errors
     /// When something is left.
@@ -295,7 +295,7 @@ impl Cluster {
         take_down(&self.spec)
     }
 
-    /// What it was made from.
+    /// Returns the options that it was made with.
     #[must_use]
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -354,7 +354,7 @@ impl Cluster {
     /// Waits until all nodes are Ready.
     ///
     /// # Errors
-    /// When they are not in time; with what each says.
+    /// When they are not in time; with the state of each.
     pub fn wait_nodes_ready(&self) -> Result<()> {
         self.wait_ready_nodes(self.nodes.len())
     }
@@ -365,7 +365,7 @@ impl Cluster {
     /// When they have none in time.
     pub fn pod_networks(&self) -> Result<Vec<(Place, Vec<String>)>> {
         let lives = || self.lives();
-        wait_while(lives, PATIENCE, "every node's pod networks", || {
+        wait_while(lives, TIMEOUT, "every node's pod networks", || {
             let nodes = self.list(&["nodes"])?;
             let of = |place: Place| {
                 let node = nodes.iter().find(|node| node["metadata"]["name"] == place.name());
@@ -440,7 +440,7 @@ impl Cluster {
         self.control().restore(name)
     }
 
-    /// Who with a service account asked the API server for what: one audit event a line, in JSON.
+    /// Returns the API server's audit log: one event a line, in JSON.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -497,7 +497,7 @@ impl Drop for Cluster {
         if !self.ours {
             return;
         }
-        crate::lab::say_last(&self.last_words());
+        crate::lab::keep_last_logs(&self.last_logs());
         if let Err(error) = self.end() {
             eprintln!("{error:#}");
         }
@@ -507,10 +507,10 @@ impl Drop for Cluster {
 impl Cluster {
     /// The last lines of all logs.
     #[must_use]
-    pub fn last_words(&self) -> String {
+    pub fn last_logs(&self) -> String {
         let nodes = self.nodes.values().map(|(_, machine)| machine);
         let machines = std::iter::once(&self.control).chain(nodes).chain(&self.others);
-        let words = machines.flat_map(|m| m.daemons().into_iter().map(|daemon| m.last_words(&daemon)));
+        let words = machines.flat_map(|m| m.daemons().into_iter().map(|daemon| m.last_logs(&daemon)));
         words.collect::<Vec<_>>().join("\n---\n")
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::machine::Machine;
 use crate::lab::ip_batch;
 
-/// How the nodes are cabled.
+/// The cabling of the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topology {
@@ -60,7 +60,7 @@ impl Topology {
     }
 }
 
-/// Where a node is.
+/// The place of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its number, from 1.

@@ -14,16 +14,16 @@ use super::machine::{Input, Machine};
 use super::network::Place;
 use crate::jail::NodePlan;
 
-/// Where runtimes look for CNI plugins, and for what to do with them.
+/// The runtimes' folders of CNI plugins and of their configuration.
 pub const PLUGINS: &str = "/opt/cni/bin";
 /// The folder of network configurations.
 pub const CONFIGURATIONS: &str = "/etc/cni/net.d";
-/// Where Debian keeps the reference plugins.
+/// Debian's folder of the reference plugins.
 const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 /// The reference plugins that every distribution of Kubernetes brings along: containerd sets up `lo` with the first.
 const REFERENCE: [&str; 4] = ["loopback", "portmap", "bandwidth", "host-local"];
-/// How long a container runtime may take to be there, on a machine busy with other things.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// The timeout for the start of a container runtime, on a machine busy with other things.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Every folder that a runtime, a kubelet or a network writes to is the node's own: on one machine they would take
 /// each other's for theirs. In memory, as an overlay's upper layer must not be on another overlay.
@@ -66,17 +66,17 @@ pub(super) fn start(machine: &Machine, place: Place, cgroup: &str, binaries: &Bi
     }
     machine.write("/etc/containerd/config.toml", CONTAINERD)?;
     machine.start("containerd", &line("containerd --config /etc/containerd/config.toml", &[]))?;
-    machine.wait_for("containerd", PATIENCE, || machine.run(["ctr", "version"]))?;
+    machine.wait_for("containerd", TIMEOUT, || machine.run(["ctr", "version"]))?;
     for image in images::all()? {
         import(machine, &image)?;
     }
     machine.write("/etc/kubernetes/kubelet.yaml", &kubelet(cgroup).to_string())?;
     hide_settings(machine)?;
-    tell_clock(machine)?;
+    add_cpu_clock(machine)?;
     start_kubelet(machine, place, binaries)
 }
 
-/// What a kubelet sets as it starts, and to what. These are the whole machine's.
+/// The settings that a kubelet writes as it starts, with their values. They apply to the whole machine.
 const SETTINGS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
     ("kernel/keys/root_maxkeys", "1000000"),
@@ -97,17 +97,17 @@ fn hide_settings(machine: &Machine) -> Result<()> {
     machine.run(words).context("cannot hide the machine's settings from the kubelet").map(drop)
 }
 
-/// The kubelet ends at once where it cannot tell the processor's clock, and User-mode Linux does not tell it.
-fn tell_clock(machine: &Machine) -> Result<()> {
+/// Adds the processor's clock to /proc/cpuinfo: without it the kubelet ends at once, and User-mode Linux has none.
+fn add_cpu_clock(machine: &Machine) -> Result<()> {
     let info = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     if info.contains("cpu MHz") {
         return Ok(());
     }
-    let told = info.lines().map(|line| {
+    let lines = info.lines().map(|line| {
         let clock = if line.starts_with("processor") { "cpu MHz\t\t: 2000.000\n" } else { "" };
         format!("{line}\n{clock}")
     });
-    machine.write("/run/cpuinfo", &told.collect::<String>())?;
+    machine.write("/run/cpuinfo", &lines.collect::<String>())?;
     machine.run(["mount", "--bind", "/run/cpuinfo", "/proc/cpuinfo"]).map(drop)
 }
 
@@ -144,7 +144,7 @@ oom_score = 0
     conf_dir = "/etc/cni/net.d"
 "#;
 
-/// The kubelet's configuration. What it says of memory, disks and swap is true of a whole machine, not of a part.
+/// The kubelet's configuration. Its limits of memory, disks and swap apply to a whole machine, not to a part.
 fn kubelet(cgroup: &str) -> serde_json::Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",

@@ -8,7 +8,7 @@ use super::node::{CONFIGURATIONS, PLUGINS};
 use super::{Cluster, Kubectl, network};
 use crate::lab::binary;
 
-/// Who makes pods reach each other.
+/// The pod network of a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum PodNetwork {
@@ -21,7 +21,7 @@ pub enum PodNetwork {
     None,
 }
 
-/// What a person applies to a cluster.
+/// The manifests that a person applies to a cluster.
 pub const MANIFEST: &str = include_str!("../../../manifests/install.yaml");
 
 impl Cluster {
@@ -37,7 +37,7 @@ impl Cluster {
         }
     }
 
-    /// What an agent does, done once by hand: plugin, configuration, `node.json`, and a route to every other node.
+    /// Does an agent's work once by hand: plugin, configuration, `node.json`, and a route to every other node.
     fn route_statically(&self) -> Result<()> {
         let plugin = binary("heliograph-cni")?;
         let nodes = self.pod_networks()?;

@@ -1,4 +1,4 @@
-//! What a cluster needs for Services: kube-proxy on the nodes, and for their names CoreDNS beside the API server.
+//! The parts of a cluster for Services: kube-proxy on the nodes, and for their names CoreDNS beside the API server.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::network::{CONTROL, POD_NETWORKS, Place};
 
 /// The Service address of the cluster's DNS.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Lets every kubelet's identity do what kube-proxy does, too.
 pub(super) fn allow_proxies(control: &Control) -> Result<()> {
@@ -64,7 +64,7 @@ pub(super) fn start_dns(control: &Control) -> Result<()> {
         .start("coredns", &line(&program.to_string_lossy(), &["-conf", "/etc/coredns/Corefile"]))?;
     let ports = [("dns", "UDP"), ("dns-tcp", "TCP")]
         .map(|(name, protocol)| json!({ "name": name, "port": 53, "protocol": protocol }));
-    // Without a selector nobody but us says where it leads.
+    // Without a selector only we write its endpoints.
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -84,7 +84,7 @@ pub(super) fn start_dns(control: &Control) -> Result<()> {
     });
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": [service, endpoints] });
     control.kubectl(&["apply", "-f", "-"], Input::Text(list.to_string()))?;
-    control.machine.wait_for("coredns", PATIENCE, || {
+    control.machine.wait_for("coredns", TIMEOUT, || {
         control.machine.run(["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8181/ready"]).map(drop)
     })
 }

@@ -1,4 +1,4 @@
-//! What is remembered of a cluster between `cluster up` and `cluster down`.
+//! The state of a cluster between `cluster up` and `cluster down`, on disk.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ impl Identity {
         Self::of(std::process::id() as i32)
     }
 
-    /// Whether it is still there. A zombie is not.
+    /// Returns whether it still runs. A zombie does not.
     #[must_use]
     pub fn lives(&self) -> bool {
         started(self.pid) == Some(self.started)
@@ -68,21 +68,21 @@ pub struct Remembered {
     pub init: Identity,
 }
 
-/// What is remembered of a cluster. Written before anything it names is used, so that nothing is forgotten.
+/// The state of a cluster. Written before anything it names is used, so that everything can be removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
-    /// What was asked for.
+    /// The options.
     pub spec: Spec,
-    /// Who makes it, or made it.
+    /// The process that makes it, or made it.
     pub maker: Identity,
     /// All that was made, in order.
     pub machines: Vec<Remembered>,
-    /// Whether it came up to the end.
+    /// It came up completely.
     pub complete: bool,
 }
 
 impl State {
-    /// Whether anything of it lives: its machines, or while it is being made whoever makes it.
+    /// Returns whether anything of it runs: its machines, or the process that makes it.
     #[must_use]
     pub fn lives(&self) -> bool {
         self.machines.iter().any(|machine| machine.init.lives()) || (!self.complete && self.maker.lives())

@@ -17,8 +17,8 @@ pub const OUTSIDE: [&str; 2] = ["203.0.113.0/24", "198.51.100.0/24"];
 const ASN: u32 = 64600;
 const CONFIGURATION: &str = "/run/bird.conf";
 const CONTROL: &str = "/run/bird.ctl";
-/// How long BIRD may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout for BIRD's answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Puts it beside the nodes, announcing networks under a password. The cluster does not know it yet.
 ///
@@ -29,7 +29,7 @@ pub fn start(cluster: &mut Cluster, networks: &[&str], password: &str) -> Result
     let router = cluster.machine(NAME)?;
     router.write(CONFIGURATION, &configuration(cluster, networks, password))?;
     router.start("bird", &["bird", "-f", "-c", CONFIGURATION, "-s", CONTROL].map(String::from))?;
-    router.wait_for("bird", PATIENCE, || birdc(cluster, &["show", "status"])).map(drop)
+    router.wait_for("bird", TIMEOUT, || birdc(cluster, &["show", "status"])).map(drop)
 }
 
 /// Has it announce these networks under that password from now on.
@@ -65,7 +65,7 @@ pub fn secret(password: &str) -> String {
     .to_string()
 }
 
-/// The BGPPeer: a neighbour of all nodes that may tell of these networks and is told of the pods'.
+/// The BGPPeer: a neighbor of all nodes that may advertise these networks and receives those of the pods.
 #[must_use]
 pub fn peer(import: &[&str]) -> String {
     let import: Vec<_> = import.iter().map(|cidr| json!({ "cidr": cidr })).collect();

@@ -1,4 +1,4 @@
-//! What runs on a cluster to see that its network is one: pods, who reaches whom, and packets that flow all the time.
+//! Workloads that check a cluster's network: pods, the pairs that reach each other, and packets that flow all the time.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::probe::PingStream;
 /// Heliograph's namespace.
 pub const NAMESPACE: &str = "heliograph-system";
 
-/// What pods are made from.
+/// The image of the pods.
 fn template(app: &str, image: &str) -> Value {
     json!({
         "metadata": { "labels": { "app": app } },

@@ -17,10 +17,10 @@ use crate::guest::PATH;
 use crate::image::{File, Settings, docker_archive, docker_archive_of};
 use crate::ours;
 
-/// What the tests call in their pods, besides busybox's programs.
+/// The programs that the tests run in their pods, besides busybox's.
 const PROGRAMS: [&str; 9] =
     ["bash", "conntrack", "curl", "dash", "dig", "getent", "nc.openbsd", "ss", "wget"];
-/// What these are called by. Not busybox's shell: it takes its own `nc` whatever lies on the path.
+/// Their names. Not busybox's shell: it uses its own `nc` whatever is on the path.
 const LINKS: [(&str, &str); 3] = [("sh", "dash"), ("nc", "nc.openbsd"), ("bash", "bash")];
 /// A static program with everything in it.
 const BUSYBOX: &str = "/bin/busybox";
@@ -64,15 +64,15 @@ pub fn archives(binaries: &Binaries) -> Result<[PathBuf; 2]> {
     Ok([large, small])
 }
 
-/// What goes into the images.
+/// The content of the images.
 struct Parts {
     /// The names of the large one.
     names: Vec<String>,
     /// The name of the small one.
     breaker: String,
-    /// Where a file of this machine lies in the image.
+    /// Returns the path of a file of this machine in the image.
     copies: BTreeMap<PathBuf, PathBuf>,
-    /// What busybox can be called by.
+    /// Returns the names by which busybox can be called.
     applets: Vec<String>,
 }
 
@@ -154,8 +154,8 @@ fn output(program: &Path, words: &[&str]) -> Result<String> {
     let output = Command::new(program).args(words).env("PATH", PATH).output();
     let output = output.with_context(|| format!("cannot run {}", program.display()))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`{} {}` ended with {}: {}", program.display(), words.join(" "), output.status, said.trim());
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("`{} {}` ended with {}: {}", program.display(), words.join(" "), output.status, text.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

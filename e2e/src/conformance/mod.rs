@@ -13,25 +13,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use self::report::{Outcome, Verdict};
+use self::report::{Outcome, TestResult};
 use crate::cluster::binaries::Binaries;
 use crate::cluster::pod_network::PodNetwork;
 use crate::cluster::{ADMIN, Cluster, Kubectl, Spec};
 
 /// The name of the running tests among the daemons of the control plane's machine.
 const DAEMON: &str = "e2e";
-/// Where the report is written on that machine.
+/// The path of the report on that machine.
 const FOLDER: &str = "/run/e2e";
 /// The report's file.
 const REPORT: &str = "report.json";
-/// How the labels begin that ginkgo writes behind a test's name.
+/// The beginning of the labels that ginkgo writes behind a test's name.
 const LABELS: &str = " [sig-network";
-/// How many tests run at a time: most of what they do is wait.
+/// The number of tests at a time: most of their time is waiting.
 const PROCESSES: usize = 6;
-/// What ginkgo has beyond the time for the tests, to end those that run and to write its report, which says how they
+/// The time that ginkgo has beyond that for the tests, to end those that run and to write its report, which shows how they
 /// stand. It gives them half a minute each.
 const GRACE: Duration = Duration::from_secs(300);
-/// How often the log is looked at.
+/// The interval at which the log is read.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Which tests run, and how.
@@ -41,9 +41,9 @@ pub struct Plan {
     pub focus: String,
     /// A regular expression: what must not match. Nothing if empty.
     pub skip: String,
-    /// How many at a time, those marked `[Serial]` excepted.
+    /// The number of tests at a time, those marked `[Serial]` excepted.
     pub processes: usize,
-    /// How long all may take.
+    /// The timeout for all of them.
     pub within: Duration,
 }
 
@@ -100,17 +100,17 @@ pub fn run(cluster: &Cluster, plan: &Plan, progress: &mut dyn FnMut(&str)) -> Re
         took <= plan.within,
         "Kubernetes' tests did not end within {:?}: {}",
         plan.within,
-        control.last_words(DAEMON)
+        control.last_logs(DAEMON)
     );
     let text = std::fs::read_to_string(report)
-        .with_context(|| format!("Kubernetes' tests left no report: {}", control.last_words(DAEMON)))?;
+        .with_context(|| format!("Kubernetes' tests left no report: {}", control.last_logs(DAEMON)))?;
     let outcomes = report::read(&text)?;
     Ok(outcomes.into_iter().filter(|outcome| outcome.name.contains(rules::GROUP)).collect())
 }
 
 /// Brings a cluster up, runs all tests that the rules do not leave out, writes the page and takes the cluster down.
-/// `folder` gets the whole report, and the log, which says why a test failed. With a focus, runs those it matches; then,
-/// and with another network than Heliograph, the page is left alone. Tells whether any failed.
+/// `folder` receives the whole report, and the log with the reasons of failures. With a focus, runs those it matches; then,
+/// and with another network than Heliograph, the page is not written. Returns whether any failed.
 ///
 /// # Errors
 /// When the tests cannot be run, or the page not be written.
@@ -125,7 +125,7 @@ pub fn everything(focus: Option<String>, network: PodNetwork, page: &Path, folde
     kept?;
     cluster.down()?;
 
-    let failed = tell(&outcomes, start.elapsed());
+    let failed = summarize(&outcomes, start.elapsed());
     if of_all && network == PodNetwork::Heliograph {
         let text = page::write(&outcomes)?;
         std::fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))?;
@@ -138,7 +138,7 @@ fn plan(focus: String, skip: String) -> Plan {
     Plan { focus, skip, processes: PROCESSES, within: Duration::from_secs(4 * 3600) }
 }
 
-/// All that the rules do not leave out; says how many these are.
+/// Returns all tests that the rules do not leave out, and prints their number.
 fn plan_of_all() -> Result<Plan> {
     let all = list(&Binaries::conformance(&mut |step| println!("{step}"))?)?;
     let left_out = all.iter().filter(|name| rules::find(name).is_some()).count();
@@ -160,12 +160,12 @@ fn prepared(network: PodNetwork) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// Says how the tests ended, and gives how many failed.
-fn tell(outcomes: &[Outcome], took: Duration) -> usize {
-    let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict != Verdict::NotRun).collect();
-    let failed: Vec<_> = ran.iter().filter(|o| matches!(o.verdict, Verdict::Failed(_))).collect();
+/// Prints the results of the tests, and returns the number of failures.
+fn summarize(outcomes: &[Outcome], took: Duration) -> usize {
+    let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.result != TestResult::NotRun).collect();
+    let failed: Vec<_> = ran.iter().filter(|o| matches!(o.result, TestResult::Failed(_))).collect();
     for outcome in &failed {
-        println!("FAILED {}: {:?}", outcome.name, outcome.verdict);
+        println!("FAILED {}: {:?}", outcome.name, outcome.result);
     }
     println!("conformance: {} ran in {} s, {} failed", ran.len(), took.as_secs(), failed.len());
     failed.len()
@@ -203,7 +203,7 @@ fn words(binaries: &Binaries, plan: &Plan, nodes: usize) -> Vec<String> {
         "--provider=skeleton".into(),
         format!("--kubeconfig={ADMIN}"),
         format!("--kubectl-path={}", program("kubectl")),
-        // Unless told, some of the tests take it that there are too few for them.
+        // Without it, some of the tests assume that there are too few.
         format!("--num-nodes={nodes}"),
         "--disable-log-dump".into(),
     ]);
@@ -215,7 +215,7 @@ struct Log {
     file: std::fs::File,
     /// The beginning of a line whose end is not there yet.
     rest: String,
-    /// How the last test ended, until its name comes.
+    /// The result of the last test, until its name is printed.
     ended: Option<String>,
     count: usize,
 }

@@ -1,15 +1,15 @@
-//! The page that tells what of Kubernetes' tests passes: written from a report, and read again to see that it is true.
+//! The page that lists the results of Kubernetes' tests: written from a report, and read again to check it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::report::{Outcome, Verdict};
+use super::report::{Outcome, TestResult};
 use super::rules;
 use crate::cluster::binaries;
 
-/// What Kubernetes calls the tests that every cluster has to pass.
+/// The label of the tests that every cluster has to pass.
 const CONFORMANCE: &str = "[Conformance]";
 const FAILED: &str = "Failed";
 const LEFT_OUT: &str = "Left out";
@@ -18,13 +18,13 @@ const PASSED: &str = "Passed";
 /// Longer messages are cut: the log has the whole.
 const MESSAGE: usize = 200;
 
-/// Where a test is listed: the heading of the section.
-fn section(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Passed => PASSED,
-        Verdict::Failed(_) => FAILED,
-        Verdict::Skipped(_) => SKIPPED,
-        Verdict::NotRun => LEFT_OUT,
+/// The section in which a test is listed.
+fn section(result: &TestResult) -> &'static str {
+    match result {
+        TestResult::Passed => PASSED,
+        TestResult::Failed(_) => FAILED,
+        TestResult::Skipped(_) => SKIPPED,
+        TestResult::NotRun => LEFT_OUT,
     }
 }
 
@@ -46,7 +46,7 @@ pub fn write(outcomes: &[Outcome]) -> Result<String> {
         rules::NODES,
     );
     let count = |title: Option<&str>, label: &str| {
-        let of = outcomes.iter().filter(|o| title.is_none_or(|title| section(&o.verdict) == title));
+        let of = outcomes.iter().filter(|o| title.is_none_or(|title| section(&o.result) == title));
         of.filter(|outcome| outcome.name.contains(label)).count()
     };
     for title in [PASSED, FAILED, SKIPPED, LEFT_OUT] {
@@ -58,8 +58,10 @@ pub fn write(outcomes: &[Outcome]) -> Result<String> {
     for title in [FAILED, SKIPPED] {
         writeln!(page, "\n## {title}\n")?;
         let mut listed = 0;
-        for outcome in outcomes.iter().filter(|outcome| section(&outcome.verdict) == title) {
-            let (Verdict::Failed(message) | Verdict::Skipped(message)) = &outcome.verdict else { continue };
+        for outcome in outcomes.iter().filter(|outcome| section(&outcome.result) == title) {
+            let (TestResult::Failed(message) | TestResult::Skipped(message)) = &outcome.result else {
+                continue;
+            };
             writeln!(page, "- `{}`  \n  {}", outcome.name, first_line(message))?;
             listed += 1;
         }
@@ -69,7 +71,7 @@ pub fn write(outcomes: &[Outcome]) -> Result<String> {
     }
     writeln!(page, "\n## {LEFT_OUT}")?;
     let mut left_out: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
-    for outcome in outcomes.iter().filter(|outcome| outcome.verdict == Verdict::NotRun) {
+    for outcome in outcomes.iter().filter(|outcome| outcome.result == TestResult::NotRun) {
         let rule = rules::find(&outcome.name)
             .with_context(|| format!("`{}` did not run, and no rule leaves it out", outcome.name))?;
         left_out.entry(rule).or_default().push(&outcome.name);
@@ -79,17 +81,18 @@ pub fn write(outcomes: &[Outcome]) -> Result<String> {
         names.into_iter().try_for_each(|name| writeln!(page, "- `{name}`"))?;
     }
     writeln!(page, "\n## {PASSED}\n")?;
-    let passed = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Passed);
+    let passed = outcomes.iter().filter(|outcome| outcome.result == TestResult::Passed);
     passed.into_iter().try_for_each(|outcome| writeln!(page, "- `{}`", outcome.name))?;
     Ok(page)
 }
 
 fn first_line(message: &str) -> String {
-    let line = message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it did not say why");
+    let line =
+        message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason was printed");
     line.chars().take(MESSAGE).collect()
 }
 
-/// What the page says became of each test, in order of name.
+/// Returns the result of each test in the page, in order of name.
 fn read(page: &str) -> Result<Vec<Outcome>> {
     let (mut section, mut lines, mut outcomes) = ("", page.lines(), Vec::new());
     while let Some(line) = lines.next() {
@@ -99,14 +102,14 @@ fn read(page: &str) -> Result<Vec<Outcome>> {
         let Some(name) = line.strip_prefix("- `") else { continue };
         let name = name.trim_end().strip_suffix('`').with_context(|| format!("no test: {line}"))?;
         let mut message = || lines.next().unwrap_or_default().trim().to_owned();
-        let verdict = match section {
-            PASSED => Verdict::Passed,
-            FAILED => Verdict::Failed(message()),
-            SKIPPED => Verdict::Skipped(message()),
-            LEFT_OUT => Verdict::NotRun,
+        let result = match section {
+            PASSED => TestResult::Passed,
+            FAILED => TestResult::Failed(message()),
+            SKIPPED => TestResult::Skipped(message()),
+            LEFT_OUT => TestResult::NotRun,
             other => bail!("`{name}` is listed under `{other}`"),
         };
-        outcomes.push(Outcome { name: name.to_owned(), verdict, seconds: 0 });
+        outcomes.push(Outcome { name: name.to_owned(), result, seconds: 0 });
     }
     outcomes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(outcomes)
@@ -120,9 +123,9 @@ pub fn check(page: &str, tests: &[String]) -> Result<()> {
     let outcomes = read(page)?;
     let listed: Vec<_> = outcomes.iter().map(|outcome| outcome.name.as_str()).collect();
     let missing: Vec<_> = tests.iter().filter(|name| !listed.contains(&name.as_str())).collect();
-    ensure!(missing.is_empty(), "the page does not tell of {missing:#?}");
-    ensure!(listed == tests, "the page tells of tests that are none, or of some twice");
-    let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.verdict != Verdict::NotRun).collect();
+    ensure!(missing.is_empty(), "the page does not list {missing:#?}");
+    ensure!(listed == tests, "the page lists tests that do not exist, or some twice");
+    let ran: Vec<_> = outcomes.iter().filter(|outcome| outcome.result != TestResult::NotRun).collect();
     let odd: Vec<_> = ran.iter().filter(|outcome| rules::find(&outcome.name).is_some()).collect();
     ensure!(odd.is_empty(), "these ran, though a rule leaves them out: {odd:#?}");
     let written = write(&outcomes)?;
@@ -137,13 +140,13 @@ mod tests {
 
     #[test]
     fn a_page_is_read_as_it_was_written() {
-        let outcome = |name: &str, verdict| Outcome { name: name.into(), verdict, seconds: 0 };
+        let outcome = |name: &str, result| Outcome { name: name.into(), result, seconds: 0 };
         let left_out = rules::ALL[0].names[0];
         let mut outcomes = vec![
-            outcome("[sig-network] a [Conformance]", Verdict::Passed),
-            outcome("[sig-network] b", Verdict::Failed("it broke\nat length".into())),
-            outcome("[sig-network] c", Verdict::Skipped("no cloud".into())),
-            outcome(&format!("[sig-network] d {left_out}"), Verdict::NotRun),
+            outcome("[sig-network] a [Conformance]", TestResult::Passed),
+            outcome("[sig-network] b", TestResult::Failed("it broke\nat length".into())),
+            outcome("[sig-network] c", TestResult::Skipped("no cloud".into())),
+            outcome(&format!("[sig-network] d {left_out}"), TestResult::NotRun),
         ];
         let page = write(&outcomes).expect("a page");
         assert!(page.contains("| passed | 1 | 1 |") && page.contains("| failed | 1 | 0 |"), "{page}");
@@ -155,7 +158,7 @@ mod tests {
         check(&page, &names[1..]).expect_err("a test that is none");
         let more = [&names[..], &["[sig-network] e".to_owned()]].concat();
         check(&page, &more).expect_err("a test that is missing");
-        outcomes[0].verdict = Verdict::NotRun;
+        outcomes[0].result = TestResult::NotRun;
         write(&outcomes).expect_err("no reason why it did not run");
     }
 }

@@ -1,16 +1,16 @@
-//! What became of each test, as ginkgo tells in its JSON report.
+//! The result of each test, from ginkgo's JSON report.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// What became of a test.
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TestResult {
     /// It passed.
     Passed,
-    /// It failed, with what it said.
+    /// It failed, with its message.
     Failed(String),
-    /// It found that this cluster lacks what it needs, with what it said.
+    /// It skipped itself because this cluster lacks something, with its message.
     Skipped(String),
     /// It was not asked to run.
     NotRun,
@@ -21,9 +21,9 @@ pub enum Verdict {
 pub struct Outcome {
     /// Its whole name, labels such as `[Conformance]` included.
     pub name: String,
-    /// What became of it.
-    pub verdict: Verdict,
-    /// How long it ran.
+    /// Its result.
+    pub result: TestResult,
+    /// Its duration.
     pub seconds: u64,
 }
 
@@ -62,13 +62,13 @@ impl Spec {
         let (message, containers) =
             (self.failure.message, self.container_hierarchy_texts.unwrap_or_default());
         let texts: Vec<_> = containers.into_iter().chain([self.leaf_node_text]).collect();
-        let verdict = match self.state.as_str() {
-            "passed" => Verdict::Passed,
-            "skipped" | "pending" if message.is_empty() => Verdict::NotRun,
-            "skipped" => Verdict::Skipped(message),
-            state => Verdict::Failed(format!("{state}: {message}")),
+        let result = match self.state.as_str() {
+            "passed" => TestResult::Passed,
+            "skipped" | "pending" if message.is_empty() => TestResult::NotRun,
+            "skipped" => TestResult::Skipped(message),
+            state => TestResult::Failed(format!("{state}: {message}")),
         };
-        Outcome { name: texts.join(" "), verdict, seconds: self.run_time / 1_000_000_000 }
+        Outcome { name: texts.join(" "), result, seconds: self.run_time / 1_000_000_000 }
     }
 }
 
@@ -79,7 +79,7 @@ impl Spec {
 pub fn read(text: &str) -> Result<Vec<Outcome>> {
     let suites: Vec<Suite> = serde_json::from_str(text).context("this is no report of ginkgo's")?;
     let specs = suites.into_iter().flat_map(|suite| suite.spec_reports);
-    // What the program does before and after all tests is told beside them.
+    // Steps before and after all tests are reported beside them.
     let mut outcomes: Vec<_> = specs.filter(|spec| spec.leaf_node_type == "It").map(Spec::outcome).collect();
     outcomes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(outcomes)
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_tells_each_test_apart() {
+    fn a_report_distinguishes_results() {
         let text = r#"[{ "SpecReports": [
             { "ContainerHierarchyTexts": null, "LeafNodeType": "BeforeSuite", "State": "passed", "RunTime": 5 },
             { "ContainerHierarchyTexts": ["[sig-network]", "Pods"], "LeafNodeType": "It", "LeafNodeText": "reach",
@@ -105,12 +105,12 @@ mod tests {
         let outcomes = read(text).expect("a report");
         assert_eq!(outcomes[0].name, "[sig-network] Pods reach");
         assert_eq!((outcomes[0].seconds, outcomes.len()), (2, 4));
-        let verdicts: Vec<_> = outcomes.into_iter().map(|outcome| outcome.verdict).collect();
+        let verdicts: Vec<_> = outcomes.into_iter().map(|outcome| outcome.result).collect();
         let expected = [
-            Verdict::Passed,
-            Verdict::Failed("timedout: too late".into()),
-            Verdict::Skipped("needs 5 nodes".into()),
-            Verdict::NotRun,
+            TestResult::Passed,
+            TestResult::Failed("timedout: too late".into()),
+            TestResult::Skipped("needs 5 nodes".into()),
+            TestResult::NotRun,
         ];
         assert_eq!(verdicts, expected);
         assert!(read("{}").is_err());

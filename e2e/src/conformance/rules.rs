@@ -1,10 +1,10 @@
 //! Which of Kubernetes' tests are left out, and why.
 
-/// What the tests of the network have in their names.
+/// Words in the names of the network's tests.
 pub const GROUP: &str = "[sig-network]";
 /// The regular expression that finds them.
 pub const FOCUS: &str = r"\[sig-network\]";
-/// How many nodes the tests' cluster has: as many as the most demanding of them wants.
+/// The number of nodes of the tests' cluster: the most that any of them requires.
 pub const NODES: usize = 3;
 
 /// A reason for which tests are left out.

@@ -12,9 +12,9 @@ use crate::cluster::workload::{self, Streams};
 use crate::cluster::{Cluster, Kubectl, Spec, bgp};
 use crate::wait::wait_until;
 
-/// How long a step may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How many more pings a stream sends after all agents have noticed that the API server is away.
+/// The timeout for a step on a slow machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// The number of pings of a stream after all agents have noticed that the API server is away.
 const AWAY: usize = 500;
 
 /// Shows it and gives the exit status.
@@ -65,7 +65,7 @@ impl Story<'_> {
         Ok(reached)
     }
 
-    /// What must not cost a packet.
+    /// A step that must not lose a packet.
     fn under_a_stream(&mut self) -> Result<()> {
         let mut streams = Streams::start(self.cluster, &[])?;
         self.step(&mut streams, "kubectl rollout restart daemonset/heliograph", Self::an_upgrade)?;
@@ -136,8 +136,8 @@ impl Story<'_> {
     fn wait_for_store(&self, not_yet: &str, look: impl Fn(&Value) -> Result<()>) -> Result<()> {
         for place in self.cluster.places() {
             let missing = format!("{} {not_yet}", place.name());
-            wait_until(PATIENCE, &missing, || {
-                self.progress.say(&missing);
+            wait_until(TIMEOUT, &missing, || {
+                self.progress.update(&missing);
                 look(&self.cluster.agent_status(&place.name())?)
             })?;
         }
@@ -150,18 +150,18 @@ impl Story<'_> {
         self.cluster.apply(&bgp::configuration(&fields)).map(drop)
     }
 
-    /// Waits until there are so many sessions of these roles and no others, as kubectl tells.
+    /// Waits until kubectl lists this number of sessions of these roles and no others.
     fn wait_for_sessions(&self, wanted: &[(&str, usize)]) -> Result<()> {
-        wait_until(PATIENCE, "all sessions, as kubectl tells", || {
-            self.progress.say("sessions are coming and going");
+        wait_until(TIMEOUT, "all sessions in kubectl's list", || {
+            self.progress.update("sessions are coming and going");
             bgp::sessions_are(self.cluster, wanted)
         })
     }
 
     fn print(&self, command: &str, words: &[&str]) -> Result<()> {
-        let said = self.cluster.kubectl(words)?;
+        let output = self.cluster.kubectl(words)?;
         self.progress.end();
-        println!("\n$ {command}\n{}\n", said.trim_end());
+        println!("\n$ {command}\n{}\n", output.trim_end());
         Ok(())
     }
 }

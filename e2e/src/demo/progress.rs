@@ -1,4 +1,4 @@
-//! A line that tells how far the demonstration is.
+//! A line with the progress of the demonstration.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::uml;
 
-/// Tells how far things are: on a terminal in one line that changes, elsewhere in a line at most every 2 s.
+/// Prints progress: on a terminal in one line that changes, elsewhere in a line at most every 2 s.
 pub(super) struct Progress {
     terminal: bool,
     state: Mutex<State>,
@@ -14,40 +14,40 @@ pub(super) struct Progress {
 
 struct State {
     phase: String,
-    told: Instant,
+    printed: Instant,
     start: Instant,
 }
 
-const TELL: Duration = Duration::from_secs(2);
-const TELL_TERMINAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_secs(2);
+const TERMINAL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Progress {
     pub(super) fn new() -> Self {
-        // In a guest the console always is a terminal; the host's own word counts.
+        // In a guest the console always is a terminal; the host's setting counts.
         let terminal = match std::env::var(uml::TERMINAL) {
-            Ok(told) => told == "1",
+            Ok(value) => value == "1",
             Err(_) => std::io::stdout().is_terminal(),
         };
         let now = Instant::now();
-        Self { terminal, state: Mutex::new(State { phase: String::new(), told: now, start: now }) }
+        Self { terminal, state: Mutex::new(State { phase: String::new(), printed: now, start: now }) }
     }
 
     pub(super) fn phase(&self, phase: &str) {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         state.phase = phase.to_owned();
-        self.tell(&mut state, None);
+        self.print(&mut state, None);
     }
 
-    pub(super) fn say(&self, detail: &str) {
+    pub(super) fn update(&self, detail: &str) {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let pause = if self.terminal { TELL_TERMINAL } else { TELL };
-        if state.told.elapsed() >= pause {
-            self.tell(&mut state, Some(detail));
+        let pause = if self.terminal { TERMINAL_INTERVAL } else { INTERVAL };
+        if state.printed.elapsed() >= pause {
+            self.print(&mut state, Some(detail));
         }
     }
 
-    fn tell(&self, state: &mut State, detail: Option<&str>) {
-        state.told = Instant::now();
+    fn print(&self, state: &mut State, detail: Option<&str>) {
+        state.printed = Instant::now();
         let detail = detail.map(|d| format!(": {d}")).unwrap_or_default();
         let line = format!("[{:>5.1} s] {}{detail}", state.start.elapsed().as_secs_f64(), state.phase);
         if self.terminal {

@@ -1,4 +1,4 @@
-//! What the agents asked the API server for, against what they may.
+//! The agents' requests to the API server, compared with their rights.
 
 use std::collections::BTreeSet;
 

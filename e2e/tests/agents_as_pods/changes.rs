@@ -9,7 +9,7 @@ use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::common::on_cluster::{wait_for_role, wait_for_route};
-use super::common::{LATER, told};
+use super::common::{LATER, print_duration};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -20,17 +20,17 @@ pub fn a_peer_comes(cluster: &mut Cluster) -> Result<()> {
 
     let begun = Instant::now();
     cluster.apply(&tor::peer(&OUTSIDE[..1]))?;
-    told("kubectl apply of a BGPPeer took", begun);
+    print_duration("kubectl apply of a BGPPeer took", begun);
     let begun = Instant::now();
     wait_for_tor(cluster, "Established")?;
-    told("a BGPPeer is added: all of its sessions up", begun);
+    print_duration("a BGPPeer is added: all of its sessions up", begun);
     for node in NODES {
         wait_for_route(cluster, node, OUTSIDE[0], true)?;
     }
-    told("a BGPPeer is added: its route on all nodes", begun);
+    print_duration("a BGPPeer is added: its route on all nodes", begun);
     for (place, networks) in cluster.pod_networks()? {
         let network = networks.iter().find(|network| !network.contains(':')).context("no IPv4")?;
-        wait_until(LATER, "the router knows the pods", || {
+        wait_until(LATER, "the router has the pods' routes", || {
             let routes = tor::birdc(cluster, &["show", "route", "protocol", &place.name()])?;
             ensure!(routes.contains(network.as_str()), "{network} of {}: {routes}", place.name());
             Ok(())
@@ -47,7 +47,7 @@ pub fn the_peer_changes(cluster: &Cluster) -> Result<()> {
         wait_for_route(cluster, node, OUTSIDE[1], true)?;
         wait_for_route(cluster, node, OUTSIDE[0], false)?;
     }
-    told("a BGPPeer is changed: another route instead, on all nodes", begun);
+    print_duration("a BGPPeer is changed: another route instead, on all nodes", begun);
     Ok(())
 }
 
@@ -65,20 +65,20 @@ pub fn the_password_changes(cluster: &Cluster) -> Result<()> {
         })?;
     }
     wait_for_tor(cluster, "Established")?;
-    told("a password is rotated: all sessions up again", begun);
+    print_duration("a password is rotated: all sessions up again", begun);
     Ok(())
 }
 
-/// What kubectl tells of it all, after a while.
+/// Checks kubectl's output for all kinds, after a while.
 pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let up = "jsonpath={.status.sessions.established}";
     wait_until(LATER, "kubectl get bgppeers", || {
-        let said = cluster.kubectl(&["get", "bgppeers", tor::NAME, "-o", up])?;
-        ensure!(said == "3/3", "{said:?}");
+        let output = cluster.kubectl(&["get", "bgppeers", tor::NAME, "-o", up])?;
+        ensure!(output == "3/3", "{output:?}");
         Ok(())
     })?;
-    told("the BGPPeer's sessions are counted", begun);
+    print_duration("the BGPPeer's sessions are counted", begun);
     wait_until(LATER, "kubectl get bgpsessions", || {
         let list = cluster.kubectl_json(&["get", "bgpsessions"])?;
         let sessions = list["items"].as_array().context("no list")?;
@@ -100,9 +100,9 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
         wait_until_accepted(cluster, object)?;
     }
     for kind in ["bgppeers", "bgpfilters", "bgpnodes", "bgpsessions"] {
-        let said = cluster.kubectl(&["get", kind])?;
-        println!("$ kubectl get {kind}\n{said}");
-        ensure!(columns(&said) == documented(kind)?, "docs/observe.md has other columns of {kind}");
+        let output = cluster.kubectl(&["get", kind])?;
+        println!("$ kubectl get {kind}\n{output}");
+        ensure!(columns(&output) == documented(kind)?, "docs/observe.md has other columns of {kind}");
     }
     Ok(())
 }
@@ -110,8 +110,8 @@ pub fn status_by_kubectl(cluster: &Cluster) -> Result<()> {
 fn wait_until_accepted(cluster: &Cluster, object: &str) -> Result<()> {
     let accepted = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}";
     wait_until(LATER, &format!("{object} is accepted"), || {
-        let said = cluster.kubectl(&["get", object, "-o", accepted])?;
-        ensure!(said == "True", "{said:?}");
+        let output = cluster.kubectl(&["get", object, "-o", accepted])?;
+        ensure!(output == "True", "{output:?}");
         Ok(())
     })
 }
@@ -137,10 +137,10 @@ pub fn the_peer_goes(cluster: &Cluster) -> Result<()> {
     for node in NODES {
         wait_for_route(cluster, node, OUTSIDE[1], false)?;
     }
-    told("a BGPPeer is deleted: no route on any node", begun);
+    print_duration("a BGPPeer is deleted: no route on any node", begun);
     wait_until(LATER, "no sessions at the router", || {
-        let said = tor::birdc(cluster, &["show", "protocols"])?;
-        ensure!(!said.contains("Established"), "{said}");
+        let output = tor::birdc(cluster, &["show", "protocols"])?;
+        ensure!(!output.contains("Established"), "{output}");
         Ok(())
     })
 }
@@ -151,33 +151,33 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["label", "node", "n1", bgp::REFLECTOR])?;
     configure(cluster, json!({ "topology": "Reflectors", "reflectors": { "nodeSelector": misspelt } }))?;
     for node in NODES {
-        wait_for_refusal(cluster, node, "the BGPConfiguration stays as it was")?;
+        wait_for_rejection(cluster, node, "the BGPConfiguration stays as it was")?;
         wait_for_role(cluster, node, "Mesh", 2)?;
     }
     configure(cluster, bgp::reflectors())?;
-    let said = cluster.kubectl(&["get", "bgpconfigurations"])?;
-    ensure!(columns(&said) == documented("bgpconfigurations")?, "docs/observe.md, not: {said}");
+    let output = cluster.kubectl(&["get", "bgpconfigurations"])?;
+    ensure!(columns(&output) == documented("bgpconfigurations")?, "docs/observe.md, not: {output}");
     let begun = Instant::now();
     wait_for_role(cluster, "n1", "Client", 2)?;
     for node in ["n2", "n3"] {
         wait_for_role(cluster, node, "Reflector", 1)?;
     }
-    told("reflectors are switched on: all sessions with the reflector", begun);
+    print_duration("reflectors are switched on: all sessions with the reflector", begun);
     for node in NODES {
         wait_for_role(cluster, node, "Mesh", 0)?;
     }
-    told("reflectors are switched on: the last session of the mesh gone", begun);
+    print_duration("reflectors are switched on: the last session of the mesh gone", begun);
     wait_for_reflected(cluster, true)?;
-    told("reflectors are switched on: routes are reflected", begun);
+    print_duration("reflectors are switched on: routes are reflected", begun);
     wait_until_accepted(cluster, "bgpconfiguration/default")?;
-    wait_until(LATER, "kubectl get bgpnodes says which node reflects", || {
-        let said = cluster.kubectl(&["get", "bgpnodes", "-o", "jsonpath={.items[*].status.role}"])?;
-        ensure!(said == "Reflector Node Node", "{said:?}");
+    wait_until(LATER, "kubectl get bgpnodes shows which node reflects", || {
+        let output = cluster.kubectl(&["get", "bgpnodes", "-o", "jsonpath={.items[*].status.role}"])?;
+        ensure!(output == "Reflector Node Node", "{output:?}");
         Ok(())
     })?;
     cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector-"])?;
     for node in NODES {
-        wait_for_refusal(cluster, node, "go on to reflect: n1")?;
+        wait_for_rejection(cluster, node, "go on to reflect: n1")?;
     }
     wait_for_role(cluster, "n1", "Client", 2)?;
 
@@ -186,17 +186,17 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     for node in NODES {
         wait_for_role(cluster, node, "Mesh", 2)?;
     }
-    told("reflectors are switched off: all sessions of the mesh", begun);
+    print_duration("reflectors are switched off: all sessions of the mesh", begun);
     for (node, role) in [("n1", "Client"), ("n2", "Reflector"), ("n3", "Reflector")] {
         wait_for_role(cluster, node, role, 0)?;
     }
     wait_for_reflected(cluster, false)?;
-    told("reflectors are switched off: nothing reflected any more", begun);
+    print_duration("reflectors are switched off: nothing reflected any more", begun);
     Ok(())
 }
 
 /// Waits until an agent refuses something of the intent with these words.
-fn wait_for_refusal(cluster: &Cluster, node: &str, words: &str) -> Result<()> {
+fn wait_for_rejection(cluster: &Cluster, node: &str, words: &str) -> Result<()> {
     wait_until(LATER, &format!("{node} refuses: {words}"), || {
         let intent = &cluster.agent_status(node)?["intent"];
         let refused = intent["rejections"].to_string().contains(words);
@@ -211,7 +211,8 @@ fn wait_for_reflected(cluster: &Cluster, there: bool) -> Result<()> {
     for node in ["n2", "n3"] {
         wait_until(LATER, &format!("{node}: reflected routes: {there}"), || {
             let words = [heliograph.as_os_str(), "routes".as_ref(), "-o".as_ref(), "json".as_ref()];
-            let routes: Vec<Value> = serde_json::from_str(&cluster.node(node)?.run(words)?)?;
+            let document: Value = serde_json::from_str(&cluster.node(node)?.run(words)?)?;
+            let routes = document["items"].as_array().context("no items")?;
             let reflected = routes.iter().filter(|route| !route["originator"].is_null()).count();
             ensure!((reflected > 0) == there, "{reflected} of {} reflected", routes.len());
             Ok(())
@@ -232,8 +233,8 @@ fn wait_for_tor(cluster: &Cluster, state: &str) -> Result<()> {
         wait_until(LATER, &format!("{node}: the session with the router {state}"), || {
             let session = session(&cluster.agent_status(node)?)?;
             ensure!(session["state"] == state, "{session}");
-            let said = tor::birdc(cluster, &["show", "protocols", node])?;
-            ensure!(said.contains(state), "{said}");
+            let output = tor::birdc(cluster, &["show", "protocols", node])?;
+            ensure!(output.contains(state), "{output}");
             Ok(())
         })?;
     }

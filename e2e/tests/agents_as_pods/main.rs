@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::on_cluster::wait_for_route;
-use common::{LATER, told};
+use common::{LATER, print_duration};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{NAMESPACE, Streams, all_reach, everywhere, somewhere};
 use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, network};
@@ -29,7 +29,7 @@ fn one_apply_and_everything_by_kubectl() {
         let begun = Instant::now();
         cluster.apply_network(PodNetwork::Heliograph)?;
         one_apply_is_enough(&cluster)?;
-        told("from `kubectl apply` until every pair reaches", begun);
+        print_duration("from `kubectl apply` until every pair reaches", begun);
         audit::nothing_refused(&cluster)?;
 
         let mut streams = Streams::start(&cluster, &[])?;
@@ -43,7 +43,7 @@ fn one_apply_and_everything_by_kubectl() {
         changes::the_password_changes(&cluster)?;
         nothing_lost(&mut streams, "a BGPPeer that comes and changes")?;
         changes::status_by_kubectl(&cluster)?;
-        prometheus::tells_what_kubectl_tells(&cluster)?;
+        prometheus::reports_what_kubectl_reports(&cluster)?;
         changes::reflectors_on_and_off(&cluster)?;
         nothing_lost(&mut streams, "reflectors on and off")?;
         changes::the_peer_goes(&cluster)?;
@@ -74,7 +74,7 @@ fn one_apply_is_enough(cluster: &Cluster) -> Result<()> {
     let pods = cluster.wait_pods_ready("app in (everywhere, somewhere)", 5)?;
     let reached = all_reach(cluster, &pods)?;
     ensure!(reached == 5 * 4 * 2, "{reached}");
-    // Nobody wrote a BGPConfiguration, and that is said.
+    // Nobody wrote a BGPConfiguration, and that is output.
     for node in nodes["items"].as_array().into_iter().flatten() {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         let status = cluster.agent_status(name)?;
@@ -86,14 +86,14 @@ fn one_apply_is_enough(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Sees that no ping of the streams was lost, and says how many there were.
+/// Checks that no ping of the streams was lost, and prints how many were sent.
 fn nothing_lost(streams: &mut Streams, what: &str) -> Result<()> {
     let pings = streams.lost_nothing(what)?;
     println!("{what}: {pings} pings, none lost");
     Ok(())
 }
 
-/// Where there is no kube-proxy, or an address of the API server's own is to be used, a ConfigMap says so.
+/// A ConfigMap with the API server's own address, for clusters without kube-proxy.
 fn the_api_server_has_another_address(cluster: &Cluster) -> Result<()> {
     let endpoint = json!({
         "apiVersion": "v1",
@@ -109,7 +109,7 @@ fn an_upgrade(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", "daemonset/heliograph"])?;
     cluster.kubectl(&["-n", NAMESPACE, "rollout", "status", "daemonset/heliograph", "--timeout=240s"])?;
-    told("kubectl rollout restart of three agents", begun);
+    print_duration("kubectl rollout restart of three agents", begun);
     for place in cluster.places() {
         let server = format!("https://{}:6443", network::CONTROL);
         wait_until(LATER, "the new agent with its new API server", || {
@@ -138,7 +138,7 @@ fn a_node_joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
     for network in networks {
         wait_for_route(cluster, "n1", network, true)?;
     }
-    told("a node joins: from its pod networks to the routes on others", known);
+    print_duration("a node joins: from its pod networks to the routes on others", known);
     cluster.wait_nodes_ready()?;
     let pods = cluster.wait_pods_ready("app=everywhere", 4)?;
     ensure!(all_reach(cluster, &pods)? == 4 * 3 * 2);
@@ -150,6 +150,6 @@ fn a_node_joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
             wait_for_route(cluster, node, network, false)?;
         }
     }
-    told("a node leaves: from `kubectl delete node` to no routes on others", begun);
+    print_duration("a node leaves: from `kubectl delete node` to no routes on others", begun);
     cluster.kill_node(&joined)
 }

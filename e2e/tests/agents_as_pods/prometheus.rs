@@ -1,4 +1,4 @@
-//! Prometheus scrapes the agents by the annotations of their pods, and tells what kubectl tells.
+//! Prometheus scrapes the agents by the annotations of their pods, and reports what kubectl reports.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::common::LATER;
 const FOLDER: &str = "/run/prometheus";
 const ADDRESS: &str = "127.0.0.1:9090";
 
-/// What Prometheus scrapes: every pod that asks for it, at the port and path that it names. Debian's Prometheus is built
+/// The pods that Prometheus scrapes: all that are annotated, at their port and path. Debian's Prometheus is built
 /// without the discovery of pods, so the test does that part.
 fn configuration(cluster: &Cluster) -> Result<String> {
     let pods = cluster.kubectl_json(&["get", "pods", "-A"])?;
@@ -42,7 +42,7 @@ fn configuration(cluster: &Cluster) -> Result<String> {
 }
 
 /// All agents are scraped, and their figures are those of `kubectl get bgpnodes`.
-pub fn tells_what_kubectl_tells(cluster: &Cluster) -> Result<()> {
+pub fn reports_what_kubectl_reports(cluster: &Cluster) -> Result<()> {
     let machine = cluster.control_machine();
     machine.write(&format!("{FOLDER}/prometheus.yml"), &configuration(cluster)?)?;
     let words = [
@@ -60,12 +60,12 @@ pub fn tells_what_kubectl_tells(cluster: &Cluster) -> Result<()> {
         ensure!(up == nodes && targets.len() == nodes, "{up} of {}: {targets:?}", targets.len());
         Ok(())
     })?;
-    // What both tell changes by itself: they agree when all is quiet.
-    wait_until(LATER, "Prometheus and kubectl tell the same", || {
+    // Both outputs change by themselves: they agree when nothing happens.
+    wait_until(LATER, "Prometheus and kubectl report the same", || {
         let list = cluster.list(&["bgpnodes"])?;
         ensure!(list.len() == nodes, "{} objects: {list:?}", list.len());
         for (query, field) in [
-            (r#"sum by (node) (heliograph_bgp_sessions{state="established"})"#, "/status/sessions/up"),
+            (r#"sum by (node) (heliograph_bgp_sessions{state="Established"})"#, "/status/sessions/up"),
             ("sum by (node) (heliograph_bgp_sessions)", "/status/sessions/total"),
             ("sum by (node) (heliograph_bgp_routes)", "/status/routes"),
             ("sum by (node) (heliograph_ready)", ""),
@@ -84,7 +84,7 @@ pub fn tells_what_kubectl_tells(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// What Prometheus' HTTP API answers.
+/// Returns the answer of Prometheus' HTTP API.
 fn ask(cluster: &Cluster, what: &str) -> Result<Value> {
     let url = format!("http://{ADDRESS}/api/v1/{what}");
     let text = cluster.control_machine().run(["busybox", "wget", "-q", "-O", "-", &url])?;

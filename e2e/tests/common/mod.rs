@@ -1,4 +1,4 @@
-//! What several end-to-end tests share.
+//! Helpers of several end-to-end tests.
 #![allow(dead_code)] // Each test program uses its part.
 
 pub mod on_cluster;
@@ -21,8 +21,8 @@ pub const LATER: Duration = Duration::from_secs(60);
 /// Our route protocol numbers: the agent's, the shim's.
 pub const OURS: [&str; 2] = ["104", "105"];
 
-/// Says how long a step took. Never judged: machines differ.
-pub fn told(what: &str, since: Instant) {
+/// Prints the duration of a step. It is never asserted: machines differ.
+pub fn print_duration(what: &str, since: Instant) {
     println!("{what}: {:.2} s", since.elapsed().as_secs_f64());
 }
 
@@ -77,7 +77,7 @@ pub fn ours_in_kernel(node: Node<'_>) -> Result<String> {
     Ok(found)
 }
 
-/// Waits until the status of a node's agent is as wanted; `look` tells what is not.
+/// Waits until the status of a node's agent is as wanted; `look` returns what is not.
 pub fn wait_for_status<T>(node: Node<'_>, what: &str, look: impl Fn(&Value) -> Result<T>) -> Result<T> {
     let what = format!("{}: {what}", node.name());
     wait_until(LATER, &what, || {

@@ -1,4 +1,4 @@
-//! What tests on a whole Kubernetes look at.
+//! Checks of tests on a whole Kubernetes.
 
 use anyhow::{Context, Result, bail, ensure};
 use heliograph_e2e::cluster::Cluster;
@@ -17,7 +17,7 @@ pub fn wait_for_route(cluster: &Cluster, node: &str, prefix: &str, there: bool) 
     })
 }
 
-/// Waits until a node has exactly so many sessions of a role, as its agent tells, and all of them are up.
+/// Waits until a node has exactly this number of sessions of a role, by its agent's status, all established.
 pub fn wait_for_role(cluster: &Cluster, node: &str, role: &str, count: usize) -> Result<()> {
     wait_until(LATER, &format!("{node}: {count} sessions of role {role}"), || {
         let status = cluster.agent_status(node)?;

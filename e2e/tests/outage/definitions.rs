@@ -1,4 +1,4 @@
-//! What can happen to our kinds and to what is of them.
+//! Failures of our kinds' definitions and objects.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use super::common::LATER;
 use super::{
-    LATE, NODES, all_is_well, configuration, everywhere_told, forwards, has_session, kill_agent, late,
+    LATE, NODES, all_is_well, configuration, everywhere_reported, forwards, has_session, kill_agent, late,
     sessions, wait_for_successor,
 };
 
 const SCHEMA: &str = "/spec/versions/0/schema";
 
-/// Where the definition lets everything in, an object that makes no sense is refused, and nothing but that object.
+/// An invalid object that the definition accepts is rejected, and nothing but that object.
 pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let crd = cluster.kubectl_json(&["get", "crd", "bgppeers.heliograph.io"])?;
@@ -31,7 +31,7 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     })?;
     cluster.apply(&bgp::ours("BGPPeer", "odd", &json!(["no", "object"])))?;
     cluster.apply(&late())?;
-    everywhere_told(cluster, "nonsense is refused, what makes sense is taken", |status| {
+    everywhere_reported(cluster, "the invalid object is rejected, the valid ones are accepted", |status| {
         refuses(status, &format!("BGPPeer {}", tor::NAME))?;
         refuses(status, "BGPPeer odd")?;
         ensure!(status["intent"]["inSync"] == false && status["store"]["connected"] == true);
@@ -54,7 +54,7 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     cluster.apply(&tor::peer(&tor::OUTSIDE))?;
     cluster.kubectl(&["delete", "bgppeer", "odd", LATE])?;
     // Who deletes the definition next takes along only what is there.
-    everywhere_told(cluster, "what was there for a while is gone", |status| {
+    everywhere_reported(cluster, "what was there for a while is gone", |status| {
         has_session(status, LATE, false)
     })?;
     define_peers(cluster, &schema)?;
@@ -66,7 +66,7 @@ fn define_peers(cluster: &Cluster, schema: &Value) -> Result<()> {
     cluster.kubectl(&["patch", "crd", "bgppeers.heliograph.io", "--type=json", "-p", &patch]).map(drop)
 }
 
-/// Who deletes the definitions deletes all objects with them. That is no wish for a network without neighbours.
+/// Deleting the definitions deletes all objects with them. This is no change of intent to a network without neighbors.
 pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let delete = |plurals: &[&str]| {
@@ -75,22 +75,22 @@ pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
         cluster.kubectl(&words).map(drop)
     };
     delete(&["bgppeers", "bgpsessions", "bgpnodes"])?;
-    let says_so = |status: &Value| {
+    let reported = |status: &Value| {
         let error = status["store"]["lastError"].as_str().unwrap_or_default();
         ensure!(status["store"]["connected"] == false && error.contains("heliograph crds"), "{error}");
         ensure!(status["statusWriter"]["error"].as_str().is_some_and(|words| words.contains("404")));
         untouched(status, begun)
     };
-    everywhere_told(cluster, "kinds are missing", says_so)?;
+    everywhere_reported(cluster, "kinds are missing", reported)?;
     delete(&["bgpfilters", "bgpconfigurations"])?;
-    everywhere_told(cluster, "all kinds are missing", says_so)?;
+    everywhere_reported(cluster, "all kinds are missing", reported)?;
     let killed = Instant::now();
     kill_agent(cluster, "n2")?;
     wait_for_successor(cluster, "n2", killed)?;
 
     cluster.apply_network(PodNetwork::Heliograph)?;
     cluster.apply(&configuration())?;
-    everywhere_told(cluster, "the kinds are back, without the objects", |status| {
+    everywhere_reported(cluster, "the kinds are back, without the objects", |status| {
         ensure!(status["store"]["connected"] == true);
         refuses(status, &format!("BGPPeer {}", tor::NAME))?;
         forwards(status)

@@ -1,5 +1,5 @@
 //! Bad days of the API server, on a whole cluster with the agents as pods: whatever becomes of it, of our token, of our
-//! kinds or of an object, packets flow, the status tells, and what was missed is caught up.
+//! kinds or of an object, packets flow, the status reports it, and what was missed is caught up.
 //!
 //! One cluster for all of it: bringing one up is most of the time that a test of it takes. An API server that is away
 //! for two minutes, instead of half a one, is had by `HELIOGRAPH_OUTAGE_SECONDS=120`.
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use common::{LATER, told};
+use common::{LATER, print_duration};
 use heliograph_e2e::cluster::pod_network::PodNetwork;
 use heliograph_e2e::cluster::workload::{Streams, everywhere};
 use heliograph_e2e::cluster::{Cluster, Kubectl, Spec, bgp};
@@ -24,7 +24,7 @@ use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-/// A neighbour that nobody is: what is known of it says how far an agent has followed.
+/// A neighbor that does not exist: its session shows which intent an agent follows.
 const LATE: &str = "late";
 
 #[test]
@@ -39,7 +39,7 @@ fn bad_days_of_the_api_server() {
         cluster.apply(&everywhere())?;
         let mut streams = Streams::start(&cluster, &[outside])?;
         all_is_well(&cluster)?;
-        told("a cluster with a neighbour", begun);
+        print_duration("a cluster with a neighbour", begun);
 
         type Step = fn(&Cluster) -> Result<()>;
         let steps: [(&str, Step); 5] = [
@@ -53,7 +53,7 @@ fn bad_days_of_the_api_server() {
         for (what, step) in steps {
             let begun = Instant::now();
             step(&cluster).with_context(|| what.to_owned())?;
-            told(what, begun);
+            print_duration(what, begun);
             println!("{what}: {} pings, none lost", streams.lost_nothing(what)?);
         }
         cluster.down()
@@ -69,17 +69,17 @@ fn late() -> String {
     bgp::ours("BGPPeer", LATE, &json!({ "peerAddress": "192.0.2.99", "peerASN": 64601, "passive": true }))
 }
 
-/// Waits until the status of every node's agent is as wanted; `look` tells what is not.
-fn everywhere_told(cluster: &Cluster, what: &str, look: impl Fn(&Value) -> Result<()>) -> Result<()> {
+/// Waits until the status of every node's agent is as wanted; `look` returns what is not.
+fn everywhere_reported(cluster: &Cluster, what: &str, look: impl Fn(&Value) -> Result<()>) -> Result<()> {
     let begun = Instant::now();
     for node in NODES {
         on(cluster, node, what, &look)?;
     }
-    told(&format!("  {what}"), begun);
+    print_duration(&format!("  {what}"), begun);
     Ok(())
 }
 
-/// Waits until the status of a node's agent is as wanted; `look` tells what is not.
+/// Waits until the status of a node's agent is as wanted; `look` returns what is not.
 fn on(cluster: &Cluster, node: &str, what: &str, look: impl Fn(&Value) -> Result<()>) -> Result<()> {
     wait_until(LATER, &format!("{node}: {what}"), || {
         let status = cluster.agent_status(node)?;
@@ -89,7 +89,7 @@ fn on(cluster: &Cluster, node: &str, what: &str, look: impl Fn(&Value) -> Result
 
 /// Every session up but those with nobody, and nothing that isn't as it should be.
 fn all_is_well(cluster: &Cluster) -> Result<()> {
-    everywhere_told(cluster, "all is well", |status| {
+    everywhere_reported(cluster, "all is well", |status| {
         ensure!(status["store"]["connected"] == true && status["intent"]["inSync"] == true);
         forwards(status)?;
         let problems = status["problems"].as_array().context("no problems")?;
@@ -121,10 +121,10 @@ fn has_session(status: &Value, name: &str, there: bool) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the cluster is told of all sessions as they are.
+/// Waits until the objects in the cluster show all sessions as they are.
 fn as_it_is(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
-    // Figures follow later; these are told at once.
+    // Counts follow later; state is written at once.
     let facts = |s: &Value| (s["state"] == "Established", s["establishedCount"].as_u64().unwrap_or_default());
     wait_until(LATER, "bgpsessions as they are", || {
         let list = cluster.kubectl_json(&["get", "bgpsessions"])?;
@@ -142,7 +142,7 @@ fn as_it_is(cluster: &Cluster) -> Result<()> {
         ensure!(written == real, "written {written:?}\nreal {real:?}");
         Ok(())
     })?;
-    told("  bgpsessions are as they are", begun);
+    print_duration("  bgpsessions are as they are", begun);
     Ok(())
 }
 
@@ -160,6 +160,6 @@ fn wait_for_successor(cluster: &Cluster, node: &str, begun: Instant) -> Result<(
         ensure!(origin.contains("last-good.yaml"), "{origin}");
         forwards(status)
     })?;
-    told(&format!("  {node}: from kill -9 to all sessions, with the last good intent"), begun);
+    print_duration(&format!("  {node}: from kill -9 to all sessions, with the last good intent"), begun);
     Ok(())
 }

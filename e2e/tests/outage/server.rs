@@ -1,4 +1,4 @@
-//! What can happen to the API server, to what it knows, and to whom it believes.
+//! Failures of the API server, of its data, and of its authentication.
 
 use std::time::Instant;
 
@@ -9,10 +9,10 @@ use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::common::on_cluster::wait_for_route;
-use super::common::{LATER, SOON, told};
+use super::common::{LATER, SOON, print_duration};
 use super::outside::PASSWORD;
 use super::{
-    LATE, NODES, all_is_well, everywhere_told, forwards, has_session, kill_agent, late, on,
+    LATE, NODES, all_is_well, everywhere_reported, forwards, has_session, kill_agent, late, on,
     wait_for_successor,
 };
 
@@ -28,24 +28,24 @@ fn outage() -> Result<f64> {
 pub fn is_away(cluster: &Cluster) -> Result<()> {
     cluster.stop_api_server()?;
     let stopped = Instant::now();
-    everywhere_told(cluster, "the API server is missed", |status| {
+    everywhere_reported(cluster, "the API server is missed", |status| {
         away(status, 0.0)?;
         forwards(status)
     })?;
     kill_agent(cluster, "n3")?;
     wait_for_successor(cluster, "n3", stopped)?;
     for node in NODES {
-        pages_tell(cluster, node)?;
+        pages_report(cluster, node)?;
     }
     tor::configure(cluster, &OUTSIDE, PASSWORD)?;
     for node in NODES {
         wait_for_route(cluster, node, OUTSIDE[1], true)?;
     }
-    told("  a new route from outside is on all nodes", stopped);
-    // As long as it is to be away, and not by a sleep: by what an agent that didn't restart says.
+    print_duration("  a new route from outside is on all nodes", stopped);
+    // The length of the outage, by the status of an agent that did not restart, and not by a sleep.
     let outage = outage()?;
-    let patience = LATER.max(std::time::Duration::from_secs_f64(2.0 * outage));
-    wait_until(patience, "the end of the outage", || away(&cluster.agent_status("n2")?, outage))?;
+    let timeout = LATER.max(std::time::Duration::from_secs_f64(2.0 * outage));
+    wait_until(timeout, "the end of the outage", || away(&cluster.agent_status("n2")?, outage))?;
     let killed = Instant::now();
     kill_agent(cluster, "n1")?;
     wait_for_successor(cluster, "n1", killed)?;
@@ -55,14 +55,14 @@ pub fn is_away(cluster: &Cluster) -> Result<()> {
             forwards(status)
         })?;
     }
-    told("  the API server was away for", stopped);
+    print_duration("  the API server was away for", stopped);
 
     cluster.start_api_server()?;
     let begun = Instant::now();
     cluster.apply(&late())?;
-    everywhere_told(cluster, "caught up", |status| has_session(status, LATE, true))?;
+    everywhere_reported(cluster, "caught up", |status| has_session(status, LATE, true))?;
     all_is_well(cluster)?;
-    told("  from the API server's start until all is well", begun);
+    print_duration("  from the API server's start until all is well", begun);
     Ok(())
 }
 
@@ -75,8 +75,8 @@ fn away(status: &Value, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// What probes and Prometheus are told while the API server is away: ready, and by what is old since when.
-fn pages_tell(cluster: &Cluster, node: &str) -> Result<()> {
+/// Checks probes and metrics while the API server is away: ready, with the age of the intent.
+fn pages_report(cluster: &Cluster, node: &str) -> Result<()> {
     let get = |page: &str| {
         let address = format!("http://127.0.0.1:9179/{page}");
         cluster.node(node)?.run(["busybox", "wget", "-q", "-O", "-", &address])
@@ -88,14 +88,14 @@ fn pages_tell(cluster: &Cluster, node: &str) -> Result<()> {
         line.with_context(|| format!("no {name} in {metrics}"))
     };
     ensure!(value("heliograph_store_connected ")? == 0.0 && value("heliograph_ready ")? == 1.0);
-    ensure!(value("heliograph_store_connected_state_duration_seconds ")? > 0.0);
+    ensure!(value("heliograph_store_state_duration_seconds ")? > 0.0);
     Ok(())
 }
 
 /// Its key for tokens is another: none is good any more until the kubelets have written new ones.
 pub fn refuses_the_token(cluster: &Cluster) -> Result<()> {
     cluster.change_token_key()?;
-    everywhere_told(cluster, "the token is refused", |status| {
+    everywhere_reported(cluster, "the token is refused", |status| {
         let error = status["store"]["lastError"].as_str().unwrap_or_default();
         ensure!(status["store"]["connected"] == false && error.contains("401"), "{error}");
         ensure!(error.contains("ServiceAccount"), "what to do: {error}");
@@ -107,16 +107,16 @@ pub fn refuses_the_token(cluster: &Cluster) -> Result<()> {
         cluster.restart_kubelet(node)?;
     }
     let begun = Instant::now();
-    everywhere_told(cluster, "caught up with another token", |status| has_session(status, LATE, false))?;
+    everywhere_reported(cluster, "caught up with another token", |status| has_session(status, LATE, false))?;
     all_is_well(cluster)?;
-    told("  from the kubelets' restart until all is well", begun);
+    print_duration("  from the kubelets' restart until all is well", begun);
     Ok(())
 }
 
 /// etcd is put back to what it held before: the older intent is in force again.
 pub fn is_restored(cluster: &Cluster) -> Result<()> {
     cluster.apply(&late())?;
-    everywhere_told(cluster, "before", |status| has_session(status, LATE, true))?;
+    everywhere_reported(cluster, "before", |status| has_session(status, LATE, true))?;
     as_saved(cluster)?;
     cluster.save_etcd("before")?;
 
@@ -126,7 +126,7 @@ pub fn is_restored(cluster: &Cluster) -> Result<()> {
     cluster.apply(&node.to_string())?;
     let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.98" }] } });
     cluster.kubectl(&["patch", "node", "lost", "--subresource=status", "-p", &status.to_string()])?;
-    everywhere_told(cluster, "after", |status| {
+    everywhere_reported(cluster, "after", |status| {
         has_session(status, LATE, false)?;
         has_session(status, "lost", true)
     })?;
@@ -137,13 +137,13 @@ pub fn is_restored(cluster: &Cluster) -> Result<()> {
 
     cluster.restore_etcd("before")?;
     let begun = Instant::now();
-    everywhere_told(cluster, "the older intent is in force again", |status| {
+    everywhere_reported(cluster, "the older intent is in force again", |status| {
         has_session(status, LATE, true)?;
         has_session(status, "lost", false)
     })?;
     as_saved(cluster)?;
     all_is_well(cluster)?;
-    told("  from the restored API server until all is well", begun);
+    print_duration("  from the restored API server until all is well", begun);
     Ok(())
 }
 

@@ -1,45 +1,45 @@
-//! How much may be done at once and on average: a token bucket, with time as a value.
+//! A token bucket. Time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// So many at once, and so many a second on average.
+/// A token bucket: a limit for a burst and for the average rate.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     size: f64,
-    a_second: f64,
+    tokens_per_second: f64,
     level: f64,
     at: Instant,
 }
 
 impl Bucket {
-    /// A full one.
-    pub fn new(size: u32, a_second: f64, now: Instant) -> Self {
-        Self { size: size.into(), a_second, level: size.into(), at: now }
+    /// Returns a full bucket.
+    pub fn new(size: u32, tokens_per_second: f64, now: Instant) -> Self {
+        Self { size: size.into(), tokens_per_second, level: size.into(), at: now }
     }
 
-    /// When the next may be done.
+    /// Returns the time at which the next token is available.
     pub fn ready(&mut self, now: Instant) -> Instant {
         self.fill(now);
         if self.level >= 1.0 {
             return now;
         }
-        // A little more than needed, lest rounding leave too little.
-        now + Duration::from_secs_f64((1.0 - self.level) / self.a_second) + Duration::from_millis(1)
+        // A little longer than computed, because rounding may leave too little.
+        now + Duration::from_secs_f64((1.0 - self.level) / self.tokens_per_second) + Duration::from_millis(1)
     }
 
-    /// Whether one more may be done now; if so, it is counted.
+    /// Takes a token. Returns whether there was one.
     pub fn take(&mut self, now: Instant) -> bool {
         self.fill(now);
-        let may = self.level >= 1.0;
-        if may {
+        let available = self.level >= 1.0;
+        if available {
             self.level -= 1.0;
         }
-        may
+        available
     }
 
     fn fill(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.at);
-        self.level = (self.level + since.as_secs_f64() * self.a_second).min(self.size);
+        self.level = (self.level + since.as_secs_f64() * self.tokens_per_second).min(self.size);
         self.at = self.at.max(now);
     }
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_gives_what_it_holds_and_then_by_and_by() {
+    fn a_full_bucket_allows_a_burst_and_then_the_average_rate() {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
         let mut bucket = Bucket::new(2, 0.5, start);

@@ -1,4 +1,4 @@
-//! What the writer asks of the API server.
+//! The requests of the status writer to the API server.
 
 use std::collections::BTreeMap;
 
@@ -14,30 +14,30 @@ use serde_json::{Value, json};
 use super::events::Event;
 use super::object::{Key, Kind, Object, field_manager};
 use super::planner::Found;
-use super::requests::{Meaning, Requests, Trouble};
+use super::requests::{ErrorClass, RequestError, Requests};
 use crate::api;
 use crate::store::kubernetes::pages;
 
-/// Events about what is in no namespace are here.
-const EVENTS: &str = "default";
-/// The condition of a Node by which the scheduler goes.
+/// The namespace of Events about objects without a namespace.
+const EVENT_NAMESPACE: &str = "default";
+/// The condition of a Node that keeps the scheduler from using it.
 const NETWORK: &str = "NetworkUnavailable";
 
-/// An API server, and who we are in it.
+/// The API server, as used by one node's status writer.
 pub struct Cluster {
     client: Client,
     requests: Requests,
     node: String,
     manager: String,
-    /// Our Node, with which everything of ours goes; `None`: there is none.
+    /// Our Node, which owns our objects; `None`: there is none.
     owner: Option<OwnerReference>,
     uids: BTreeMap<Key, String>,
-    /// Of what is as we wrote it.
+    /// The generations of the objects as we wrote them.
     generations: BTreeMap<Key, i64>,
 }
 
 impl Cluster {
-    /// As a node's agent.
+    /// Returns a client for a node's agent.
     pub fn new(client: Client, requests: Requests, node: String) -> Self {
         let manager = field_manager(&node);
         Self {
@@ -51,11 +51,11 @@ impl Cluster {
         }
     }
 
-    /// Looks at our Node, to which everything of ours belongs; what its condition NetworkUnavailable says.
+    /// Reads our Node, which owns our objects. Returns the status of its condition NetworkUnavailable.
     ///
     /// # Errors
-    /// The API server doesn't answer, or not as it should.
-    pub async fn look_up_node(&mut self) -> Result<Option<bool>, Trouble> {
+    /// The request fails.
+    pub async fn read_node(&mut self) -> Result<Option<bool>, RequestError> {
         let nodes = Api::<Node>::all(self.client.clone());
         let node = self.requests.read(&format!("get node {}", self.node), nodes.get_opt(&self.node)).await?;
         let network = node.as_ref().and_then(network_unavailable);
@@ -70,16 +70,16 @@ impl Cluster {
         Ok(network)
     }
 
-    /// UID of our Node when it was last looked at; `None`: there was none.
+    /// Returns the UID of our Node as last read; `None`: there was none.
     pub fn owner(&self) -> Option<&str> {
         self.owner.as_ref().map(|owner| owner.uid.as_str())
     }
 
-    /// Looks at what there is of ours.
+    /// Lists our objects.
     ///
     /// # Errors
-    /// The API server doesn't answer, or not as it should.
-    pub async fn look_up(&mut self) -> Result<BTreeMap<Key, Found>, Trouble> {
+    /// The request fails.
+    pub async fn list_objects(&mut self) -> Result<BTreeMap<Key, Found>, RequestError> {
         let mut found = BTreeMap::new();
         self.uids.clear();
         let mut page = pages::first(ListParams::default().fields(&format!("spec.node={}", self.node)));
@@ -87,7 +87,7 @@ impl Cluster {
             let api = self.api(Kind::Session);
             let list = self.requests.read("list bgpsessions of this node", api.list_metadata(&page)).await?;
             for object in &list.items {
-                self.note(&mut found, Kind::Session, &object.metadata);
+                self.record(&mut found, Kind::Session, &object.metadata);
             }
             if !pages::turn(&mut page, &list.metadata) {
                 break;
@@ -97,12 +97,12 @@ impl Cluster {
         if let Some(object) =
             self.requests.read("get bgpnode of this node", own.get_metadata_opt(&self.node)).await?
         {
-            self.note(&mut found, Kind::Node, &object.metadata);
+            self.record(&mut found, Kind::Node, &object.metadata);
         }
         Ok(found)
     }
 
-    fn note(&mut self, found: &mut BTreeMap<Key, Found>, kind: Kind, metadata: &ObjectMeta) {
+    fn record(&mut self, found: &mut BTreeMap<Key, Found>, kind: Kind, metadata: &ObjectMeta) {
         let key = Key { kind, name: metadata.name.clone().unwrap_or_default() };
         self.uids.insert(key.clone(), metadata.uid.clone().unwrap_or_default());
         let mut owners = metadata.owner_references.iter().flatten();
@@ -110,11 +110,11 @@ impl Cluster {
         found.insert(key, Found { version: metadata.resource_version.clone().unwrap_or_default(), owned });
     }
 
-    /// Makes an object what it is to be; its resource version then.
+    /// Applies an object. Returns its new resource version.
     ///
     /// # Errors
-    /// The API server doesn't answer, or not as it should.
-    pub async fn apply(&mut self, object: &Object, whole: bool) -> Result<String, Trouble> {
+    /// The request fails.
+    pub async fn apply(&mut self, object: &Object, whole: bool) -> Result<String, RequestError> {
         let Key { kind, name } = &object.key;
         let api = self.api(*kind);
         let params = PatchParams::apply(&self.manager).force();
@@ -127,28 +127,29 @@ impl Cluster {
         };
         if whole {
             let patch = part(name, self.owner.as_ref(), "spec", &object.spec);
-            let what = format!("write {} {name}", kind.plural());
-            let written = self.requests.write(&what, api.patch(name, &params, &Patch::Apply(&patch))).await?;
+            let operation = format!("write {} {name}", kind.plural());
+            let written =
+                self.requests.write(&operation, api.patch(name, &params, &Patch::Apply(&patch))).await?;
             self.generations.extend(written.metadata.generation.map(|number| (object.key.clone(), number)));
         }
-        let status = observed(&object.status, self.generations.get(&object.key));
+        let status = with_observed_generation(&object.status, self.generations.get(&object.key));
         let patch = part(name, None, "status", &status);
-        let what = format!("write the status of {} {name}", kind.plural());
+        let operation = format!("write the status of {} {name}", kind.plural());
         let written =
-            self.requests.write(&what, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
+            self.requests.write(&operation, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
         self.uids.insert(object.key.clone(), written.uid().unwrap_or_default());
         Ok(written.resource_version().unwrap_or_default())
     }
 
-    /// Removes an object; that it is gone already is well.
+    /// Deletes an object. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// The API server doesn't answer, or not as it should.
-    pub async fn delete(&mut self, key: &Key) -> Result<(), Trouble> {
-        let what = format!("delete {} {}", key.kind.plural(), key.name);
+    /// The request fails.
+    pub async fn delete(&mut self, key: &Key) -> Result<(), RequestError> {
+        let operation = format!("delete {} {}", key.kind.plural(), key.name);
         let api = self.api(key.kind);
-        match self.requests.write(&what, api.delete(&key.name, &DeleteParams::default())).await {
-            Err(trouble) if trouble.meaning != Meaning::Missing => Err(trouble),
+        match self.requests.write(&operation, api.delete(&key.name, &DeleteParams::default())).await {
+            Err(error) if error.class != ErrorClass::NotFound => Err(error),
             _ => {
                 self.uids.remove(key);
                 self.generations.remove(key);
@@ -157,17 +158,22 @@ impl Cluster {
         }
     }
 
-    /// Says whether our Node has a network.
+    /// Sets our Node's condition NetworkUnavailable.
     ///
     /// # Errors
-    /// The API server doesn't answer, or not as it should.
-    pub async fn set_network(&self, unavailable: bool, why: &str, now: Timestamp) -> Result<(), Trouble> {
+    /// The request fails.
+    pub async fn set_network(
+        &self,
+        unavailable: bool,
+        message: &str,
+        now: Timestamp,
+    ) -> Result<(), RequestError> {
         let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let condition = json!({
             "type": NETWORK,
             "status": if unavailable { "True" } else { "False" },
             "reason": if unavailable { "HeliographIsNotReady" } else { "HeliographIsUp" },
-            "message": why,
+            "message": message,
             "lastHeartbeatTime": now,
             "lastTransitionTime": now,
         });
@@ -175,9 +181,9 @@ impl Cluster {
             "status": {"conditions": [condition]}});
         let params = PatchParams::apply(&self.manager).force();
         let nodes = Api::<Node>::all(self.client.clone());
-        let what = format!("write condition {NETWORK} of node {}", self.node);
+        let operation = format!("write condition {NETWORK} of node {}", self.node);
         self.requests
-            .write(&what, nodes.patch_status(&self.node, &params, &Patch::Apply(&patch)))
+            .write(&operation, nodes.patch_status(&self.node, &params, &Patch::Apply(&patch)))
             .await
             .map(|_| ())
     }
@@ -185,8 +191,8 @@ impl Cluster {
     /// Sends an Event.
     ///
     /// # Errors
-    /// The API server doesn't answer, or not as it should.
-    pub async fn send(&self, event: Event) -> Result<(), Trouble> {
+    /// The request fails.
+    pub async fn send(&self, event: Event) -> Result<(), RequestError> {
         let (api_version, kind) = match event.about.kind {
             Kind::Node => ("v1", "Node"),
             kind => (api::API_VERSION, kind.name()),
@@ -207,7 +213,7 @@ impl Cluster {
         let event = v1::Event {
             metadata: ObjectMeta {
                 generate_name: Some(format!("{}-", prefix.trim_end_matches(['.', '-']))),
-                namespace: Some(EVENTS.into()),
+                namespace: Some(EVENT_NAMESPACE.into()),
                 ..ObjectMeta::default()
             },
             action: Some("Peering".into()),
@@ -220,7 +226,7 @@ impl Cluster {
             type_: Some(if event.warning { "Warning" } else { "Normal" }.into()),
             ..v1::Event::default()
         };
-        let events = Api::<v1::Event>::namespaced(self.client.clone(), EVENTS);
+        let events = Api::<v1::Event>::namespaced(self.client.clone(), EVENT_NAMESPACE);
         self.requests.write("send an Event", events.create(&PostParams::default(), &event)).await.map(|_| ())
     }
 
@@ -231,8 +237,8 @@ impl Cluster {
     }
 }
 
-/// A status of which the conditions say which generation of their object they are about.
-fn observed(status: &Value, generation: Option<&i64>) -> Value {
+/// Adds the observed generation to the conditions of a status.
+fn with_observed_generation(status: &Value, generation: Option<&i64>) -> Value {
     let mut status = status.clone();
     let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
     if let Some(generation) = generation {

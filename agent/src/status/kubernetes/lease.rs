@@ -1,6 +1,6 @@
-//! Which agent does what one alone has to do: whoever holds the Lease. Pure, with time as a value.
+//! The leader election: the agent that holds the Lease is the leader. Pure; time is an argument.
 //!
-//! No two nodes' clocks are compared: a holder is there as long as what it writes changes, seen by our own clock.
+//! Clocks of different nodes are never compared: a holder is alive as long as the Lease changes, by the observer's clock.
 
 use std::time::{Duration, Instant};
 
@@ -11,36 +11,37 @@ use kube::api::ObjectMeta;
 
 /// The Lease's name, in Heliograph's namespace.
 pub const NAME: &str = "heliograph-peers";
-/// Whose Lease is the same for so long has lost it.
+/// The time after which a Lease that does not change is free.
 const DURATION: Duration = Duration::from_secs(60);
-/// Who holds it renews it so often, and looks at it so often at least.
-pub const RENEW_EVERY: Duration = Duration::from_secs(20);
-/// Anyone else looks so often: thousands of agents do.
-pub const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// The leader's interval of renewals.
+pub const RENEW_INTERVAL: Duration = Duration::from_secs(20);
+/// The others' interval of reads. There may be thousands of them.
+pub const OBSERVE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What to do.
+/// The next step of an agent.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Turn {
-    /// It is somebody else's.
-    Theirs,
-    /// It is ours until it has to be renewed.
-    Ours,
-    /// Ask for it by writing this; it is ours if nobody was faster.
-    Ask(Box<Lease>),
+pub enum Step {
+    /// Another agent is the leader.
+    Follow,
+    /// This agent is the leader, and need not renew the Lease yet.
+    Lead,
+    /// Write this Lease. If no other agent was faster, this agent is the leader.
+    Write(Box<Lease>),
 }
 
-/// What one agent has seen of the Lease.
+/// One agent's observations of the Lease.
 #[derive(Debug, Default)]
-pub struct Eye {
-    /// What it last held, and since when that is so.
+pub struct Observer {
+    /// Its last content, and the time at which that was first seen.
     seen: Option<(LeaseSpec, Instant)>,
-    /// When we last wrote it.
+    /// The time of our last write.
     renewed: Option<Instant>,
 }
 
-impl Eye {
-    /// Whose turn it is, given the Lease as it is `now`. `clock` is only told to others.
-    pub fn turn(&mut self, found: Option<&Lease>, me: &str, now: Instant, clock: Timestamp) -> Turn {
+impl Observer {
+    /// Returns the next step of the agent `me`, given the Lease at the time `now`. `clock` is the time of day for the
+    /// Lease's fields.
+    pub fn observe(&mut self, found: Option<&Lease>, me: &str, now: Instant, clock: Timestamp) -> Step {
         let spec = found.and_then(|lease| lease.spec.clone()).unwrap_or_default();
         let since = match &self.seen {
             Some((seen, since)) if *seen == spec => *since,
@@ -50,11 +51,11 @@ impl Eye {
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
         let mine = holder == me;
         let age = |since: Instant| now.saturating_duration_since(since);
-        if mine && self.renewed.is_some_and(|renewed| age(renewed) <= RENEW_EVERY) {
-            return Turn::Ours;
+        if mine && self.renewed.is_some_and(|renewed| age(renewed) <= RENEW_INTERVAL) {
+            return Step::Lead;
         }
         if !mine && !holder.is_empty() && age(since) < DURATION {
-            return Turn::Theirs;
+            return Step::Follow;
         }
         let metadata = found.map_or_else(
             || ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() },
@@ -68,20 +69,22 @@ impl Eye {
             lease_transitions: Some(spec.lease_transitions.unwrap_or(0) + i32::from(!mine)),
             ..spec
         };
-        Turn::Ask(Box::new(Lease { metadata, spec: Some(spec) }))
+        Step::Write(Box::new(Lease { metadata, spec: Some(spec) }))
     }
 
-    /// What was asked for was written.
+    /// Records that the Lease was written.
     pub fn renewed(&mut self, now: Instant) {
         self.renewed = Some(now);
     }
 
-    /// When to look at what is somebody else's again: sooner where nothing is heard of the holder.
-    pub fn look_in(&self, now: Instant) -> Duration {
-        let silent = self.seen.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
-        match silent {
-            Some(silent) if !silent.is_zero() => DURATION.saturating_sub(silent).max(Duration::from_secs(1)),
-            _ => LOOK_EVERY,
+    /// Returns the time until the next read of another agent's Lease: shorter if the Lease did not change.
+    pub fn next_observation(&self, now: Instant) -> Duration {
+        let unchanged = self.seen.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
+        match unchanged {
+            Some(unchanged) if !unchanged.is_zero() => {
+                DURATION.saturating_sub(unchanged).max(Duration::from_secs(1))
+            }
+            _ => OBSERVE_INTERVAL,
         }
     }
 }
@@ -90,82 +93,82 @@ impl Eye {
 mod tests {
     use super::*;
 
-    /// Agents, and the Lease between them, seconds after a start.
-    struct Stage {
+    /// Several agents and their Lease. Times are seconds after a start.
+    struct Election {
         start: Instant,
         lease: Option<Lease>,
     }
 
-    impl Stage {
+    impl Election {
         fn new() -> Self {
             Self { start: Instant::now(), lease: None }
         }
 
-        /// An agent looks, with a clock that is so many seconds ahead; whether it holds the Lease then.
-        fn looks(&mut self, eye: &mut Eye, me: &str, seconds: u64, ahead: i64) -> bool {
+        /// Lets an agent observe the Lease, with a clock that is `ahead` seconds fast. Returns whether it is the leader.
+        fn leads(&mut self, observer: &mut Observer, me: &str, seconds: u64, ahead: i64) -> bool {
             let now = self.start + Duration::from_secs(seconds);
             let clock = Timestamp::from_second(1_000_000 + seconds as i64 + ahead).unwrap();
-            match eye.turn(self.lease.as_ref(), me, now, clock) {
-                Turn::Theirs => false,
-                Turn::Ours => true,
-                Turn::Ask(lease) => {
+            match observer.observe(self.lease.as_ref(), me, now, clock) {
+                Step::Follow => false,
+                Step::Lead => true,
+                Step::Write(lease) => {
                     self.lease = Some(*lease);
-                    eye.renewed(now);
+                    observer.renewed(now);
                     true
                 }
             }
         }
 
-        fn look_in(&self, eye: &Eye, seconds: u64) -> u64 {
-            eye.look_in(self.start + Duration::from_secs(seconds)).as_secs()
+        fn next_observation(&self, observer: &Observer, seconds: u64) -> u64 {
+            observer.next_observation(self.start + Duration::from_secs(seconds)).as_secs()
         }
     }
 
     #[test]
-    fn one_holds_it_until_it_is_silent() {
-        let mut stage = Stage::new();
-        let (mut a, mut b) = (Eye::default(), Eye::default());
-        assert!(stage.looks(&mut a, "a", 0, 0));
-        let first = stage.lease.clone();
-        assert!(stage.looks(&mut a, "a", 20, 0));
-        assert_eq!(stage.lease, first, "nothing to renew yet");
-        assert!(!stage.looks(&mut b, "b", 20, 0));
-        assert!(stage.looks(&mut a, "a", 41, 0));
-        assert_ne!(stage.lease, first);
-        assert!(!stage.looks(&mut b, "b", 80, 0), "it was renewed");
-        assert_eq!(stage.look_in(&b, 80), 60);
-        assert!(!stage.looks(&mut b, "b", 139, 0));
-        assert_eq!(stage.look_in(&b, 139), 1);
-        assert!(stage.looks(&mut b, "b", 140, 0));
-        let spec = stage.lease.clone().unwrap().spec.unwrap();
+    fn the_leader_stays_until_it_stops_renewing() {
+        let mut election = Election::new();
+        let (mut a, mut b) = (Observer::default(), Observer::default());
+        assert!(election.leads(&mut a, "a", 0, 0));
+        let first = election.lease.clone();
+        assert!(election.leads(&mut a, "a", 20, 0));
+        assert_eq!(election.lease, first, "no renewal yet");
+        assert!(!election.leads(&mut b, "b", 20, 0));
+        assert!(election.leads(&mut a, "a", 41, 0));
+        assert_ne!(election.lease, first);
+        assert!(!election.leads(&mut b, "b", 80, 0), "it was renewed");
+        assert_eq!(election.next_observation(&b, 80), 60);
+        assert!(!election.leads(&mut b, "b", 139, 0));
+        assert_eq!(election.next_observation(&b, 139), 1);
+        assert!(election.leads(&mut b, "b", 140, 0));
+        let spec = election.lease.clone().unwrap().spec.unwrap();
         assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("b"), Some(2)));
-        assert!(!stage.looks(&mut a, "a", 141, 0));
+        assert!(!election.leads(&mut a, "a", 141, 0));
     }
 
     #[test]
-    fn clocks_that_differ_do_no_harm() {
+    fn clocks_may_differ() {
         let year = 365 * 24 * 3600;
         for ahead in [year, -year] {
-            let mut stage = Stage::new();
-            let (mut a, mut b) = (Eye::default(), Eye::default());
+            let mut election = Election::new();
+            let (mut a, mut b) = (Observer::default(), Observer::default());
             for seconds in (0..300).step_by(21) {
-                assert!(stage.looks(&mut a, "a", seconds, ahead));
-                assert!(!stage.looks(&mut b, "b", seconds + 1, 0), "it is alive, whatever its clock says");
+                assert!(election.leads(&mut a, "a", seconds, ahead));
+                assert!(!election.leads(&mut b, "b", seconds + 1, 0), "a is alive, whatever its clock");
             }
-            // It dies.
-            assert!(!stage.looks(&mut b, "b", 350, 0));
-            assert!(stage.looks(&mut b, "b", 361, 0), "{ahead}");
+            // a dies.
+            assert!(!election.leads(&mut b, "b", 350, 0));
+            assert!(election.leads(&mut b, "b", 361, 0), "{ahead}");
         }
     }
 
     #[test]
-    fn an_agent_that_starts_anew_asks_for_its_own_lease_and_a_free_one_is_anyones() {
-        let mut stage = Stage::new();
-        stage.looks(&mut Eye::default(), "a", 0, 0);
-        let before = stage.lease.clone();
-        assert!(stage.looks(&mut Eye::default(), "a", 1, 0));
-        assert_ne!(stage.lease, before);
-        stage.lease = Some(Lease::default());
-        assert!(stage.looks(&mut Eye::default(), "b", 2, 0));
+    fn a_restarted_agent_writes_its_own_lease_and_any_agent_takes_a_free_one() {
+        let mut election = Election::new();
+        election.leads(&mut Observer::default(), "a", 0, 0);
+        let before = election.lease.clone();
+        assert!(election.leads(&mut Observer::default(), "a", 1, 0));
+        assert_ne!(election.lease, before);
+        election.lease = Some(Lease::default());
+        assert!(election.leads(&mut Observer::default(), "b", 2, 0));
     }
 }

@@ -1,18 +1,18 @@
-//! What an agent has to say in the cluster, as objects that can be compared.
+//! The objects that an agent writes, in a form that can be compared.
 
 use std::net::IpAddr;
 
 use heliograph_cni::fnv1a;
 use serde_json::Value;
 
-/// A kind of object that an agent writes to.
+/// A kind of which an agent writes objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// BGPNode.
     Node,
     /// BGPSession.
     Session,
-    /// BGPConfiguration; its status only, as of those below.
+    /// BGPConfiguration; only its status is written, as of the kinds below.
     Configuration,
     /// BGPFilter.
     Filter,
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its name.
+    /// Returns the name of the kind.
     pub fn name(self) -> &'static str {
         match self {
             Self::Node => "BGPNode",
@@ -32,7 +32,7 @@ impl Kind {
         }
     }
 
-    /// Its name in paths.
+    /// Returns the plural, which is the name in paths.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Node => "bgpnodes",
@@ -44,7 +44,7 @@ impl Kind {
     }
 }
 
-/// Which object.
+/// The key of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Its kind.
@@ -53,41 +53,41 @@ pub struct Key {
     pub name: String,
 }
 
-/// An object as it is to be.
+/// A desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Which.
+    /// Its key.
     pub key: Key,
-    /// What it is about; hardly ever changes.
+    /// Its spec, which hardly ever changes.
     pub spec: Value,
-    /// How that stands.
+    /// Its status.
     pub status: Value,
-    /// As much of it as is told at once when it changes; the rest may wait.
+    /// The part of the status whose changes are written at once.
     pub signal: String,
 }
 
-/// The longest name of an object (RFC 1123, as Kubernetes has it).
-const LONGEST_NAME: usize = 253;
+/// The longest name of an object (a DNS subdomain of RFC 1123).
+const MAX_NAME: usize = 253;
 
-/// The name of the BGPSession of a node with a neighbour: the same each time, and no two have the same. An IPv6 address
-/// is written in full, as no part of a name may be empty.
+/// Returns the name of the BGPSession of a node with a neighbor: stable and unique. An IPv6 address is written in full, as no
+/// part of a name may be empty.
 pub fn session_name(node: &str, peer: IpAddr) -> String {
     let address = match peer {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => v6.segments().map(|segment| format!("{segment:x}")).join("-"),
     };
-    let room = LONGEST_NAME - address.len() - 1;
+    let room = MAX_NAME - address.len() - 1;
     if node.len() <= room {
         return format!("{node}-{address}");
     }
-    // Of a name that long the end is exchanged for a sum of the whole.
+    // The end of a long name is replaced by a checksum of the whole name.
     let sum = format!("{:016x}", fnv1a(node));
     let kept: String = node.chars().take(room - sum.len() - 1).collect();
     format!("{}-{sum}-{address}", kept.trim_end_matches(['.', '-']))
 }
 
-/// Who we are among those who write (at most 128 characters long). Where two long names become the same it does no
-/// harm: no two agents write the same object.
+/// Returns the field manager of a node's agent (at most 128 characters long). Two long names may become equal; that is
+/// harmless, as no two agents write the same object.
 pub fn field_manager(node: &str) -> String {
     format!("heliograph-{node}").chars().take(128).collect()
 }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_sessions_are_valid_and_differ() {
+    fn names_of_sessions_are_valid_and_unique() {
         let long = |end: &str| format!("{}{end}", "n".repeat(253 - end.len()));
         let cases = [
             ("a", "192.0.2.1", "a-192.0.2.1"),

@@ -1,8 +1,8 @@
-//! What to write now: pure, with time as a value.
+//! The choice of the objects to write now. Pure; time is an argument.
 //!
-//! What an object signals is written at once, anything else of it together with what has gathered meanwhile. An object
-//! that signals again and again is written ever more rarely, and all objects together only so often, so that neither a
-//! flapping session nor a bad day of the whole cluster is the API server's, too.
+//! A change of an object's signal is written at once, a change of its counters after an interval. An object whose signal
+//! changes repeatedly is written at growing intervals, and all objects together at a limited rate. So neither a flapping
+//! session nor an outage of the whole cluster overloads the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,53 +14,53 @@ use super::object::{Key, Object};
 use crate::backoff::growing;
 use crate::store::kubernetes::failure::Failure;
 
-/// How often to write.
+/// The limits of the rate of writes.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// The least time between two writes of an object that signals.
-    pub signals: Duration,
-    /// The longest that this grows to.
-    pub longest: Duration,
-    /// The time between two writes of an object of which only figures have changed, give or take a quarter.
-    pub figures: Duration,
-    /// So many writes may come at once,
+pub struct RateLimits {
+    /// The shortest interval of writes of an object whose signal changed.
+    pub min_interval: Duration,
+    /// The longest interval, for an object whose signal changes repeatedly.
+    pub max_interval: Duration,
+    /// The interval of writes of an object of which only counters changed, plus or minus a quarter.
+    pub counter_interval: Duration,
+    /// The largest number of writes in a burst, of all objects.
     pub burst: u32,
-    /// and so many a second on average.
-    pub a_second: f64,
+    /// The average rate of writes, of all objects.
+    pub writes_per_second: f64,
 }
 
-impl Pace {
-    /// As it is for agents.
+impl RateLimits {
+    /// The limits of an agent.
     pub const AGENT: Self = Self {
-        signals: Duration::from_secs(1),
-        longest: Duration::from_secs(60),
-        figures: Duration::from_secs(30),
+        min_interval: Duration::from_secs(1),
+        max_interval: Duration::from_secs(60),
+        counter_interval: Duration::from_secs(30),
         burst: 120,
-        a_second: 4.0,
+        writes_per_second: 4.0,
     };
 }
 
-/// Signals in a row, each soon after the last, before an object is written more rarely.
-const PATIENCE: u32 = 4;
-/// Pauses after a failure grow from the first to the last of these.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// The number of changes of the signal in a row after which the intervals grow.
+const FREE_CHANGES: u32 = 4;
+/// The first and the longest pause after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
-/// Something to do.
+/// A write request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// Make it what it is to be; `whole`: what it is about, too, which makes it if it isn't there.
+    /// Apply an object.
     Apply {
         /// The object.
         object: Object,
-        /// Spec and status, not status alone.
+        /// True if spec and status are applied, which creates the object if necessary; false for the status alone.
         whole: bool,
     },
-    /// Remove it.
+    /// Delete an object.
     Delete(Key),
 }
 
 impl Write {
-    /// Of what.
+    /// Returns the key of the object.
     pub fn key(&self) -> &Key {
         match self {
             Self::Apply { object, .. } => &object.key,
@@ -69,58 +69,61 @@ impl Write {
     }
 }
 
-/// What may be done besides telling how what is there stands.
+/// The requests that are permitted besides changes of the status of existing objects.
 #[derive(Clone, Copy, Debug)]
-pub struct May {
-    /// Objects may be made: there is a Node for them to belong to, else they would stay for ever.
-    pub make: bool,
-    /// Objects may go: nothing is missing from what is wanted.
-    pub remove: bool,
+pub struct Permitted {
+    /// True if objects may be created: there is a Node that owns them. Without an owner they would never be deleted.
+    pub create: bool,
+    /// True if objects may be deleted: the desired objects are complete.
+    pub delete: bool,
 }
 
-/// An object of ours as the API server holds it.
+/// An object of ours in the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its resource version.
     pub version: String,
-    /// It belongs to our Node, and goes with it.
+    /// True if our Node owns it, so that it is deleted with the Node.
     pub owned: bool,
 }
 
-/// What is known of an object in the API server.
+/// The state of an object in the API server.
 #[derive(Debug, Default)]
 struct Entry {
-    /// What we last wrote; `None`: it is there, as somebody left it.
+    /// The object as last written; `None`: it exists with unknown content.
     written: Option<Object>,
-    /// The resource version which that made.
+    /// The resource version of the last write.
     version: String,
+    /// The time of the last write.
     at: Option<Instant>,
-    /// Signals in a row.
+    /// The number of changes of the signal in a row.
     streak: u32,
+    /// The number of failures in a row.
     failures: u32,
-    /// Why it failed the last time.
-    trouble: Option<String>,
+    /// The last error.
+    error: Option<String>,
+    /// The earliest time for the next attempt.
     not_before: Option<Instant>,
 }
 
-/// Keeps what was written, and says what is to be.
+/// Keeps the state of all objects, and plans writes.
 #[derive(Debug)]
 pub struct Planner {
-    pace: Pace,
+    limits: RateLimits,
     bucket: Bucket,
     entries: BTreeMap<Key, Entry>,
     next: Option<Instant>,
 }
 
 impl Planner {
-    /// Knows of nothing.
-    pub fn new(pace: Pace, now: Instant) -> Self {
-        let bucket = Bucket::new(pace.burst, pace.a_second, now);
-        Self { pace, bucket, entries: BTreeMap::new(), next: None }
+    /// Returns a planner without objects.
+    pub fn new(limits: RateLimits, now: Instant) -> Self {
+        let bucket = Bucket::new(limits.burst, limits.writes_per_second, now);
+        Self { limits, bucket, entries: BTreeMap::new(), next: None }
     }
 
-    /// These are all that the API server holds of ours. What isn't as we wrote it, doesn't belong to our Node as it is
-    /// now, or isn't there, is written again.
+    /// Takes over the list of all our objects in the API server. Objects that differ from the last write, that our present
+    /// Node does not own, or that are missing are written again.
     pub fn adopt(&mut self, found: &BTreeMap<Key, Found>) {
         self.entries.retain(|key, _| found.contains_key(key));
         for (key, found) in found {
@@ -131,17 +134,17 @@ impl Planner {
         }
     }
 
-    /// What to do now.
-    pub fn plan(&mut self, wanted: &[Object], may: May, now: Instant) -> Vec<Write> {
+    /// Returns the writes that are due.
+    pub fn plan(&mut self, desired: &[Object], permitted: Permitted, now: Instant) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut next = None;
-        let keys: BTreeSet<&Key> = wanted.iter().map(|object| &object.key).collect();
-        let gone = self.entries.keys().filter(|key| may.remove && !keys.contains(key));
+        let keys: BTreeSet<&Key> = desired.iter().map(|object| &object.key).collect();
+        let gone = self.entries.keys().filter(|key| permitted.delete && !keys.contains(key));
         let gone = gone.map(|key| (self.not_before(key, now), Write::Delete(key.clone())));
         let mut due: Vec<_> = gone.collect();
-        for object in wanted {
+        for object in desired {
             match self.due(object, now) {
-                Some((_, Write::Apply { whole: true, .. })) if !may.make => {}
+                Some((_, Write::Apply { whole: true, .. })) if !permitted.create => {}
                 Some(write) => due.push(write),
                 None => self.settled(&object.key),
             }
@@ -159,28 +162,29 @@ impl Planner {
         writes
     }
 
-    /// When there is something to do that wasn't due yet; `None`: nothing is left.
+    /// Returns the time at which the next write is due; `None`: there is none.
     pub fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Why something isn't done that was tried and is to be tried again; `None`: there is no such thing.
-    pub fn trouble(&self) -> Option<&str> {
-        self.entries.values().find_map(|entry| entry.trouble.as_deref())
+    /// Returns the error of a write that is to be retried; `None`: there is none.
+    pub fn error(&self) -> Option<&str> {
+        self.entries.values().find_map(|entry| entry.error.as_deref())
     }
 
-    /// It was done, and made this resource version.
+    /// Records a write that succeeded, with the new resource version.
     pub fn done(&mut self, write: Write, version: &str, now: Instant) {
         match write {
             Write::Delete(key) => {
                 self.entries.remove(&key);
             }
             Write::Apply { object, .. } => {
-                let longest = self.pace.longest;
+                let max_interval = self.limits.max_interval;
                 let entry = self.entries.entry(object.key.clone()).or_default();
-                let signals = entry.written.as_ref().is_none_or(|written| written.signal != object.signal);
-                let quiet = entry.at.is_none_or(|at| now.saturating_duration_since(at) > 2 * longest);
-                entry.streak = match (quiet, signals) {
+                let signal_changed =
+                    entry.written.as_ref().is_none_or(|written| written.signal != object.signal);
+                let quiet = entry.at.is_none_or(|at| now.saturating_duration_since(at) > 2 * max_interval);
+                entry.streak = match (quiet, signal_changed) {
                     (true, _) => 0,
                     (false, true) => entry.streak.saturating_add(1),
                     (false, false) => entry.streak,
@@ -189,30 +193,30 @@ impl Planner {
                 entry.written = Some(object);
                 entry.version = version.into();
                 entry.failures = 0;
-                entry.trouble = None;
+                entry.error = None;
                 entry.not_before = None;
             }
         }
     }
 
-    /// It failed; it waits for as long as the API server asks at least.
+    /// Records a write that failed. The pause is at least the one that the API server demands.
     pub fn failed(&mut self, key: &Key, failure: Failure, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
-        let pause = growing(PAUSES, entry.failures);
+        let pause = growing(BACKOFF, entry.failures);
         entry.failures += 1;
         entry.not_before = Some(now + pause.max(failure.wait.unwrap_or_default()));
-        entry.trouble = Some(failure.words);
+        entry.error = Some(failure.words);
     }
 
-    /// There is nothing to write: what failed is of no use any more, as the object is again as it was.
+    /// Records that an object needs no write: an earlier failure is obsolete, as the object is again as it was written.
     pub fn settled(&mut self, key: &Key) {
         if let Some(entry) = self.entries.get_mut(key) {
-            (entry.failures, entry.trouble, entry.not_before) = (0, None, None);
+            (entry.failures, entry.error, entry.not_before) = (0, None, None);
         }
     }
 
-    /// It isn't there after all.
-    pub fn missing(&mut self, key: &Key) {
+    /// Records that an object does not exist.
+    pub fn not_found(&mut self, key: &Key) {
         self.entries.remove(key);
     }
 
@@ -220,7 +224,7 @@ impl Planner {
         self.entries.get(key).and_then(|entry| entry.not_before).unwrap_or(now)
     }
 
-    /// When an object is to be written, if it differs from what was.
+    /// Returns the write of an object that differs from the last write, and the time at which it is due.
     fn due(&self, object: &Object, now: Instant) -> Option<(Instant, Write)> {
         let write = |whole| Write::Apply { object: object.clone(), whole };
         let Some(entry) = self.entries.get(&object.key) else { return Some((now, write(true))) };
@@ -229,21 +233,24 @@ impl Planner {
             return Some((not_before, write(true)));
         };
         let whole = written.spec != object.spec;
-        let gap = if whole || written.signal != object.signal {
-            growing((self.pace.signals, self.pace.longest), entry.streak.saturating_sub(PATIENCE))
+        let interval = if whole || written.signal != object.signal {
+            growing(
+                (self.limits.min_interval, self.limits.max_interval),
+                entry.streak.saturating_sub(FREE_CHANGES),
+            )
         } else if written.status != object.status {
-            jittered(self.pace.figures, &object.key.name)
+            jittered(self.limits.counter_interval, &object.key.name)
         } else {
             return None;
         };
-        Some(((at + gap).max(not_before), write(whole)))
+        Some(((at + interval).max(not_before), write(whole)))
     }
 }
 
-/// Between three quarters and five quarters of a time, for each name another: agents of many nodes shall not all write
-/// at once.
-fn jittered(time: Duration, name: &str) -> Duration {
-    time.mul_f64(0.75 + (fnv1a(name) % 1024) as f64 / 2048.0)
+/// Returns three to five quarters of an interval, by the name, so that the agents of many nodes do not write at the same
+/// time.
+fn jittered(interval: Duration, name: &str) -> Duration {
+    interval.mul_f64(0.75 + (fnv1a(name) % 1024) as f64 / 2048.0)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Asks the API server, counts that, and says what it means when it doesn't do something.
+//! Requests to the API server: counted, with a timeout, and with their errors classified.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,100 +8,102 @@ use tokio::time::timeout;
 
 use crate::store::kubernetes::failure::Failure;
 
-/// A request without an answer has failed after this time.
-const ANSWER: Duration = Duration::from_secs(10);
+/// The longest time for an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Something that the API server did not do.
+/// A failed request.
 #[derive(Debug)]
-pub struct Trouble {
-    /// What, in words.
+pub struct RequestError {
+    /// The text of the error, and the pause that the API server demands.
     pub failure: Failure,
-    /// What it is good to do.
-    pub meaning: Meaning,
+    /// The class of the error.
+    pub class: ErrorClass,
 }
 
-/// What a failure means for anything else.
+/// The classes of errors, by what they imply for other requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// Nothing else will do either now.
-    Away,
-    /// The object, or its kind, isn't there.
-    Missing,
-    /// Somebody else was faster (409).
-    Overtaken,
-    /// This one won't do.
-    Refused,
+pub enum ErrorClass {
+    /// Other requests would fail, too: no answer, 401, 429, 5xx.
+    Unavailable,
+    /// The object, or its kind, does not exist (404).
+    NotFound,
+    /// Another client changed the object first (409).
+    Conflict,
+    /// The API server rejects this request: 403, 422 and others.
+    Rejected,
 }
 
-impl Trouble {
-    /// The same, taken for a reason not to do anything else either for a while.
-    pub fn of_everything(self) -> Self {
-        Self { meaning: Meaning::Away, ..self }
+impl RequestError {
+    /// Returns the error as one that stops all requests for a while.
+    pub fn into_unavailable(self) -> Self {
+        Self { class: ErrorClass::Unavailable, ..self }
     }
 }
 
-/// All requests of a process that tell the cluster how it stands; clones count together.
+/// The requests of a status writer. Clones share their counters.
 #[derive(Clone, Debug, Default)]
-pub struct Requests(Arc<Counts>);
+pub struct Requests(Arc<Counters>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct Counters {
     writes: AtomicU64,
     failures: AtomicU64,
 }
 
 impl Requests {
-    /// Writes so far, done or not.
+    /// Returns the number of write requests, failed ones included.
     pub fn writes(&self) -> u64 {
         self.0.writes.load(Ordering::Relaxed)
     }
 
-    /// Requests so far that were refused or not answered.
+    /// Returns the number of requests that were rejected or not answered.
     pub fn failures(&self) -> u64 {
         self.0.failures.load(Ordering::Relaxed)
     }
 
-    /// Writes something; `what` it is, in words.
+    /// Sends a write request. `operation` is its name in errors.
     ///
     /// # Errors
-    /// The API server doesn't answer in time, or not as it should.
+    /// The API server returns an error, or does not answer in time.
     pub async fn write<T>(
         &self,
-        what: &str,
+        operation: &str,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, RequestError> {
         self.0.writes.fetch_add(1, Ordering::Relaxed);
-        self.read(what, request).await
+        self.read(operation, request).await
     }
 
-    /// Reads something; `what` it is, in words.
+    /// Sends a read request. `operation` is its name in errors.
     ///
     /// # Errors
-    /// The API server doesn't answer in time, or not as it should.
+    /// The API server returns an error, or does not answer in time.
     pub async fn read<T>(
         &self,
-        what: &str,
+        operation: &str,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Trouble> {
-        let trouble = match timeout(ANSWER, request).await {
+    ) -> Result<T, RequestError> {
+        let error = match timeout(TIMEOUT, request).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Trouble { meaning: meaning(&error), failure: Failure::of(what, &error) },
-            Err(_) => Trouble { meaning: Meaning::Away, failure: Failure::silent(what, ANSWER) },
+            Ok(Err(error)) => RequestError { class: class(&error), failure: Failure::of(operation, &error) },
+            Err(_) => {
+                RequestError { class: ErrorClass::Unavailable, failure: Failure::silent(operation, TIMEOUT) }
+            }
         };
         self.0.failures.fetch_add(1, Ordering::Relaxed);
-        Err(trouble)
+        Err(error)
     }
 }
 
-fn meaning(error: &kube::Error) -> Meaning {
+fn class(error: &kube::Error) -> ErrorClass {
     match error {
         kube::Error::Api(status) => match status.code {
-            404 => Meaning::Missing,
-            409 => Meaning::Overtaken,
-            401 | 429 | 500.. => Meaning::Away,
-            _ => Meaning::Refused,
+            404 => ErrorClass::NotFound,
+            409 => ErrorClass::Conflict,
+            401 | 429 | 500.. => ErrorClass::Unavailable,
+            _ => ErrorClass::Rejected,
         },
-        _ => Meaning::Away,
+        _ => ErrorClass::Unavailable,
     }
 }
 
@@ -111,22 +113,22 @@ mod tests {
     use kube::core::Status;
 
     #[tokio::test]
-    async fn failures_are_counted_and_have_a_meaning() {
+    async fn failures_are_counted_and_classified() {
         let requests = Requests::default();
         let cases = [
-            (401, Meaning::Away),
-            (403, Meaning::Refused),
-            (404, Meaning::Missing),
-            (409, Meaning::Overtaken),
-            (422, Meaning::Refused),
-            (429, Meaning::Away),
-            (500, Meaning::Away),
-            (503, Meaning::Away),
+            (401, ErrorClass::Unavailable),
+            (403, ErrorClass::Rejected),
+            (404, ErrorClass::NotFound),
+            (409, ErrorClass::Conflict),
+            (422, ErrorClass::Rejected),
+            (429, ErrorClass::Unavailable),
+            (500, ErrorClass::Unavailable),
+            (503, ErrorClass::Unavailable),
         ];
         for (code, expected) in cases {
             let status = serde_json::from_value::<Status>(serde_json::json!({"code": code})).unwrap();
             let answer = async { Err::<(), _>(kube::Error::Api(status.into())) };
-            assert_eq!(requests.write("try", answer).await.unwrap_err().meaning, expected, "{code}");
+            assert_eq!(requests.write("try", answer).await.unwrap_err().class, expected, "{code}");
         }
         requests.read("look", async { Ok(()) }).await.unwrap();
         requests.write("try", async { Ok(()) }).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use heliograph_bgp::policy::{Change, Policy};
+use heliograph_bgp::policy::{Modification, Policy};
 use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
 
@@ -155,7 +155,7 @@ fn named_filter(
     match around.filters.get(name) {
         Some(Some(policy)) => {
             let sets = |policy: &Policy| {
-                policy.rules().iter().any(|rule| rule.changes.contains(&Change::NextHopSelf))
+                policy.rules().iter().any(|rule| rule.modifications.contains(&Modification::NextHopSelf))
             };
             if direction.import && sets(policy) {
                 problems.note(

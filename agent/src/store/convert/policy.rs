@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use heliograph_bgp::policy::{
-    AsPathMatch, Change, Community, Condition, Policy, PrefixMatch, RouteSource, Rule, Verdict,
+    Action, AsPathMatch, Community, Condition, Modification, Policy, PrefixMatch, RouteSource, Rule,
 };
 use heliograph_bgp::wire::{ExtendedCommunity, LargeCommunity};
 
 use super::network;
-use crate::api::filter::{self, Action, BGPFilterSpec, Changes, FilterRule, Otherwise, RouteMatch, Source};
+use crate::api::filter::{self, BGPFilterSpec, Changes, FilterRule, Otherwise, RouteMatch, Source};
 use crate::store::problem::Problems;
 
 /// Communities with names (IANA, BGP Well-known Communities).
@@ -29,7 +29,7 @@ pub fn policy(spec: &BGPFilterSpec, problems: &mut Problems) -> Option<Policy> {
     for (index, given) in spec.rules.iter().enumerate() {
         let rule = rule(given, &format!("spec.rules[{index}]"), problems);
         // One at a time, so that each that is wrong is named.
-        match rule.map(|rule| Policy::new(vec![rule.clone()], Verdict::Reject).map(|_| rule)) {
+        match rule.map(|rule| Policy::new(vec![rule.clone()], Action::Reject).map(|_| rule)) {
             Some(Ok(rule)) => rules.push(rule),
             Some(Err(error)) => {
                 problems.note(
@@ -43,8 +43,8 @@ pub fn policy(spec: &BGPFilterSpec, problems: &mut Problems) -> Option<Policy> {
         }
     }
     let otherwise = match spec.otherwise {
-        Otherwise::Accept => Verdict::Accept,
-        Otherwise::Reject => Verdict::Reject,
+        Otherwise::Accept => Action::Accept,
+        Otherwise::Reject => Action::Reject,
     };
     Policy::new(rules, otherwise).ok().filter(|_| whole)
 }
@@ -61,16 +61,16 @@ fn rule(given: &FilterRule, field: &str, problems: &mut Problems) -> Option<Rule
         let maybe = |condition| if negated { Condition::Not(Box::new(condition)) } else { condition };
         conditions.extend(found.into_iter().map(maybe));
     }
-    let changes = match &given.set {
-        Some(set) => changes(set, &format!("{field}.set"), problems)?,
+    let modifications = match &given.set {
+        Some(set) => modifications(set, &format!("{field}.set"), problems)?,
         None => Vec::new(),
     };
-    let verdict = match given.action {
-        Action::Accept => Some(Verdict::Accept),
-        Action::Reject => Some(Verdict::Reject),
-        Action::Continue => None,
+    let action = match given.action {
+        filter::Action::Accept => Some(Action::Accept),
+        filter::Action::Reject => Some(Action::Reject),
+        filter::Action::Continue => None,
     };
-    whole.then(|| Rule { name: given.name.clone(), conditions, changes, verdict })
+    whole.then(|| Rule { name: given.name.clone(), conditions, modifications, action })
 }
 
 fn conditions_of(given: &RouteMatch, field: &str, problems: &mut Problems) -> Option<Vec<Condition>> {
@@ -128,21 +128,21 @@ fn as_path(given: &filter::AsPathMatch) -> Vec<Condition> {
     empty.into_iter().chain(others.into_iter().flatten().map(Condition::AsPath)).collect()
 }
 
-fn changes(given: &Changes, field: &str, problems: &mut Problems) -> Option<Vec<Change>> {
+fn modifications(given: &Changes, field: &str, problems: &mut Problems) -> Option<Vec<Modification>> {
     let add = communities(&given.add_communities, &format!("{field}.addCommunities"), problems);
     let remove = communities(&given.remove_communities, &format!("{field}.removeCommunities"), problems);
     if given.med.is_some() && given.remove_med {
         problems.note(format!("{field}.removeMED"), "med is set, too", "remove one of them");
         return None;
     }
-    let mut changes: Vec<_> = remove?.into_iter().map(Change::Remove).collect();
-    changes.extend(add?.into_iter().map(Change::Add));
-    changes.extend(given.local_pref.map(Change::LocalPref));
-    changes.extend(given.med.map(|med| Change::Med(Some(med))));
-    changes.extend(given.remove_med.then_some(Change::Med(None)));
-    changes.extend(given.prepend.map(Change::Prepend));
-    changes.extend(given.next_hop_self.then_some(Change::NextHopSelf));
-    Some(changes)
+    let mut modifications: Vec<_> = remove?.into_iter().map(Modification::Remove).collect();
+    modifications.extend(add?.into_iter().map(Modification::Add));
+    modifications.extend(given.local_pref.map(Modification::LocalPref));
+    modifications.extend(given.med.map(|med| Modification::Med(Some(med))));
+    modifications.extend(given.remove_med.then_some(Modification::Med(None)));
+    modifications.extend(given.prepend.map(Modification::Prepend));
+    modifications.extend(given.next_hop_self.then_some(Modification::NextHopSelf));
+    Some(modifications)
 }
 
 fn communities(given: &[String], field: &str, problems: &mut Problems) -> Option<Vec<Community>> {

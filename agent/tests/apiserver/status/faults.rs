@@ -1,5 +1,6 @@
 //! Faults: rights that are missing, and an API server that answers with errors or not at all.
 
+use heliograph_bgp::report::SessionState;
 use serde_json::json;
 
 use super::session;
@@ -20,7 +21,7 @@ pub async fn granted_rights_are_used(fixture: &mut Fixture) {
     // Events, and a session that is deleted.
     agent.change(|status| {
         let session = &mut status.sessions[0];
-        (session.state, session.established_count, session.last_error) = ("Established".into(), 1, None);
+        (session.state, session.established_count, session.last_error) = (SessionState::Established, 1, None);
     });
     until("an Event is written", async || !admin.events().await.is_empty()).await;
     agent.change(|status| status.sessions.retain(|session| session.name != "c"));

@@ -1,6 +1,7 @@
 //! The lifetime of a node's objects, which ends with their Node.
 
 use heliograph_agent::status::StoreStatus;
+use heliograph_bgp::report::SessionState;
 use serde_json::json;
 
 use crate::fixture::Fixture;
@@ -23,7 +24,7 @@ pub async fn nothing_is_left_of_a_deleted_node(fixture: &mut Fixture) {
     // The agent still runs, and its status changes.
     agent.change(|status| status.sessions[0].last_error = Some("the node is gone".into()));
     until("the error is reported", async || agent.error().contains("there is no Node")).await;
-    agent.change(|status| status.sessions[0].state = "Active".into());
+    agent.change(|status| status.sessions[0].state = SessionState::Active);
     agent.until_compared().await;
     assert_eq!(admin.sessions().await, [""; 0]);
     assert!(admin.get(&format!("{OURS}/bgpnodes/a")).await.is_none(), "nothing would ever delete it");
@@ -45,7 +46,7 @@ pub async fn objects_follow_a_node_that_is_made_again(fixture: &mut Fixture) {
                 since_seconds: 1e6,
                 last_error: None,
                 node_uid: Some(uid.clone()),
-                refused: false,
+                rejected: false,
             });
         });
         for path in ["bgpnodes/a", "bgpsessions/a-192.0.2.2", "bgpsessions/a-192.0.2.254"] {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use heliograph_agent::status::kubernetes::tell;
+use heliograph_agent::status::kubernetes::start as start_writer;
 use heliograph_agent::status::{NodeStatus, StatusWriterStatus};
 use heliograph_agent::store::kubernetes::Access;
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ impl Agent {
             let kubeconfig = kubeconfig.clone();
             async move { Access { kubeconfig: Some(kubeconfig), endpoint: None }.connect().await }
         };
-        let writer = tell("a".into(), None, connect, source, hints);
+        let writer = start_writer("a".into(), None, connect, source, hints);
         Self { status, changes, writer, source: source_task }
     }
 
@@ -113,9 +113,9 @@ pub fn node_status() -> Value {
             session("b", "192.0.2.2", "Mesh", "Connect"),
             session("c", "fd00::3", "Mesh", "Established"),
             tor_session()],
-        "routes": [{"family": "ipv4", "verdict": "tunnel", "count": 3}],
+        "routeCounts": [{"family": "IPv4", "disposition": "Tunnel", "count": 3}],
         "kernel": {"inSync": true, "routes": 0, "desired": 4, "kept": 0, "errors": []},
-        "segments": [{"node": "b", "nextHop": "192.0.2.2", "verdict": "Tunnel", "reason": "test"}], "problems": []})
+        "nextHops": [{"node": "b", "address": "192.0.2.2", "reachability": "Tunnel", "reason": "test"}], "problems": []})
 }
 
 impl User {

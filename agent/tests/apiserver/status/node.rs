@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use heliograph_agent::status::SessionStatus;
+use heliograph_bgp::report::SessionState;
 use serde_json::json;
 
 use super::{Agent, condition, generations, kubectl, node_status, observed, session};
@@ -105,7 +106,7 @@ pub async fn session_changes_are_written(fixture: &mut Fixture) {
     let state = async || admin.session("a-192.0.2.2").await.unwrap_or_default()["status"].clone();
     agent.change(|status| {
         let session = &mut status.sessions[0];
-        (session.state, session.established_count, session.last_error) = ("Established".into(), 1, None);
+        (session.state, session.established_count, session.last_error) = (SessionState::Established, 1, None);
     });
     let begun = Instant::now();
     until("the session is up", async || state().await["state"] == "Established").await;
@@ -118,7 +119,7 @@ pub async fn session_changes_are_written(fixture: &mut Fixture) {
     .await;
     agent.change(|status| {
         let session = &mut status.sessions[0];
-        (session.state, session.last_error) = ("Idle".into(), Some("hold timer expired".into()));
+        (session.state, session.last_error) = (SessionState::Idle, Some("hold timer expired".into()));
     });
     until("it is down again", async || state().await["error"] == "hold timer expired").await;
     until("Events are written", async || {

@@ -1,6 +1,7 @@
 //! The status of BGPPeers: the sessions of all nodes.
 
 use heliograph_agent::status::NodeStatus;
+use heliograph_bgp::report::SessionState;
 use serde_json::{Value, json};
 
 use super::{condition, counted, generations, kubectl, tor_session};
@@ -55,7 +56,7 @@ pub async fn sessions_of_a_dead_node_do_not_count(fixture: &mut Fixture) {
     ready("Unknown").await;
     until("it isn't any more", async || counted(admin, "far").await == "0/1").await;
     let (status, _, message) = condition(admin, "bgppeers/far", "Established").await;
-    assert_eq!((status.as_str(), message.as_str()), ("False", "nothing is heard of b"));
+    assert_eq!((status.as_str(), message.as_str()), ("False", "unreachable nodes: b"));
     ready("True").await;
     until("it is back", async || counted(admin, "far").await == "1/1").await;
     for path in ["bgpsessions/b-192.0.2.252", "bgppeers/far"] {
@@ -94,7 +95,7 @@ pub async fn a_rejected_write_delays_no_other(fixture: &mut Fixture) {
     agent.change(rejected);
     until("the error is reported", async || agent.error().contains("hands off")).await;
     // The objects after it are written nevertheless.
-    agent.change(|status| status.sessions[2].state = "Idle".into());
+    agent.change(|status| status.sessions[2].state = SessionState::Idle);
     until("the other is counted", async || counted(admin, "tor").await == "0/1").await;
     admin.delete(&format!("{bindings}/hands-off")).await;
     admin.delete(&format!("{policies}/hands-off")).await;

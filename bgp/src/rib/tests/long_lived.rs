@@ -4,7 +4,7 @@ use PeerKind::{Client, External, Internal};
 
 use super::model::{LLGR_STALE, NO_LLGR};
 use super::*;
-use crate::policy::{Change, Community, Policy, Rule, Verdict};
+use crate::policy::{Action, Community, Modification, Policy, Rule};
 
 const P: &str = "10.1.0.0/16";
 const Q: &str = "10.2.0.0/16";
@@ -132,10 +132,13 @@ fn no_policy_removes_the_community() {
     let clean = Rule {
         name: String::new(),
         conditions: Vec::new(),
-        changes: vec![Change::Remove(Community::Standard(LLGR_STALE)), Change::Add(Community::Standard(9))],
-        verdict: None,
+        modifications: vec![
+            Modification::Remove(Community::Standard(LLGR_STALE)),
+            Modification::Add(Community::Standard(9)),
+        ],
+        action: None,
     };
-    let clean = Filter::Rules(Policy::new(vec![clean], Verdict::Accept).expect("valid"));
+    let clean = Filter::Rules(Policy::new(vec![clean], Action::Accept).expect("valid"));
     let mut rib = rib();
     rib.peer_up(id(1), Peer { import: clean.clone(), ..peer(1, Client) });
     rib.peer_up(id(2), Peer { export: clean, ..capable(2, Client) });
@@ -149,10 +152,10 @@ fn a_policy_may_keep_routes_from_becoming_long_lived() {
     let short = Rule {
         name: String::new(),
         conditions: Vec::new(),
-        changes: vec![Change::Add(Community::Standard(NO_LLGR))],
-        verdict: None,
+        modifications: vec![Modification::Add(Community::Standard(NO_LLGR))],
+        action: None,
     };
-    let import = Filter::Rules(Policy::new(vec![short], Verdict::Accept).expect("valid"));
+    let import = Filter::Rules(Policy::new(vec![short], Action::Accept).expect("valid"));
     let mut rib = rib();
     rib.peer_up(id(1), Peer { import, ..peer(1, Client) });
     rib.update(id(1), advertise(attributes(Client), "10.0.0.1", &[P]));

@@ -7,6 +7,7 @@ mod graceful;
 mod import;
 mod long_lived;
 mod model;
+mod next_hop;
 mod outbound;
 mod random;
 mod scale;
@@ -17,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::{Buf, BytesMut};
 
 use super::{Identity, Peer, PeerId, PeerKind, Rib};
-use crate::config::{Filter, Network};
+use crate::config::{Filter, Network, NextHopMode};
 use crate::report::PathReport;
 use crate::wire::{
     AsPath, Attributes, Codec, Family, Framer, Message, NextHop, Nlri, PathIds, Prefix, Reach, Segment,
@@ -74,6 +75,7 @@ fn peer(n: u8, kind: PeerKind) -> Peer {
         families: vec![V4, V6],
         paths: None,
         long_lived: false,
+        next_hop_mode: NextHopMode::Automatic,
         import: Filter::All,
         export: Filter::All,
     }
@@ -167,7 +169,12 @@ impl Receiver {
         let mut framer = Framer::new();
         framer.push(out.chunk());
         while let Some(frame) = framer.next().expect("well-formed frames") {
-            let codec = Codec { four_octet_as: true, path_ids: self.path_ids, ..Codec::default() };
+            let codec = Codec {
+                four_octet_as: true,
+                extended_next_hop: true,
+                path_ids: self.path_ids,
+                ..Codec::default()
+            };
             let message = decode(&frame, &codec, &[V4, V6]).expect("a well-formed message");
             let Message::Update(update) = message else { panic!("only UPDATEs come from the tables") };
             assert!(update.faults.is_empty(), "{:?}", update.faults);

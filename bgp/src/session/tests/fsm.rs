@@ -7,18 +7,18 @@ fn from_idle_to_established() {
     assert_eq!(bench.state(), SessionState::Idle);
     bench.call(|session, ctx| session.start(ctx));
     assert_eq!(bench.state(), SessionState::Connect);
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.connected(conn);
     assert_eq!(bench.state(), SessionState::OpenSent);
-    let said = bench.said(conn);
-    let [Message::Open(ours)] = &said[..] else { panic!("{said:?}") };
+    let sent = bench.sent(conn);
+    let [Message::Open(ours)] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!((ours.asn, ours.router_id, ours.hold_time), (ASN, US, 90));
     assert_eq!(ours.families(), neighbor().families);
-    bench.hear(conn, &Message::Open(open()));
+    bench.receive(conn, &Message::Open(open()));
     assert_eq!(bench.state(), SessionState::OpenConfirm);
-    assert_eq!(bench.said(conn), [Message::Keepalive]);
+    assert_eq!(bench.sent(conn), [Message::Keepalive]);
     assert!(bench.take().is_empty());
-    bench.hear(conn, &Message::Keepalive);
+    bench.receive(conn, &Message::Keepalive);
     assert_eq!(bench.state(), SessionState::Established);
     assert!(matches!(bench.take()[..], [Output::Up { .. }]));
     assert_eq!(bench.session.established_count(), 1);
@@ -27,20 +27,20 @@ fn from_idle_to_established() {
 #[test]
 fn a_failed_attempt_makes_it_active_until_the_next() {
     let mut bench = Bench::new(settings());
-    let first = bench.asked();
+    let first = bench.attempt();
     bench.call(|session, ctx| session.connect_failed(ctx, first, "connection refused"));
     assert_eq!(bench.state(), SessionState::Active);
-    let words = bench.session.last_error().expect("an error").0.clone();
-    assert_eq!(words, "connecting to 10.0.0.9 port 179: connection refused");
+    let error = bench.session.last_error().expect("an error").0.clone();
+    assert_eq!(error, "connecting to 10.0.0.9 port 179: connection refused");
     bench.wait_next();
     assert_eq!(bench.state(), SessionState::Connect);
-    assert_ne!(bench.asked(), first);
+    assert_ne!(bench.attempt(), first);
 }
 
 #[test]
-fn an_attempt_without_an_answer_is_given_up_and_made_anew() {
+fn an_attempt_without_an_answer_is_repeated() {
     let mut bench = Bench::new(settings());
-    let first = bench.asked();
+    let first = bench.attempt();
     bench.wait_next();
     let outputs = bench.take();
     assert!(matches!(outputs[..], [Output::Close(closed), Output::Connect(_)] if closed == first));
@@ -53,7 +53,7 @@ fn a_passive_session_waits() {
     let mut bench = Bench::new(settings);
     assert_eq!(bench.state(), SessionState::Active);
     assert_eq!(bench.session.next_deadline(), None);
-    let conn = bench.accept().expect("welcome");
+    let conn = bench.accept().expect("accepted");
     bench.establish(conn, open());
     assert_eq!(bench.state(), SessionState::Established);
     bench.call(|session, ctx| session.closed(ctx, conn, "gone"));
@@ -61,9 +61,9 @@ fn a_passive_session_waits() {
     assert!(!bench.take().iter().any(|output| matches!(output, Output::Connect(_))));
 }
 
-/// Each message that has no place in a state (RFC 4271 §6.6, RFC 6608 §3); what it holds does not matter.
+/// Every message that a state does not admit (RFC 4271 §6.6, RFC 6608 §3), whatever it contains.
 #[test]
-fn messages_out_of_place_end_the_connection() {
+fn messages_in_the_wrong_state_end_the_connection() {
     let header = |kind: u8, body: &[u8]| {
         let mut bytes = vec![0xff; 16];
         bytes.extend((19 + body.len() as u16).to_be_bytes());
@@ -83,26 +83,26 @@ fn messages_out_of_place_end_the_connection() {
     for (subcode, messages) in cases {
         for message in messages {
             let mut bench = Bench::new(settings());
-            let conn = bench.asked();
+            let conn = bench.attempt();
             bench.connected(conn);
             if subcode > 1 {
-                bench.hear(conn, &Message::Open(open()));
+                bench.receive(conn, &Message::Open(open()));
             }
             if subcode > 2 {
-                bench.hear(conn, &Message::Keepalive);
+                bench.receive(conn, &Message::Keepalive);
             }
-            bench.said(conn);
+            bench.sent(conn);
             bench.take();
-            bench.hear_bytes(conn, message);
+            bench.receive_bytes(conn, message);
             assert_eq!(down(&bench.outputs).is_some(), subcode == 3);
-            assert_eq!(bench.last_word(conn), (code::FSM, subcode), "{message:?}");
+            assert_eq!(bench.last_notification(conn), (code::FSM, subcode), "{message:?}");
             assert_eq!(bench.state(), SessionState::Idle);
         }
     }
 }
 
 #[test]
-fn opens_that_are_refused() {
+fn invalid_opens_are_rejected() {
     type Change = fn(&mut Open);
     let cases: [(Change, u8); 4] = [
         (|open| (open.asn, open.capabilities) = (64999, Vec::new()), open_error::PEER_AS),
@@ -115,18 +115,18 @@ fn opens_that_are_refused() {
     ];
     for (change, subcode) in cases {
         let mut bench = Bench::new(settings());
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
         let mut open = open();
         change(&mut open);
-        bench.hear(conn, &Message::Open(open));
-        assert_eq!(bench.last_word(conn), (code::OPEN, subcode));
+        bench.receive(conn, &Message::Open(open));
+        assert_eq!(bench.last_notification(conn), (code::OPEN, subcode));
         assert_eq!(bench.state(), SessionState::Idle);
-        assert!(bench.accept().is_none(), "nobody is welcome while it rests");
+        assert!(bench.accept().is_none(), "connections are refused during the idle hold time");
     }
 }
 
-/// The external neighbour may have our identifier: it is unique within an AS only (RFC 6286 §2.2).
+/// An external neighbor may have our identifier: identifiers are unique within an AS only (RFC 6286 §2.2).
 #[test]
 fn an_external_peer_may_have_our_identifier() {
     let mut settings = settings();
@@ -138,14 +138,14 @@ fn an_external_peer_may_have_our_identifier() {
 }
 
 #[test]
-fn rubbish_is_answered_and_nothing_behind_it_is_read() {
+fn an_invalid_stream_is_answered_and_not_read_any_further() {
     let (mut bench, conn) = Bench::up(settings(), open());
-    bench.hear_bytes(conn, &[0; 19]);
-    let deaf = vec![0xab; 1 << 20];
-    bench.hear_bytes(conn, &deaf);
+    bench.receive_bytes(conn, &[0; 19]);
+    let ignored = vec![0xab; 1 << 20];
+    bench.receive_bytes(conn, &ignored);
     let connection = bench.session.connections.iter().find(|c| c.id == conn).expect("still closing");
     assert!(connection.framer.buffered() <= 19, "what follows costs no memory");
-    assert_eq!(bench.last_word(conn), (code::HEADER, 1));
+    assert_eq!(bench.last_notification(conn), (code::HEADER, 1));
     assert_eq!(down(&bench.outputs), Some(Vec::new()));
 }
 
@@ -158,29 +158,29 @@ fn a_notification_is_not_answered() {
         (99, 99, SessionState::Idle),
     ] {
         let (mut bench, conn) = Bench::up(settings(), open());
-        bench.hear(conn, &Message::Notification(Notification::new(code, subcode)));
-        assert!(bench.said(conn).is_empty());
+        bench.receive(conn, &Message::Notification(Notification::new(code, subcode)));
+        assert!(bench.sent(conn).is_empty());
         let outputs = bench.take();
         assert_eq!(outputs.first(), Some(&Output::Close(conn)));
         assert_eq!(down(&outputs), Some(Vec::new()));
         assert_eq!(bench.state(), state);
-        assert!(bench.session.last_error().expect("noted").0.starts_with("the peer sent: "));
+        assert!(bench.session.last_error().expect("recorded").0.starts_with("the peer sent: "));
     }
 }
 
 #[test]
-fn a_notification_before_the_session_stands_ends_the_attempt() {
+fn a_notification_before_establishment_ends_the_attempt() {
     let mut bench = Bench::new(settings());
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.connected(conn);
-    bench.said(conn);
-    bench.hear(conn, &Message::Notification(Notification::new(code::OPEN, open_error::PEER_AS)));
+    bench.sent(conn);
+    bench.receive(conn, &Message::Notification(Notification::new(code::OPEN, open_error::PEER_AS)));
     assert_eq!(bench.take(), [Output::Close(conn)]);
     assert_eq!(bench.state(), SessionState::Idle);
 }
 
 #[test]
-fn stopping_says_cease_and_starts_nothing_again() {
+fn stopping_sends_cease_and_starts_nothing_again() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
     bench.call(|session, ctx| {
         session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
@@ -188,7 +188,7 @@ fn stopping_says_cease_and_starts_nothing_again() {
     assert_eq!(down(&bench.outputs), Some(Vec::new()), "no restart: its routes go");
     assert_eq!(bench.state(), SessionState::Idle);
     assert!(!bench.session.is_gone());
-    assert_eq!(bench.last_word(conn), (code::CEASE, cease::SHUTDOWN));
+    assert_eq!(bench.last_notification(conn), (code::CEASE, cease::SHUTDOWN));
     assert!(bench.session.is_gone());
     assert!(bench.accept().is_none());
     assert_eq!(bench.session.next_deadline(), None);
@@ -197,7 +197,7 @@ fn stopping_says_cease_and_starts_nothing_again() {
 #[test]
 fn stopping_gives_up_an_attempt() {
     let mut bench = Bench::new(settings());
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.call(|session, ctx| {
         session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
     });
@@ -205,9 +205,9 @@ fn stopping_gives_up_an_attempt() {
     assert!(bench.session.is_gone());
 }
 
-/// A last word that nobody takes does not hold the connection for ever.
+/// A last NOTIFICATION that the socket does not take does not keep the connection open for ever.
 #[test]
-fn patience_with_a_stuck_reader_ends() {
+fn a_notification_that_is_not_read_closes_the_connection_in_time() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.call(|session, ctx| {
         session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
@@ -228,25 +228,25 @@ fn updates_and_refreshes_are_passed_on() {
         reach: vec![wire::Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix.into()] }],
         ..Update::default()
     };
-    bench.hear(conn, &Message::Update(update.clone()));
-    bench.hear(conn, &Message::RouteRefresh(Some(Family::Ipv6Unicast), wire::Refresh::Request));
+    bench.receive(conn, &Message::Update(update.clone()));
+    bench.receive(conn, &Message::RouteRefresh(Some(Family::Ipv6Unicast), wire::Refresh::Request));
     assert_eq!(
         bench.take(),
         [Output::Update(update), Output::Refresh { family: Family::Ipv6Unicast, enhanced: false }]
     );
 }
 
-/// Streams come in any chunks.
+/// A stream may be received in chunks of any size.
 #[test]
-fn one_octet_at_a_time_will_do() {
+fn a_stream_may_come_one_octet_at_a_time() {
     let mut bench = Bench::new(settings());
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.connected(conn);
     let mut bytes = BytesMut::new();
     wire::encode(&Message::Open(open()), &Codec::default(), &mut bytes);
     wire::encode(&Message::Keepalive, &Codec::default(), &mut bytes);
     for octet in bytes {
-        bench.hear_bytes(conn, &[octet]);
+        bench.receive_bytes(conn, &[octet]);
     }
     assert_eq!(bench.state(), SessionState::Established);
 }
@@ -257,7 +257,7 @@ fn becoming_active_or_passive_needs_no_new_session() {
     passive.neighbor.passive = true;
     let mut bench = Bench::new(passive.clone());
     bench.call(|session, ctx| session.set_settings(ctx, settings()));
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.call(|session, ctx| session.set_settings(ctx, passive.clone()));
     assert_eq!(bench.take(), [Output::Close(conn)]);
     assert_eq!((bench.state(), bench.session.next_deadline()), (SessionState::Active, None));

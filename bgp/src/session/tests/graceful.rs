@@ -7,7 +7,7 @@ pub fn close(bench: &mut Bench, conn: ConnId) {
 }
 
 pub fn comes_back(bench: &mut Bench, open: Open) -> ConnId {
-    let conn = bench.accept().expect("welcome");
+    let conn = bench.accept().expect("accepted");
     bench.establish(conn, open);
     assert_eq!(bench.state(), SessionState::Established);
     conn
@@ -22,20 +22,20 @@ pub fn dropped(outputs: &[Output]) -> Vec<Option<Family>> {
 }
 
 pub fn end_of_rib(bench: &mut Bench, conn: ConnId, family: Family) {
-    bench.hear(conn, &Message::Update(Update { end_of_rib: Some(family), ..Update::default() }));
+    bench.receive(conn, &Message::Update(Update { end_of_rib: Some(family), ..Update::default() }));
 }
 
-/// RFC 4724 §4.1: R after a restart; F where forwarding goes on.
+/// RFC 4724 §4.1: R after a restart; F if this node kept forwarding.
 #[test]
-fn our_open_tells_of_a_restart() {
+fn our_open_has_the_restart_flags() {
     for restarting in [false, true] {
         let mut bench = Bench::idle(settings(), 1);
         bench.restarting = restarting;
         bench.call(|session, ctx| session.start(ctx));
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
-        let said = bench.said(conn);
-        let [Message::Open(open)] = &said[..] else { panic!("{said:?}") };
+        let sent = bench.sent(conn);
+        let [Message::Open(open)] = &sent[..] else { panic!("{sent:?}") };
         let restart = open.graceful_restart().expect("offered");
         assert_eq!((restart.restarting, restart.restart_time), (restarting, 120));
         assert_eq!(restart.families, FAMILIES.map(|family| (family, true)));
@@ -43,7 +43,7 @@ fn our_open_tells_of_a_restart() {
 }
 
 #[test]
-fn it_is_not_offered_where_it_is_off() {
+fn graceful_restart_is_not_offered_if_disabled() {
     let settings = Settings { graceful_restart: None, ..settings() };
     let (mut bench, conn) = Bench::up(settings, open_restart(120, true));
     close(&mut bench, conn);
@@ -57,16 +57,16 @@ fn routes_stay_until_each_familys_end_of_rib() {
     assert_eq!(down(&bench.take()), Some(FAMILIES.into()));
     let conn = comes_back(&mut bench, open_restart(120, true));
     assert_eq!(dropped(&bench.take()), []);
-    assert!(!bench.session.feed_ended());
+    assert!(!bench.session.end_of_rib_received());
     end_of_rib(&mut bench, conn, Family::Ipv6Unicast);
     assert_eq!(dropped(&bench.take()), [Some(Family::Ipv6Unicast)]);
     end_of_rib(&mut bench, conn, Family::Ipv4Unicast);
     assert_eq!(dropped(&bench.take()), [Some(Family::Ipv4Unicast)]);
-    assert!(bench.session.feed_ended());
+    assert!(bench.session.end_of_rib_received());
 }
 
 #[test]
-fn routes_go_with_the_peers_restart_time() {
+fn stale_routes_are_removed_after_the_restart_time() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(40, true));
     close(&mut bench, conn);
     bench.wait(39 * SECOND);
@@ -75,9 +75,9 @@ fn routes_go_with_the_peers_restart_time() {
     assert_eq!(dropped(&bench.take()), FAMILIES.map(Some));
 }
 
-/// RFC 4724 §4.2: what the peer did not forward by meanwhile, or no longer speaks of, goes at once.
+/// RFC 4724 §4.2: the paths of families that the peer did not preserve, or no longer lists, are removed at once.
 #[test]
-fn without_the_f_bit_nothing_stays() {
+fn without_the_f_bit_no_route_is_kept() {
     for open in [open_restart(120, false), open()] {
         let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
         close(&mut bench, conn);
@@ -88,7 +88,7 @@ fn without_the_f_bit_nothing_stays() {
 }
 
 #[test]
-fn a_peer_that_never_ends_its_feed_keeps_nothing_alive_for_ever() {
+fn without_end_of_rib_stale_routes_are_removed_in_time() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 0, ..open_restart(120, true) });
     close(&mut bench, conn);
     comes_back(&mut bench, Open { hold_time: 0, ..open_restart(120, true) });
@@ -97,24 +97,24 @@ fn a_peer_that_never_ends_its_feed_keeps_nothing_alive_for_ever() {
     assert_eq!(dropped(&bench.take()), FAMILIES.map(Some));
 }
 
-/// RFC 4724 §4.2: a NOTIFICATION ends it for good.
+/// RFC 4724 §4.2: a NOTIFICATION ends graceful restart.
 #[test]
-fn a_notification_leaves_nothing() {
+fn no_route_is_kept_after_a_notification() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
-    bench.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    bench.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
     assert_eq!(down(&bench.outputs), Some(Vec::new()));
 }
 
-/// Without the capability the first KEEPALIVE after the feed began stands for End-of-RIB.
+/// Without the capability, the first KEEPALIVE after the routes counts as End-of-RIB.
 #[test]
-fn a_keepalive_ends_the_feed_of_a_peer_without_it() {
+fn a_keepalive_counts_as_end_of_rib_without_graceful_restart() {
     let (mut bench, conn) = Bench::up(settings(), open());
-    assert!(!bench.session.feed_ended());
-    bench.hear(conn, &Message::Keepalive);
-    assert!(bench.session.feed_ended());
+    assert!(!bench.session.end_of_rib_received());
+    bench.receive(conn, &Message::Keepalive);
+    assert!(bench.session.end_of_rib_received());
 }
 
-/// With RFC 8538 on, on our side.
+/// Our settings with RFC 8538.
 fn surviving() -> Settings {
     let restart = GracefulRestart { notifications: true, ..GracefulRestart::default() };
     Settings { graceful_restart: Some(restart), ..settings() }
@@ -131,12 +131,12 @@ fn open_surviving() -> Open {
     open
 }
 
-/// RFC 8538 §2: only where both have said so.
+/// RFC 8538 §2: only if both sides have sent the N bit.
 #[test]
-fn notifications_end_it_unless_both_agreed() {
+fn notifications_end_graceful_restart_unless_both_agreed() {
     let kept = |settings: Settings, open: Open, notification: Notification| {
         let (mut bench, conn) = Bench::up(settings, open);
-        bench.hear(conn, &Message::Notification(notification));
+        bench.receive(conn, &Message::Notification(notification));
         down(&bench.outputs).expect("down")
     };
     let reset = || Notification::new(code::CEASE, cease::RESET);
@@ -149,7 +149,7 @@ fn notifications_end_it_unless_both_agreed() {
 }
 
 #[test]
-fn what_we_end_for_good_is_a_hard_reset() {
+fn a_permanent_end_is_a_hard_reset() {
     for (subcode, hard) in [
         (cease::SHUTDOWN, true),
         (cease::DECONFIGURED, true),
@@ -162,15 +162,15 @@ fn what_we_end_for_good_is_a_hard_reset() {
         bench.call(|session, ctx| session.stop(ctx, &cease, "stopped"));
         assert_eq!(down(&bench.take()).expect("down").is_empty(), hard);
         let expected = if hard { cease.into_hard_reset() } else { cease };
-        assert_eq!(bench.said(conn), [Message::Notification(expected)]);
+        assert_eq!(bench.sent(conn), [Message::Notification(expected)]);
     }
 }
 
-/// RFC 8538 §4: errors and an expired hold timer leave the routes, too.
+/// RFC 8538 §4: paths are kept after errors and an expired hold timer, too.
 #[test]
-fn errors_leave_the_routes_where_both_agreed() {
+fn routes_are_kept_after_errors_if_both_agreed() {
     let (mut bench, conn) = Bench::up(surviving(), open_surviving());
-    bench.hear_bytes(conn, &[0; 19]);
+    bench.receive_bytes(conn, &[0; 19]);
     assert_eq!(down(&bench.take()), Some(FAMILIES.into()));
     let (mut bench, _) = Bench::up(surviving(), open_surviving());
     bench.wait(90 * SECOND);

@@ -1,4 +1,4 @@
-//! What a session remembers of itself.
+//! The history of a session.
 
 use super::*;
 use crate::report::Transition;
@@ -11,10 +11,10 @@ fn history(bench: &Bench) -> Vec<Transition> {
 }
 
 #[test]
-fn each_change_of_state_has_its_reason() {
+fn each_transition_has_its_reason() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.wait(5 * SECOND);
-    bench.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    bench.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
     let seen = history(&bench);
     let short: Vec<_> = seen.iter().map(|t| (t.from, t.to, &t.why[..], t.ago, t.times)).collect();
     use SessionState::{Active, Connect, Established, Idle, OpenConfirm, OpenSent};
@@ -33,18 +33,18 @@ fn each_change_of_state_has_its_reason() {
     assert_eq!(errors[0].error, "the peer sent: Cease / Administrative Reset");
 }
 
-/// A peer that is away for days does not push out what came before.
+/// A peer that is away for days does not displace older entries.
 #[test]
-fn what_goes_in_circles_is_counted() {
+fn repeated_transitions_are_counted() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.call(|session, ctx| session.closed(ctx, conn, "connection reset"));
     for _ in 0..1000 {
         bench.wait_next();
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.call(|session, ctx| session.connect_failed(ctx, conn, "connection refused"));
     }
     let seen = history(&bench);
-    let last = seen.last().expect("noted");
+    let last = seen.last().expect("recorded");
     assert_eq!(last.why, "connecting to 10.0.0.9 port 179: connection refused");
     assert_eq!((last.times, last.ago), (1000, Duration::ZERO));
     assert!(seen.iter().any(|t| t.from == SessionState::Established && t.why == "connection reset"));
@@ -57,10 +57,10 @@ fn what_goes_in_circles_is_counted() {
 }
 
 #[test]
-fn it_is_bounded() {
+fn the_history_is_bounded() {
     let mut bench = Bench::new(settings());
     for n in 0..1000 {
-        let conn = bench.asked();
+        let conn = bench.attempt();
         let error = format!("error {n} {}", "ü".repeat(5000));
         bench.call(|session, ctx| session.connect_failed(ctx, conn, &error));
         bench.wait_next();

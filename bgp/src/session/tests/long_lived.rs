@@ -1,4 +1,4 @@
-//! Long-lived graceful restart, the side of those who stay up (RFC 9494 §4.2).
+//! Long-lived graceful restart as the receiving speaker (RFC 9494 §4.2).
 
 use super::graceful::{close, comes_back, dropped, end_of_rib};
 use super::*;
@@ -8,14 +8,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const V4: Family = Family::Ipv4Unicast;
 const V6: Family = Family::Ipv6Unicast;
 
-/// We offer it, with an hour.
+/// Our settings with the capability and a stale time of one hour.
 fn offering() -> Settings {
     let long_lived = Some(3600 * SECOND);
     let restart = GracefulRestart { long_lived, ..GracefulRestart::default() };
     Settings { graceful_restart: Some(restart), ..settings() }
 }
 
-/// The peer's OPEN: so much restart time, and for each family so much after that.
+/// The peer's OPEN with a restart time, and a long-lived stale time for each family.
 fn open_long(restart_time: u16, times: &[(Family, u32)]) -> Open {
     let family = |(family, stale_time): &(Family, u32)| LongLived {
         family: *family,
@@ -37,7 +37,7 @@ fn aged(outputs: &[Output]) -> Vec<Family> {
     aged.collect()
 }
 
-/// Established with a peer that offers `open`, and broken.
+/// Establishes a session with a peer that sends `open`, and closes the connection.
 fn broken(open: Open) -> Bench {
     let (mut bench, conn) = Bench::up(offering(), open);
     close(&mut bench, conn);
@@ -45,19 +45,19 @@ fn broken(open: Open) -> Bench {
 }
 
 #[test]
-fn our_open_offers_it_where_asked_for() {
-    let said = |settings| {
+fn our_open_offers_it_if_configured() {
+    let sent = |settings| {
         let mut bench = Bench::new(settings);
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
-        match &bench.said(conn)[..] {
+        match &bench.sent(conn)[..] {
             [Message::Open(open)] => open.long_lived().map(<[LongLived]>::to_vec),
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(said(settings()), None);
+    assert_eq!(sent(settings()), None);
     let family = |family| LongLived { family, forwarding: true, stale_time: 3600 };
-    assert_eq!(said(offering()), Some(vec![family(V4), family(V6)]));
+    assert_eq!(sent(offering()), Some(vec![family(V4), family(V6)]));
 }
 
 #[test]
@@ -77,9 +77,10 @@ fn after_the_restart_time_comes_the_long_lived_stale_time_of_each_family() {
     assert_eq!((aged(&bench.outputs), dropped(&bench.outputs)), (vec![], vec![Some(V4)]));
 }
 
-/// RFC 9494 §4.1: that leaves out the conventional phase. A family that is not listed for that has none, either.
+/// RFC 9494 §4.1: a restart time of 0 skips the conventional phase, as does a family that RFC 4724's capability does not
+/// list.
 #[test]
-fn without_a_restart_time_it_begins_at_once() {
+fn without_a_restart_time_the_long_lived_stale_time_starts_at_once() {
     let mut only_v6 = open_long(40, &both(100));
     for capability in &mut only_v6.capabilities {
         if let Capability::GracefulRestart(restart) = capability {
@@ -95,10 +96,10 @@ fn without_a_restart_time_it_begins_at_once() {
     }
 }
 
-/// RFC 9494 §4.2: a family that is not listed, or with no time, goes with the restart time; §4.5: as it does where the
-/// capability stands alone.
+/// RFC 9494 §4.2: the paths of a family that is not listed, or has a stale time of 0, are removed after the restart time;
+/// §4.5: so are all without the capability of RFC 4724.
 #[test]
-fn both_have_to_offer_it() {
+fn both_sides_must_offer_it() {
     let (mut bench, conn) = Bench::up(settings(), open_long(40, &both(100)));
     close(&mut bench, conn);
     bench.wait(40 * SECOND);
@@ -123,16 +124,16 @@ fn the_end_of_rib_ends_it_for_a_peer_that_is_back() {
     assert_eq!(dropped(&bench.take()), [Some(V4)]);
     end_of_rib(&mut bench, conn, V6);
     assert_eq!(dropped(&bench.take()), [Some(V6)]);
-    // And then all begins anew.
+    // The next restart starts from the beginning.
     close(&mut bench, conn);
     bench.take();
     bench.wait(10 * SECOND);
     assert_eq!(aged(&bench.take()), FAMILIES);
 }
 
-/// RFC 9494 §4.2: its F bit, or its absence, counts then, not that of RFC 4724.
+/// RFC 9494 §4.2: then its F bit, or the lack of it, applies, not that of RFC 4724.
 #[test]
-fn what_the_peer_did_not_forward_by_goes_when_it_is_back() {
+fn families_without_the_f_bit_are_removed_when_the_peer_is_back() {
     let mut no_bit = open_long(10, &both(1000));
     for capability in &mut no_bit.capabilities {
         if let Capability::LongLived(families) = capability {
@@ -159,9 +160,9 @@ fn what_the_peer_did_not_forward_by_goes_when_it_is_back() {
     assert_eq!(dropped(&bench.take()), []);
 }
 
-/// RFC 9494 §4.2: they stay until the long-lived stale time is over, and that is not begun again.
+/// RFC 9494 §4.2: they are kept until the long-lived stale time is over, and no restart extends it.
 #[test]
-fn restarts_one_after_the_other_do_not_make_it_longer() {
+fn repeated_restarts_do_not_extend_the_stale_time() {
     let again = || open_long(10, &both(100));
     let mut bench = broken(again());
     bench.wait(10 * SECOND); // the 100 s begin
@@ -175,7 +176,7 @@ fn restarts_one_after_the_other_do_not_make_it_longer() {
         assert_eq!(down(&outputs), Some(FAMILIES.into()));
         assert_eq!((dropped(&outputs), aged(&outputs)), (vec![], FAMILIES.to_vec()), "the last resort still");
         bench.wait(15 * SECOND);
-        assert_eq!(aged(&bench.take()), FAMILIES, "what it told meanwhile, after its restart time");
+        assert_eq!(aged(&bench.take()), FAMILIES, "the paths received meanwhile, after its restart time");
     }
     bench.wait(51 * SECOND);
     assert_eq!(dropped(&bench.take()), []);
@@ -183,9 +184,9 @@ fn restarts_one_after_the_other_do_not_make_it_longer() {
     assert_eq!(dropped(&bench.take()), FAMILIES.map(Some));
 }
 
-/// A peer that restarts again within its restart time: what RFC 4724 would drop is the last resort from then on.
+/// A peer that restarts again before End-of-RIB: paths that RFC 4724 would remove become long-lived stale.
 #[test]
-fn what_was_not_told_again_before_another_restart_becomes_long_lived() {
+fn paths_not_sent_again_before_another_restart_become_long_lived_stale() {
     let mut bench = broken(open_long(10, &[(V4, 100)]));
     bench.take();
     let conn = comes_back(&mut bench, open_long(10, &[(V4, 100)]));
@@ -204,7 +205,7 @@ fn what_was_not_told_again_before_another_restart_becomes_long_lived() {
 
 /// RFC 9494 §4.2: "any remaining routes MUST be removed immediately".
 #[test]
-fn one_that_goes_again_after_the_time_was_over_keeps_nothing() {
+fn a_restart_after_the_stale_time_keeps_no_route() {
     let mut bench = broken(open_long(10, &both(100)));
     bench.wait(100 * SECOND);
     bench.take();
@@ -217,9 +218,9 @@ fn one_that_goes_again_after_the_time_was_over_keeps_nothing() {
     assert_eq!(down(&bench.take()), Some(vec![V6]));
 }
 
-/// RFC 8538: a hard reset leaves nothing, whatever was offered; other NOTIFICATIONs do where both agreed.
+/// RFC 8538: nothing is kept after a hard reset; after other NOTIFICATIONs if both sides agreed.
 #[test]
-fn a_hard_reset_leaves_nothing() {
+fn no_route_is_kept_after_a_hard_reset() {
     let mut settings = offering();
     settings.graceful_restart =
         settings.graceful_restart.map(|r| GracefulRestart { notifications: true, ..r });
@@ -232,7 +233,7 @@ fn a_hard_reset_leaves_nothing() {
     let reset = Notification::new(code::CEASE, cease::RESET);
     for (notification, kept) in [(reset.clone(), 2), (reset.into_hard_reset(), 0)] {
         let (mut bench, conn) = Bench::up(settings.clone(), open.clone());
-        bench.hear(conn, &Message::Notification(notification));
+        bench.receive(conn, &Message::Notification(notification));
         assert_eq!(down(&bench.take()).expect("down").len(), kept);
         bench.wait(10 * SECOND);
         assert_eq!(aged(&bench.take()).len(), kept);

@@ -1,13 +1,13 @@
-//! What comes of two OPENs beyond RFC 4271.
+//! Negotiation beyond RFC 4271.
 
 use super::*;
 use crate::wire::{Refresh, Role, open_error};
 
 fn our_open(settings: Settings) -> Open {
     let mut bench = Bench::new(settings);
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.connected(conn);
-    match bench.said(conn).remove(0) {
+    match bench.sent(conn).remove(0) {
         Message::Open(open) => open,
         other => panic!("{other:?}"),
     }
@@ -17,7 +17,7 @@ fn codec(settings: Settings, open: Open) -> Codec {
     Bench::up(settings, open).0.session.negotiated().expect("up").codec
 }
 
-/// RFC 8654 §4: we take them from anybody, and send them to those who do.
+/// RFC 8654 §4: we receive them from every peer, and send them to peers that offer to receive them.
 #[test]
 fn extended_messages() {
     assert!(our_open(settings()).offers(&Capability::ExtendedMessage));
@@ -31,12 +31,12 @@ fn extended_messages() {
     let large = Codec { max_message: 65535, ..Codec::DEFAULT };
     wire::encode(&Message::Update(update), &large, &mut bytes);
     assert!(bytes.len() > 20_000);
-    bench.hear_bytes(conn, &bytes);
+    bench.receive_bytes(conn, &bytes);
     assert!(matches!(&bench.take()[..], [Output::Update(update)] if update.withdrawn.len() == 5000));
 }
 
 #[test]
-fn ipv6_next_hops_for_ipv4_where_both_want_them() {
+fn ipv6_next_hops_for_ipv4_if_both_sides_offer_them() {
     let mut wanting = settings();
     wanting.neighbor.extended_next_hop = true;
     assert!(our_open(wanting.clone()).offers(&Capability::ExtendedNextHop));
@@ -71,19 +71,19 @@ fn roles_must_fit() {
     for ours in all {
         for theirs in all {
             let mut bench = Bench::new(external(Some(ours), false));
-            let conn = bench.asked();
+            let conn = bench.attempt();
             bench.connected(conn);
-            bench.hear(conn, &Message::Open(claims(vec![Capability::Role(theirs)])));
+            bench.receive(conn, &Message::Open(claims(vec![Capability::Role(theirs)])));
             match fits(ours, theirs) {
                 true => assert_eq!(bench.state(), SessionState::OpenConfirm),
-                false => assert_eq!(bench.last_word(conn), (code::OPEN, open_error::ROLE)),
+                false => assert_eq!(bench.last_notification(conn), (code::OPEN, open_error::ROLE)),
             }
         }
     }
 }
 
 #[test]
-fn a_missing_or_odd_role() {
+fn a_missing_or_invalid_role() {
     let unassigned = Capability::Other(9, vec![77].into());
     let twice = vec![Capability::Role(Role::Customer); 2];
     let several = vec![Capability::Role(Role::Customer), Capability::Role(Role::Peer)];
@@ -95,42 +95,42 @@ fn a_missing_or_odd_role() {
         (false, vec![unassigned], false),
     ] {
         let mut bench = Bench::new(external(Some(Role::Provider), strict));
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
-        bench.hear(conn, &Message::Open(claims(capabilities.clone())));
+        bench.receive(conn, &Message::Open(claims(capabilities.clone())));
         assert_eq!(bench.state() == SessionState::OpenConfirm, accepted, "{capabilities:?}");
     }
     let (bench, _) = Bench::up(external(None, false), claims(vec![Capability::Role(Role::Peer)]));
-    assert_eq!(bench.state(), SessionState::Established, "who has none configured does not care");
+    assert_eq!(bench.state(), SessionState::Established, "without a role configured any is accepted");
 }
 
-/// RFC 7313 §4: what is not repeated between the marks goes.
+/// RFC 7313 §4: paths that are not sent again between BoRR and EoRR are removed.
 #[test]
 fn an_enhanced_refresh_marks_and_sweeps() {
     const V4: Family = Family::Ipv4Unicast;
     let (mut bench, conn) = Bench::up(settings(), with(open(), Capability::EnhancedRouteRefresh));
-    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
+    bench.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
     assert_eq!(bench.take(), [Output::Refresh { family: V4, enhanced: true }]);
-    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Unknown(9)));
+    bench.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::Unknown(9)));
     assert!(bench.take().is_empty());
-    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Begin));
+    bench.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::Begin));
     assert_eq!(bench.take(), [Output::MarkStale(V4)]);
-    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::End));
+    bench.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::End));
     assert_eq!(bench.take(), [Output::DropStale(Some(V4))]);
-    bench.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::End));
+    bench.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::End));
     assert!(bench.take().is_empty(), "an end without a beginning");
 }
 
 #[test]
 fn without_agreement_every_refresh_is_a_request() {
     let (mut bench, conn) = Bench::up(settings(), open());
-    bench.hear(conn, &Message::RouteRefresh(Some(Family::Ipv4Unicast), Refresh::Begin));
+    bench.receive(conn, &Message::RouteRefresh(Some(Family::Ipv4Unicast), Refresh::Begin));
     assert_eq!(bench.take(), [Output::Refresh { family: Family::Ipv4Unicast, enhanced: false }]);
 }
 
-/// RFC 7911 §4: each direction by itself, where the sender offers to tell and the receiver to be told.
+/// RFC 7911 §4: each direction by itself, if the sender offers to send and the receiver to receive.
 #[test]
-fn path_identifiers_where_both_agree() {
+fn path_identifiers_need_both_sides() {
     use crate::config::AddPath;
     use crate::wire::AddPathMode::{Both, Receive, Send};
     let [v4, v6] = FAMILIES;
@@ -140,10 +140,10 @@ fn path_identifiers_where_both_agree() {
         settings
     };
     let offered = |mode| vec![Capability::AddPath(vec![(v4, mode), (v6, mode)])];
-    let said = |settings| our_open(settings).capabilities;
-    assert!(!said(settings()).iter().any(|c| matches!(c, Capability::AddPath(_))));
+    let sent = |settings| our_open(settings).capabilities;
+    assert!(!sent(settings()).iter().any(|c| matches!(c, Capability::AddPath(_))));
     for (receive, send, mode) in [(true, 0, Receive), (false, 3, Send), (true, 1, Both)] {
-        assert!(said(ours(receive, send)).contains(&offered(mode)[0]));
+        assert!(sent(ours(receive, send)).contains(&offered(mode)[0]));
     }
     for (receive, send, theirs, receives, sends) in [
         (true, 2, Both, true, true),

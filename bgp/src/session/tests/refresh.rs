@@ -1,4 +1,4 @@
-//! Refreshes that are heard, with marks where they begin and end (RFC 7313 §4), beside graceful restart.
+//! Enhanced route refresh by the peer (RFC 7313 §4), and graceful restart at the same time.
 
 use super::graceful::{close, comes_back, dropped, end_of_rib};
 use super::*;
@@ -8,7 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const V4: Family = Family::Ipv4Unicast;
 const V6: Family = Family::Ipv6Unicast;
 
-/// Up, with marks around refreshes, and past the End-of-RIBs.
+/// Established with enhanced route refresh, after End-of-RIB of all families.
 fn refreshing(open: Open) -> (Bench, ConnId) {
     let (mut bench, conn) = Bench::up(settings(), with(open, Capability::EnhancedRouteRefresh));
     end_of_rib(&mut bench, conn, V4);
@@ -18,12 +18,12 @@ fn refreshing(open: Open) -> (Bench, ConnId) {
 }
 
 fn mark(bench: &mut Bench, conn: ConnId, refresh: Refresh) {
-    bench.hear(conn, &Message::RouteRefresh(Some(V4), refresh));
+    bench.receive(conn, &Message::RouteRefresh(Some(V4), refresh));
 }
 
-/// What a refresh has not repeated is no worse for it when the peer restarts, and waits for its End-of-RIB.
+/// Paths that a refresh has not repeated are kept like the others when the peer restarts, until its End-of-RIB.
 #[test]
-fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
+fn a_restart_during_a_refresh_loses_no_route() {
     let (mut bench, conn) = refreshing(open_restart(40, true));
     mark(&mut bench, conn, Refresh::Begin);
     assert_eq!(bench.take(), [Output::MarkStale(V4)]);
@@ -31,7 +31,7 @@ fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
     let outputs = bench.take();
     assert_eq!((down(&outputs), dropped(&outputs)), (Some(FAMILIES.into()), vec![]));
     let conn = comes_back(&mut bench, with(open_restart(40, true), Capability::EnhancedRouteRefresh));
-    // Neither begins nor ends a refresh before the first feed has ended (RFC 7313 §4).
+    // No BoRR or EoRR has an effect before End-of-RIB (RFC 7313 §4).
     mark(&mut bench, conn, Refresh::Begin);
     mark(&mut bench, conn, Refresh::End);
     let outputs = bench.take();
@@ -40,7 +40,7 @@ fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
     assert_eq!(dropped(&bench.take()), [Some(V4)]);
 }
 
-/// Each of the two has an end of its own, and a time of its own.
+/// A refresh and a restart have each an end and a time limit of their own.
 #[test]
 fn an_end_of_rib_does_not_end_a_refresh() {
     let (mut bench, conn) = refreshing(Open { hold_time: 0, ..open_restart(40, true) });

@@ -2,14 +2,14 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// RFC 4271 §10: a quarter less at most, and not always the same.
+/// RFC 4271 §10: up to a quarter less, and not always the same.
 #[test]
 fn retries_come_with_jitter() {
     let mut seen = std::collections::BTreeSet::new();
     for seed in 0..200 {
         let mut bench = Bench::idle(settings(), seed);
         bench.call(|session, ctx| session.start(ctx));
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.call(|session, ctx| session.connect_failed(ctx, conn, "refused"));
         let pause = bench.wait_next();
         assert!(pause >= Duration::from_millis(3750) && pause <= 5 * SECOND, "{pause:?}");
@@ -25,13 +25,13 @@ fn keepalives_come_within_a_third_of_the_hold_time() {
     for _ in 0..100 {
         let pause = bench.wait_next();
         assert!(pause >= Duration::from_millis(2250) && pause <= 3 * SECOND, "{pause:?}");
-        assert_eq!(bench.said(conn), [Message::Keepalive]);
-        bench.hear(conn, &Message::Keepalive);
+        assert_eq!(bench.sent(conn), [Message::Keepalive]);
+        bench.receive(conn, &Message::Keepalive);
     }
 }
 
 #[test]
-fn a_configured_keepalive_time_counts_where_it_is_shorter() {
+fn a_configured_keepalive_time_applies_if_it_is_shorter() {
     for (configured, longest) in [(1, 1), (60, 30)] {
         let mut settings = settings();
         settings.neighbor.timers.keepalive = Some(configured * SECOND);
@@ -42,27 +42,27 @@ fn a_configured_keepalive_time_counts_where_it_is_shorter() {
 }
 
 #[test]
-fn silence_for_the_hold_time_ends_the_session() {
+fn the_hold_timer_ends_the_session() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 30, ..open_restart(120, true) });
     bench.wait(29 * SECOND);
     assert_eq!(bench.state(), SessionState::Established);
-    bench.said(conn);
+    bench.sent(conn);
     bench.wait(SECOND);
-    // RFC 4724 §4.2: with a NOTIFICATION the routes go.
+    // RFC 4724 §4.2: paths are not kept after a NOTIFICATION.
     assert_eq!(down(&bench.outputs), Some(Vec::new()));
-    assert_eq!(bench.last_word(conn), (code::HOLD_TIMER, 0));
+    assert_eq!(bench.last_notification(conn), (code::HOLD_TIMER, 0));
     assert_eq!(bench.state(), SessionState::Active);
-    assert_eq!(bench.session.reason(), "hold timer expired: nothing heard for 30 s");
+    assert_eq!(bench.session.reason(), "hold timer expired: nothing received for 30 s");
 }
 
-/// Where both are due at once, the KEEPALIVE does not follow the NOTIFICATION.
+/// If both timers are due at once, no KEEPALIVE follows the NOTIFICATION.
 #[test]
-fn nothing_follows_the_last_word() {
+fn nothing_follows_the_last_notification() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 3, ..open() });
-    bench.said(conn);
+    bench.sent(conn);
     bench.now += 100 * SECOND;
     bench.call(|session, ctx| session.handle_timeout(ctx));
-    assert_eq!(bench.said(conn), [Message::Notification(Notification::new(code::HOLD_TIMER, 0))]);
+    assert_eq!(bench.sent(conn), [Message::Notification(Notification::new(code::HOLD_TIMER, 0))]);
 }
 
 #[test]
@@ -73,13 +73,13 @@ fn keepalive_update_and_refresh_start_the_hold_timer_again() {
         [Message::Keepalive, update, Message::RouteRefresh(Some(Family::Ipv4Unicast), wire::Refresh::Request)]
     {
         bench.wait(29 * SECOND);
-        bench.hear(conn, &message);
+        bench.receive(conn, &message);
     }
     bench.wait(29 * SECOND);
     assert_eq!(bench.state(), SessionState::Established);
 }
 
-/// RFC 4271 §4.2: the smaller one counts, and 0 on either side means no timers at all.
+/// RFC 4271 §4.2: the smaller value applies, and 0 on either side means no timers at all.
 #[test]
 fn without_a_hold_time_nothing_expires() {
     let (mut bench, conn) = Bench::up(settings(), Open { hold_time: 0, ..open() });
@@ -87,32 +87,41 @@ fn without_a_hold_time_nothing_expires() {
     assert_eq!(bench.session.next_deadline(), None);
     bench.wait(100_000 * SECOND);
     assert_eq!(bench.state(), SessionState::Established);
-    assert!(bench.said(conn).is_empty());
+    assert!(bench.sent(conn).is_empty());
 }
 
 #[test]
 fn a_peer_has_four_minutes_for_its_open_and_first_keepalive() {
     for opens in [false, true] {
         let mut bench = Bench::new(settings());
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
         if opens {
-            bench.hear(conn, &Message::Open(Open { hold_time: 0, ..open() }));
+            bench.receive(conn, &Message::Open(Open { hold_time: 0, ..open() }));
         }
         bench.wait(239 * SECOND);
         assert!(matches!(bench.state(), SessionState::OpenSent | SessionState::OpenConfirm));
         bench.wait(SECOND);
-        assert_eq!(bench.last_word(conn), (code::HOLD_TIMER, 0));
+        assert_eq!(bench.last_notification(conn), (code::HOLD_TIMER, 0));
     }
 }
 
 fn spoil(bench: &mut Bench) -> Duration {
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.connected(conn);
-    bench.hear_bytes(conn, &[0; 19]);
-    bench.last_word(conn);
+    bench.receive_bytes(conn, &[0; 19]);
+    bench.last_notification(conn);
     assert_eq!(bench.state(), SessionState::Idle);
-    bench.wait_next()
+    pause(bench)
+}
+
+/// Waits for the next attempt, and returns how long that was.
+fn pause(bench: &mut Bench) -> Duration {
+    let start = bench.now;
+    while !bench.outputs.iter().any(|output| matches!(output, Output::Connect(_))) {
+        bench.wait_next();
+    }
+    bench.now - start
 }
 
 #[test]
@@ -125,20 +134,92 @@ fn the_pause_after_errors_doubles_up_to_a_minute() {
     }
 }
 
+/// A connection of the peer that ends in an error: the NOTIFICATION is sent, and the connection closed.
+fn spoil_incoming(bench: &mut Bench) {
+    let conn = bench.accept().expect("accepted");
+    bench.receive_bytes(conn, &[0; 19]);
+    bench.last_notification(conn);
+    bench.take();
+}
+
+/// RFC 4271 §8.1.1: the growing pause is for attempts of our own. A peer that connects itself is refused for the idle hold
+/// time at most.
 #[test]
-fn a_stable_session_ends_the_long_pauses() {
+fn connections_of_a_peer_are_refused_for_a_bounded_time() {
+    for passive in [false, true] {
+        for idle_hold in [Duration::ZERO, SECOND, 10 * SECOND] {
+            let mut settings = settings();
+            settings.neighbor.passive = passive;
+            settings.neighbor.timers.idle_hold = idle_hold;
+            let mut bench = Bench::new(settings);
+            bench.take();
+            for _ in 0..10 {
+                spoil_incoming(&mut bench);
+                bench.call(|session, ctx| session.handle_timeout(ctx));
+                assert_eq!(bench.accept().is_some(), idle_hold.is_zero());
+                bench.wait(idle_hold);
+                assert_ne!(bench.state(), SessionState::Idle, "the idle hold time is over");
+            }
+            let conn = bench.accept().expect("accepted");
+            bench.establish(conn, open());
+            assert_eq!(bench.state(), SessionState::Established);
+        }
+    }
+}
+
+/// The pause may be as long as that of our own attempts, if so configured, but no longer.
+#[test]
+fn the_idle_hold_time_is_no_longer_than_the_pause() {
+    let mut settings = settings();
+    settings.neighbor.passive = true;
+    settings.neighbor.timers.idle_hold = Duration::MAX;
+    let mut bench = Bench::new(settings);
+    for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+        spoil_incoming(&mut bench);
+        bench.wait((expected * SECOND).mul_f64(0.74));
+        assert!(bench.accept().is_none(), "within {expected} s");
+        bench.wait((expected * SECOND).mul_f64(0.26));
+    }
+}
+
+/// A planned attempt of our own is not put off by errors of connections that the peer opens.
+#[test]
+fn errors_of_the_peers_connections_do_not_put_off_our_attempt() {
+    let mut settings = settings();
+    settings.neighbor.timers.idle_hold = Duration::ZERO;
+    let mut bench = Bench::new(settings);
+    for _ in 0..8 {
+        spoil(&mut bench);
+    }
+    let conn = bench.attempt();
+    bench.connected(conn);
+    bench.receive_bytes(conn, &[0; 19]);
+    bench.last_notification(conn);
+    bench.take();
+    let start = bench.now;
+    for _ in 0..40 {
+        bench.call(|session, ctx| session.handle_timeout(ctx));
+        spoil_incoming(&mut bench);
+        bench.wait(SECOND);
+    }
+    pause(&mut bench);
+    assert!(bench.now - start <= 60 * SECOND);
+}
+
+#[test]
+fn a_stable_session_resets_the_pause() {
     for (stood, most) in [(59, 60), (61, 1)] {
         let mut bench = Bench::new(settings());
         for _ in 0..8 {
             spoil(&mut bench);
         }
-        let conn = bench.asked();
+        let conn = bench.attempt();
         bench.connected(conn);
         bench.establish(conn, open());
         bench.wait(stood * SECOND);
-        bench.hear_bytes(conn, &[0; 19]);
-        bench.last_word(conn);
-        let pause = bench.wait_next();
+        bench.receive_bytes(conn, &[0; 19]);
+        bench.last_notification(conn);
+        let pause = pause(&mut bench);
         let most = u32::try_from(most).expect("small") * SECOND;
         assert!(pause <= most && pause >= most.mul_f64(0.75), "{pause:?}, not {most:?}");
     }
@@ -148,32 +229,32 @@ fn a_stable_session_ends_the_long_pauses() {
 #[test]
 fn the_retry_timer_is_never_put_off() {
     let mut bench = Bench::new(settings());
-    let conn = bench.asked();
+    let conn = bench.attempt();
     bench.call(|session, ctx| session.connect_failed(ctx, conn, "refused"));
     let due = bench.session.next_deadline().expect("a retry");
     for _ in 0..3 {
         bench.now += SECOND;
-        let incoming = bench.accept().expect("welcome");
+        let incoming = bench.accept().expect("accepted");
         bench.call(|session, ctx| session.closed(ctx, incoming, "closed"));
     }
     assert!(bench.session.next_deadline().expect("a retry") <= due);
 }
 
-/// Another connection's error put it to rest; once the session stands, that is over.
+/// An error on another connection starts a pause; establishment ends it.
 #[test]
-fn an_established_session_is_not_at_rest() {
+fn establishment_ends_the_pause() {
     let mut bench = Bench::new(settings());
-    let outgoing = bench.asked();
+    let outgoing = bench.attempt();
     bench.connected(outgoing);
-    let incoming = bench.accept().expect("welcome");
-    bench.hear_bytes(incoming, &[0; 19]);
+    let incoming = bench.accept().expect("accepted");
+    bench.receive_bytes(incoming, &[0; 19]);
     bench.establish(outgoing, open_restart(120, true));
-    assert!(bench.accept().is_some(), "a restarted peer is welcome");
+    assert!(bench.accept().is_some(), "a restarted peer is accepted");
 }
 
-/// RFC 9687: a peer that talks but takes nothing is given up in the end.
+/// RFC 9687: the session with a peer that sends KEEPALIVEs but reads nothing ends in time.
 #[test]
-fn a_peer_that_reads_nothing_is_given_up() {
+fn the_send_hold_timer_ends_the_session() {
     for (hold, configured, expected) in [(90, None, 480), (65535, None, 131_070), (90, Some(100), 100)] {
         let mut settings = settings();
         settings.neighbor.timers.hold = hold * SECOND;
@@ -182,23 +263,23 @@ fn a_peer_that_reads_nothing_is_given_up() {
         let (mut bench, conn) = Bench::up(settings, open);
         let start = bench.now;
         while bench.state() == SessionState::Established {
-            bench.hear(conn, &Message::Keepalive);
+            bench.receive(conn, &Message::Keepalive);
             bench.wait(SECOND);
         }
         assert_eq!(bench.now - start, expected * SECOND);
         assert_eq!(down(&bench.take()), Some(Vec::new()), "as with any NOTIFICATION");
-        assert_eq!(bench.said(conn).pop(), Some(Message::Notification(Notification::new(8, 0))));
+        assert_eq!(bench.sent(conn).pop(), Some(Message::Notification(Notification::new(8, 0))));
         assert_eq!(bench.session.reason(), "send hold timer expired: the peer reads nothing");
     }
 }
 
 #[test]
-fn a_peer_that_reads_is_not_given_up() {
+fn a_peer_that_reads_keeps_its_session() {
     let (mut bench, conn) = Bench::up(settings(), open());
     for _ in 0..1000 {
-        bench.hear(conn, &Message::Keepalive);
+        bench.receive(conn, &Message::Keepalive);
         bench.wait(SECOND);
-        bench.said(conn);
+        bench.sent(conn);
     }
     assert_eq!(bench.state(), SessionState::Established);
 }

@@ -1,16 +1,16 @@
-//! Changes of the configuration: what goes on, what begins anew.
+//! Changes of the configuration: which sessions continue, and which start anew.
 
 use super::*;
 use crate::Timers;
-use crate::config::{GracefulRestart, PrefixRange};
+use crate::config::{GracefulRestart, NextHopMode, PrefixRange};
 use crate::wire::Notification;
 
-/// Three neighbours, all established; `change` is made; who still stands, and what 2 was told last.
+/// Establishes three sessions and applies `change`. Returns which are still established, and the last message to neighbor 2.
 fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
     let mut config = config(vec![neighbor(1), neighbor(2), neighbor(3)]);
     let mut play = Play::new(config.clone());
     let conns: Vec<ConnId> = (1..=3).map(|n| play.up(n)).collect();
-    conns.iter().for_each(|conn| drop(play.told(*conn)));
+    conns.iter().for_each(|conn| drop(play.sent(*conn)));
     let before = play.report(3).established_count;
     change(&mut config);
     play.set(config);
@@ -19,7 +19,7 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
         sessions.iter().any(|s| s.address == address(n) && s.state == SessionState::Established)
     });
     let stands = stands.collect();
-    let word = play.told(conns[1]).into_iter().find_map(|message| match message {
+    let word = play.sent(conns[1]).into_iter().find_map(|message| match message {
         Message::Notification(n) => Some((n.code, n.subcode)),
         _ => None,
     });
@@ -28,9 +28,11 @@ fn after(change: impl Fn(&mut Config)) -> (Play, Vec<bool>, Option<(u8, u8)>) {
 }
 
 #[test]
-fn what_can_change_live_does() {
-    let changes: [fn(&mut Config); 8] = [
+fn live_changes_reset_no_session() {
+    let changes: [fn(&mut Config); 10] = [
         |_| (),
+        |config| config.neighbors[1].next_hop_mode = NextHopMode::Unchanged,
+        |config| config.neighbors[1].timers.idle_hold = Duration::from_secs(9),
         |config| config.neighbors[1].reflector_client = true,
         |config| config.neighbors[1].name = "other".into(),
         |config| config.neighbors[1].import = Filter::nothing(),
@@ -48,8 +50,32 @@ fn what_can_change_live_does() {
     }
 }
 
+/// A change of the next-hop mode applies to an established session: the routes are advertised again with another next hop.
 #[test]
-fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
+fn the_next_hop_mode_changes_live() {
+    let theirs: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    let mut config = config(vec![client(1)]);
+    config.networks = vec![Network::new(prefix(7)).next_hop(Some(theirs))];
+    let mut play = Play::new(config.clone());
+    let conn = play.up(1);
+    let modes = [NextHopMode::Automatic, NextHopMode::OwnAddress, NextHopMode::Unchanged];
+    let mut next_hops = Vec::new();
+    for mode in modes {
+        config.neighbors[0].next_hop_mode = mode;
+        play.set(config.clone());
+        next_hops.extend(
+            play.updates(conn)
+                .into_iter()
+                .flat_map(|update| update.reach)
+                .map(|reach| reach.next_hop.address),
+        );
+    }
+    assert_eq!(next_hops, [theirs, address(100), theirs]);
+    assert_eq!(play.report(1).established_count, 1);
+}
+
+#[test]
+fn a_change_of_the_open_needs_a_new_session_of_that_neighbor_only() {
     let changes: [fn(&mut Neighbor); 4] = [
         |neighbor| neighbor.timers.hold = Duration::from_secs(30),
         |neighbor| neighbor.families = vec![Family::Ipv4Unicast],
@@ -64,20 +90,20 @@ fn what_was_said_in_the_open_needs_a_new_session_of_that_neighbour_only() {
     }
 }
 
-/// On the way from a mesh to reflectors and back nobody may lose a session.
+/// A change between full mesh and reflectors must not end a session.
 #[test]
-fn a_neighbour_becomes_a_client_and_no_client_while_its_session_stands() {
+fn a_neighbor_becomes_a_client_and_no_client_while_its_session_stands() {
     let mut config = config(vec![neighbor(1), neighbor(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
-    play.announce(one, 1, vec![prefix(1)]);
-    play.announce(two, 2, vec![prefix(2)]);
-    assert_eq!(play.changes(one), (vec![], vec![]), "RFC 4456 §6: nothing from one to another");
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.advertise(two, 2, vec![prefix(2)]);
+    assert_eq!(play.changes(one), (vec![], vec![]), "RFC 4456 §6: nothing between non-clients");
     assert_eq!(play.changes(two), (vec![], vec![]));
     config.neighbors[0].reflector_client = true;
     play.set(config.clone());
-    assert_eq!(play.changes(one), (vec![prefix(2)], vec![]), "a client hears of all");
-    assert_eq!(play.changes(two), (vec![prefix(1)], vec![]), "and all hear of a client");
+    assert_eq!(play.changes(one), (vec![prefix(2)], vec![]), "a client receives all routes");
+    assert_eq!(play.changes(two), (vec![prefix(1)], vec![]), "and all receive a client's routes");
     config.neighbors[0].reflector_client = false;
     play.set(config);
     assert_eq!(play.changes(one), (vec![], vec![prefix(2)]));
@@ -85,10 +111,10 @@ fn a_neighbour_becomes_a_client_and_no_client_while_its_session_stands() {
 }
 
 #[test]
-fn a_neighbour_that_is_removed_is_told() {
+fn a_neighbor_that_is_removed_receives_a_cease() {
     let (mut play, stands, word) = after(|config| drop(config.neighbors.remove(1)));
     assert_eq!((stands, word), (vec![true, false, true], Some((code::CEASE, cease::DECONFIGURED))));
-    assert!(play.connect(2).is_none(), "a stranger from now on");
+    assert!(play.connect(2).is_none(), "not a neighbor any more");
 }
 
 #[test]
@@ -108,7 +134,7 @@ fn another_identity_needs_new_sessions_with_all() {
 fn an_invalid_configuration_changes_nothing() {
     let mut play = Play::new(config(vec![neighbor(1)]));
     let conn = play.up(1);
-    play.told(conn);
+    play.sent(conn);
     let bad: [fn(&mut Config); 7] = [
         |config| config.asn = 0,
         |config| config.router_id = Ipv4Addr::UNSPECIFIED,
@@ -121,20 +147,20 @@ fn an_invalid_configuration_changes_nothing() {
     for spoil in bad {
         let mut config = config(vec![neighbor(1)]);
         spoil(&mut config);
-        let error = play.speaker.set_config(play.now, config).expect_err("refused");
+        let error = play.speaker.set_config(play.now, config).expect_err("invalid");
         assert!(error.to_string().contains(": "), "{error}");
         assert_eq!(play.state(1), SessionState::Established);
-        assert!(play.told(conn).is_empty());
+        assert!(play.sent(conn).is_empty());
     }
 }
 
 #[test]
-fn filters_act_on_what_is_there() {
+fn filters_apply_to_routes_in_the_tables() {
     let mut config = config(vec![client(1), client(2)]);
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
-    play.told(two);
-    play.announce(one, 1, vec![prefix(1), prefix(2)]);
+    play.sent(two);
+    play.advertise(one, 1, vec![prefix(1), prefix(2)]);
     assert_eq!(play.changes(two), (vec![prefix(1), prefix(2)], vec![]));
     let only = |n| Filter::Only(vec![PrefixRange { within: prefix(n), max_length: 24 }]);
     config.neighbors[1].export = only(1);
@@ -149,11 +175,11 @@ fn filters_act_on_what_is_there() {
 }
 
 #[test]
-fn networks_come_and_go() {
+fn networks_are_originated_and_withdrawn() {
     let mut config = config(vec![neighbor(1)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
-    play.told(conn);
+    play.sent(conn);
     config.networks = vec![Network::new(prefix(7))];
     play.set(config.clone());
     assert_eq!(play.changes(conn), (vec![prefix(7)], vec![]));
@@ -162,9 +188,9 @@ fn networks_come_and_go() {
     assert_eq!(play.changes(conn), (vec![], vec![prefix(7)]));
 }
 
-/// RFC 9494 §3.1: 24 bits of whole seconds.
+/// RFC 9494 §3.1: whole seconds, in 24 bits.
 #[test]
-fn a_long_lived_stale_time_has_to_fit() {
+fn a_long_lived_stale_time_must_fit() {
     let with = |time| {
         let restart = GracefulRestart { long_lived: Some(time), ..GracefulRestart::default() };
         Config { graceful_restart: Some(restart), ..config(Vec::new()) }.validate()
@@ -172,7 +198,7 @@ fn a_long_lived_stale_time_has_to_fit() {
     assert_eq!(with(Duration::ZERO), Ok(()));
     assert_eq!(with(Duration::from_secs((1 << 24) - 1)), Ok(()));
     for bad in [Duration::from_secs(1 << 24), Duration::from_millis(1500)] {
-        let error = with(bad).expect_err("refused").to_string();
+        let error = with(bad).expect_err("invalid").to_string();
         assert_eq!(
             error,
             "graceful restart: the long-lived stale time must be 0 to 16777215 whole seconds (RFC 9494 §3.1)"
@@ -180,13 +206,13 @@ fn a_long_lived_stale_time_has_to_fit() {
     }
 }
 
-/// What a session went through is not forgotten when another configuration makes a new one of it.
+/// The history of a session outlives a change of configuration that starts a new session.
 #[test]
-fn a_new_session_remembers_the_one_before() {
+fn a_new_session_has_the_history_of_the_one_before() {
     let mut config = config(vec![neighbor(1), neighbor(2)]);
     let mut play = Play::new(config.clone());
     let conn = play.up(1);
-    play.hear(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
+    play.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
     config.neighbors[0].timers.hold = Duration::from_secs(30);
     play.set(config.clone());
     let whys = |play: &Play, n| -> Vec<String> {
@@ -202,7 +228,7 @@ fn a_new_session_remembers_the_one_before() {
     let seen = whys(&play, 1);
     assert!(seen.contains(&"our AS number or identifier changed".into()), "{seen:?}");
     assert!(seen.contains(&"established".into()), "{seen:?}");
-    // One that is taken out is forgotten.
+    // The history of a removed neighbor is forgotten.
     play.set(Config { neighbors: vec![neighbor(2)], ..config.clone() });
     play.set(config);
     assert!(!whys(&play, 1).contains(&"established".into()));

@@ -1,4 +1,4 @@
-//! What passes between ASes: roles (RFC 9234), next hops (RFC 8950), communities.
+//! External sessions: roles (RFC 9234), next hops (RFC 8950), communities.
 
 use super::*;
 use crate::wire::{AsPath, ExtendedCommunity, Role, Segment};
@@ -11,7 +11,7 @@ fn external(n: u8, role: Option<Role>) -> Neighbor {
 
 fn up(play: &mut Play, n: u8) -> ConnId {
     let conn = play.up_with(n, Play::open(n, THEIRS + u32::from(n)));
-    play.told(conn);
+    play.sent(conn);
     conn
 }
 
@@ -20,72 +20,72 @@ fn from(n: u8) -> Attributes {
     Attributes { as_path, ..Attributes::local() }
 }
 
-/// Neighbour 1 announces with that OTC; what neighbour 2 hears of it: nothing, or with which OTC.
+/// Neighbor 1 advertises a route with that OTC. Returns the OTC that neighbor 2 receives; `None`: no route.
 fn passes(ours_to_1: Option<Role>, otc: Option<u32>, ours_to_2: Option<Role>) -> Option<Option<u32>> {
     let mut play = Play::new(config(vec![external(1, ours_to_1), external(2, ours_to_2)]));
     let (one, two) = (up(&mut play, 1), up(&mut play, 2));
-    play.announce_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: otc, ..from(1) });
+    play.advertise_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: otc, ..from(1) });
     let update = play.updates(two).into_iter().find(|update| !update.reach.is_empty())?;
     Some(update.attributes.expect("a reach has some").only_to_customer)
 }
 
-/// RFC 9234 §5: every rule, both ways.
+/// RFC 9234 §5: every rule, in both directions.
 #[test]
 fn only_to_customer() {
     use Role::{Customer, Peer, Provider, RouteServer, RouteServerClient};
     let one = THEIRS + 1;
-    // Down: whatever came goes on, marked.
-    assert_eq!(passes(Some(Customer), None, Some(Provider)), Some(Some(one)), "marked when it came in");
+    // Towards a customer: every route, marked.
+    assert_eq!(passes(Some(Customer), None, Some(Provider)), Some(Some(one)), "marked on receipt");
     assert_eq!(passes(Some(Customer), Some(7), Some(Provider)), Some(Some(7)), "a mark stays");
-    assert_eq!(passes(Some(Provider), None, Some(Provider)), Some(Some(ASN)), "marked when it goes down");
+    assert_eq!(passes(Some(Provider), None, Some(Provider)), Some(Some(ASN)), "marked on export");
     assert_eq!(passes(Some(Provider), None, Some(RouteServer)), Some(Some(ASN)));
     assert_eq!(passes(Some(Provider), None, Some(Peer)), Some(Some(ASN)));
-    // Up and aside: only what came from below.
+    // Towards a provider or peer: only routes from customers.
     assert_eq!(passes(Some(Provider), None, Some(Customer)), Some(None));
     for from in [Customer, Peer, RouteServerClient] {
         for to in [Customer, Peer, RouteServerClient] {
             assert_eq!(passes(Some(from), None, Some(to)), None, "{from:?} to {to:?}");
         }
     }
-    // Leaked to us.
+    // Route leaks.
     assert_eq!(passes(Some(Provider), Some(7), None), None);
     assert_eq!(passes(Some(RouteServer), Some(7), None), None);
     assert_eq!(passes(Some(Peer), Some(7), None), None);
     assert_eq!(passes(Some(Peer), Some(one), None), Some(Some(one)));
-    // Without a role nothing is looked at, and nothing lost.
+    // Without a role nothing is checked.
     assert_eq!(passes(None, Some(7), None), Some(Some(7)));
 }
 
 #[test]
-fn a_leak_is_explained() {
+fn a_route_leak_is_reported() {
     let mut play = Play::new(config(vec![external(1, Some(Role::Provider))]));
     let one = up(&mut play, 1);
-    play.announce_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
+    play.advertise_with(one, 1, vec![prefix(1)], Attributes { only_to_customer: Some(7), ..from(1) });
     let reason = play.speaker.paths().swap_remove(0).reason.to_string();
     assert_eq!(reason, "route leak: marked by AS 7 as only for customers, AS 64601 must not send it here");
 }
 
 /// RFC 4360 §6: non-transitive extended communities stay in the AS.
 #[test]
-fn non_transitive_communities_do_not_leave() {
+fn non_transitive_communities_stay_in_the_as() {
     let mut play = Play::new(config(vec![client(1), external(2, None), client(3)]));
     let one = play.up(1);
     let (two, three) = (up(&mut play, 2), play.up(3));
     let (goes, stays) =
         (ExtendedCommunity([0, 2, 0, 0, 0, 0, 0, 1]), ExtendedCommunity([0x40, 2, 0, 0, 0, 0, 0, 1]));
     let attributes = Attributes { extended_communities: vec![goes, stays].into(), ..Attributes::local() };
-    play.announce_with(one, 1, vec![prefix(1)], attributes);
-    let mut heard = |conn| {
+    play.advertise_with(one, 1, vec![prefix(1)], attributes);
+    let mut received = |conn| {
         let updates = play.updates(conn).into_iter();
-        updates.filter_map(|update| update.attributes).next().expect("told").extended_communities
+        updates.filter_map(|update| update.attributes).next().expect("sent").extended_communities
     };
-    assert_eq!(heard(two), [goes]);
-    assert_eq!(heard(three), [goes, stays]);
+    assert_eq!(received(two), [goes]);
+    assert_eq!(received(three), [goes, stays]);
 }
 
-/// RFC 8950: IPv4 by IPv6 next hops reaches those who understand it; from the others it is withheld, with a reason.
+/// RFC 8950: IPv4 prefixes with IPv6 next hops are advertised to peers with the capability, and withheld from the others.
 #[test]
-fn ipv4_by_ipv6_is_told_to_those_who_understand() {
+fn ipv6_next_hops_of_ipv4_prefixes_need_the_capability() {
     let understanding = |n| Neighbor { extended_next_hop: true, ..client(n) };
     let mut play = Play::new(config(vec![understanding(1), understanding(2), client(3)]));
     let open = |n| {
@@ -94,11 +94,11 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
         open
     };
     let (one, two, three) = (play.up_with(1, open(1)), play.up_with(2, open(2)), play.up(3));
-    play.told(three);
+    play.sent(three);
     let next_hop = NextHop { address: "2001:db8::1".parse().expect("an address"), link_local: None };
     let reach = vec![Reach { family: Family::Ipv4Unicast, next_hop, prefixes: vec![prefix(1).into()] }];
     let update = Update { attributes: Some(Attributes::local()), reach, ..Update::default() };
-    play.hear(one, &Message::Update(update));
+    play.receive(one, &Message::Update(update));
     assert_eq!(play.speaker.best_routes()[0].next_hop, next_hop.address);
     let mut bytes = BytesMut::new();
     while play.speaker.transmit(play.now, two, 1 << 16, &mut bytes) > 0 {}
@@ -116,9 +116,9 @@ fn ipv4_by_ipv6_is_told_to_those_who_understand() {
     assert!(play.report(3).reason.contains("1 routes withheld"), "{}", play.report(3).reason);
 }
 
-/// RFC 8326: before we leave, what goes through us ranks last everywhere, and comes back when we stay after all.
+/// RFC 8326: before we shut down, routes through us get the lowest preference, and the usual one if we stay after all.
 #[test]
-fn graceful_shutdown_is_told_live() {
+fn graceful_shutdown_is_advertised_live() {
     const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
     let networks = vec![Network::new(prefix(9))];
     let neighbors = vec![client(1), client(2), external(3, None)];
@@ -126,48 +126,48 @@ fn graceful_shutdown_is_told_live() {
     let mut play = Play::new(config.clone());
     let (one, two) = (play.up(1), play.up(2));
     let three = up(&mut play, 3);
-    play.announce(one, 1, vec![prefix(1)]);
-    play.announce_with(three, 3, vec![prefix(3)], from(3));
-    play.told(two);
-    play.told(three);
-    let heard = |play: &mut Play, conn| {
-        let mut heard: Vec<_> = Vec::new();
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.advertise_with(three, 3, vec![prefix(3)], from(3));
+    play.sent(two);
+    play.sent(three);
+    let received = |play: &mut Play, conn| {
+        let mut received: Vec<_> = Vec::new();
         for update in play.updates(conn) {
             let attributes = update.attributes.expect("a reach");
             let leaving = attributes.communities.contains(&GRACEFUL_SHUTDOWN);
             let prefixes = update.reach.into_iter().flat_map(|reach| reach.prefixes);
-            heard.extend(prefixes.map(|prefix| (prefix.prefix, leaving, attributes.local_pref)));
+            received.extend(prefixes.map(|prefix| (prefix.prefix, leaving, attributes.local_pref)));
         }
-        heard.sort();
-        heard
+        received.sort();
+        received
     };
     config.graceful_shutdown = true;
     play.set(config.clone());
     let low = Some(0);
     assert_eq!(
-        heard(&mut play, two),
+        received(&mut play, two),
         [(prefix(3), true, low), (prefix(9), true, low)],
         "not what we reflect"
     );
-    assert_eq!(heard(&mut play, three), [(prefix(1), true, None), (prefix(9), true, None)]);
+    assert_eq!(received(&mut play, three), [(prefix(1), true, None), (prefix(9), true, None)]);
     config.graceful_shutdown = false;
     play.set(config);
     let usual = Some(100);
-    assert_eq!(heard(&mut play, two), [(prefix(3), false, usual), (prefix(9), false, usual)]);
+    assert_eq!(received(&mut play, two), [(prefix(3), false, usual), (prefix(9), false, usual)]);
     assert!((1..=3).all(|n| play.report(n).established_count == 1));
 }
 
-/// RFC 8326 §4.1: who is told of a graceful shutdown prefers any other path.
+/// RFC 8326 §4.1: the receiver of a graceful shutdown prefers any other path.
 #[test]
-fn graceful_shutdown_is_heeded() {
+fn graceful_shutdown_is_applied_on_receipt() {
     let mut play = Play::new(config(vec![external(1, None), external(2, None)]));
     let (one, two) = (up(&mut play, 1), up(&mut play, 2));
-    play.announce_with(one, 1, vec![prefix(1)], from(1));
+    play.advertise_with(one, 1, vec![prefix(1)], from(1));
     let mut longer = from(2);
     longer.as_path = AsPath(vec![Segment::Sequence(vec![THEIRS + 2, 7, 8])]);
-    play.announce_with(two, 2, vec![prefix(1)], longer);
+    play.advertise_with(two, 2, vec![prefix(1)], longer);
     assert_eq!(play.speaker.best_routes()[0].peer, address(1));
-    play.announce_with(
+    play.advertise_with(
         one,
         1,
         vec![prefix(1)],

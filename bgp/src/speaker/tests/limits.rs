@@ -21,22 +21,22 @@ fn warnings(play: &mut Play) -> Vec<String> {
 fn a_warning_comes_once_and_before_the_end() {
     let mut play = Play::new(config(vec![limited(None)]));
     let one = play.up(1);
-    play.announce(one, 1, (0..7).map(prefix).collect());
+    play.advertise(one, 1, (0..7).map(prefix).collect());
     assert_eq!(warnings(&mut play), [""; 0]);
-    play.announce(one, 1, (7..8).map(prefix).collect());
-    play.announce(one, 1, (8..10).map(prefix).collect());
+    play.advertise(one, 1, (7..8).map(prefix).collect());
+    play.advertise(one, 1, (8..10).map(prefix).collect());
     assert_eq!(warnings(&mut play), ["8 IPv4 unicast prefixes received, 10 are allowed"]);
     assert_eq!(play.state(1), SessionState::Established, "the limit itself is allowed");
 }
 
 #[test]
-fn beyond_the_limit_the_session_ends_and_the_data_say_why() {
+fn beyond_the_limit_the_session_ends_with_the_limit_in_the_data() {
     let mut play = Play::new(config(vec![limited(None), client(2)]));
     let one = play.up(1);
     play.up(2);
-    play.told(one);
-    play.announce(one, 1, (0..11).map(prefix).collect());
-    let last = play.told(one).pop();
+    play.sent(one);
+    play.advertise(one, 1, (0..11).map(prefix).collect());
+    let last = play.sent(one).pop();
     let Some(Message::Notification(Notification { code, subcode, data })) = last else { panic!("{last:?}") };
     assert_eq!((code, subcode, &data[..]), (code::CEASE, cease::MAX_PREFIXES, &[0, 1, 1, 0, 0, 0, 10][..]));
     assert_eq!(play.speaker.best_routes(), [], "all of it is gone");
@@ -45,25 +45,25 @@ fn beyond_the_limit_the_session_ends_and_the_data_say_why() {
 }
 
 #[test]
-fn it_rests_until_its_configuration_changes() {
+fn it_stays_idle_until_its_configuration_changes() {
     let mut play = Play::new(config(vec![limited(None)]));
     let one = play.up(1);
-    play.announce(one, 1, (0..11).map(prefix).collect());
+    play.advertise(one, 1, (0..11).map(prefix).collect());
     play.now += Duration::from_secs(100_000);
     play.speaker.handle_timeout(play.now);
     assert!(play.connect(1).is_none());
     let more = Neighbor { prefix_limit: None, ..client(1) };
     play.set(config(vec![more]));
     let one = play.up(1);
-    play.announce(one, 1, (0..11).map(prefix).collect());
+    play.advertise(one, 1, (0..11).map(prefix).collect());
     assert_eq!(play.speaker.best_routes().len(), 11);
 }
 
 #[test]
-fn or_for_its_restart_time() {
+fn it_stays_idle_for_its_restart_time() {
     let mut play = Play::new(config(vec![limited(Some(Duration::from_secs(600)))]));
     let one = play.up(1);
-    play.announce(one, 1, (0..11).map(prefix).collect());
+    play.advertise(one, 1, (0..11).map(prefix).collect());
     play.now += Duration::from_secs(599);
     play.speaker.handle_timeout(play.now);
     assert!(play.connect(1).is_none());
@@ -72,9 +72,9 @@ fn or_for_its_restart_time() {
     assert!(play.connect(1).is_some());
 }
 
-/// What comes in one UPDATE behind the one that was too much is not looked at.
+/// UPDATEs after the one that exceeded the limit are ignored, even in the same read.
 #[test]
-fn nothing_is_taken_after_the_end() {
+fn updates_after_the_limit_are_ignored() {
     let mut play = Play::new(config(vec![limited(None)]));
     let one = play.up(1);
     let mut bytes = BytesMut::new();

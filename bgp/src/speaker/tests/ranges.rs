@@ -1,4 +1,4 @@
-//! Neighbours from ranges, and other AS numbers of ours.
+//! Neighbors from listen ranges, and local AS numbers.
 
 use super::*;
 use crate::config::{Authentication, Key, ListenRange};
@@ -13,14 +13,14 @@ fn with_range(range: ListenRange) -> Config {
 }
 
 #[test]
-fn who_comes_from_a_range_is_a_neighbour_for_as_long_as_it_stays() {
+fn a_neighbor_from_a_range_is_there_while_it_is_connected() {
     let mut play = Play::new(with_range(range(9, client(0))));
     assert_eq!(play.connect(200), None, "outside");
     let two = play.up(2);
-    play.told(two);
+    play.sent(two);
     let one = play.up(1);
     assert_eq!(play.report(1).name, "10.0.0.0 10.0.0.1");
-    play.announce(one, 1, vec![prefix(1)]);
+    play.advertise(one, 1, vec![prefix(1)]);
     assert_eq!(play.changes(two), (vec![prefix(1)], vec![]));
     play.speaker.closed(play.now, one, "gone".into());
     assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
@@ -36,7 +36,7 @@ fn its_routes_outlive_its_restart() {
     let restart = wire::GracefulRestart { restart_time: 30, families, ..Default::default() };
     open.capabilities.push(Capability::GracefulRestart(restart));
     let one = play.up_with(1, open);
-    play.announce(one, 1, vec![prefix(1)]);
+    play.advertise(one, 1, vec![prefix(1)]);
     play.speaker.closed(play.now, one, "gone".into());
     assert_eq!(play.report(1).stale, 1);
     play.now += Duration::from_secs(30);
@@ -44,15 +44,15 @@ fn its_routes_outlive_its_restart() {
     assert_eq!((play.speaker.sessions(play.now).len(), play.speaker.paths().len()), (1, 0));
 }
 
-/// Bounded, whatever comes: the limit, and a rest for those who send rubbish.
+/// The number of neighbors is bounded by the limit, and one that sends an invalid stream is paused.
 #[test]
-fn a_range_holds_no_more_than_its_limit() {
+fn a_range_has_no_more_neighbors_than_its_limit() {
     let mut play = Play::new(with_range(range(3, client(0))));
     let conns: Vec<_> = (10..20).filter_map(|n| play.connect(n)).collect();
     assert_eq!(conns.len(), 3);
     play.speaker.received(play.now, conns[0], &[0; 19]);
-    play.told(conns[0]);
-    assert_eq!((play.connect(10), play.connect(19)), (None, None), "it rests in its place");
+    play.sent(conns[0]);
+    assert_eq!((play.connect(10), play.connect(19)), (None, None), "paused, it keeps its place");
     play.now += Duration::from_secs(1);
     play.speaker.handle_timeout(play.now);
     assert!(play.connect(19).is_some());
@@ -62,25 +62,25 @@ fn a_range_holds_no_more_than_its_limit() {
 fn ranges_change_live() {
     let mut play = Play::new(with_range(range(9, client(0))));
     let one = play.up(1);
-    play.told(one);
+    play.sent(one);
     play.set(with_range(range(9, Neighbor { export: Filter::nothing(), ..client(0) })));
     assert_eq!(play.report(1).established_count, 1, "filters need no new session");
     play.set(with_range(range(9, neighbor(0))));
     assert_eq!(play.report(1).established_count, 1, "no client any more, and the session stands");
     play.set(with_range(range(9, Neighbor { local_address: Some(address(100)), ..neighbor(0) })));
-    assert_eq!(play.told(one).len(), 1, "bound to another address: a Cease");
+    assert_eq!(play.sent(one).len(), 1, "bound to another address: a Cease");
     assert_eq!(play.speaker.sessions(play.now).len(), 1);
     let one = play.up(1);
-    play.told(one);
+    play.sent(one);
     let listed = Neighbor { local_address: Some(address(100)), ..neighbor(1) };
     play.set(config(vec![client(2), listed]));
-    assert_eq!(play.state(1), SessionState::Established, "listed by now");
+    assert_eq!(play.state(1), SessionState::Established, "configured by itself now");
     play.set(with_range(range(9, neighbor(0))));
-    assert_eq!(play.speaker.sessions(play.now).len(), 1, "what was listed goes with the list");
+    assert_eq!(play.speaker.sessions(play.now).len(), 1, "removed with its own configuration");
     let one = play.up(1);
-    play.told(one);
+    play.sent(one);
     play.set(config(vec![client(2)]));
-    assert!(matches!(play.told(one)[..], [Message::Notification(_)]));
+    assert!(matches!(play.sent(one)[..], [Message::Notification(_)]));
 }
 
 #[test]
@@ -99,21 +99,21 @@ fn a_range_is_protected_as_a_whole() {
     assert_eq!(play.actions(), [protect(None)]);
 }
 
-/// RFC 7705 §3.3: to that neighbour we are the other AS, and nothing else.
+/// RFC 7705 §3.3: the neighbor sees the local AS only.
 #[test]
-fn another_as_number_of_ours() {
+fn a_local_as_number() {
     let moving = Neighbor { asn: 64601, local_asn: Some(65000), ..neighbor(1) };
     let mut play = Play::new(Config { networks: vec![Network::new(prefix(9))], ..config(vec![moving]) });
-    let one = play.connect(1).expect("welcome");
-    let told = play.told(one);
-    assert!(matches!(&told[..], [Message::Open(open)] if open.asn == 65000));
-    play.hear(one, &Message::Open(Play::open(1, 64601)));
-    play.hear(one, &Message::Keepalive);
+    let one = play.connect(1).expect("accepted");
+    let sent = play.sent(one);
+    assert!(matches!(&sent[..], [Message::Open(open)] if open.asn == 65000));
+    play.receive(one, &Message::Open(Play::open(1, 64601)));
+    play.receive(one, &Message::Keepalive);
     let path = |numbers: &[u32]| AsPath(vec![Segment::Sequence(numbers.into())]);
     let attributes = play.updates(one).swap_remove(0).attributes.expect("a reach");
     assert_eq!(attributes.as_path, path(&[65000]));
     for (numbers, usable) in [(&[64601, 7][..], true), (&[64601, 65000], false), (&[64601, ASN], false)] {
-        play.announce_with(
+        play.advertise_with(
             one,
             1,
             vec![prefix(1)],

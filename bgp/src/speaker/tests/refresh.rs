@@ -1,4 +1,4 @@
-//! Route refresh, told and heard (RFC 2918, RFC 7313).
+//! Route refresh in both directions (RFC 2918, RFC 7313).
 
 use super::*;
 use crate::wire::Refresh;
@@ -11,13 +11,13 @@ fn enhanced(n: u8) -> Open {
     open
 }
 
-fn ask(play: &mut Play, conn: ConnId) {
-    play.hear(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
+fn request(play: &mut Play, conn: ConnId) {
+    play.receive(conn, &Message::RouteRefresh(Some(V4), Refresh::Request));
 }
 
-/// What is told, in short: marks, and how many prefixes.
+/// Abbreviates messages: BoRR, EoRR, and the number of prefixes of an UPDATE.
 fn short(messages: Vec<Message>) -> Vec<String> {
-    let words = messages.into_iter().map(|message| match message {
+    let text = messages.into_iter().map(|message| match message {
         Message::RouteRefresh(Some(V4), refresh) => format!("{refresh:?}"),
         Message::Update(update) if update.end_of_rib.is_some() => "End-of-RIB".into(),
         Message::Update(update) => {
@@ -25,51 +25,93 @@ fn short(messages: Vec<Message>) -> Vec<String> {
         }
         other => format!("{other:?}"),
     });
-    words.collect()
+    text.collect()
 }
 
 #[test]
-fn a_refresh_is_told_between_marks_where_both_agreed() {
+fn a_refresh_is_enclosed_in_borr_and_eorr_if_both_agreed() {
     let mut play = Play::new(config(vec![client(1), client(2), client(3)]));
     let (one, two, three) = (play.up(1), play.up_with(2, enhanced(2)), play.up(3));
-    play.announce(one, 1, (0..5).map(prefix).collect());
-    play.told(two);
-    play.told(three);
-    ask(&mut play, two);
-    ask(&mut play, three);
-    assert_eq!(short(play.told(two)), ["Begin", "5", "End"]);
-    assert_eq!(short(play.told(three)), ["5"]);
-    play.told(one);
+    play.advertise(one, 1, (0..5).map(prefix).collect());
+    play.sent(two);
+    play.sent(three);
+    request(&mut play, two);
+    request(&mut play, three);
+    assert_eq!(short(play.sent(two)), ["Begin", "5", "End"]);
+    assert_eq!(short(play.sent(three)), ["5"]);
+    play.sent(one);
     assert_eq!(play.speaker.poll_transmit(), None);
 }
 
-/// RFC 7313 §4: not before End-of-RIB, even where that waits.
+/// RFC 7313 §4: EoRR follows the last route in the same call, as nothing else may happen on the session for long.
 #[test]
-fn a_refresh_does_not_begin_before_the_first_feed_ended() {
+fn the_end_of_a_refresh_follows_its_last_route_at_once() {
+    for routes in [0, 5, 2000] {
+        let mut play = Play::new(config(vec![client(1), client(2)]));
+        let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+        play.advertise(one, 1, (0..routes).map(prefix).collect());
+        play.sent(two);
+        while play.speaker.poll_transmit().is_some() {}
+        request(&mut play, two);
+        assert_eq!(play.speaker.poll_transmit(), Some(two));
+        let mut bytes = BytesMut::new();
+        play.speaker.transmit(play.now, two, 1 << 16, &mut bytes);
+        let messages = short(decode(&bytes));
+        assert_eq!(messages.first().map(String::as_str), Some("Begin"));
+        assert_eq!(messages.last().map(String::as_str), Some("End"));
+        let prefixes: usize = messages.iter().filter_map(|message| message.parse::<usize>().ok()).sum();
+        assert_eq!(prefixes, usize::from(routes));
+        assert!(play.sent(two).is_empty());
+    }
+}
+
+/// A socket that takes little at a time gets the same stream.
+#[test]
+fn a_refresh_in_small_pieces_ends_after_its_last_route() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+    for batch in 0..20 {
+        let attributes = Attributes { med: Some(batch.into()), ..Attributes::local() };
+        play.advertise_with(one, 1, (batch * 10..batch * 10 + 10).map(prefix).collect(), attributes);
+    }
+    play.sent(two);
+    request(&mut play, two);
+    let mut bytes = BytesMut::new();
+    // As a driver does: less than asked for means that nothing is pending.
+    while play.speaker.transmit(play.now, two, 23, &mut bytes) >= 23 {}
+    let messages = short(decode(&bytes));
+    let prefixes: usize = messages.iter().filter_map(|message| message.parse::<usize>().ok()).sum();
+    assert_eq!((messages.len() > 20, prefixes), (true, 200));
+    assert_eq!(messages.iter().position(|message| message == "End"), Some(messages.len() - 1));
+}
+
+/// RFC 7313 §4: no refresh before End-of-RIB, even if that is deferred.
+#[test]
+fn a_refresh_does_not_begin_before_end_of_rib() {
     let mut play = Play::start(config(vec![client(1), client(2)]), true);
     let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
-    play.announce(one, 1, vec![prefix(1)]);
-    ask(&mut play, two);
-    assert!(!short(play.told(two)).contains(&"Begin".to_owned()));
+    play.advertise(one, 1, vec![prefix(1)]);
+    request(&mut play, two);
+    assert!(!short(play.sent(two)).contains(&"Begin".to_owned()));
     assert!(std::iter::from_fn(|| play.speaker.poll_transmit()).take(10).count() < 10, "it does not spin");
-    play.hear(one, &Message::Keepalive);
-    play.hear(two, &Message::Keepalive);
+    play.receive(one, &Message::Keepalive);
+    play.receive(two, &Message::Keepalive);
     assert!(play.speaker.synced());
-    assert_eq!(short(play.told(two)), ["End-of-RIB", "Begin", "1", "End"]);
+    assert_eq!(short(play.sent(two)), ["End-of-RIB", "Begin", "1", "End"]);
 }
 
 #[test]
-fn what_a_peer_does_not_repeat_goes() {
+fn routes_that_a_refresh_does_not_repeat_are_removed() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up_with(1, enhanced(1)), play.up(2));
-    play.announce(one, 1, (0..3).map(prefix).collect());
-    play.told(two);
+    play.advertise(one, 1, (0..3).map(prefix).collect());
+    play.sent(two);
     let mark = |refresh| Message::RouteRefresh(Some(V4), refresh);
-    play.hear(one, &mark(Refresh::Begin));
+    play.receive(one, &mark(Refresh::Begin));
     assert_eq!(play.report(1).stale, 3);
-    play.announce(one, 1, vec![prefix(0), prefix(2)]);
+    play.advertise(one, 1, vec![prefix(0), prefix(2)]);
     assert_eq!(play.changes(two), (vec![], vec![]), "nothing has changed for anybody else");
-    play.hear(one, &mark(Refresh::End));
+    play.receive(one, &mark(Refresh::End));
     assert_eq!(play.changes(two), (vec![], vec![prefix(1)]));
     assert_eq!((play.report(1).stale, play.report(1).received), (0, 2));
 }
@@ -85,51 +127,50 @@ fn restarting(n: u8) -> Open {
     open
 }
 
-/// What a refresh had not repeated yet is as good as the rest: it waits for the restarted peer's End-of-RIB.
+/// Routes that a refresh had not repeated yet are stale like the others: they wait for the restarted peer's End-of-RIB.
 #[test]
-fn a_restart_in_the_middle_of_a_refresh_loses_nothing() {
+fn a_restart_during_a_refresh_loses_no_route() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up_with(1, restarting(1)), play.up(2));
     let end_of_rib = Message::Update(Update { end_of_rib: Some(V4), ..Update::default() });
     let mark = |refresh| Message::RouteRefresh(Some(V4), refresh);
-    play.announce(one, 1, (0..3).map(prefix).collect());
-    play.hear(one, &end_of_rib);
-    play.told(two);
-    play.hear(one, &mark(Refresh::Begin));
-    play.announce(one, 1, vec![prefix(0)]);
+    play.advertise(one, 1, (0..3).map(prefix).collect());
+    play.receive(one, &end_of_rib);
+    play.sent(two);
+    play.receive(one, &mark(Refresh::Begin));
+    play.advertise(one, 1, vec![prefix(0)]);
     play.speaker.closed(play.now, one, "connection reset".into());
     assert_eq!(play.changes(two), (vec![], vec![]));
     assert_eq!(play.report(1).stale, 3);
     let one = play.up_with(1, restarting(1));
-    play.announce(one, 1, vec![prefix(1)]);
-    play.hear(one, &mark(Refresh::Begin));
-    play.hear(one, &mark(Refresh::End));
-    assert_eq!(play.changes(two), (vec![], vec![]), "before End-of-RIB they say nothing");
-    play.hear(one, &end_of_rib);
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.receive(one, &mark(Refresh::Begin));
+    play.receive(one, &mark(Refresh::End));
+    assert_eq!(play.changes(two), (vec![], vec![]), "without effect before End-of-RIB");
+    play.receive(one, &end_of_rib);
     assert_eq!(play.changes(two), (vec![], vec![prefix(0), prefix(2)]));
     assert_eq!((play.report(1).stale, play.report(1).received), (0, 1));
 }
 
-/// The other way round: a peer that goes while it is told all again is told all when it is back, and nothing of the refresh
-/// is left over.
+/// The other direction: a peer that restarts during its refresh gets all routes once, and no EoRR.
 #[test]
-fn a_refresh_that_was_cut_off_leaves_nothing_behind() {
+fn an_interrupted_refresh_has_no_effect_on_the_next_session() {
     let mut play = Play::new(config(vec![client(1), client(2)]));
     let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
-    play.announce(one, 1, (0..2000).map(prefix).collect());
-    play.told(two);
-    ask(&mut play, two);
+    play.advertise(one, 1, (0..2000).map(prefix).collect());
+    play.sent(two);
+    request(&mut play, two);
     let mut bytes = BytesMut::new();
     play.speaker.transmit(play.now, two, 64, &mut bytes);
     play.speaker.transmit(play.now, two, 64, &mut bytes);
     assert!(bytes.len() < 10_000, "in the middle");
     play.speaker.closed(play.now, two, "connection reset".into());
-    let two = play.connect(2).expect("welcome");
-    play.hear(two, &Message::Open(enhanced(2)));
-    play.hear(two, &Message::Keepalive);
-    let told = short(play.told(two));
-    let prefixes: usize = told.iter().filter_map(|word| word.parse::<usize>().ok()).sum();
+    let two = play.connect(2).expect("accepted");
+    play.receive(two, &Message::Open(enhanced(2)));
+    play.receive(two, &Message::Keepalive);
+    let sent = short(play.sent(two));
+    let prefixes: usize = sent.iter().filter_map(|word| word.parse::<usize>().ok()).sum();
     assert_eq!(prefixes, 2000);
-    assert_eq!(told.last().map(String::as_str), Some("End-of-RIB"));
-    assert!(!told.iter().any(|word| word == "Begin" || word == "End"), "{told:?}");
+    assert_eq!(sent.last().map(String::as_str), Some("End-of-RIB"));
+    assert!(!sent.iter().any(|word| word == "Begin" || word == "End"), "{sent:?}");
 }

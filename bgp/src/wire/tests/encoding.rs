@@ -23,7 +23,7 @@ fn v6_prefixes(count: u32) -> Vec<Nlri> {
     (0..count).map(|i| Prefix::V6((base + (u128::from(i) << 64)).into(), 64).into()).collect()
 }
 
-/// All messages that it takes to announce `prefixes`.
+/// Returns all messages that advertise `prefixes`.
 fn announce(attributes: &Attributes, next_hop: NextHop, prefixes: &[Nlri]) -> BytesMut {
     let mut out = BytesMut::new();
     let block = encode_attributes(attributes, &INTERNAL);
@@ -86,13 +86,13 @@ fn old_peers_get_as_trans_and_the_as4_attributes() {
          e00c01 01  c01008 0002fc0000000007  c01110 0202 0000fc00 00011170 0101 0000fc01  c01208 00011171 c0000201
          c0200c 0000fc000000000100000002  c02304 0000fc01  f063012c");
     assert_eq!(block[..expected.len()], expected);
-    // Not where 2 octets say it all (RFC 6793 §4.2.2).
+    // Not if 2 octets are enough (RFC 6793 §4.2.2).
     let block = encode_attributes(&Attributes::local(), &OLD);
     assert_eq!(block[..], hex("400101 00 400200"));
 }
 
 #[test]
-fn ipv4_goes_into_the_nlri_with_next_hop_in_its_place() {
+fn ipv4_goes_into_the_nlri_field_with_next_hop() {
     let attributes = Attributes { local_pref: Some(100), ..Attributes::local() };
     let out = announce(&attributes, v4_hop(), &prefixes(&["10.244.3.0/24", "10.1.0.0/16", "0.0.0.0/0"]));
     let attributes = "400101 00 400200 400304 ac14020b 400504 00000064";
@@ -130,7 +130,7 @@ fn withdrawals_and_end_of_rib() {
 }
 
 #[test]
-fn nothing_is_written_for_nothing() {
+fn no_message_without_prefixes() {
     let mut out = BytesMut::new();
     let block = encode_attributes(&Attributes::local(), &INTERNAL);
     for family in BOTH {
@@ -143,7 +143,7 @@ fn nothing_is_written_for_nothing() {
 
 #[test]
 fn messages_are_filled() {
-    // What is left of 4096 octets is less than a prefix takes.
+    // The rest of 4096 octets is too short for a prefix.
     let lengths_v4 = lengths(&announce(&Attributes::local(), v4_hop(), &v4_prefixes(3000)));
     assert_eq!(lengths_v4.len(), 3);
     assert!(lengths_v4[..2].iter().all(|length| (4093..=4096).contains(length)), "{lengths_v4:?}");
@@ -176,7 +176,7 @@ fn withdrawals_are_filled() {
 
 /// The value of MP_REACH_NLRI around 255 octets, where its length field grows.
 #[test]
-fn mp_lengths_are_short_where_they_can_be() {
+fn mp_lengths_are_short_if_possible() {
     for count in 24..30 {
         let out = announce(&Attributes::local(), v6_hop(), &v6_prefixes(count));
         let value = 21 + 9 * count as usize;
@@ -186,9 +186,9 @@ fn mp_lengths_are_short_where_they_can_be() {
     }
 }
 
-/// FRRouting/frr#18728: a route that no message to the peer has room for took the daemon down.
+/// FRRouting/frr#18728: a route that fits into no message to the peer crashed the daemon.
 #[test]
-fn a_route_too_large_is_named_and_not_written() {
+fn a_route_too_large_is_returned_as_an_error() {
     for (hop, prefixes) in [(v4_hop(), v4_prefixes(2)), (v6_hop(), v6_prefixes(2))] {
         let family = prefixes[0].prefix.family();
         let mut fitted = 0;

@@ -1,10 +1,10 @@
 use super::*;
 use crate::wire::{Frame, Refresh};
 
-fn refused(bytes: &[u8]) -> Error {
+fn rejected(bytes: &[u8]) -> Error {
     let mut framer = Framer::new();
     framer.push(bytes);
-    let error = framer.next().expect_err("a refused header");
+    let error = framer.next().expect_err("an invalid header");
     assert_eq!(framer.next(), Err(error.clone()), "a lost stream stays lost");
     error
 }
@@ -21,49 +21,49 @@ fn marker_is_checked() {
     for at in 0..16 {
         let mut bytes = message(4, &[]);
         bytes[at] = 0xfe;
-        assert_eq!(answer(&refused(&bytes)), (1, 1, &[][..]));
+        assert_eq!(answer(&rejected(&bytes)), (1, 1, &[][..]));
     }
 }
 
 #[test]
 fn length_must_be_19_to_4096() {
     for length in [0, 18, 4097, 65535] {
-        assert_eq!(answer(&refused(&header(length, 2))), (1, 2, &length.to_be_bytes()[..]));
+        assert_eq!(answer(&rejected(&header(length, 2))), (1, 2, &length.to_be_bytes()[..]));
     }
 }
 
 #[test]
 fn length_has_a_minimum_for_each_type() {
     for (kind, length) in [(1, 28), (2, 22), (3, 20), (5, 22)] {
-        let error = refused(&header(length, kind));
+        let error = rejected(&header(length, kind));
         assert_eq!(answer(&error), (1, 2, &length.to_be_bytes()[..]), "type {kind}");
     }
 }
 
 #[test]
-fn keepalive_of_20_octets_is_refused() {
-    assert_eq!(answer(&refused(&message(4, &[0]))), (1, 2, &[0, 20][..]));
+fn keepalive_of_20_octets_is_rejected() {
+    assert_eq!(answer(&rejected(&message(4, &[0]))), (1, 2, &[0, 20][..]));
 }
 
 #[test]
-fn route_refresh_of_another_length_is_refused() {
-    assert_eq!(answer(&refused(&message(5, &[0, 1, 0, 1, 0]))), (1, 2, &[0, 24][..]));
+fn route_refresh_of_another_length_is_rejected() {
+    assert_eq!(answer(&rejected(&message(5, &[0, 1, 0, 1, 0]))), (1, 2, &[0, 24][..]));
 }
 
 #[test]
-fn unknown_message_type_is_refused() {
+fn unknown_message_type_is_rejected() {
     for kind in [0, 6, 255] {
-        assert_eq!(answer(&refused(&message(kind, &[]))), (1, 3, &[kind][..]));
+        assert_eq!(answer(&rejected(&message(kind, &[]))), (1, 3, &[kind][..]));
     }
 }
 
 #[test]
-fn a_bad_header_is_refused_before_its_body_comes() {
-    assert_eq!(answer(&refused(&header(4096, 9))), (1, 3, &[9][..]));
+fn an_invalid_header_is_rejected_before_its_body_arrives() {
+    assert_eq!(answer(&rejected(&header(4096, 9))), (1, 3, &[9][..]));
 }
 
 #[test]
-fn messages_come_out_however_they_were_cut() {
+fn a_stream_may_come_in_chunks_of_any_size() {
     let stream = [message(4, &[]), message(5, &[0, 2, 0, 1]), message(3, &[6, 2, 0])].concat();
     for chunk in 1..stream.len() {
         let mut framer = Framer::new();
@@ -123,7 +123,7 @@ fn route_refresh_names_a_negotiated_family_or_none() {
     );
 }
 
-/// RFC 8654 §4: OPEN and KEEPALIVE stay small.
+/// RFC 8654 §4: OPEN and KEEPALIVE have at most 4096 octets.
 #[test]
 fn extended_messages_once_agreed() {
     let long = message(2, &vec![0; 60_000]);

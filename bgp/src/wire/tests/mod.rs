@@ -1,4 +1,4 @@
-//! Tests of the wire, by message. Bytes are written as hex; those said to be of a daemon were recorded from it.
+//! Tests of encoding and decoding, by message. Bytes are written as hex; messages of other daemons were recorded.
 
 mod encoding;
 mod framer;
@@ -18,14 +18,14 @@ const INTERNAL: Codec = Codec { four_octet_as: true, ..Codec::DEFAULT };
 const EXTERNAL: Codec = Codec { external: true, ..INTERNAL };
 const OLD: Codec = Codec { four_octet_as: false, ..INTERNAL };
 
-/// Bytes from hex; blanks are for the reader.
+/// Returns bytes from hex; blanks are ignored.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
     assert!(digits.len().is_multiple_of(2), "odd hex: {text}");
     digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// A message with a right header around `body`.
+/// Returns a message with a valid header and `body`.
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0xff; 16];
     out.extend(u16::try_from(19 + body.len()).unwrap().to_be_bytes());
@@ -34,7 +34,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Reads all of `bytes` as the framer and `decode` do.
+/// Decodes all of `bytes`, as a session does.
 fn read(bytes: &[u8], codec: &Codec) -> Result<Vec<Message>, Error> {
     let mut framer = Framer::new();
     framer.push(bytes);
@@ -45,7 +45,7 @@ fn read(bytes: &[u8], codec: &Codec) -> Result<Vec<Message>, Error> {
     Ok(messages)
 }
 
-/// Reads what must be exactly one good message.
+/// Decodes exactly one valid message.
 fn read_one(bytes: &[u8], codec: &Codec) -> Message {
     let mut messages = read(bytes, codec).expect("a good message");
     assert_eq!(messages.len(), 1);
@@ -58,7 +58,7 @@ fn write(message: &Message, codec: &Codec) -> Vec<u8> {
     out.to_vec()
 }
 
-/// Code, subcode and data of the NOTIFICATION that an error is answered with.
+/// Returns code, subcode and data of the NOTIFICATION for an error.
 fn answer(error: &Error) -> (u8, u8, &[u8]) {
     (error.notification.code, error.notification.subcode, &error.notification.data)
 }

@@ -15,7 +15,7 @@ fn errors_have_their_registered_names() {
 }
 
 #[test]
-fn shutdown_message_is_read() {
+fn shutdown_message_is_decoded() {
     let mut data = vec![12];
     data.extend(b"moving rooms");
     let notification = with(cease::SHUTDOWN, &data);
@@ -33,7 +33,7 @@ fn shutdown_message_longer_than_its_data_is_ignored() {
 }
 
 #[test]
-fn shutdown_message_cannot_steer_a_terminal() {
+fn shutdown_message_is_safe_to_print() {
     let mut data = vec![16];
     data.extend("a\u{1b}[31m\nb\u{202e}c\u{85}\u{ff}".as_bytes());
     assert_eq!(data.len(), 17);
@@ -43,16 +43,16 @@ fn shutdown_message_cannot_steer_a_terminal() {
     assert_eq!(invalid.shutdown_message().unwrap(), "\u{fffd}x");
 }
 
-/// CVE-2017-15865: a peer made a daemon echo, and so leak, at length.
+/// CVE-2017-15865: a daemon echoed, and so leaked, a peer's data at length.
 #[test]
-fn data_is_capped_when_made_and_when_sent() {
+fn data_is_limited() {
     assert_eq!(Notification::with_data(3, 1, &[7; 4000]).data.len(), 64);
     let long = Message::Notification(Notification { code: 3, subcode: 1, data: vec![7; 4000].into() });
     assert_eq!(write(&long, &INTERNAL).len(), 19 + 2 + 64);
 }
 
 #[test]
-fn any_code_is_taken() {
+fn unknown_codes_are_accepted() {
     let read = read_one(&message(3, &[200, 201, 1, 2, 3]), &INTERNAL);
     let data = Bytes::from_static(&[1, 2, 3]);
     assert_eq!(read, Message::Notification(Notification { code: 200, subcode: 201, data }));
@@ -69,9 +69,9 @@ fn our_shutdown_message_is_cut_at_a_character() {
     assert_eq!(write(&long, &INTERNAL).len(), 19 + 2 + 1 + 255);
 }
 
-/// RFC 8538 §3.1: what it is about is inside.
+/// RFC 8538 §3.1: the actual error is inside.
 #[test]
-fn a_hard_reset_holds_its_reason() {
+fn a_hard_reset_contains_its_reason() {
     let inner = Notification::with_message(cease::SHUTDOWN, "moving");
     let hard = inner.clone().into_hard_reset();
     assert_eq!((hard.code, hard.subcode), (6, 9));

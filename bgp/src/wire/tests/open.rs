@@ -18,8 +18,8 @@ fn read_open(body: &[u8]) -> Result<Open, Error> {
     }
 }
 
-fn refused(body: &[u8]) -> (u8, u8) {
-    let error = read_open(body).expect_err("a refused OPEN");
+fn rejected(body: &[u8]) -> (u8, u8) {
+    let error = read_open(body).expect_err("an invalid OPEN");
     (error.notification.code, error.notification.subcode)
 }
 
@@ -35,7 +35,7 @@ fn open_of_bird_2() {
     let restart = GracefulRestart { restart_time: 120, families, ..Default::default() };
     assert_eq!(open.graceful_restart(), Some(&restart));
     assert!(open.offers(&Capability::EnhancedRouteRefresh));
-    assert!(open.offers(&Capability::LongLived(Vec::new())), "it knows what long-lived means");
+    assert!(open.offers(&Capability::LongLived(Vec::new())), "LLGR_STALE is supported");
     assert_eq!(write(&Message::Open(open), &INTERNAL), bytes);
 }
 
@@ -59,7 +59,7 @@ fn open_of_frr_10() {
     assert_eq!(open.graceful_restart(), Some(&restart));
 }
 
-/// RFC 9494 §3.1: 24 bits of seconds; §4.5: nothing without the capability of RFC 4724.
+/// RFC 9494 §3.1: 24 bits of seconds; §4.5: ignored without the capability of RFC 4724.
 #[test]
 fn long_lived_stale_time() {
     let open = read_open(&open_body("11 02 0f 40 02 0078 47 09 0001 01 00 012345 4004")).unwrap_err();
@@ -78,7 +78,7 @@ fn open_without_parameters_means_ipv4() {
     assert_eq!(open.capabilities, []);
     assert_eq!(open.families(), [Family::Ipv4Unicast]);
     assert!(!open.four_octet_as());
-    // A parameter without capabilities says no more.
+    // A parameter without capabilities adds nothing.
     assert_eq!(read_open(&open_body("02 02 00")).unwrap(), open);
 }
 
@@ -91,7 +91,7 @@ fn other_families_are_kept_and_do_not_mean_ipv4() {
 
 /// RFC 7911 §4.
 #[test]
-fn add_path_is_told_for_each_family() {
+fn add_path_has_a_mode_for_each_family() {
     let [v4, v6] = BOTH;
     let read = |value: &str| {
         let length = hex(value).len();
@@ -102,13 +102,13 @@ fn add_path_is_told_for_each_family() {
     assert_eq!((open.add_path(v4), open.add_path(v6)), (Some(AddPathMode::Both), Some(AddPathMode::Send)));
     assert_eq!(read("0002 01 01").add_path(v4), None);
     assert_eq!(read("0001 01 01 0001 01 02").add_path(v4), Some(AddPathMode::Send), "the last one counts");
-    // Another value anywhere: the capability is as if not understood.
+    // Another value anywhere: the capability is ignored.
     for value in ["0001 01 00", "0001 01 03 0002 01 04", "4004 47 ff 0001 01 03"] {
         let open = read(value);
         assert_eq!(open.add_path(v4), None);
         assert_eq!(open.capabilities, [Capability::Other(69, Bytes::from(hex(value)))]);
     }
-    assert_eq!(refused(&open_body("07 02 05 45 03 0001 01")), (2, 0), "cut off");
+    assert_eq!(rejected(&open_body("07 02 05 45 03 0001 01")), (2, 0), "cut off");
 }
 
 #[test]
@@ -118,56 +118,56 @@ fn version_must_be_4() {
 }
 
 #[test]
-fn hold_time_of_1_or_2_is_refused() {
-    assert_eq!(refused(&hex("04 fc00 0001 c0000201 00")), (2, 6));
-    assert_eq!(refused(&hex("04 fc00 0002 c0000201 00")), (2, 6));
+fn hold_time_of_1_or_2_is_rejected() {
+    assert_eq!(rejected(&hex("04 fc00 0001 c0000201 00")), (2, 6));
+    assert_eq!(rejected(&hex("04 fc00 0002 c0000201 00")), (2, 6));
     for good in ["04 fc00 0000 c0000201 00", "04 fc00 0003 c0000201 00"] {
         assert!(read_open(&hex(good)).is_ok());
     }
 }
 
 #[test]
-fn identifier_0_is_refused() {
-    assert_eq!(refused(&hex("04 fc00 0009 00000000 00")), (2, 3));
+fn identifier_0_is_rejected() {
+    assert_eq!(rejected(&hex("04 fc00 0009 00000000 00")), (2, 3));
 }
 
 #[test]
-fn as_0_is_refused() {
-    assert_eq!(refused(&hex("04 0000 0009 c0000201 00")), (2, 2));
-    assert_eq!(refused(&hex("04 0000 0009 c0000201 08 02 06 41 04 0000fc00")), (2, 2));
-    assert_eq!(refused(&hex("04 5ba0 0009 c0000201 08 02 06 41 04 00000000")), (2, 2));
+fn as_0_is_rejected() {
+    assert_eq!(rejected(&hex("04 0000 0009 c0000201 00")), (2, 2));
+    assert_eq!(rejected(&hex("04 0000 0009 c0000201 08 02 06 41 04 0000fc00")), (2, 2));
+    assert_eq!(rejected(&hex("04 5ba0 0009 c0000201 08 02 06 41 04 00000000")), (2, 2));
 }
 
 #[test]
 fn as_trans_stands_for_the_capability_only() {
     let wide = read_open(&hex("04 5ba0 0009 c0000201 08 02 06 41 04 fa56ea01")).unwrap();
     assert_eq!(wide.asn, 4_200_000_001);
-    // Odd, but it says what it means.
+    // Unusual, but unambiguous.
     let narrow = read_open(&hex("04 5ba0 0009 c0000201 08 02 06 41 04 0000fc00")).unwrap();
     assert_eq!(narrow.asn, 64512);
-    assert_eq!(refused(&hex("04 5ba0 0009 c0000201 00")), (2, 2));
-    assert_eq!(refused(&hex("04 5ba0 0009 c0000201 08 02 06 41 04 00005ba0")), (2, 2));
+    assert_eq!(rejected(&hex("04 5ba0 0009 c0000201 00")), (2, 2));
+    assert_eq!(rejected(&hex("04 5ba0 0009 c0000201 08 02 06 41 04 00005ba0")), (2, 2));
 }
 
 #[test]
-fn two_as_numbers_are_refused() {
-    assert_eq!(refused(&hex("04 fc00 0009 c0000201 08 02 06 41 04 0000fc01")), (2, 2));
+fn two_as_numbers_are_rejected() {
+    assert_eq!(rejected(&hex("04 fc00 0009 c0000201 08 02 06 41 04 0000fc01")), (2, 2));
     let twice = "04 5ba0 0009 c0000201 0e 02 0c 41 04 0000fc00 41 04 0000fc01";
-    assert_eq!(refused(&hex(twice)), (2, 2));
+    assert_eq!(rejected(&hex(twice)), (2, 2));
 }
 
 #[test]
-fn unknown_parameter_is_refused() {
-    assert_eq!(refused(&open_body("02 01 00")), (2, 4));
+fn unknown_parameter_is_rejected() {
+    assert_eq!(rejected(&open_body("02 01 00")), (2, 4));
     // 255 means extended lengths only where it comes first.
-    assert_eq!(refused(&open_body("04 02 00 ff 00")), (2, 4));
+    assert_eq!(rejected(&open_body("04 02 00 ff 00")), (2, 4));
 }
 
 #[test]
-fn malformed_parameters_are_refused() {
+fn malformed_parameters_are_rejected() {
     for bad in [
-        "01",                             // said to be there, and is not
-        "00 02",                          // said not to be there, and is
+        "01",                             // a length without parameters
+        "00 02",                          // parameters without a length
         "02 02 01",                       // the parameter goes beyond the end
         "01 02",                          // no room for its length
         "04 02 02 02 01",                 // the capability goes beyond the parameter
@@ -179,7 +179,7 @@ fn malformed_parameters_are_refused() {
         "09 02 07 40 05 0078 000101",     // graceful restart cut off
         "0a 02 08 47 06 0001 01 80 0000", // long-lived graceful restart cut off
     ] {
-        assert_eq!(refused(&open_body(bad)), (2, 0), "{bad}");
+        assert_eq!(rejected(&open_body(bad)), (2, 0), "{bad}");
     }
 }
 
@@ -189,15 +189,15 @@ fn extended_parameters() {
     assert_eq!(open.capabilities, [Capability::FourOctetAs(64512)]);
     // RFC 9072 §2: the short length is ignored, if it is not 0.
     assert_eq!(read_open(&open_body("01 ff 0009 02 0006 41 04 0000fc00")).unwrap(), open);
-    assert_eq!(refused(&open_body("00 ff 0009 02 0006 41 04 0000fc00")), (2, 0));
+    assert_eq!(rejected(&open_body("00 ff 0009 02 0006 41 04 0000fc00")), (2, 0));
 }
 
 /// CVE-2022-40302, CVE-2022-40318, CVE-2022-43681: reading beyond an OPEN that ends in RFC 9072's fields.
 #[test]
-fn open_ending_in_the_extended_length_is_refused() {
+fn open_ending_in_the_extended_length_is_rejected() {
     for bad in ["ff ff", "ff ff 00", "ff ff 0001", "ff ff 0001 02", "ff ff 0002 02 00", "ff ff 0003 02 0001"]
     {
-        assert_eq!(refused(&open_body(bad)), (2, 0), "{bad}");
+        assert_eq!(rejected(&open_body(bad)), (2, 0), "{bad}");
     }
     assert_eq!(read_open(&open_body("ff ff 0000")).unwrap().capabilities, []);
     assert_eq!(read_open(&open_body("ff ff 0003 02 0000")).unwrap().capabilities, []);
@@ -220,7 +220,7 @@ fn many_capabilities_use_extended_lengths() {
 }
 
 #[test]
-fn open_that_ends_early_is_refused() {
+fn open_that_ends_early_is_rejected() {
     let body = open_body("00");
     for length in 0..body.len() {
         let frame =

@@ -17,7 +17,7 @@ fn family() -> impl Strategy<Value = Family> {
 }
 
 fn asn() -> impl Strategy<Value = u32> {
-    // AS_TRANS belongs to nobody and cannot come back from a session of 2 octets.
+    // AS_TRANS is no real AS and cannot come back from a session with 2-octet AS numbers.
     prop_oneof![1..65536_u32, 65536..=u32::MAX].prop_filter("AS_TRANS", |asn| *asn != 23456)
 }
 
@@ -70,13 +70,13 @@ fn prefix_of(family: Family) -> BoxedStrategy<Prefix> {
     }
 }
 
-/// Identifiers that few messages share with each other.
+/// Path Identifiers from a small range.
 fn nlri(family: Family) -> impl Strategy<Value = Nlri> {
     let path_id = prop_oneof![0..3_u32, any::<u32>()];
     (prefix_of(family), path_id).prop_map(|(prefix, path_id)| Nlri { prefix, path_id: Some(path_id) })
 }
 
-/// What of an UPDATE such sessions carry: identifiers only where they were agreed on.
+/// Returns what remains of an UPDATE on such a session: Path Identifiers only if they were negotiated.
 fn carried(mut update: Update, codec: &Codec) -> Update {
     let reached = update.reach.iter_mut().flat_map(|reach| &mut reach.prefixes);
     for nlri in reached.chain(&mut update.withdrawn) {
@@ -94,7 +94,7 @@ fn segment() -> impl Strategy<Value = Segment> {
 }
 
 fn unknown() -> impl Strategy<Value = Unknown> {
-    // Partial is there already: passing on does not change them. Those the wire knows have tests of their own.
+    // With the Partial bit set, so that passing on does not change them. Recognized attributes have tests of their own.
     let code = prop_oneof![11..14_u8, 19..25_u8, 33..35_u8, 36..=255_u8];
     (code, octets(400)).prop_map(|(code, value)| Unknown { flags: 0xe0, code, value })
 }
@@ -159,7 +159,7 @@ fn reach(family: Family, max: usize) -> impl Strategy<Value = Reach> {
     })
 }
 
-/// An UPDATE that announces and withdraws fewer than `max` prefixes in each family, and ends one.
+/// An UPDATE that advertises and withdraws fewer than `max` prefixes in each family, and may have an End-of-RIB.
 fn update(max: usize) -> impl Strategy<Value = Update> {
     let [v4, v6] = BOTH;
     let withdrawn = (vec(nlri(v4), 0..max), vec(nlri(v6), 0..max));
@@ -184,7 +184,7 @@ fn any_message() -> impl Strategy<Value = Message> {
     let data = octets(64);
     prop_oneof![
         open(),
-        // Small ones, whose attributes are hit when they are spoilt, and ones that take several messages.
+        // Small ones, whose attributes are likely to be damaged, and ones that take several messages.
         update(4).prop_map(Message::Update),
         update(4).prop_map(Message::Update),
         update(900).prop_map(Message::Update),
@@ -195,7 +195,7 @@ fn any_message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// Puts together again what was split into messages.
+/// Joins what was split into messages.
 fn join(messages: Vec<Message>) -> Update {
     let mut joined = Update::default();
     for message in messages {
@@ -219,7 +219,7 @@ fn join(messages: Vec<Message>) -> Update {
     joined
 }
 
-/// Octets with a few of them changed, cut out or doubled.
+/// Damages octets: some are changed, removed or repeated.
 fn mutate(mut bytes: Vec<u8>, edits: &[(Index, u8, u8)]) -> Vec<u8> {
     for (at, kind, value) in edits {
         if bytes.is_empty() {
@@ -236,7 +236,7 @@ fn mutate(mut bytes: Vec<u8>, edits: &[(Index, u8, u8)]) -> Vec<u8> {
     bytes
 }
 
-/// Splits messages into type and body, so that bodies can be spoilt under a right header.
+/// Splits messages into type and body, so that bodies can be damaged below a valid header.
 fn bodies(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut framer = Framer::new();
     framer.push(bytes);
@@ -265,9 +265,9 @@ proptest! {
         prop_assert_eq!(join(read(&written, &codec).unwrap()), update);
     }
 
-    /// What was read and written once reads and writes the same for ever.
+    /// A message that was decoded and encoded once stays the same.
     #[test]
-    fn what_was_written_is_stable(update in update(900), codec in codec()) {
+    fn encoding_is_stable(update in update(900), codec in codec()) {
         let written = write(&Message::Update(update), &codec);
         let mut again = Vec::new();
         for message in read(&written, &codec).unwrap() {
@@ -317,8 +317,8 @@ proptest! {
         let _ = read(&message(kind, &body), &Codec { external, ..codec });
     }
 
-    /// Whatever becomes of a message, it is one of: a reset with at most 64 octets of data, a clean UPDATE, or one that
-    /// says what was wrong; and what is left of it can be passed on.
+    /// A damaged message results in a reset with at most 64 octets of data, an UPDATE without faults, or one with faults;
+    /// and what remains of it can be passed on.
     #[test]
     fn spoilt_messages_never_panic_and_stay_consistent(
         message_in in any_message(),
@@ -344,13 +344,13 @@ proptest! {
     }
 }
 
-/// A decoded message, written to a peer, must be clean to it.
+/// A decoded message that is encoded for a peer has no faults there.
 fn check_passed_on(message: &Message, codec: &Codec) -> Result<(), TestCaseError> {
     let Message::Update(update) = message else { return Ok(()) };
     prop_assert_eq!(update.attributes.is_some(), !update.reach.is_empty());
     let withdraws = update.faults.iter().any(|f| f.action == crate::wire::FaultAction::TreatAsWithdraw);
     prop_assert!(!withdraws || update.reach.is_empty());
-    // LOCAL_PREF and the like are for the RIB to take off towards an external peer; here the peer is internal.
+    // LOCAL_PREF and the like are removed by the tables for an external peer; here the peer is internal.
     let codec = Codec { external: false, ..*codec };
     let again = read(&write(message, &codec), &codec).unwrap();
     for message in &again {

@@ -10,14 +10,14 @@ const SEQUENCE: u8 = 2;
 const CONFED_SEQUENCE: u8 = 3;
 const CONFED_SET: u8 = 4;
 
-/// The most AS numbers that one segment can carry: its count is one octet.
+/// The highest number of ASes in one segment: its count is one octet.
 const MAX_SEGMENT: usize = 255;
 
-/// Reads AS_PATH, with AS numbers of 4 octets or 2.
+/// Decodes AS_PATH, with AS numbers of 4 octets or 2.
 ///
 /// # Errors
-/// In words, what makes it malformed (RFC 7606 §7.2, RFC 7607 §2). Confederation segments do: we are in none, so no peer
-/// is in ours (RFC 5065 §5).
+/// The reason why it is malformed (RFC 7606 §7.2, RFC 7607 §2). Confederation segments are an error: we are in no
+/// confederation, so no peer is in ours (RFC 5065 §5).
 pub fn decode(value: &[u8], four_octet_as: bool) -> Result<AsPath, String> {
     let mut segments = Vec::new();
     let mut reader = Reader::new(value);
@@ -35,10 +35,10 @@ pub fn decode(value: &[u8], four_octet_as: bool) -> Result<AsPath, String> {
     Ok(AsPath(segments))
 }
 
-/// Reads AS4_PATH.
+/// Decodes AS4_PATH.
 ///
 /// # Errors
-/// In words, what makes it malformed (RFC 6793 §6). Confederation segments are left out instead.
+/// The reason why it is malformed (RFC 6793 §6). Confederation segments are left out instead.
 pub fn decode_as4(value: &[u8]) -> Result<AsPath, String> {
     let mut segments = Vec::new();
     let mut reader = Reader::new(value);
@@ -56,7 +56,7 @@ pub fn decode_as4(value: &[u8]) -> Result<AsPath, String> {
     Ok(AsPath(segments))
 }
 
-/// Reads one segment: its type and AS numbers.
+/// Decodes one segment: its type and AS numbers.
 fn segment(reader: &mut Reader, four_octet_as: bool) -> Result<(u8, Vec<u32>), String> {
     let (Some(kind), Some(count)) = (reader.u8(), reader.u8()) else {
         return Err("a single octet is left where a segment should start".into());
@@ -75,7 +75,7 @@ fn segment(reader: &mut Reader, four_octet_as: bool) -> Result<(u8, Vec<u32>), S
     Ok((kind, numbers))
 }
 
-/// AS numbers as they count for length: a set is one (RFC 4271 §9.1.2.2).
+/// Returns the AS numbers as they count for length: a set counts as one (RFC 4271 §9.1.2.2).
 fn hops(path: &AsPath) -> usize {
     let hops = |segment: &Segment| match segment {
         Segment::Sequence(numbers) => numbers.len(),
@@ -84,8 +84,8 @@ fn hops(path: &AsPath) -> usize {
     path.0.iter().map(hops).sum()
 }
 
-/// The true path, from an AS_PATH with AS_TRANS in it and the AS4_PATH that came along (RFC 6793 §4.2.3): the leading part
-/// of the first, which speakers of 2 octets have added, and all of the second.
+/// Returns the real path, from an AS_PATH with AS_TRANS and the AS4_PATH beside it (RFC 6793 §4.2.3): the leading part of
+/// the first, which speakers with 2-octet AS numbers have added, and the whole second.
 pub fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
     let Some(mut lead) = hops(&path).checked_sub(hops(&as4_path)) else { return path };
     let mut merged: Vec<Segment> = Vec::new();
@@ -109,7 +109,7 @@ pub fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
     if let (Some(Segment::Sequence(head)), Some(Segment::Sequence(next))) = (merged.last_mut(), tail.peek())
         && head.len() + next.len() <= MAX_SEGMENT
     {
-        // Where a sequence was cut in two it becomes one again.
+        // A sequence that was cut in two becomes one again.
         head.extend(next);
         tail.next();
     }
@@ -117,7 +117,7 @@ pub fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
     AsPath(merged)
 }
 
-/// Whether it holds an AS number that 2 octets cannot.
+/// Returns whether the path contains an AS number that does not fit into 2 octets.
 pub fn is_wide(path: &AsPath) -> bool {
     path.0.iter().any(|segment| numbers(segment).iter().any(|number| u16::try_from(*number).is_err()))
 }
@@ -128,14 +128,14 @@ fn numbers(segment: &Segment) -> &[u32] {
     }
 }
 
-/// Octets that [`encode`] appends.
+/// Returns the number of octets that [`encode`] appends.
 pub fn size(path: &AsPath, four_octet_as: bool) -> usize {
     let width = if four_octet_as { 4 } else { 2 };
     let size = |count: usize| 2 * count.div_ceil(MAX_SEGMENT) + width * count;
     path.0.iter().map(|segment| size(numbers(segment).len())).sum()
 }
 
-/// Appends the value of AS_PATH or AS4_PATH; in 2 octets AS_TRANS stands for what needs 4 (RFC 6793 §4.2.2).
+/// Appends the value of AS_PATH or AS4_PATH; in 2 octets, AS_TRANS replaces numbers of 4 (RFC 6793 §4.2.2).
 pub fn encode(path: &AsPath, four_octet_as: bool, out: &mut BytesMut) {
     for segment in &path.0 {
         let kind = match segment {

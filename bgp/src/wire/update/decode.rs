@@ -1,4 +1,4 @@
-//! Reading UPDATEs, with the error handling of RFC 7606.
+//! Decoding of UPDATEs, with the error handling of RFC 7606.
 
 use std::net::Ipv4Addr;
 
@@ -12,12 +12,12 @@ use super::super::{
 use super::rules::{self, Cost, EXTENDED_LENGTH, OPTIONAL, PARTIAL, Rule, TRANSITIVE, subcode};
 use super::{as_path, mp, nlri};
 
-/// Reads the body of an UPDATE.
+/// Decodes the body of an UPDATE.
 pub fn decode(body: &[u8], codec: &Codec, families: &[Family]) -> Result<Update, Error> {
     let mut reader = Reader::new(body);
     let mut field = |name: &str| {
         let field = reader.u16().and_then(|length| reader.take(usize::from(length)));
-        // RFC 4271 §6.3; §3 (j) of RFC 7606 leaves it so: the NLRI cannot be found.
+        // RFC 4271 §6.3, unchanged by RFC 7606 §3 (j): the NLRI cannot be found.
         field.ok_or_else(|| reset(subcode::MALFORMED_LIST, &[], format!("the {name} go beyond the UPDATE")))
     };
     let withdrawn = field("withdrawn routes")?;
@@ -52,37 +52,37 @@ pub fn decode(body: &[u8], codec: &Codec, families: &[Family]) -> Result<Update,
     block.finish(announced, prefixes, update)
 }
 
-/// An error that costs the session.
+/// Returns an error that ends the session.
 fn reset(subcode: u8, data: &[u8], reason: String) -> Error {
     Error::new(code::UPDATE, subcode, data, reason)
 }
 
-/// Reads a field of IPv4 prefixes. It must be sound even where IPv4 is not carried: all of it is the UPDATE's own format.
+/// Decodes a field of IPv4 prefixes. It must be well-formed even if IPv4 is not carried, as it is part of every UPDATE.
 fn read_prefixes(name: &str, field: &[u8], path_ids: bool, out: &mut Vec<Nlri>) -> Result<(), Error> {
     nlri::decode(Family::Ipv4Unicast, path_ids, field, out)
         .map_err(|reason| reset(subcode::NETWORK, &[], format!("the {name} field holds {reason}")))
 }
 
-/// Something wrong that does not cost the session by itself.
+/// An error that does not end the session by itself.
 struct Problem<'a> {
     attribute: u8,
     cost: Cost,
-    /// What the NOTIFICATION would say, if it comes to one.
+    /// The subcode of the NOTIFICATION, if the session ends.
     subcode: u8,
     data: &'a [u8],
     reason: String,
 }
 
-/// One attribute, its value not yet looked at.
+/// One attribute, whose value is not decoded yet.
 struct Raw<'a> {
     flags: u8,
     code: u8,
     value: &'a [u8],
-    /// With its header, as a NOTIFICATION shows it.
+    /// The attribute with its header, as in a NOTIFICATION's data.
     whole: &'a [u8],
 }
 
-/// Type codes that have been met.
+/// The set of type codes that occurred.
 #[derive(Default)]
 struct Seen([u128; 2]);
 
@@ -91,7 +91,7 @@ impl Seen {
         self.0.get(usize::from(code >> 7)).is_some_and(|bits| bits >> (code & 0x7f) & 1 == 1)
     }
 
-    /// Adds one; false where it was there.
+    /// Adds a type code. Returns false if it was there already.
     fn insert(&mut self, code: u8) -> bool {
         let new = !self.contains(code);
         if let Some(bits) = self.0.get_mut(usize::from(code >> 7)) {
@@ -101,7 +101,7 @@ impl Seen {
     }
 }
 
-/// The path attributes of one UPDATE, as they are read.
+/// The path attributes of one UPDATE during decoding.
 struct Block<'a> {
     codec: &'a Codec,
     families: &'a [Family],
@@ -112,7 +112,7 @@ struct Block<'a> {
     as4_path: Option<AsPath>,
     as4_aggregator: Option<Aggregator>,
     seen: Seen,
-    /// Attributes met, in whatever state.
+    /// The number of attributes, malformed ones included.
     count: usize,
     problems: Vec<Problem<'a>>,
 }
@@ -134,7 +134,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Reads all attributes. An error costs the session; lesser ones become problems.
+    /// Decodes all attributes. Returns an error that ends the session; lesser ones become problems.
     fn read(&mut self, octets: &'a [u8]) -> Result<(), Error> {
         let mut reader = Reader::new(octets);
         while !reader.is_empty() {
@@ -152,21 +152,21 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// The last attribute goes beyond the field, or too little is left to be one: what follows cannot be read, but the
-    /// field's own length still tells where the NLRI start (RFC 7606 §4).
+    /// Handles a last attribute that exceeds the field, or a rest too short for one: what follows cannot be decoded, but
+    /// the length of the field still marks the start of the NLRI (RFC 7606 §4).
     fn cut_off(&mut self, code: Option<u8>, rest: &'a [u8]) -> Result<(), Error> {
         let reason = match code {
             Some(code) => format!("attribute {code} goes beyond the path attributes"),
             None => "a single octet is left where an attribute should start".into(),
         };
         if matches!(code, Some(rules::MP_REACH | rules::MP_UNREACH)) {
-            // RFC 7606 §3 (j): its prefixes cannot be told, so they cannot be taken as withdrawn.
+            // RFC 7606 §3 (j): its prefixes are unknown, so they cannot be treated as withdrawn.
             return Err(reset(subcode::OPTIONAL, rest, reason));
         }
         self.problem(code.unwrap_or(0), Cost::Withdraw, subcode::MALFORMED_LIST, &[], reason)
     }
 
-    /// Notes a problem, or fails where it costs the session.
+    /// Records a problem, or returns it as an error if it ends the session.
     fn problem(
         &mut self,
         attribute: u8,
@@ -182,23 +182,23 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// Takes one attribute in.
+    /// Decodes one attribute.
     fn take(&mut self, raw: Raw<'a>) -> Result<(), Error> {
         let rule = rules::find(raw.code);
         if rule.is_none() && raw.flags & OPTIONAL == 0 {
-            // RFC 4271 §6.3; RFC 7606 leaves it so.
+            // RFC 4271 §6.3, unchanged by RFC 7606.
             let reason = format!("attribute {} claims to be well-known and is not", raw.code);
             return Err(reset(subcode::UNRECOGNIZED, raw.whole, reason));
         }
         if !self.seen.insert(raw.code) {
-            // RFC 7606 §3 (g): the first one counts, but prefixes must not be guessed at.
+            // RFC 7606 §3 (g): the first one applies, but prefixes must be unambiguous.
             let is_mp = matches!(raw.code, rules::MP_REACH | rules::MP_UNREACH);
             let cost = if is_mp { Cost::Reset } else { Cost::Discard };
             let reason = format!("{} appears more than once", name(raw.code, rule));
             return self.problem(raw.code, cost, subcode::MALFORMED_LIST, &[], reason);
         }
         let Some(rule) = rule else {
-            self.take_unrecognized(&raw);
+            self.keep_unrecognized(&raw);
             return Ok(());
         };
         match self.check(rule, &raw).and_then(|()| self.store(rule, &raw)) {
@@ -210,24 +210,25 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// What is not recognised is kept to be passed on if it is transitive, ignored else (RFC 4271 §5).
-    fn take_unrecognized(&mut self, raw: &Raw) {
+    /// Keeps an unrecognized attribute that is transitive, to be passed on, and ignores all others (RFC 4271 §5).
+    fn keep_unrecognized(&mut self, raw: &Raw) {
         if raw.flags & TRANSITIVE != 0 {
             self.keep(raw);
         }
     }
 
-    /// Keeps an attribute as it is. Its value is copied: a path may live for months and must not keep a read buffer.
+    /// Keeps an attribute as received. Its value is copied: a path may live for months and must not keep a read buffer
+    /// alive.
     fn keep(&mut self, raw: &Raw) {
         let flags = raw.flags & (OPTIONAL | TRANSITIVE | PARTIAL);
         let value = Bytes::copy_from_slice(raw.value);
         self.attributes.unknown.push(Unknown { flags, code: raw.code, value });
     }
 
-    /// Checks what can be checked by table.
+    /// Checks flags and length against the table of rules.
     fn check(&self, rule: &Rule, raw: &Raw) -> Result<(), Complaint> {
         if rule.internal_only && self.codec.external {
-            return Err(Complaint::discard("it means nothing from another AS"));
+            return Err(Complaint::discard("it is not valid from another AS"));
         }
         let bits = raw.flags & (OPTIONAL | TRANSITIVE);
         if bits != rule.flags {
@@ -243,7 +244,7 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// Reads the value of a recognised attribute whose flags and length are right.
+    /// Decodes the value of a recognized attribute whose flags and length are valid.
     fn store(&mut self, rule: &Rule, raw: &Raw<'a>) -> Result<(), Complaint> {
         let attributes = &mut self.attributes;
         let wide = self.codec.four_octet_as;
@@ -276,7 +277,7 @@ impl<'a> Block<'a> {
             rules::MP_UNREACH => {
                 self.unreach = mp::unreach(raw.value, self.families, self.codec).map_err(wrong)?;
             }
-            // RFC 6793 §4.1 and §6: not between two speakers of 4 octets.
+            // RFC 6793 §4.1 and §6: not between two speakers with 4-octet AS numbers.
             rules::AS4_PATH | rules::AS4_AGGREGATOR if wide => {
                 return Err(Complaint::discard("the session carries 4-octet AS numbers"));
             }
@@ -293,14 +294,14 @@ impl<'a> Block<'a> {
                 attributes.large_communities = sorted(values.collect());
             }
             rules::ONLY_TO_CUSTOMER => attributes.only_to_customer = number(raw.value),
-            // Communities of other kinds: sound, and passed on as they are.
+            // Communities of other kinds: well-formed, and passed on as they are.
             _ => self.keep(raw),
         }
         Ok(())
     }
 
-    /// Checks the UPDATE as a whole and says what becomes of its prefixes. `announced` is the NLRI field, `prefixes` what
-    /// it holds in a negotiated family.
+    /// Checks the UPDATE as a whole, and decides whether its prefixes are advertised or withdrawn. `announced` is the NLRI
+    /// field, `prefixes` those in it, if its family was negotiated.
     fn finish(mut self, announced: &[u8], prefixes: Vec<Nlri>, mut update: Update) -> Result<Update, Error> {
         let reaches = !announced.is_empty()
             || match &self.reach {
@@ -313,7 +314,7 @@ impl<'a> Block<'a> {
         }
         let worst = self.problems.iter().max_by_key(|problem| problem.cost);
         let withdraw = match worst {
-            // RFC 7606 §5.2: without anything announced it is not sure that the prefixes were understood.
+            // RFC 7606 §5.2: without any advertised prefix, the prefixes may have been missed.
             Some(worst) if worst.cost >= Cost::Withdraw && !reaches => {
                 return Err(reset(worst.subcode, worst.data, worst.reason.clone()));
             }
@@ -323,7 +324,7 @@ impl<'a> Block<'a> {
         let mut settle = |family, next_hop, prefixes: Vec<Nlri>| match next_hop {
             _ if prefixes.is_empty() => {}
             Some(next_hop) if !withdraw => update.reach.push(Reach { family, next_hop, prefixes }),
-            // RFC 7606 §2, treat-as-withdraw. Where the next hop is missing it has come to that.
+            // RFC 7606 §2, treat-as-withdraw, which includes a missing next hop.
             _ => update.withdrawn.extend(prefixes),
         };
         let classic = self.next_hop.map(|address| NextHop { address: address.into(), link_local: None });
@@ -339,8 +340,8 @@ impl<'a> Block<'a> {
         Ok(update)
     }
 
-    /// What must be there, and right, where routes are announced: RFC 7606 §3 (d) and (e). LOCAL_PREF is not among them:
-    /// what an internal peer leaves to us we can decide (RFC 4271 §5.1.5).
+    /// Checks that the mandatory attributes are present if routes are advertised: RFC 7606 §3 (d) and (e). LOCAL_PREF is
+    /// not among them: without one we use our default (RFC 4271 §5.1.5).
     fn check_mandatory(&mut self, classic: bool) {
         let mut withdraw = |attribute, subcode, data: &'static [u8], reason| {
             self.problems.push(Problem { attribute, cost: Cost::Withdraw, subcode, data, reason });
@@ -356,26 +357,14 @@ impl<'a> Block<'a> {
         if classic && !self.seen.contains(rules::NEXT_HOP) {
             withdraw(rules::NEXT_HOP, subcode::MISSING, &[rules::NEXT_HOP], missing("NEXT_HOP"));
         }
-        let no_host = |name, address| format!("{name}: the next hop {address} is no host's");
-        match self.next_hop {
-            Some(address) if classic && !mp::is_host(address.into()) => {
-                withdraw(rules::NEXT_HOP, subcode::NEXT_HOP, &[], no_host("NEXT_HOP", address.into()));
-            }
-            _ => {}
-        }
-        if let Some(mp::Reach::Carried { next_hop: NextHop { address, .. }, .. }) = self.reach
-            && !mp::is_host(address)
-        {
-            withdraw(rules::MP_REACH, subcode::OPTIONAL, &[], no_host("MP_REACH_NLRI", address));
-        }
     }
 
-    /// The attributes, with what older speakers could not carry put back (RFC 6793 §4.2.3).
+    /// Returns the attributes, with the AS numbers that older speakers could not carry restored (RFC 6793 §4.2.3).
     fn into_attributes(self) -> Attributes {
         let mut attributes = self.attributes;
         attributes.unknown.sort_by_key(|unknown| unknown.code);
         match (attributes.aggregator, self.as4_aggregator) {
-            // One who does not know of AS4_* has aggregated since: they are outdated.
+            // A speaker without support for AS4_* has aggregated since: they are outdated.
             (Some(aggregator), Some(_)) if aggregator.asn != u32::from(super::super::AS_TRANS) => {
                 return attributes;
             }
@@ -389,7 +378,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What is wrong with one attribute.
+/// An error in one attribute.
 struct Complaint {
     cost: Cost,
     subcode: u8,
@@ -416,7 +405,7 @@ fn name(code: u8, rule: Option<&Rule>) -> String {
     rule.map_or_else(|| format!("attribute {code}"), |rule| rule.name.into())
 }
 
-/// Communities are sets: neither order nor repetition says anything (RFC 8092 §3 for one).
+/// Sorts communities and removes duplicates: they are sets (RFC 8092 §3, for example).
 fn sorted<T: Ord>(mut values: List<T>) -> List<T> {
     values.sort_unstable();
     values.dedup();
@@ -435,7 +424,7 @@ fn address(value: &[u8]) -> Option<Ipv4Addr> {
     number(value).map(Ipv4Addr::from_bits)
 }
 
-/// Reads AGGREGATOR or AS4_AGGREGATOR, whose length has been checked.
+/// Decodes AGGREGATOR or AS4_AGGREGATOR, whose length has been checked.
 fn aggregator(value: &[u8], four_octet_as: bool) -> Result<Aggregator, String> {
     let mut reader = Reader::new(value);
     let asn = if four_octet_as { reader.u32() } else { reader.u16().map(u32::from) };

@@ -1,4 +1,4 @@
-//! Writing UPDATEs: attribute blocks that can be shared, and messages that take as many prefixes as fit.
+//! Encoding of UPDATEs: attribute blocks that can be shared, and messages with as many prefixes as fit.
 
 use std::iter::Peekable;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,26 +14,25 @@ use super::super::{
 use super::rules::{self, EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE};
 use super::{as_path, nlri};
 
-/// A route that does not fit a message: its attributes leave no room for its prefix. It is to be withheld from that
-/// peer.
+/// A route that does not fit into one message: its attributes leave no room for its prefix. It is withheld from the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the route to {prefix} needs a message of {needed} octets, {max} are allowed: it is withheld from this peer"
 )]
 pub struct TooLarge {
-    /// The prefix it was about; it is still the iterator's next.
+    /// The prefix, which is still the next one of the iterator.
     pub prefix: Prefix,
-    /// Octets that a message with this prefix alone would take.
+    /// The size of a message with this prefix alone, in octets.
     pub needed: usize,
-    /// Octets allowed.
+    /// The permitted size, in octets.
     pub max: usize,
 }
 
-/// The two length fields of an UPDATE.
+/// The size of the two length fields of an UPDATE.
 const LENGTHS: usize = 4;
 
-/// Encodes all attributes but NEXT_HOP and MP_REACH_NLRI, in order of type code, as one block to be shared by all the
-/// messages and peers of this `codec`.
+/// Encodes all attributes except NEXT_HOP and MP_REACH_NLRI, ordered by type code, as one block that all messages and
+/// peers with this `codec` share.
 pub fn encode_attributes(attributes: &Attributes, codec: &Codec) -> Bytes {
     let mut out = BytesMut::with_capacity(64);
     let wide = codec.four_octet_as;
@@ -102,7 +101,7 @@ pub fn encode_attributes(attributes: &Attributes, codec: &Codec) -> Bytes {
     out.freeze()
 }
 
-/// AS4_PATH and AS4_AGGREGATOR, where AS_TRANS had to stand in (RFC 6793 §4.2.2).
+/// Appends AS4_PATH and AS4_AGGREGATOR, if AS_TRANS had to replace AS numbers (RFC 6793 §4.2.2).
 fn put_as4(attributes: &Attributes, out: &mut BytesMut) {
     let path = &attributes.as_path;
     if as_path::is_wide(path) {
@@ -122,33 +121,33 @@ fn put_aggregator(code: u8, aggregator: &Aggregator, four_octet_as: bool, out: &
     out.put_u32(aggregator.address.to_bits());
 }
 
-/// An attribute that is passed on as it came; what is not recognised gets the Partial bit (RFC 4271 §5).
+/// Appends an attribute that is passed on as received; an unrecognized one gets the Partial bit (RFC 4271 §5).
 fn put_unknown(unknown: &Unknown, out: &mut BytesMut) {
     let partial = if rules::find(unknown.code).is_none() { PARTIAL } else { 0 };
     put_header(unknown.flags & !EXTENDED_LENGTH | partial, unknown.code, unknown.value.len(), out);
     out.put_slice(&unknown.value);
 }
 
-/// Appends the header of an attribute, with a length of two octets only where one will not do.
+/// Appends the header of an attribute, with a length of two octets only if one is too short.
 fn put_header(flags: u8, code: u8, length: usize, out: &mut BytesMut) {
     match u8::try_from(length) {
         Ok(length) => out.put_slice(&[flags, code, length]),
         Err(_) => {
             out.put_slice(&[flags | EXTENDED_LENGTH, code]);
-            // A value beyond 65535 octets makes a block that no message has room for: its length is never read.
+            // A value of more than 65535 octets makes a block that fits no message: its length is never read.
             out.put_u16(u16::try_from(length).unwrap_or(u16::MAX));
         }
     }
 }
 
-/// Appends one UPDATE that announces as many of the `prefixes` as fit, which it takes from the iterator; those of
-/// another family are passed over. Appends nothing where there is none. `block` comes from [`encode_attributes`].
+/// Appends one UPDATE that advertises as many of the `prefixes` as fit, which it takes from the iterator; prefixes of
+/// another family are skipped. Appends nothing if there is none. `block` comes from [`encode_attributes`].
 ///
-/// Those of a family that `codec` sends with Path Identifiers have them. IPv4 goes into the NLRI field with NEXT_HOP where the next hop is IPv4, all else into MP_REACH_NLRI.
+/// Prefixes of families that `codec` sends with Path Identifiers have them. IPv4 prefixes with an IPv4 next hop go into the
+/// NLRI field, beside NEXT_HOP, all others into MP_REACH_NLRI.
 ///
 /// # Errors
-/// [`TooLarge`], with nothing appended, where the next prefix does not fit a message of its own; it stays in the
-/// iterator.
+/// [`TooLarge`], with nothing appended, if the next prefix does not fit a message of its own; it stays in the iterator.
 pub fn encode_reach(
     block: &Bytes,
     next_hop: NextHop,
@@ -178,7 +177,7 @@ pub fn encode_reach(
             put_prefixes(family, path_ids, prefixes, out, |size| head.size(size) <= room);
         }
         Head::Multiprotocol(next_hop) => {
-            // RFC 7606 §5.1: MP_REACH_NLRI comes first, so that the prefixes are found whatever follows.
+            // RFC 7606 §5.1: MP_REACH_NLRI is first, so that the prefixes are found whatever follows.
             let lengths = out.len();
             out.put_u32(0);
             put_multiprotocol(rules::MP_REACH, family, out, |out| {
@@ -192,8 +191,8 @@ pub fn encode_reach(
     Ok(())
 }
 
-/// Appends one UPDATE that withdraws as many of the `prefixes` as fit, which it takes from the iterator; those of
-/// another family are passed over. Appends nothing where there is none.
+/// Appends one UPDATE that withdraws as many of the `prefixes` as fit, which it takes from the iterator; prefixes of
+/// another family are skipped. Appends nothing if there is none.
 pub fn encode_unreach(
     family: Family,
     prefixes: &mut Peekable<impl Iterator<Item = impl Into<Nlri> + Copy>>,
@@ -240,7 +239,7 @@ pub fn encode_end_of_rib(family: Family, out: &mut BytesMut) {
     });
 }
 
-/// Appends an UPDATE, in as many messages as it takes. What cannot be sent is left out.
+/// Appends an UPDATE, in as many messages as necessary. Routes that do not fit are left out.
 pub fn encode(update: &Update, codec: &Codec, out: &mut BytesMut) {
     for family in [Family::Ipv4Unicast, Family::Ipv6Unicast] {
         let mut prefixes = update.withdrawn.iter().copied().peekable();
@@ -264,15 +263,15 @@ pub fn encode(update: &Update, codec: &Codec, out: &mut BytesMut) {
     }
 }
 
-/// Octets of a whole NEXT_HOP attribute.
+/// The size of a NEXT_HOP attribute, in octets.
 const NEXT_HOP_SIZE: usize = 7;
 
-/// Where the prefixes of a reach go.
+/// The place of the prefixes of a reach.
 #[derive(Clone, Copy)]
 enum Head {
-    /// Into the NLRI field, beside NEXT_HOP.
+    /// The NLRI field, beside NEXT_HOP.
     Classic(Ipv4Addr),
-    /// Into MP_REACH_NLRI.
+    /// MP_REACH_NLRI.
     Multiprotocol(NextHop),
 }
 
@@ -284,7 +283,7 @@ impl Head {
         }
     }
 
-    /// Octets that prefixes of `size` octets take together with what must come along.
+    /// Returns the size of `size` octets of prefixes together with the fields that must accompany them.
     fn size(&self, size: usize) -> usize {
         match self {
             Self::Classic(_) => NEXT_HOP_SIZE + size,
@@ -296,17 +295,18 @@ impl Head {
     }
 }
 
-/// Octets of an attribute with its header.
+/// Returns the size of an attribute with its header.
 fn attribute_size(value: usize) -> usize {
     value + if value > usize::from(u8::MAX) { 4 } else { 3 }
 }
 
-/// Octets that a message may have: no more than its length field can say, no fewer than every peer takes (RFC 4271 §4).
+/// Returns the permitted size of a message: at most the maximum of its length field, at least the size that every peer
+/// takes (RFC 4271 §4).
 fn limit(codec: &Codec) -> usize {
     codec.max_message.clamp(super::super::MAX_MESSAGE, usize::from(u16::MAX))
 }
 
-/// Passes over what is not of the family and shows the next that is.
+/// Skips prefixes of other families and returns the next one of the family, without taking it.
 fn next_of(
     family: Family,
     prefixes: &mut Peekable<impl Iterator<Item = impl Into<Nlri> + Copy>>,
@@ -320,7 +320,7 @@ fn next_of(
     }
 }
 
-/// Takes and appends prefixes of the family as long as they, in `size` octets together, fit.
+/// Takes and appends prefixes of the family as long as they fit into `size` octets together.
 fn put_prefixes(
     family: Family,
     path_ids: bool,
@@ -338,7 +338,7 @@ fn put_prefixes(
     }
 }
 
-/// Appends MP_REACH_NLRI or MP_UNREACH_NLRI with the family and what `content` appends.
+/// Appends MP_REACH_NLRI or MP_UNREACH_NLRI with the family and the output of `content`.
 fn put_multiprotocol(code: u8, family: Family, out: &mut BytesMut, content: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     let (afi, safi) = family.codes();
@@ -346,7 +346,7 @@ fn put_multiprotocol(code: u8, family: Family, out: &mut BytesMut, content: impl
     out.put_u16(afi);
     out.put_u8(safi);
     content(out);
-    // How long it gets is known only now. A short value moves up by the octet that its length does not need.
+    // The length is known only now. A short value moves back by the octet that its length does not need.
     let length = out.len() - start - 4;
     match (u8::try_from(length), out.get_mut(start..)) {
         (Ok(length), Some([flags, _, short, rest @ ..])) => {
@@ -373,7 +373,7 @@ fn put_next_hop(next_hop: NextHop, out: &mut BytesMut) {
     out.put_u8(0);
 }
 
-/// Splits a block where NEXT_HOP belongs in order of type code: behind ORIGIN and AS_PATH.
+/// Splits a block at the place of NEXT_HOP in order of type code: after ORIGIN and AS_PATH.
 fn around_next_hop(block: &[u8]) -> (&[u8], &[u8]) {
     let mut reader = Reader::new(block);
     loop {

@@ -1,4 +1,4 @@
-//! Prefixes as NLRI and Withdrawn Routes carry them (RFC 4271 §4.3, RFC 4760 §5, RFC 7911 §3).
+//! Prefixes in the NLRI and Withdrawn Routes fields (RFC 4271 §4.3, RFC 4760 §5, RFC 7911 §3).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,10 +10,10 @@ use super::super::{Family, Nlri, Prefix};
 /// Octets of a Path Identifier.
 const PATH_ID: usize = 4;
 
-/// Reads a whole field of prefixes, with a Path Identifier before each if there are `path_ids`, and appends them to `out`.
+/// Decodes a whole field of prefixes, with a Path Identifier before each if there are `path_ids`, and appends them to `out`.
 ///
 /// # Errors
-/// In words: a length that the family does not have, or a last prefix that goes beyond the field (RFC 7606 §5.3).
+/// A length that the family does not have, or a last prefix that exceeds the field (RFC 7606 §5.3).
 pub fn decode(family: Family, path_ids: bool, field: &[u8], out: &mut Vec<Nlri>) -> Result<(), String> {
     let mut reader = Reader::new(field);
     while !reader.is_empty() {
@@ -31,7 +31,7 @@ pub fn decode(family: Family, path_ids: bool, field: &[u8], out: &mut Vec<Nlri>)
             Family::Ipv4Unicast => IpAddr::V4(Ipv4Addr::from(padded(octets))),
             Family::Ipv6Unicast => IpAddr::V6(Ipv6Addr::from(padded(octets))),
         };
-        // Bits beyond the length may be anything (RFC 4271 §4.3): `Prefix` clears them.
+        // Bits beyond the length have no meaning (RFC 4271 §4.3): `Prefix` clears them.
         out.extend(Prefix::new(address, length).map(|prefix| Nlri { prefix, path_id }));
     }
     Ok(())
@@ -45,12 +45,12 @@ fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
     address
 }
 
-/// Octets that a prefix takes.
+/// Returns the number of octets that a prefix occupies.
 pub fn size(prefix: &Prefix, path_ids: bool) -> usize {
     1 + usize::from(prefix.length().div_ceil(8)) + if path_ids { PATH_ID } else { 0 }
 }
 
-/// Appends a prefix, behind its Path Identifier if there are `path_ids`: 0 stands for one that has none.
+/// Appends a prefix, after its Path Identifier if there are `path_ids`: 0 for a prefix without one.
 pub fn encode(nlri: Nlri, path_ids: bool, out: &mut BytesMut) {
     let Nlri { prefix, path_id } = nlri;
     if path_ids {

@@ -1,4 +1,4 @@
-//! RFC 7606 in one table: what each attribute must look like, and what it costs where it does not.
+//! RFC 7606 in one table: the valid form of each attribute, and the consequence of an invalid one.
 
 /// The bits of the flags octet (RFC 4271 §4.3).
 pub const OPTIONAL: u8 = 0x80;
@@ -42,27 +42,27 @@ pub mod subcode {
     pub const AS_PATH: u8 = 11;
 }
 
-/// What a malformed attribute costs, the least first (RFC 7606 §2).
+/// The consequence of a malformed attribute, the mildest first (RFC 7606 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cost {
-    /// The attribute.
+    /// Attribute discard.
     Discard,
-    /// The routes of the UPDATE.
+    /// Treat-as-withdraw, for the routes of the UPDATE.
     Withdraw,
-    /// The session.
+    /// Session reset.
     Reset,
 }
 
-/// The lengths that an attribute's value may have, in octets.
+/// The valid lengths of an attribute's value, in octets.
 #[derive(Clone, Copy, Debug)]
 pub enum Length {
     Exactly(usize),
     AtLeast(usize),
     /// Not 0.
     MultipleOf(usize),
-    /// AGGREGATOR: an AS number, as wide as the session's, and an address.
+    /// AGGREGATOR: an AS number as wide as the session's, and an address.
     Aggregator,
-    /// The content decides.
+    /// Any; the content is checked by itself.
     Any,
 }
 
@@ -78,19 +78,19 @@ impl Length {
     }
 }
 
-/// How to treat an attribute.
+/// The rule for an attribute.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     pub code: u8,
     pub name: &'static str,
-    /// The Optional and Transitive bits it must come with.
+    /// The required Optional and Transitive bits.
     pub flags: u8,
     pub length: Length,
-    /// What it costs where flags, length or content are wrong.
+    /// The consequence of invalid flags, length or content.
     pub cost: Cost,
-    /// The subcode for wrong content.
+    /// The subcode for invalid content.
     pub subcode: u8,
-    /// Means nothing from another AS: discarded unread (RFC 7606 §7.5, §7.9, §7.10).
+    /// Discarded if it comes from another AS (RFC 7606 §7.5, §7.9, §7.10).
     pub internal_only: bool,
 }
 
@@ -102,10 +102,11 @@ const fn internal(rule: Rule) -> Rule {
     Rule { internal_only: true, ..rule }
 }
 
-/// The attributes that are recognised. Sections are RFC 7606's unless another is named.
+/// The recognized attributes. Sections are RFC 7606's unless another RFC is named.
 ///
-/// Wrong flags cost what wrong content costs. §3 (c) says "treat as withdraw" in general, but §3 (f) has no error of
-/// ATOMIC_AGGREGATE and AGGREGATOR cost more than the attribute, and RFC 6793 §6 none of AS4_PATH and AS4_AGGREGATOR.
+/// Invalid flags have the consequence of invalid content. §3 (c) requires "treat as withdraw" in general, but by §3 (f) no
+/// error of ATOMIC_AGGREGATE and AGGREGATOR affects more than the attribute, and by RFC 6793 §6 none of AS4_PATH and
+/// AS4_AGGREGATOR does.
 #[rustfmt::skip]
 const RULES: [Rule; 18] = {
     use Cost::{Discard, Reset, Withdraw};
@@ -132,7 +133,7 @@ const RULES: [Rule; 18] = {
     ]
 };
 
-/// Where the rule of each code below 36 stands in the table, so that finding one is one step.
+/// The position of each code below 36 in the table, so that a lookup is one step.
 const INDEX: [Option<u8>; 36] = {
     let mut index = [None; 36];
     let mut i = 0;
@@ -143,7 +144,7 @@ const INDEX: [Option<u8>; 36] = {
     index
 };
 
-/// The rule of an attribute; `None` where it is not recognised.
+/// Returns the rule of an attribute; `None` if it is not recognized.
 pub fn find(code: u8) -> Option<&'static Rule> {
     let at = (*INDEX.get(usize::from(code))?)?;
     RULES.get(usize::from(at))

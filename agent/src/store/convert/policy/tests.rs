@@ -58,10 +58,10 @@ fn conditions_reach_the_speaker() {
 
 #[test]
 fn actions_and_changes_reach_the_speaker() {
-    for (action, verdict) in
-        [("Accept", Some(Verdict::Accept)), ("Reject", Some(Verdict::Reject)), ("Continue", None)]
+    for (action, expected) in
+        [("Accept", Some(Action::Accept)), ("Reject", Some(Action::Reject)), ("Continue", None)]
     {
-        assert_eq!(one(json!({"action": action})).verdict, verdict);
+        assert_eq!(one(json!({"action": action})).action, expected);
     }
     let set = json!({"addCommunities": ["1:2:3"], "removeCommunities": ["blackhole"], "localPref": 5, "med": 6,
         "prepend": 2, "nextHopSelf": true});
@@ -69,20 +69,23 @@ fn actions_and_changes_reach_the_speaker() {
     let rule = one(json!({"name": "x", "action": "Continue", "set": set}));
     assert_eq!(rule.name, "x");
     assert_eq!(
-        rule.changes,
+        rule.modifications,
         [
-            Change::Remove(Community::Standard(0xFFFF_029A)),
-            Change::Add(Community::Large(large)),
-            Change::LocalPref(5),
-            Change::Med(Some(6)),
-            Change::Prepend(2),
-            Change::NextHopSelf,
+            Modification::Remove(Community::Standard(0xFFFF_029A)),
+            Modification::Add(Community::Large(large)),
+            Modification::LocalPref(5),
+            Modification::Med(Some(6)),
+            Modification::Prepend(2),
+            Modification::NextHopSelf,
         ]
     );
-    assert_eq!(one(json!({"action": "Accept", "set": {"removeMED": true}})).changes, [Change::Med(None)]);
-    let verdict = |spec| format!("{:?}", read(spec).0.unwrap());
-    assert!(verdict(json!({})).contains("otherwise: Reject"));
-    assert!(verdict(json!({"otherwise": "Accept"})).contains("otherwise: Accept"));
+    assert_eq!(
+        one(json!({"action": "Accept", "set": {"removeMED": true}})).modifications,
+        [Modification::Med(None)]
+    );
+    let default_action = |spec| format!("{:?}", read(spec).0.unwrap());
+    assert!(default_action(json!({})).contains("default_action: Reject"));
+    assert!(default_action(json!({"otherwise": "Accept"})).contains("default_action: Accept"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
-use super::super::planner::{May, Pace, Planner};
+use super::super::planner::{Permitted, Planner, RateLimits};
 use super::*;
 use crate::plan::NeighborRole;
 use crate::status::{StoreStatus, testing};
+use heliograph_bgp::report::SessionState;
 use std::time::Instant;
 
 fn at(seconds: i64) -> Timestamp {
@@ -13,21 +14,21 @@ fn mesh(sessions: u32, down: u32) -> NodeStatus {
     status.waiting_for.clear();
     status.sessions =
         (0..sessions).map(|n| testing::session(&format!("n{n}"), n, NeighborRole::Mesh)).collect();
-    status.sessions.iter_mut().take(down as usize).for_each(|session| session.state = "Idle".into());
+    status.sessions.iter_mut().take(down as usize).for_each(|session| session.state = SessionState::Idle);
     status.sessions.push(testing::session("tor", 9000, NeighborRole::External));
     status
 }
 
 #[test]
-fn a_small_node_is_told_whole() {
+fn a_small_node_has_an_object_for_each_session() {
     let mut status = testing::status();
     status.sessions[1].last_error = Some("connection refused".into());
-    let objects = View::default().objects(&status, at(0));
+    let objects = Renderer::default().objects(&status, at(0));
     let [node, up, down, _] = &objects[..] else { panic!("{objects:#?}") };
     assert_eq!(node.key, Key { kind: Kind::Node, name: "a".into() });
     assert_eq!(node.status["sessions"], serde_json::json!({"up": 2, "total": 3, "established": "2/3"}));
     assert_eq!((&node.status["routes"], &node.status["inSync"]), (&3.into(), &true.into()));
-    assert_eq!(node.status["conditions"][0]["message"], "the peers' first word");
+    assert_eq!(node.status["conditions"][0]["message"], "the neighbors' End-of-RIB");
     assert_eq!(node.status["conditions"][2]["message"], "not established: b (192.0.2.2)");
     assert_eq!(up.key.name, "a-192.0.2.3");
     assert_eq!((&up.spec["peerName"], &up.spec["peerKind"]), (&"c".into(), &"Node".into()));
@@ -40,9 +41,9 @@ fn a_small_node_is_told_whole() {
 }
 
 #[test]
-fn a_node_that_reflects_says_so_at_once() {
+fn a_change_of_the_role_is_a_signal() {
     let mut status = testing::status();
-    let node = |status: &NodeStatus| View::default().objects(status, at(0)).swap_remove(0);
+    let node = |status: &NodeStatus| Renderer::default().objects(status, at(0)).swap_remove(0);
     let before = node(&status);
     assert_eq!(before.status["role"], "Node");
     status.reflects = true;
@@ -54,33 +55,34 @@ fn a_node_that_reflects_says_so_at_once() {
 }
 
 #[test]
-fn since_is_when_routes_began_or_ceased_to_flow() {
-    let mut view = View::default();
+fn since_is_the_time_at_which_the_session_was_established_or_went_down() {
+    let mut renderer = Renderer::default();
     let mut status = testing::status();
-    let since =
-        |view: &mut View, status: &NodeStatus, now| view.objects(status, at(now))[1].status["since"].clone();
-    let first = since(&mut view, &status, 0);
+    let since = |renderer: &mut Renderer, status: &NodeStatus, now| {
+        renderer.objects(status, at(now))[1].status["since"].clone()
+    };
+    let first = since(&mut renderer, &status, 0);
     status.sessions[0].uptime_seconds = 61.4;
-    assert_eq!(since(&mut view, &status, 1), first);
+    assert_eq!(since(&mut renderer, &status, 1), first);
     // Down, and from state to state.
-    (status.sessions[0].state, status.sessions[0].uptime_seconds) = ("Idle".into(), 0.0);
-    let down = since(&mut view, &status, 10);
+    (status.sessions[0].state, status.sessions[0].uptime_seconds) = (SessionState::Idle, 0.0);
+    let down = since(&mut renderer, &status, 10);
     assert_ne!(down, first);
-    status.sessions[0].state = "Connect".into();
-    assert_eq!(since(&mut view, &status, 20), down);
-    // Up again between two looks.
-    (status.sessions[0].state, status.sessions[0].established_count) = ("Established".into(), 2);
-    let up = since(&mut view, &status, 30);
+    status.sessions[0].state = SessionState::Connect;
+    assert_eq!(since(&mut renderer, &status, 20), down);
+    // Up again between two calls.
+    (status.sessions[0].state, status.sessions[0].established_count) = (SessionState::Established, 2);
+    let up = since(&mut renderer, &status, 30);
     status.sessions[0].established_count = 3;
-    assert_ne!(since(&mut view, &status, 40), up);
+    assert_ne!(since(&mut renderer, &status, 40), up);
 }
 
 #[test]
-fn of_many_nodes_only_those_that_are_missing_are_listed() {
+fn with_many_nodes_only_sessions_that_are_down_are_listed() {
     let cases = [(50, 0, 51), (50, 30, 51), (51, 0, 1), (51, 3, 4), (1000, 0, 1), (1000, 999, 21)];
     for (nodes, down, sessions) in cases {
         let status = mesh(nodes, down);
-        let objects = View::default().objects(&status, at(0));
+        let objects = Renderer::default().objects(&status, at(0));
         assert_eq!(objects.len() - 1, sessions, "{nodes} nodes, {down} down");
         let unlisted = objects[0].status["unlistedSessions"].as_u64().unwrap();
         assert_eq!(unlisted as usize + sessions, nodes as usize + 1);
@@ -91,21 +93,21 @@ fn of_many_nodes_only_those_that_are_missing_are_listed() {
 }
 
 #[test]
-fn words_are_few() {
+fn texts_are_short() {
     let mut status = mesh(10, 10);
     status.problems = vec!["é".repeat(5000); 50];
     status.sessions[0].last_error = Some("x".repeat(5000));
-    let objects = View::default().objects(&status, at(0));
+    let objects = Renderer::default().objects(&status, at(0));
     let size: usize = objects.iter().map(|object| object.status.to_string().len()).sum();
     assert!(size < 30_000, "{size}");
-    assert_eq!(objects[0].status["problems"].as_array().unwrap().len(), MOST_PROBLEMS);
+    assert_eq!(objects[0].status["problems"].as_array().unwrap().len(), MAX_PROBLEMS);
 }
 
 #[test]
-fn a_store_that_is_refused_is_told_and_one_that_was_away_is_not() {
+fn requests_that_the_store_rejects_are_a_problem_and_its_absence_is_not() {
     let mut status = mesh(1, 0);
     status.intent.in_sync = false;
-    for refused in [true, false] {
+    for rejected in [true, false] {
         let error = "list nodes: the API server answered 400".to_string();
         status.problems = vec![error.clone()];
         let (server, last_error) = ("https://api".into(), Some(error.clone()));
@@ -114,22 +116,22 @@ fn a_store_that_is_refused_is_told_and_one_that_was_away_is_not() {
             connected: false,
             since_seconds: 1.0,
             last_error,
-            refused,
+            rejected,
             node_uid: None,
         });
-        let node = &View::default().objects(&status, at(0))[0].status;
-        let told =
+        let node = &Renderer::default().objects(&status, at(0))[0].status;
+        let listed =
             node["problems"].as_array().is_some_and(|problems| problems.contains(&error.clone().into()));
-        assert_eq!((told, node["conditions"][1]["message"] == error.as_str()), (refused, refused));
+        assert_eq!((listed, node["conditions"][1]["message"] == error.as_str()), (rejected, rejected));
     }
 }
 
-/// The whole cluster starts, runs for an hour, and one node of it goes: how much each agent writes.
+/// Counts the writes of one agent while the whole cluster starts, runs for an hour, and loses one node.
 #[test]
-fn writes_grow_with_nodes_and_not_with_their_square() {
+fn writes_grow_with_the_number_of_nodes_and_not_with_its_square() {
     for nodes in [100u32, 1000] {
         let start = Instant::now();
-        let (mut view, mut planner) = (View::default(), Planner::new(Pace::AGENT, start));
+        let (mut renderer, mut planner) = (Renderer::default(), Planner::new(RateLimits::AGENT, start));
         let mut writes = [0; 3];
         for second in 0..7200u32 {
             let now = start + Duration::from_secs(second.into());
@@ -138,11 +140,11 @@ fn writes_grow_with_nodes_and_not_with_their_square() {
                 status.waiting_for = vec!["everybody".into()];
             }
             if second >= 3600 {
-                status.sessions[7].state = "Idle".into();
+                status.sessions[7].state = SessionState::Idle;
             }
-            let objects = view.objects(&status, at(second.into()));
+            let objects = renderer.objects(&status, at(second.into()));
             for write in
-                planner.plan(&objects, May { make: true, remove: status.waiting_for.is_empty() }, now)
+                planner.plan(&objects, Permitted { create: true, delete: status.waiting_for.is_empty() }, now)
             {
                 writes[match second {
                     0..300 => 0,
@@ -152,7 +154,7 @@ fn writes_grow_with_nodes_and_not_with_their_square() {
                 planner.done(write, "1", now);
             }
         }
-        // Starting; nothing happens; one node is away: its session, and the count.
+        // The start; no change; one node is down: its session, and the counts.
         assert!(writes[0] < 30 && writes[1] == 0 && writes[2] == 2, "{nodes} nodes: {writes:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The status of a node as objects: pure, with time as a value.
+//! The status of a node, rendered as objects. Pure; time is an argument.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,75 +12,83 @@ use serde_json::Value;
 use super::object::{Key, Kind, Object, session_name};
 use crate::api::bgp_node::SessionCounts;
 use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus};
+use crate::names::Named;
 use crate::plan::Reachability;
 use crate::status::{NodeStatus, Role, SessionStatus};
 
-/// With more sessions with other nodes than these, those that are established are only counted.
-pub const LISTED: usize = 50;
-/// Of the others then so many have a BGPSession at most.
-pub const LISTED_DOWN: usize = 20;
-/// Words are cut off here: objects are small.
-const LONGEST_WORDS: usize = 512;
-/// So many problems are told; `heliograph status` has them all.
-const MOST_PROBLEMS: usize = 8;
+/// The largest number of sessions with other nodes of which each has a BGPSession. Of more, established sessions are only
+/// counted.
+pub const MAX_LISTED: usize = 50;
+/// The largest number of BGPSessions for sessions with other nodes that are down, on a node with more than [`MAX_LISTED`].
+pub const MAX_LISTED_DOWN: usize = 20;
+/// The largest number of characters in a text, since objects must be small.
+const MAX_TEXT: usize = 512;
+/// The largest number of problems in an object. `heliograph status` lists all.
+const MAX_PROBLEMS: usize = 8;
+/// The largest number of rejections or kernel errors in a condition's message.
+const MAX_REASONS: usize = 3;
+/// The largest number of sessions that a condition's message names.
+const MAX_NAMED: usize = 5;
 
-/// What is told of one moment has to be remembered for the next: since when things are as they are.
+/// The renderer of objects. It keeps the times of the last changes.
 #[derive(Debug, Default)]
-pub struct View {
-    sessions: BTreeMap<IpAddr, Held>,
+pub struct Renderer {
+    sessions: BTreeMap<IpAddr, SessionHistory>,
     conditions: BTreeMap<String, (bool, Timestamp)>,
 }
 
+/// The last change of a session.
 #[derive(Debug)]
-struct Held {
+struct SessionHistory {
     established: bool,
     count: u64,
     since: Timestamp,
 }
 
-impl View {
-    /// The objects: the node's first, then those of its sessions.
+impl Renderer {
+    /// Returns the objects: the node's first, then those of its sessions.
     pub fn objects(&mut self, status: &NodeStatus, now: Timestamp) -> Vec<Object> {
-        self.hold(status, now);
+        self.update_sessions(status, now);
         let listed = listed(status);
         let mut objects = vec![self.node(status, listed.len(), now)];
         objects.extend(listed.into_iter().map(|session| self.session(&status.node, session)));
         objects
     }
 
-    /// Sees since when each session is established, or isn't. A session that isn't goes from state to state all the time;
-    /// that is no news.
-    fn hold(&mut self, status: &NodeStatus, now: Timestamp) {
+    /// Records the time at which each session was established or went down. Changes between the other states are not counted: a
+    /// session that is down goes through them all the time.
+    fn update_sessions(&mut self, status: &NodeStatus, now: Timestamp) {
         let peers: std::collections::BTreeSet<_> =
             status.sessions.iter().map(|session| session.peer).collect();
         self.sessions.retain(|peer, _| peers.contains(peer));
         for session in &status.sessions {
             let (established, count) = (session.established(), session.established_count);
-            let same = self.sessions.get(&session.peer);
-            if same.is_none_or(|held| (held.established, held.count) != (established, count)) {
+            let previous = self.sessions.get(&session.peer);
+            if previous.is_none_or(|previous| (previous.established, previous.count) != (established, count))
+            {
                 let ago = Duration::try_from_secs_f64(session.uptime_seconds).unwrap_or_default();
                 let since = now.checked_sub(ago).unwrap_or(now);
-                self.sessions.insert(session.peer, Held { established, count, since });
+                self.sessions.insert(session.peer, SessionHistory { established, count, since });
             }
         }
     }
 
     fn session(&self, node: &str, session: &SessionStatus) -> Object {
-        let since = self.sessions.get(&session.peer).map(|held| Time(held.since));
+        let since = self.sessions.get(&session.peer).map(|history| Time(history.since));
         let error = (!session.established())
             .then(|| session.last_error.as_deref().unwrap_or(&session.reason))
-            .filter(|words| !words.is_empty())
-            .map(cut);
+            .filter(|error| !error.is_empty())
+            .map(truncate);
         let established = Condition {
             type_: "Established".into(),
-            status: word(session.established()).into(),
+            status: condition_status(session.established()).into(),
             reason: if session.established() { "Established" } else { "NotEstablished" }.into(),
             message: error.clone().unwrap_or_default(),
             last_transition_time: since.clone().unwrap_or(Time(Timestamp::UNIX_EPOCH)),
             observed_generation: None,
         };
         let status = BGPSessionStatus {
-            state: session.state.clone(),
+            state: session.state.as_str().into(),
             since,
             received: session.received as u64,
             accepted: session.accepted as u64,
@@ -89,7 +97,7 @@ impl View {
             router_id: session.router_id.map(|id| id.to_string()),
             hold_seconds: session.hold_seconds,
             established_count: session.established_count,
-            bfd: session.bfd.as_ref().map(|bfd| bfd.state.clone()),
+            bfd: session.bfd.as_ref().map(|bfd| bfd.state.as_str().into()),
             peer_generation: session.peer_generation,
             error,
             conditions: vec![established],
@@ -100,7 +108,7 @@ impl View {
             peer_kind: if session.role.is_node() { "Node" } else { "BGPPeer" }.into(),
             peer_name: session.name.clone(),
             peer_asn: session.asn,
-            role: format!("{:?}", session.role),
+            role: session.role.to_string(),
         };
         Object {
             key: Key { kind: Kind::Session, name: session_name(node, session.peer) },
@@ -122,13 +130,14 @@ impl View {
         let total = status.sessions.len();
         let up = status.sessions.iter().filter(|session| session.established()).count();
         let out_of_sync = out_of_sync(status);
-        // What kept this from being written would no longer be true when it is read.
-        let untold = status.status_writer.as_ref().and_then(|status_writer| status_writer.error.as_ref());
-        let away = status.store.as_ref().filter(|store| !store.refused);
-        let away = away.and_then(|store| store.last_error.as_ref());
-        let problems =
-            status.problems.iter().filter(|problem| Some(*problem) != untold && Some(*problem) != away);
-        let problems: Vec<_> = problems.take(MOST_PROBLEMS).map(|problem| cut(problem)).collect();
+        // Errors that prevent writing are over when the object is read.
+        let write_error =
+            status.status_writer.as_ref().and_then(|status_writer| status_writer.error.as_ref());
+        let unreachable = status.store.as_ref().filter(|store| !store.rejected);
+        let store_error = unreachable.and_then(|store| store.last_error.as_ref());
+        let transient = [write_error, store_error];
+        let problems = status.problems.iter().filter(|problem| !transient.contains(&Some(*problem)));
+        let problems: Vec<_> = problems.take(MAX_PROBLEMS).map(|problem| truncate(problem)).collect();
         let conditions = vec![
             self.condition("Ready", ("FirstSyncDone", "Waiting"), &status.waiting_for.join("; "), now),
             self.condition("InSync", ("InForce", "NotInForce"), &out_of_sync, now),
@@ -138,13 +147,13 @@ impl View {
             conditions.iter().map(|condition| format!("{}: {}; ", condition.status, condition.message));
         let role = role(status);
         let signal = format!("{role} {up}/{total} {} {problems:?}", signal.collect::<String>());
-        let told = BGPNodeStatus {
+        let node_status = BGPNodeStatus {
             role: role.into(),
             version: status.version.clone(),
             sessions: SessionCounts::new(up as u64, total as u64),
             unlisted_sessions: (total - listed) as u64,
-            routes: status.routes.iter().map(|routes| routes.count as u64).sum(),
-            tunnels: status.segments.iter().filter(|segment| segment.verdict == Reachability::Tunnel).count()
+            routes: status.route_counts.iter().map(|routes| routes.count as u64).sum(),
+            tunnels: status.next_hops.iter().filter(|hop| hop.reachability == Reachability::Tunnel).count()
                 as u64,
             in_sync: out_of_sync.is_empty(),
             problems,
@@ -153,38 +162,38 @@ impl View {
         Object {
             key: Key { kind: Kind::Node, name: status.node.clone() },
             spec: value(&BGPNodeSpec { node: status.node.clone() }),
-            status: value(&told),
+            status: value(&node_status),
             signal,
         }
     }
 
-    /// A condition that is true while there is nothing to say against it.
-    fn condition(&mut self, kind: &str, reasons: (&str, &str), against: &str, now: Timestamp) -> Condition {
-        let holds = against.is_empty();
-        let held = self.conditions.entry(kind.into()).or_insert((holds, now));
-        if held.0 != holds {
-            *held = (holds, now);
+    /// Returns a condition that is true if `message`, the reason against it, is empty. `reasons` are those for true and false.
+    fn condition(&mut self, kind: &str, reasons: (&str, &str), message: &str, now: Timestamp) -> Condition {
+        let holds = message.is_empty();
+        let last = self.conditions.entry(kind.into()).or_insert((holds, now));
+        if last.0 != holds {
+            *last = (holds, now);
         }
         Condition {
             type_: kind.into(),
-            status: word(holds).into(),
+            status: condition_status(holds).into(),
             reason: if holds { reasons.0 } else { reasons.1 }.into(),
-            message: cut(against),
-            last_transition_time: Time(held.1),
+            message: truncate(message),
+            last_transition_time: Time(last.1),
             observed_generation: None,
         }
     }
 }
 
-/// Those sessions that have a BGPSession: all of few, but of many with other nodes only some that aren't established,
-/// so that objects grow with nodes and not with their square.
+/// Returns the sessions that have a BGPSession: all of them, or on a node with many neighbors that are nodes only some that
+/// are down. So the number of objects does not grow with the square of the number of nodes.
 pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
     let nodes = status.sessions.iter().filter(|session| session.role.is_node()).count();
-    if nodes <= LISTED {
+    if nodes <= MAX_LISTED {
         return status.sessions.iter().collect();
     }
-    // At a start all are down; that is told by their number.
-    let mut room = if status.waiting_for.is_empty() { LISTED_DOWN } else { 0 };
+    // After a start all are down; their number is enough.
+    let mut room = if status.waiting_for.is_empty() { MAX_LISTED_DOWN } else { 0 };
     let mut listed = |session: &&SessionStatus| {
         if !session.role.is_node() {
             return true;
@@ -196,29 +205,29 @@ pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
     status.sessions.iter().filter(|session| listed(session)).collect()
 }
 
-/// Why what is wanted isn't what is; empty: it is.
+/// Returns the reasons why the intent is not in force in BGP and in the kernel; empty: it is.
 fn out_of_sync(status: &NodeStatus) -> String {
-    let mut why: Vec<String> = status.intent.rejections.iter().take(3).map(ToString::to_string).collect();
-    if !status.intent.in_sync && why.is_empty() {
-        let refusing = status.store.as_ref().filter(|store| store.refused);
-        let words = refusing.and_then(|store| store.last_error.clone());
-        why.push(words.unwrap_or_else(|| "what the store holds now is not in force".into()));
+    let rejections = status.intent.rejections.iter().take(MAX_REASONS);
+    let mut reasons: Vec<String> = rejections.map(ToString::to_string).collect();
+    if !status.intent.in_sync && reasons.is_empty() {
+        let rejecting = status.store.as_ref().filter(|store| store.rejected);
+        let error = rejecting.and_then(|store| store.last_error.clone());
+        reasons.push(error.unwrap_or_else(|| "the present content of the store is not in force".into()));
     }
     if let Some(kernel) = status.kernel.as_ref().filter(|kernel| !kernel.in_sync) {
-        let faults = kernel.errors.iter().take(3);
-        why.extend(faults.map(|fault| format!("{}: {}; {}", fault.what, fault.error, fault.remedy)));
+        reasons.extend(kernel.errors.iter().take(MAX_REASONS).map(ToString::to_string));
         if kernel.errors.is_empty() {
-            why.push("the kernel does not yet hold what it should".into());
+            reasons.push("the kernel is not in sync yet".into());
         }
     }
-    why.join("; ")
+    reasons.join("; ")
 }
 
-/// Which sessions aren't established, the first few by name.
+/// Returns the sessions that are not established, the first few by name; empty: all are.
 fn sessions_down(status: &NodeStatus) -> String {
     let down = || status.sessions.iter().filter(|session| !session.established());
     let names: Vec<_> =
-        down().take(5).map(|session| format!("{} ({})", session.name, session.peer)).collect();
+        down().take(MAX_NAMED).map(|session| format!("{} ({})", session.name, session.peer)).collect();
     match down().count().saturating_sub(names.len()) {
         0 if names.is_empty() => String::new(),
         0 => format!("not established: {}", names.join(", ")),
@@ -226,24 +235,25 @@ fn sessions_down(status: &NodeStatus) -> String {
     }
 }
 
-/// A stand-alone reflector is one, too, while nobody has told it to reflect.
+/// Returns the role in the object. A stand-alone reflector has that role even before the intent makes it one.
 fn role(status: &NodeStatus) -> &'static str {
-    if status.reflects || status.role == Role::Reflector { "Reflector" } else { "Node" }
+    let reflects = status.reflects || status.role == Role::Reflector;
+    if reflects { Role::Reflector } else { Role::Node }.as_str()
 }
 
-fn word(holds: bool) -> &'static str {
+fn condition_status(holds: bool) -> &'static str {
     if holds { "True" } else { "False" }
 }
 
-/// Words as they are told: not too many.
-pub fn cut(words: &str) -> String {
-    match words.char_indices().nth(LONGEST_WORDS) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words.into(),
+/// Returns a text with at most [`MAX_TEXT`] characters.
+pub fn truncate(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
     }
 }
 
-/// A value of our own making can always be written.
+/// Returns the JSON of a part. Types of ours always have one.
 fn value(part: &impl Serialize) -> Value {
     serde_json::to_value(part).unwrap_or_default()
 }

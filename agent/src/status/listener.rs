@@ -1,4 +1,4 @@
-//! Those who come to ask: each listener serves a few at the same time, and more wait.
+//! A listener that serves a bounded number of connections at the same time. Further connections wait.
 
 use std::io;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-/// Time after a connection that could not be taken, as where there are no more descriptors.
-const AGAIN: Duration = Duration::from_millis(100);
+/// The pause after a failed accept, for example without free file descriptors.
+const RETRY: Duration = Duration::from_millis(100);
 
-/// Where connections come from.
+/// A socket that accepts connections.
 pub(super) trait Listener: Send + 'static {
     /// A connection.
     type Stream: Send + 'static;
 
-    /// The next one.
+    /// Accepts the next connection.
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -36,32 +36,32 @@ impl Listener for UnixListener {
     }
 }
 
-/// Serves whoever comes, `places` at the same time and none longer than `patience`, until the task is ended. `what` is
-/// listened on, for the log.
+/// Serves connections with `handle` until the task ends: `max_connections` at the same time, and each for `time_limit` at
+/// most. `name` is the listener's name in the log.
 pub(super) async fn serve<L: Listener, F>(
     listener: L,
-    what: &str,
-    places: usize,
-    patience: Duration,
-    converse: impl Fn(L::Stream) -> F,
+    name: &str,
+    max_connections: usize,
+    time_limit: Duration,
+    handle: impl Fn(L::Stream) -> F,
 ) where
     F: Future<Output: Send> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(places));
+    let permits = Arc::new(Semaphore::new(max_connections));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.next().await {
             Ok(stream) => {
-                let conversation = converse(stream);
+                let connection = handle(stream);
                 tokio::spawn(async move {
-                    // A client that goes away in between is its own business.
-                    let _ = timeout(patience, conversation).await;
-                    drop(place);
+                    // A client may close its connection at any time.
+                    let _ = timeout(time_limit, connection).await;
+                    drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!("accept on {what}: {error}");
-                sleep(AGAIN).await;
+                tracing::warn!("accept on {name}: {error}");
+                sleep(RETRY).await;
             }
         }
     }

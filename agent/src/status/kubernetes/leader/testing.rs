@@ -1,10 +1,10 @@
-//! A session for tests.
+//! A BGPSession for tests.
 
 use serde_json::json;
 
 use crate::api::BGPSession;
 
-/// One of a node with a BGPPeer, by this generation of it.
+/// Returns the session of a node with a generation of a BGPPeer.
 pub fn session(node: &str, peer: &str, up: bool, generation: i64) -> BGPSession {
     serde_json::from_value(json!({"apiVersion": "heliograph.io/v1alpha1", "kind": "BGPSession",
         "metadata": {"name": format!("{node}-{peer}")},

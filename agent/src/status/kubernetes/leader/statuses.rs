@@ -1,5 +1,5 @@
-//! What the status of BGPConfiguration, BGPFilters and BGPPeers is to be, and what of it to write now: pure, with time as
-//! a value.
+//! The status of the BGPConfiguration, BGPFilters and BGPPeers, and the choice of the objects to write now. Pure; time is an
+//! argument.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,127 +11,127 @@ use kube::core::DynamicObject;
 use serde_json::Value;
 
 use super::super::object::{Key, Kind, Object};
-use super::super::planner::{Found, May, Pace, Planner, Write};
-use super::super::view::cut;
+use super::super::planner::{Found, Permitted, Planner, RateLimits, Write};
+use super::super::render::truncate;
 use super::counts::Counts;
 use crate::api::status::BGPPeerStatus;
 use crate::status::IntentStatus;
 use crate::store::ObjectGeneration;
 
-/// So many reasons are told.
-const REASONS: usize = 3;
+/// The largest number of rejections in a message.
+const MAX_REASONS: usize = 3;
 
-/// What a condition is to say.
+/// The desired content of a condition.
 #[derive(Clone, Debug)]
 pub struct ConditionUpdate {
     /// Its type.
     pub kind: &'static str,
-    /// It is true.
+    /// True for the status `True`, false for `False`.
     pub holds: bool,
-    /// Why, in a word.
+    /// The reason, one word.
     pub reason: &'static str,
-    /// Why, in words.
+    /// The text for people.
     pub message: String,
-    /// The generation of the object that this is about.
+    /// The observed generation of the object.
     pub generation: Option<i64>,
 }
 
-/// What there is to go by.
-pub struct Known<'a> {
-    /// Our node.
+/// The input for the status of all objects.
+pub struct Input<'a> {
+    /// The leader's node.
     pub me: &'a str,
-    /// How our own intent stands.
+    /// The leader's intent.
     pub intent: &'a IntentStatus,
     /// The sessions of all nodes.
     pub counts: &'a Counts,
-    /// The time of day.
+    /// The time of day, for conditions.
     pub clock: Timestamp,
 }
 
-/// Keeps what was written, so that an object which changes all the time is written ever more rarely: every agent is told
-/// of each write, as it watches these kinds.
+/// The planner of status writes. It writes objects that change repeatedly at growing intervals, since every agent watches
+/// these kinds and receives each write.
 pub struct Statuses(pub Planner);
 
 impl Statuses {
-    /// Nothing was written.
+    /// Returns a planner that has written nothing.
     pub fn new(now: Instant) -> Self {
-        Self(Planner::new(Pace::AGENT, now))
+        Self(Planner::new(RateLimits::AGENT, now))
     }
 
-    /// What to write now, given the objects as they are in the API server.
-    pub fn plan(&mut self, listed: &[(Kind, DynamicObject)], known: &Known, now: Instant) -> Vec<Write> {
-        let mut wanted = Vec::new();
+    /// Returns the writes that are due, given the objects in the API server.
+    pub fn plan(&mut self, listed: &[(Kind, DynamicObject)], input: &Input, now: Instant) -> Vec<Write> {
+        let mut desired = Vec::new();
         let mut found = BTreeMap::new();
         for (kind, object) in listed {
             let key = Key { kind: *kind, name: object.name_any() };
-            // People's own, which need no other owner.
+            // Users created it, so it needs no owner.
             let as_found = Found { version: object.resource_version().unwrap_or_default(), owned: true };
             found.insert(key.clone(), as_found);
             let before = serde_json::from_value::<BGPPeerStatus>(object.data["status"].clone()).ok();
-            let status = known.status(&key, object.metadata.generation, before.as_ref());
+            let status = input.status(&key, object.metadata.generation, before.as_ref());
             if before.as_ref() == Some(&status) {
                 self.0.settled(&key);
                 continue;
             }
             let status = serde_json::to_value(&status).unwrap_or_default();
-            wanted.push(Object { key, spec: Value::Null, signal: status.to_string(), status });
+            desired.push(Object { key, spec: Value::Null, signal: status.to_string(), status });
         }
         self.0.adopt(&found);
-        self.0.plan(&wanted, May { make: true, remove: false }, now)
+        self.0.plan(&desired, Permitted { create: true, delete: false }, now)
     }
 }
 
-impl Known<'_> {
+impl Input<'_> {
     fn status(&self, key: &Key, generation: Option<i64>, before: Option<&BGPPeerStatus>) -> BGPPeerStatus {
         let title = format!("{} {}", key.kind.name(), key.name);
-        let taken = self.intent.objects.iter().find(|taken| taken.object == title);
+        let own = self.intent.objects.iter().find(|own| own.object == title);
         let conditions = || before.into_iter().flat_map(|status| &status.conditions);
-        let condition = |verdict: ConditionUpdate| {
-            let before = conditions().find(|condition| condition.type_ == verdict.kind);
-            verdict.since(before, self.clock)
+        let condition = |update: ConditionUpdate| {
+            let before = conditions().find(|condition| condition.type_ == update.kind);
+            update.apply(before, self.clock)
         };
         let (sessions, established) = match key.kind {
             Kind::Peer => {
-                let (counts, verdict) = self.counts.of(&key.name, taken.map(|taken| taken.generation));
-                (Some(counts), Some(condition(verdict)))
+                let (counts, update) = self.counts.of(&key.name, own.map(|own| own.generation));
+                (Some(counts), Some(condition(update)))
             }
             _ => (None, None),
         };
-        let accepted = match taken {
-            // Of any other generation than the newest nothing is known that is new.
-            Some(taken) if Some(taken.generation) == generation => Some(condition(self.accepted(taken))),
+        let accepted = match own {
+            // Our store has not received another generation than the newest: then the condition stays.
+            Some(own) if Some(own.generation) == generation => Some(condition(self.accepted(own))),
             _ => conditions().find(|condition| condition.type_ == ACCEPTED).cloned(),
         };
         BGPPeerStatus { sessions, conditions: established.into_iter().chain(accepted).collect() }
     }
 
-    fn accepted(&self, taken: &ObjectGeneration) -> ConditionUpdate {
-        let holds = taken.in_force == Some(taken.generation);
+    fn accepted(&self, object: &ObjectGeneration) -> ConditionUpdate {
+        let holds = object.in_force == Some(object.generation);
         let message = if holds {
             format!("in force on {}", self.me)
         } else {
-            let own = self.intent.rejections.iter().filter(|rejection| rejection.object == taken.object);
-            let mut words: Vec<_> = own.take(REASONS).map(ToString::to_string).collect();
-            if words.is_empty() {
-                // It would make another one wrong.
-                words = self.intent.rejections.iter().take(REASONS).map(ToString::to_string).collect();
+            let own = self.intent.rejections.iter().filter(|rejection| rejection.object == object.object);
+            let mut reasons: Vec<_> = own.take(MAX_REASONS).map(ToString::to_string).collect();
+            if reasons.is_empty() {
+                // With it another object would be invalid.
+                reasons = self.intent.rejections.iter().take(MAX_REASONS).map(ToString::to_string).collect();
             }
-            cut(&format!("refused on {}: {}", self.me, words.join("; ")))
+            truncate(&format!("rejected on {}: {}", self.me, reasons.join("; ")))
         };
-        let reason = if holds { "InForce" } else { "Refused" };
-        ConditionUpdate { kind: ACCEPTED, holds, reason, message, generation: Some(taken.generation) }
+        let reason = if holds { "InForce" } else { "Rejected" };
+        ConditionUpdate { kind: ACCEPTED, holds, reason, message, generation: Some(object.generation) }
     }
 }
 
 const ACCEPTED: &str = "Accepted";
 
 impl ConditionUpdate {
-    /// The condition, which keeps its time as long as its status is the same.
-    fn since(self, before: Option<&Condition>, now: Timestamp) -> Condition {
+    /// Returns the new condition. It keeps its time while its status is the same.
+    fn apply(self, before: Option<&Condition>, now: Timestamp) -> Condition {
         let status = if self.holds { "True" } else { "False" };
         let since =
             before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
-        // Whole seconds, as they are written.
+        // Conditions are written with whole seconds.
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         Condition {
             type_: self.kind.into(),
@@ -162,7 +162,7 @@ mod tests {
         (kind, serde_json::from_value(value).unwrap())
     }
 
-    fn taken(object: &str, generation: i64, in_force: Option<i64>) -> ObjectGeneration {
+    fn own(object: &str, generation: i64, in_force: Option<i64>) -> ObjectGeneration {
         ObjectGeneration { object: object.into(), generation, in_force }
     }
 
@@ -172,17 +172,17 @@ mod tests {
         counts
     }
 
-    /// Writes what is to be written now, as the API server would; how much that was.
-    fn turn(
+    /// Lets the API server apply the writes that are due. Returns their number.
+    fn round(
         statuses: &mut Statuses,
         listed: &mut [(Kind, DynamicObject)],
         intent: &IntentStatus,
         counts: &Counts,
         (start, seconds): (Instant, u64),
     ) -> usize {
-        let known = Known { me: "n1", intent, counts, clock: at(seconds as i64) };
+        let input = Input { me: "n1", intent, counts, clock: at(seconds as i64) };
         let now = start + Duration::from_secs(seconds);
-        let writes = statuses.plan(listed, &known, now);
+        let writes = statuses.plan(listed, &input, now);
         for write in &writes {
             let Write::Apply { object, .. } = write else { panic!("{write:?}") };
             let found = listed.iter_mut().find(|(kind, found)| {
@@ -197,18 +197,18 @@ mod tests {
         writes.len()
     }
 
-    fn told(object: &(Kind, DynamicObject)) -> String {
+    fn conditions(object: &(Kind, DynamicObject)) -> String {
         let conditions = object.1.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let words = conditions.iter().map(|condition| {
-            let word = |field: &str| condition[field].as_str().unwrap_or_default();
+        let texts = conditions.iter().map(|condition| {
+            let text = |field: &str| condition[field].as_str().unwrap_or_default();
             let generation = &condition["observedGeneration"];
-            format!("{} {} of {generation}: {}", word("type"), word("status"), word("message"))
+            format!("{} {} of {generation}: {}", text("type"), text("status"), text("message"))
         });
-        words.collect::<Vec<_>>().join(" | ")
+        texts.collect::<Vec<_>>().join(" | ")
     }
 
     #[test]
-    fn what_agents_refuse_is_not_accepted_and_sessions_are_of_the_generation_they_go_by() {
+    fn rejected_objects_are_not_accepted_and_sessions_have_the_generation_that_they_use() {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
         let mut listed = [
@@ -228,66 +228,66 @@ mod tests {
         let mut intent = IntentStatus {
             rejections: vec![rejection],
             objects: vec![
-                taken("BGPConfiguration default", 1, Some(1)),
-                taken("BGPFilter f", 2, None),
-                taken("BGPPeer tor", 4, Some(3)),
+                own("BGPConfiguration default", 1, Some(1)),
+                own("BGPFilter f", 2, None),
+                own("BGPPeer tor", 4, Some(3)),
             ],
             ..IntentStatus::default()
         };
-        assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 0)), 4);
-        let refused = "refused on n1: BGPPeer tor spec.peerAddress: no address; give one";
+        assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 0)), 4);
+        let rejected = "rejected on n1: BGPPeer tor spec.peerAddress: no address; give one";
         let expected = [
             "Accepted True of 1: in force on n1".into(),
-            format!("Accepted False of 2: {refused}"),
-            format!("Established True of 3:  | Accepted False of 4: {refused}"),
+            format!("Accepted False of 2: {rejected}"),
+            format!("Established True of 3:  | Accepted False of 4: {rejected}"),
             "Established False of null: no node has a session with it".into(),
         ];
-        assert_eq!(listed.each_ref().map(told), expected);
-        assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 9)), 0, "nothing new");
-        // It is mended, and what we know of is older: then that isn't judged.
+        assert_eq!(listed.each_ref().map(conditions), expected);
+        assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 9)), 0, "nothing new");
+        // It is corrected, but our store has an older generation: the condition stays.
         listed[2].1.metadata.generation = Some(5);
-        assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 60)), 0);
+        assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 60)), 0);
         intent.rejections.clear();
-        intent.objects[1] = taken("BGPFilter f", 2, Some(2));
-        intent.objects[2] = taken("BGPPeer tor", 5, Some(5));
-        assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 90)), 2);
-        assert_eq!(told(&listed[2]), "Established True of 3:  | Accepted True of 5: in force on n1");
+        intent.objects[1] = own("BGPFilter f", 2, Some(2));
+        intent.objects[2] = own("BGPPeer tor", 5, Some(5));
+        assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 90)), 2);
+        assert_eq!(conditions(&listed[2]), "Established True of 3:  | Accepted True of 5: in force on n1");
         let times =
             |number: usize| listed[2].1.data["status"]["conditions"][number]["lastTransitionTime"].clone();
         assert_eq!((times(0), times(1)), (json!("1970-01-12T13:46:40Z"), json!("1970-01-12T13:48:10Z")));
     }
 
     #[test]
-    fn a_session_that_flaps_is_written_ever_more_rarely() {
+    fn a_flapping_session_is_written_at_growing_intervals() {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
         let mut listed = [object(Kind::Peer, "tor", 3)];
-        let intent = IntentStatus { objects: vec![taken("BGPPeer tor", 3, Some(3))], ..Default::default() };
+        let intent = IntentStatus { objects: vec![own("BGPPeer tor", 3, Some(3))], ..Default::default() };
         let mut writes = 0;
-        // Up for a turn, down for the next.
+        // Up in one round, down in the next.
         for number in 0..1200 {
             let counts = counts(number % 2 == 0);
-            writes += turn(&mut statuses, &mut listed, &intent, &counts, (start, number * 3));
+            writes += round(&mut statuses, &mut listed, &intent, &counts, (start, number * 3));
         }
         assert!((30..80).contains(&writes), "{writes} in an hour");
-        // What stays is told, a minute later at most.
+        // A state that lasts is written, within a minute.
         for number in 1200..1220 {
-            turn(&mut statuses, &mut listed, &intent, &counts(true), (start, number * 3));
+            round(&mut statuses, &mut listed, &intent, &counts(true), (start, number * 3));
         }
         assert_eq!(listed[0].1.data["status"]["sessions"]["established"], "1/1");
     }
 
     #[test]
-    fn what_somebody_else_writes_is_put_right() {
+    fn changes_by_other_clients_are_overwritten() {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
         let mut listed = [object(Kind::Peer, "tor", 3)];
-        let intent = IntentStatus { objects: vec![taken("BGPPeer tor", 3, Some(3))], ..Default::default() };
-        assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 1)), 1);
+        let intent = IntentStatus { objects: vec![own("BGPPeer tor", 3, Some(3))], ..Default::default() };
+        assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 1)), 1);
         let ours = listed[0].1.data["status"].clone();
         listed[0].1.data["status"] = json!({"sessions": "many"});
         listed[0].1.metadata.resource_version = Some("99".into());
-        assert_eq!(turn(&mut statuses, &mut listed, &intent, &counts(true), (start, 4)), 1);
+        assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 4)), 1);
         let status = &listed[0].1.data["status"];
         assert_eq!(status["sessions"], ours["sessions"]);
     }
