@@ -9,10 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::apiserver::Access;
 use crate::run::{Options, Store};
 use crate::status::server::Subject;
 use crate::status::{Document, List, NodeStatus, Role, RouteStatus, client, table};
-use crate::store::kubernetes::Access;
 use crate::store::{self, Rejection};
 
 /// The exit code of success.

@@ -1,4 +1,4 @@
-//! Files that others read while we write them: whole or not at all.
+//! Files that are replaced in one step, so that readers see the old or the new content.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -6,19 +6,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// What the names of unfinished files begin and end with. Container runtimes read every file of their folder that has a
-/// known ending, so an unfinished one has none.
+/// Start and end of the names of unfinished files. Container runtimes read each file of their folder with certain
+/// extensions, so this is none of them.
 const UNFINISHED: (&str, &str) = (".heliograph-", ".tmp");
 
-/// Puts a file in place in one step, making its folder if need be: with this content, mode, and time of change if one is
-/// given. It is on the disk then.
+/// Replaces a file in one step by one with this content, mode and, if given, time of modification. Makes the folder if it
+/// does not exist. Afterwards the file is on the disk and survives a power failure.
 ///
 /// # Errors
 /// The folder can't be made or written to, or the disk is full.
 pub fn replace(path: &Path, content: &[u8], mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
     let folder = folder(path);
     std::fs::create_dir_all(folder)?;
-    // tempfile makes files that only their owner may read, until the mode is set.
+    // Until the mode is set, only the owner may read the file.
     let (prefix, suffix) = UNFINISHED;
     let mut unfinished = tempfile::Builder::new().prefix(prefix).suffix(suffix).tempfile_in(folder)?;
     unfinished.write_all(content)?;
@@ -28,14 +28,14 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, modified: Option<SystemTi
     }
     unfinished.as_file().sync_all()?;
     unfinished.persist(path).map_err(|error| error.error)?;
-    // The name is part of the folder: without this a power cut could bring the old file back.
+    // The name is in the folder, so that is synchronized, too.
     File::open(folder)?.sync_all()
 }
 
-/// Removes a file; whether it was there.
+/// Removes a file. Returns whether it existed.
 ///
 /// # Errors
-/// It is there and can't be removed.
+/// It exists and can't be removed.
 pub fn remove(path: &Path) -> io::Result<bool> {
     match std::fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -44,10 +44,10 @@ pub fn remove(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes what a process that was killed while it wrote has left beside a file.
+/// Removes unfinished files beside a file, which a process leaves that is killed while it writes.
 ///
 /// # Errors
-/// There is something that can't be removed.
+/// A file can't be removed.
 pub fn remove_unfinished(path: &Path) -> io::Result<()> {
     let entries = match std::fs::read_dir(folder(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -65,7 +65,7 @@ pub fn remove_unfinished(path: &Path) -> io::Result<()> {
 }
 
 fn folder(path: &Path) -> &Path {
-    // That of a bare name is empty.
+    // The parent of a file name without a folder is empty.
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+    fn a_file_is_replaced_and_no_other_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/file");
         for (content, mode) in [("one", 0o644), ("two", 0o600)] {

@@ -1,10 +1,11 @@
-//! What is wanted, whole and checked: what every store gives and `plan` works from. No I/O, no API types.
+//! The intent: everything that users configured, complete and validated. Stores give it, and [`crate::plan`] uses it. It has
+//! no I/O and no types of the API.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use heliograph_bgp::Family;
 use heliograph_bgp::bfd;
-use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
 use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
@@ -13,33 +14,32 @@ pub use selector::{Operator, Requirement, Selector};
 
 mod selector;
 
-/// The label that says which L2 segment a node is on, where people know better than the kernel's routes.
+/// The label with the name of a Node's L2 segment. It overrides the kernel's routes.
 pub const SEGMENT_LABEL: &str = "heliograph.io/segment";
 
-/// All that is wanted, at one moment.
+/// The intent at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// The nodes by name.
     pub nodes: BTreeMap<String, Node>,
-    /// What holds for the whole cluster.
+    /// The cluster's configuration.
     pub configuration: Configuration,
-    /// Neighbours that are no nodes, by object name.
+    /// The neighbors outside the cluster, by the name of their BGPPeer.
     pub peers: BTreeMap<String, Peer>,
-    /// All of the cluster's nodes are among `nodes`; else only this node and the reflectors, and BGP tells of the
-    /// others.
+    /// `nodes` are all nodes of the cluster. Otherwise they are this node and the reflectors, and BGP reports the others.
     pub all_nodes: bool,
 }
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// The networks its pods get addresses from; may be none yet, or for good on a reflector.
+    /// The networks of its pods. There may be none yet, or none at all on a reflector.
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Its addresses towards the other nodes (InternalIP), in the order given.
+    /// Its addresses towards the other nodes (InternalIP), in the order of the Node.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -49,109 +49,109 @@ impl Node {
         self.addresses.iter().copied().find(|address| IpFamily::of(*address) == family)
     }
 
-    /// The segment that its label names.
+    /// Returns the segment by the label.
     pub fn segment(&self) -> Option<&str> {
         self.labels.get(SEGMENT_LABEL).map(String::as_str).filter(|name| !name.is_empty())
     }
 }
 
-/// What holds for the whole cluster.
+/// The cluster's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Configuration {
     /// The cluster's AS number, never 0.
     pub asn: u32,
-    /// Who peers with whom among the nodes.
+    /// The sessions between nodes.
     pub topology: Topology,
-    /// Networks that all pod CIDRs lie in; empty: not said.
+    /// Networks that contain all pod CIDRs; empty where they are not configured.
     pub cluster_cidrs: Vec<IpNetwork>,
-    /// When packets between nodes are encapsulated.
+    /// The encapsulation of packets between nodes.
     pub encapsulation: Encapsulation,
-    /// Whether what pods send to the outside leaves under their node's address.
+    /// Packets of pods to destinations outside the cluster get their node's address as source.
     pub nat_outgoing: bool,
-    /// Timers of all sessions between nodes.
+    /// The timers of all sessions between nodes.
     pub timers: Timers,
-    /// BFD between nodes, where it is on.
+    /// BFD between nodes, where it is enabled.
     pub bfd: Option<bfd::Settings>,
-    /// Graceful restart, where it is on.
+    /// Graceful restart, where it is enabled.
     pub graceful_restart: Option<GracefulRestart>,
-    /// TCP port of the agents.
+    /// The TCP port of the agents.
     pub listen_port: u16,
 }
 
-/// Who peers with whom among the nodes.
+/// The sessions between nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// Every node with every other.
+    /// Each node has one with each other node.
     FullMesh,
-    /// Every node with the nodes that match, and these with each other.
+    /// Each node has one with each reflector, and so have the reflectors. Reflectors are the nodes that match.
     Reflectors(Selector),
 }
 
-/// When packets between nodes are encapsulated.
+/// The encapsulation of packets between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encapsulation {
-    /// Never.
+    /// None.
     Never,
-    /// Where the other node is on another segment.
+    /// Packets to nodes on another segment.
     CrossSubnet,
-    /// Between any two nodes.
+    /// All packets.
     Always,
 }
 
-/// A neighbour that is no node.
+/// A neighbor outside the cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
-    /// Name of its object.
+    /// The name of its BGPPeer.
     pub name: String,
     /// The nodes that peer with it.
     pub nodes: Selector,
-    /// Its address.
+    /// The address.
     pub address: IpAddr,
-    /// The TCP port it listens on.
+    /// The TCP port that it listens on.
     pub port: u16,
-    /// Its AS number, never 0.
+    /// The AS number, never 0.
     pub asn: u32,
-    /// Our AS number towards it, where that isn't the cluster's.
+    /// The local AS number on its sessions, where that isn't the cluster's.
     pub local_asn: Option<u32>,
-    /// Where its sessions come from.
+    /// The local address of its sessions.
     pub source: SourceAddress,
-    /// The families to carry, at least one.
+    /// The address families, at least one.
     pub families: Vec<Family>,
-    /// How its segments are authenticated. Known only to the nodes that peer with it.
+    /// The authentication of its TCP segments. Only the nodes that peer with it have the password.
     pub authentication: Option<Authentication>,
-    /// How far away it may be.
+    /// The TTL of packets, by which its distance is limited.
     pub ttl: Ttl,
-    /// What we are to it.
+    /// The role of the nodes towards it (RFC 9234).
     pub role: Option<Role>,
-    /// Refuse it where it doesn't say its role.
+    /// A session without the peer's role is rejected.
     pub strict_role: bool,
-    /// How many prefixes it may send.
+    /// The limit of prefixes that it sends.
     pub prefix_limit: Option<PrefixLimit>,
-    /// What is taken from it.
+    /// The import filter.
     pub import: Filter,
-    /// What it is told.
+    /// The export filter.
     pub export: Filter,
-    /// Timers of its sessions.
+    /// The timers of its sessions.
     pub timers: Timers,
-    /// BFD with it, where it is on.
+    /// BFD with it, where it is enabled.
     pub bfd: Option<bfd::Settings>,
-    /// Wait for it to connect.
+    /// The nodes wait for it to connect.
     pub passive: bool,
 }
 
-/// The address that a session comes from.
+/// The local address of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceAddress {
-    /// The kernel's choice.
+    /// The one that the kernel chooses.
     Kernel,
-    /// The node's own address of the neighbour's family.
+    /// The node's InternalIP of the neighbor's address family.
     Node,
-    /// This one.
+    /// A fixed address.
     Address(IpAddr),
 }
 
 impl Snapshot {
-    /// Whether a node reflects.
+    /// Returns whether a node is a reflector.
     pub fn is_reflector(&self, node: &Node) -> bool {
         match &self.configuration.topology {
             Topology::FullMesh => false,
@@ -159,13 +159,13 @@ impl Snapshot {
         }
     }
 
-    /// Whether nodes would learn nothing of each other, as they have it from reflectors and no node is one.
+    /// Returns whether the topology has reflectors and no node is one, so that nodes would learn no routes.
     pub fn lacks_reflectors(&self) -> bool {
         matches!(self.configuration.topology, Topology::Reflectors(_))
             && !self.nodes.values().any(|node| self.is_reflector(node))
     }
 
-    /// The node that has this address.
+    /// Returns the node with an address.
     pub fn node_at(&self, address: IpAddr) -> Option<&Node> {
         self.nodes.values().find(|node| node.addresses.contains(&address))
     }

@@ -1,6 +1,7 @@
 //! The node agent of Heliograph as a library, for its program, tests and benchmarks.
 
 pub mod api;
+pub mod apiserver;
 pub mod backoff;
 pub mod cli;
 pub mod cni;

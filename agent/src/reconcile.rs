@@ -365,7 +365,7 @@ impl<K: Kernel> Reconciler<K> {
             tracing::warn!(%error, "the kernel is not in the desired state");
         }
         let mut backoff = before.map_or(BACKOFF, |before| before.backoff.clone());
-        let due = now + backoff.fail();
+        let due = now + backoff.next_pause();
         self.failures.insert(key, Failure { error, backoff, due });
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[cfg(feature = "bfd")]
 use crate::bfd;
 use crate::policy::{Community, Policy};
-use crate::wire::{Attributes, Family, MAX_STALE_TIME, Prefix, Role};
+use crate::wire::{Attributes, Family, MAX_STALE_TIME, Prefix, Role, is_host};
 
 /// The most octets of communities in a [`Network`]: they and the rest of an UPDATE fit in a message of 4096 octets, the
 /// longest without RFC 8654.
@@ -151,7 +151,7 @@ impl Network {
         let invalid =
             |problem: String| Err(ConfigError::Invalid { what: format!("network {}", self.prefix), problem });
         if let Some(next_hop) = self.next_hop {
-            if next_hop.is_unspecified() || next_hop.is_multicast() || next_hop == Ipv4Addr::BROADCAST {
+            if !is_host(next_hop) {
                 return invalid(format!("the next hop {next_hop} is no address of a host: set one that is"));
             }
             // The other way round there is RFC 8950.

@@ -10,11 +10,11 @@ use foldhash::SharedSeed;
 use foldhash::fast::{FoldHasher, SeedableRandomState};
 
 /// A map without an order, for lookups that every message needs.
-pub type Map<K, V> = hashbrown::HashMap<K, V, Keyed>;
+pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, Keyed>;
 
 /// The hash with a key of its own.
 #[derive(Clone, Debug)]
-pub struct Keyed(SeedableRandomState);
+pub(crate) struct Keyed(SeedableRandomState);
 
 impl Default for Keyed {
     fn default() -> Self {

@@ -1,25 +1,27 @@
 //! A BGP speaker and route reflector: a core without I/O, and a tokio driver for it.
 //!
-//! # Driving a speaker
-//! [`io::start`] does all of this with tokio. Whoever has another runtime, or none, calls a [`Speaker`] directly:
+//! # With tokio
+//! [`io::start`] takes a [`Config`] and returns a handle: see the example in the README.
 //!
-//! - **In**: every call that changes anything takes the time `now`, which must not run backwards. A speaker reads no
-//!   clock, spawns and waits for nothing, and its random numbers follow from the seed it was given: the same calls
-//!   give the same answers.
-//! - **Out**: after each such call, ask [`Speaker::poll_transmit`], [`Speaker::poll_action`] and
-//!   [`Speaker::poll_event`] until each says `None`, and [`Speaker::next_deadline`] for when to call
+//! # Without I/O
+//! With another runtime, or none, call a [`Speaker`] directly:
+//!
+//! - **In**: every call that changes something takes the time `now`, which never decreases. A speaker reads no clock,
+//!   spawns nothing and waits for nothing, and its random numbers follow from the seed: the same calls return the same
+//!   values.
+//! - **Out**: after each such call, call [`Speaker::poll_transmit`], [`Speaker::poll_action`] and
+//!   [`Speaker::poll_event`] until each returns `None`, and [`Speaker::next_deadline`] for the time of the next
 //!   [`Speaker::handle_timeout`].
-//! - **Bytes to send** are pulled: for a connection named by `poll_transmit`, call [`Speaker::transmit`] when its
-//!   socket can take some. What a peer does not read is never made, so a slow peer costs no memory. Remember a
-//!   connection whose socket is full: it is not named again for what it was named for already.
-//! - **Connections**: [`speaker::Action::Connect`] is answered with [`Speaker::connected`] or
-//!   [`Speaker::connect_failed`], one that comes in is offered with [`Speaker::accept`], bytes go to
-//!   [`Speaker::received`], and an end that the other side made to [`Speaker::closed`].
-//!   [`speaker::Action::Close`] closes one, an attempt included; the speaker has forgotten it by then, and calls
-//!   that name it are ignored.
-//! - **Before `handle_timeout`**, read what waits in the sockets: the hold timer is for peers that are silent, not
-//!   for those that were not listened to.
-//! - **Nothing panics and nothing is trusted** that comes from a peer. What goes wrong on one connection stays there.
+//! - **Bytes to send** are pulled: for a connection that `poll_transmit` returns, call [`Speaker::transmit`] when its
+//!   socket is writable. Messages that a peer does not read are not made, so a slow peer costs no memory. The caller keeps
+//!   a list of connections whose sockets are full: they are not returned again for the same messages.
+//! - **Connections**: carry out [`speaker::Action::Connect`], then call [`Speaker::connected`] or
+//!   [`Speaker::connect_failed`]. Offer incoming connections to [`Speaker::accept`], pass bytes to [`Speaker::received`],
+//!   and report a closed connection to [`Speaker::closed`]. [`speaker::Action::Close`] closes one, also one that is being
+//!   opened; calls with its identifier are ignored from then on.
+//! - **Before `handle_timeout`**, read everything that waits in the sockets: the hold timer is for peers that send
+//!   nothing, and not for those whose messages lie unread.
+//! - **No input from a peer panics.** An error on one connection has no effect on the others.
 //!
 //! ```
 //! use std::net::{Ipv4Addr, SocketAddr};
@@ -27,37 +29,30 @@
 //!
 //! use bytes::BytesMut;
 //! use heliograph_bgp::speaker::Action;
-//! use heliograph_bgp::wire::Prefix;
 //! use heliograph_bgp::{Config, Filter, Neighbor, Network, Speaker};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Two speakers in one AS; each announces one prefix.
+//! // Two speakers in one AS; each originates one network.
 //! let addresses = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 //! let now = Instant::now();
 //! let speaker = |us: usize| {
-//!     let neighbor = Neighbor {
-//!         passive: us == 1,
-//!         import: Filter::All,
-//!         export: Filter::All,
-//!         ..Neighbor::new(addresses[1 - us].into(), 64512)
-//!     };
-//!     let prefix = Prefix::new(Ipv4Addr::new(10, us as u8, 0, 0).into(), 16).expect("a length that fits");
-//!     let config = Config {
-//!         networks: vec![Network::new(prefix)],
-//!         neighbors: vec![neighbor],
-//!         ..Config::new(64512, addresses[us])
-//!     };
+//!     let neighbor = Neighbor::new(addresses[1 - us].into(), 64512)
+//!         .passive(us == 1)
+//!         .import(Filter::All)
+//!         .export(Filter::All);
+//!     let network = Network::new(format!("10.{us}.0.0/16").parse().expect("a prefix"));
+//!     let config = Config::new(64512, addresses[us]).networks([network]).neighbors([neighbor]);
 //!     Speaker::new(config, false, now, 42)
 //! };
 //! let (mut a, mut b) = (speaker(0)?, speaker(1)?);
 //!
-//! // `a` wants to connect. Here the network is this function.
+//! // `a` connects. Here the network is this function.
 //! let Some(Action::Connect { conn: at_a, remote, .. }) = a.poll_action() else { panic!("it connects") };
 //! let local = SocketAddr::new(addresses[0].into(), 40000);
-//! let at_b = b.accept(now, remote, local).expect("a neighbour of b's");
+//! let at_b = b.accept(now, remote, local).expect("a neighbor of b");
 //! a.connected(now, at_a, local);
 //!
-//! // Carry bytes until neither has any.
+//! // Carry bytes until neither has any left.
 //! let mut bytes = BytesMut::new();
 //! loop {
 //!     let (to_b, to_a) = (a.poll_transmit(), b.poll_transmit());
@@ -79,12 +74,24 @@
 //! # }
 //! ```
 //!
-//! # What is spoken
+//! # Versions
+//! Everything that this documentation shows is the public interface. Structs that may get fields, and enums that may get
+//! variants, are `#[non_exhaustive]`: a new knob, event or field of a report is no breaking change. Types that a standard
+//! closes, such as [`report::SessionState`] and [`LargeCommunity`], are not. The module `wire`, the codec, is there for
+//! fuzzers, tests and tools that speak BGP by themselves; it is hidden, and may change in any version. All else is
+//! `pub(crate)` or private, which the lint `unreachable_pub` checks.
+//!
+//! # Features
+//! All are on by default.
+//! - `tokio`: the driver in [`io`].
+//! - `bfd`: BFD for neighbors, by the crate `heliograph-bfd`.
+//! - `serde`: serialization of [`Family`], [`Role`] and [`report::SessionState`].
+//! - `ipnetwork`: conversions between [`Prefix`] and `ipnetwork::IpNetwork`.
+//!
+//! # Protocols
 #![doc = include_str!("../RFCS.md")]
-#![cfg_attr(
-    test,
-    allow(clippy::disallowed_methods, reason = "tests measure, and need some beginning of time")
-)]
+#![warn(unreachable_pub)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests measure time, and need a start of it"))]
 
 mod config;
 mod hash;
@@ -95,14 +102,23 @@ pub mod report;
 mod rib;
 mod session;
 pub mod speaker;
+#[doc(hidden)]
 pub mod wire;
 
 #[cfg(feature = "bfd")]
 pub use heliograph_bfd as bfd;
 
+#[doc(inline)]
 pub use config::{
     AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key,
     ListenRange, Neighbor, Network, NextHopMode, PrefixLimit, PrefixRange, Timers, Ttl,
 };
 pub use speaker::Speaker;
-pub use wire::Role;
+pub use wire::{
+    ExtendedCommunity, Family, FamilySet, LargeCommunity, ParsePrefixError, PathIds, Prefix, Role,
+};
+
+/// The example of the README, compiled.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,6 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use crate::config::setters::setters;
 use crate::wire::{AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, NextHop, Prefix, Segment};
 
 /// The highest number of times that one rule may prepend an AS number: longer paths are dropped by other networks.
@@ -35,6 +36,7 @@ struct Inner {
 
 /// One rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Rule {
     /// The name, for reports; may be empty.
     pub name: String,
@@ -48,6 +50,7 @@ pub struct Rule {
 
 /// A condition on a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Condition {
     /// The prefix matches one of these.
     Prefix(Vec<PrefixMatch>),
@@ -65,6 +68,7 @@ pub enum Condition {
 
 /// A match on prefixes: those within a covering prefix, from one length to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct PrefixMatch {
     /// The covering prefix.
     pub within: Prefix,
@@ -76,6 +80,7 @@ pub struct PrefixMatch {
 
 /// A standard, extended or large community.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Community {
     /// A standard community (RFC 1997): AS number and value in one number.
     Standard(u32),
@@ -87,6 +92,7 @@ pub enum Community {
 
 /// A match on the AS path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AsPathMatch {
     /// The path is empty: the route is from our own AS.
     Empty,
@@ -102,6 +108,7 @@ pub enum AsPathMatch {
 
 /// The source of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RouteSource {
     /// Originated by this speaker.
     Local,
@@ -113,6 +120,7 @@ pub enum RouteSource {
 
 /// A modification of an accepted route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Modification {
     /// Adds a community.
     Add(Community),
@@ -131,6 +139,7 @@ pub enum Modification {
 /// A policy is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rule {rule}: {problem}")]
+#[non_exhaustive]
 pub struct PolicyError {
     /// The rule's name, or its number from 1 if it has none.
     pub rule: String,
@@ -140,27 +149,34 @@ pub struct PolicyError {
 
 /// A route as conditions match it.
 #[derive(Clone, Copy, Debug)]
-pub struct Route<'a> {
+pub(crate) struct Route<'a> {
     /// The destination.
-    pub prefix: &'a Prefix,
+    pub(crate) prefix: &'a Prefix,
     /// The path attributes.
-    pub attributes: &'a Attributes,
+    pub(crate) attributes: &'a Attributes,
     /// The next hop; `None` for an originated network without one.
-    pub next_hop: Option<IpAddr>,
+    pub(crate) next_hop: Option<IpAddr>,
     /// The source.
-    pub source: RouteSource,
+    pub(crate) source: RouteSource,
 }
 
 /// The result of a policy for one route.
 #[derive(Clone, Debug)]
-pub struct Evaluation<'a> {
+pub(crate) struct Evaluation<'a> {
     /// The action.
-    pub action: Action,
+    pub(crate) action: Action,
     /// The rule that ended the evaluation; `None`: the default action applies.
-    pub rule: Option<&'a Rule>,
+    pub(crate) rule: Option<&'a Rule>,
     /// The modifications to make.
-    pub modifications: Vec<&'a Modification>,
+    pub(crate) modifications: Vec<&'a Modification>,
 }
+
+setters!(Rule {
+    action: impl Into<Option<Action>>,
+} each {
+    conditions: Condition,
+    modifications: Modification,
+});
 
 impl Policy {
     /// Creates a policy from `rules`; `default_action` applies to routes for which no rule ends the evaluation.
@@ -183,7 +199,7 @@ impl Policy {
     }
 
     /// Evaluates the policy for a route.
-    pub fn evaluate(&self, route: &Route<'_>) -> Evaluation<'_> {
+    pub(crate) fn evaluate(&self, route: &Route<'_>) -> Evaluation<'_> {
         let mut modifications = Vec::new();
         for rule in self.0.rules.iter().filter(|rule| rule.holds(route)) {
             modifications.extend(&rule.modifications);
@@ -202,13 +218,13 @@ impl Policy {
 
 impl Evaluation<'_> {
     /// Returns whether the route is accepted.
-    pub fn accepts(&self) -> bool {
+    pub(crate) fn accepts(&self) -> bool {
         self.action == Action::Accept
     }
 
     /// Makes the modifications. `prepended` is the AS number to prepend, `own_address` the next hop for `NextHopSelf`;
     /// `None` leaves the next hop as it is.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         attributes: &mut Attributes,
         next_hop: &mut NextHop,
@@ -233,6 +249,11 @@ impl Evaluation<'_> {
 }
 
 impl Rule {
+    /// Returns a rule that holds for all routes and does nothing. The name is for reports, and may be empty.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
     fn holds(&self, route: &Route<'_>) -> bool {
         self.conditions.iter().all(|condition| condition.holds(route))
     }
@@ -292,6 +313,11 @@ impl Condition {
 }
 
 impl PrefixMatch {
+    /// Returns a match on the prefixes within `within` of these lengths.
+    pub fn new(within: Prefix, min_length: u8, max_length: u8) -> Self {
+        Self { within, min_length, max_length }
+    }
+
     /// Returns whether `prefix` is within the covering prefix and has one of the lengths.
     pub fn matches(&self, prefix: &Prefix) -> bool {
         self.within.contains(prefix) && (self.min_length..=self.max_length).contains(&prefix.length())
@@ -383,7 +409,7 @@ mod tests {
     use super::*;
 
     fn prefix(text: &str) -> Prefix {
-        text.parse::<ipnetwork::IpNetwork>().expect("a prefix").into()
+        text.parse().expect("a prefix")
     }
 
     fn within(text: &str, min_length: u8, max_length: u8) -> Condition {

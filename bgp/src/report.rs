@@ -1,9 +1,10 @@
-//! What a speaker tells about itself: sessions and routes, with reasons in words.
+//! Reports of a speaker: sessions and routes, with reasons as values. `Display` renders them.
 
+mod reason;
+
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-
-use serde::Serialize;
 
 #[cfg(feature = "bfd")]
 use crate::bfd;
@@ -11,9 +12,11 @@ pub use crate::rib::{
     Comparison, PathReason, PolicyRejection, RejectReason, Rejection, Step as DecisionStep, WithheldReason,
 };
 use crate::wire::{PathIds, Prefix};
+pub use reason::{Notification, PrefixCount, SessionError, SessionReason, StopReason, Warning};
 
 /// The states of RFC 4271 §8.2.2, in the order in which a session goes through them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum SessionState {
     /// Not trying.
     Idle,
@@ -47,48 +50,54 @@ impl SessionState {
     }
 }
 
-/// One session as it stands.
+impl fmt::Display for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The state of a session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionReport {
-    /// The neighbour's address.
+    /// The neighbor's address.
     pub address: IpAddr,
     /// Its configured name.
     pub name: String,
     /// Its configured AS number.
     pub asn: u32,
-    /// Its BGP Identifier, once known.
+    /// Its BGP Identifier; `None` unless established.
     pub router_id: Option<Ipv4Addr>,
-    /// State of the session (of the most advanced connection).
+    /// The state of the session (of the most advanced connection).
     pub state: SessionState,
-    /// How long it has been in that state.
+    /// The time in that state.
     pub since: Duration,
-    /// Prefixes in the adj-RIB-in, each path counted where there are several (RFC 7911), those refused by the import filter included.
+    /// The number of paths in the Adj-RIB-In, rejected ones included.
     pub received: usize,
-    /// Those that the import filter let pass.
+    /// The number of those that are eligible.
     pub accepted: usize,
-    /// Prefixes in the adj-RIB-out.
+    /// The number of paths in the Adj-RIB-Out.
     pub advertised: usize,
-    /// Prefixes kept from before the peer's restart (RFC 4724 §4.2, RFC 9494 §4.2), or not repeated yet in a refresh
-    /// (RFC 7313 §4).
+    /// The number of paths kept from before the peer's restart (RFC 4724 §4.2, RFC 9494 §4.2), or not yet repeated in a
+    /// refresh (RFC 7313 §4).
     pub stale: usize,
-    /// Whether its End-of-RIB has come on this session, for each family carried.
+    /// The End-of-RIB of each family was received in this session.
     pub end_of_rib: bool,
-    /// Negotiated hold time; `None` unless established.
+    /// The negotiated hold time; `None` unless established.
     pub hold_time: Option<Duration>,
-    /// Families in which several paths to a prefix are taken and told (RFC 7911); none unless established.
+    /// The families in which several paths to a prefix are received and sent (RFC 7911); none unless established.
     pub path_ids: PathIds,
-    /// How often it was established.
+    /// The number of times that the session was established.
     pub established_count: u64,
-    /// The last error, and how long ago.
-    pub last_error: Option<(String, Duration)>,
-    /// The last errors, the oldest first, as far back as they are kept: across connections, and changes of configuration.
+    /// The last error, and the time since.
+    pub last_error: Option<(SessionError, Duration)>,
+    /// The last errors, the oldest first, also from connections and configurations before.
     pub errors: Vec<PastError>,
     /// The last changes of state, likewise.
     pub history: Vec<Transition>,
-    /// Why it is in that state, in words.
-    pub reason: String,
-    /// Its BFD session; `None`: none is configured.
+    /// The reason for the state.
+    pub reason: SessionReason,
+    /// The BFD session; `None`: none is configured.
     #[cfg(feature = "bfd")]
     pub bfd: Option<BfdReport>,
 }
@@ -156,57 +165,57 @@ impl From<&bfd::SessionReport> for BfdReport {
     }
 }
 
-/// A change of a session's state. One that comes again in a short circle, as when a peer cannot be reached, is counted.
+/// A change of a session's state. Repetitions of a few changes in turn, as of a peer that cannot be reached, are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transition {
-    /// How long ago, the last time.
+    /// The time since the last repetition.
     pub ago: Duration,
     /// The state before.
     pub from: SessionState,
     /// The state after.
     pub to: SessionState,
-    /// Why, in words.
-    pub why: String,
-    /// How often.
+    /// The reason.
+    pub reason: SessionReason,
+    /// The number of repetitions.
     pub times: u32,
 }
 
-/// Something that went wrong with a session.
+/// An error of a session in the past.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PastError {
-    /// How long ago, the last time.
+    /// The time since the last repetition.
     pub ago: Duration,
-    /// What, in words.
-    pub error: String,
-    /// How often.
+    /// The error.
+    pub error: SessionError,
+    /// The number of repetitions.
     pub times: u32,
 }
 
-/// One path to a prefix.
+/// A path to a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathReport {
     /// The destination.
     pub prefix: Prefix,
-    /// Where it leads; `None` for our own without a next hop.
+    /// The next hop; `None` for an originated network without one.
     pub next_hop: Option<IpAddr>,
-    /// Whom we have it from; `None`: we originate it.
+    /// The peer that sent it; `None`: this speaker originates it.
     pub peer: Option<IpAddr>,
-    /// What tells it from other paths of that peer, if it came with that (RFC 7911 §3).
+    /// The Path Identifier, if the peer sent one (RFC 7911 §3).
     pub path_id: Option<u32>,
     /// It is the best path.
     pub best: bool,
     /// Kept from before the peer's restart.
     pub stale: bool,
-    /// Why it is the best path, why it is not, or why it is rejected. `Display` renders it as a sentence.
+    /// The reason why it is the best path, is not, or is rejected.
     pub reason: PathReason,
     /// LOCAL_PREF as compared.
     pub local_pref: u32,
     /// MULTI_EXIT_DISC as compared.
     pub med: u32,
-    /// AS_PATH, as people write it: `64500 64501 {64502,64503}`.
+    /// AS_PATH as text: `64500 64501 {64502,64503}`.
     pub as_path: String,
     /// ORIGINATOR_ID.
     pub originator: Option<Ipv4Addr>,
@@ -214,15 +223,15 @@ pub struct PathReport {
     pub cluster_list: Vec<Ipv4Addr>,
 }
 
-/// The best path to a prefix, as whoever programs a kernel needs it.
+/// The best path to a prefix, with what a route in a kernel needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct BestRoute {
     /// The destination.
     pub prefix: Prefix,
-    /// Where it leads.
+    /// The next hop.
     pub next_hop: IpAddr,
-    /// Whom we have it from.
+    /// The peer that sent it.
     pub peer: IpAddr,
 }
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use heliograph_bgp::Prefix;
 use heliograph_bgp::bfd::{self, Bfd, Key, Meta, Settings};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::speaker::{Action, ConnId};
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Config, Filter, ListenRange, Neighbor, Network, Speaker, Timers};
 
 const ASN: u32 = 64512;
@@ -256,7 +256,7 @@ fn a_cut_link_ends_the_sessions_within_the_detection_time() {
         let report = wire.report(node);
         assert_ne!(report.state, SessionState::Established);
         let (error, _) = report.last_error.expect("one");
-        assert!(error.contains("BFD failed: no packet from the neighbor for 300ms"), "{error}");
+        assert!(error.to_string().contains("BFD failed: no packet from the neighbor for 300ms"), "{error}");
         // Despite graceful restart on both sides: BFD has detected that packets are lost.
         assert_eq!((wire.routes(node), report.stale), (0, 0));
     }

@@ -55,7 +55,7 @@ pub struct PlannedBind {
     pub source: PathBuf,
     /// Absolute path in the node.
     pub target: PathBuf,
-    /// Whether the node may only read it.
+    /// True if the node may only read it.
     pub read_only: bool,
 }
 

@@ -434,7 +434,7 @@ fn build(folder: &Path, kernel: &Path, progress: &mut dyn FnMut(&str)) -> Result
     }
     let log_path = folder.join("build.log");
     progress(&format!(
-        "building a User-mode Linux kernel, as this one has no ipip: about 5 minutes on 2 cores, once (log: {})",
+        "building a User-mode Linux kernel, as this one has no ipip: about 7 minutes on 2 cores, once (log: {})",
         log_path.display()
     ));
     let (recipe, fragment) = (folder.join("build-kernel.sh"), folder.join("kernel.config"));

@@ -25,10 +25,7 @@ const CODEC: Codec = Codec {
     max_message: 4096,
     external: false,
     extended_next_hop: false,
-    path_ids: PathIds {
-        receive: heliograph_bgp::wire::FamilySet::NONE,
-        send: heliograph_bgp::wire::FamilySet::NONE,
-    },
+    path_ids: PathIds { receive: heliograph_bgp::FamilySet::NONE, send: heliograph_bgp::FamilySet::NONE },
 };
 
 /// The speakers of all nodes except the agent's, until they are dropped.
@@ -76,7 +73,7 @@ fn advertise(n: usize, attributes: &Attributes, out: &mut BytesMut) {
     for ((family, cidr), next_hop) in FAMILIES.into_iter().zip(pod_cidrs(n)).zip(next_hops) {
         let next_hop = NextHop { address: next_hop, link_local: None };
         let reach =
-            vec![Reach { family, next_hop, prefixes: vec![heliograph_bgp::wire::Prefix::from(cidr).into()] }];
+            vec![Reach { family, next_hop, prefixes: vec![heliograph_bgp::Prefix::from(cidr).into()] }];
         let update = Update { attributes: Some(attributes.clone()), reach, ..Update::default() };
         encode(&Message::Update(update), &CODEC, out);
     }

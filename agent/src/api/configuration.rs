@@ -1,4 +1,4 @@
-//! `BGPConfiguration`: what holds for the whole cluster.
+//! `BGPConfiguration`: the configuration of the whole cluster.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use super::status::ObjectStatus;
 
-/// What holds for the whole cluster. There is one at most, named `default`; without it the AS number is 64512, and
-/// everything else as if left out. (A folder must have one.)
+/// The configuration of the whole cluster. There is at most one, named `default`. Without it the AS number is 64512, and
+/// all other fields have their defaults. (A folder must have one.)
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "heliograph.io",
@@ -19,8 +19,8 @@ use super::status::ObjectStatus;
     shortname = "bgpconfig",
     category = "heliograph",
     derive = "PartialEq",
-    doc = "What holds for the whole cluster. There is one at most, named `default`; without it the AS number is 64512, and \
-           everything else as if left out.",
+    doc = "The configuration of the whole cluster. There is at most one, named `default`. Without it the AS number is \
+           64512, and all other fields have their defaults.",
     status = "ObjectStatus",
     validation = Rule::new("self.metadata.name == 'default'")
         .message("there is one BGPConfiguration, and it is named default"),
@@ -36,49 +36,49 @@ use super::status::ObjectStatus;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.topology == 'Reflectors') == has(self.reflectors)")
-    .message("topology Reflectors needs reflectors, and only it has them"))]
+    .message("reflectors is required with topology Reflectors, and not allowed otherwise"))]
 pub struct BGPConfigurationSpec {
     /// The cluster's AS number, 1 to 4294967295. All nodes are in this AS; 64512 to 65534 are for private use
     /// (RFC 6996).
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub as_number: u32,
-    /// Who peers with whom among the nodes.
+    /// The BGP sessions between nodes.
     #[serde(default)]
     pub topology: Topology,
-    /// Which nodes reflect; required with topology Reflectors, and only there.
+    /// The nodes that are reflectors. Required with topology Reflectors, and not allowed otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reflectors: Option<Reflectors>,
-    /// Networks which all pod addresses lie in. Where given, a node's pod CIDR outside them is refused.
+    /// The networks that contain all pod addresses. If set, a Node with a pod CIDR outside them is rejected.
     #[serde(rename = "clusterCIDRs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 43)))]
     #[x_kube(validation = Rule::new(rules::CIDRS).message(rules::CIDR_MESSAGE))]
     pub cluster_cidrs: Vec<String>,
-    /// When packets between pods of two nodes are carried in IPIP (IPv6: IPv6 in IPv6).
+    /// The packets between pods of two nodes that are encapsulated in IPIP (IPv6: IPv6 in IPv6).
     #[serde(default)]
     pub encapsulation: Encapsulation,
-    /// Whether what pods send to the outside of the cluster leaves a node under the node's own address.
+    /// Translation of packets from pods to destinations outside the cluster to their node's address.
     #[serde(default)]
     pub nat_outgoing: NatOutgoing,
-    /// BGP timers for all sessions; a BGPPeer may have its own.
+    /// BGP timers of all sessions. A BGPPeer may have its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timers: Option<Timers>,
-    /// Graceful restart (RFC 4724): peers keep a node's routes while its agent restarts. On by default.
+    /// Graceful restart (RFC 4724): peers keep a node's routes while its agent restarts. Enabled by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
-    /// BFD (RFC 5880) on all sessions between nodes, so that a node that is cut off is given up within a second instead
-    /// of the hold time. Off by default. Not for BGPPeers, which have a field of their own.
+    /// BFD (RFC 5880) on all sessions between nodes. It detects an unreachable node within a second instead of the hold
+    /// time. Disabled by default. BGPPeers have a field of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
-    /// TCP port on which the agents listen and which they connect to; 179 by default.
+    /// The TCP port that the agents listen on and connect to; 179 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub listen_port: Option<u16>,
 }
 
-/// The AS number where nobody says one: the first that is for private use (RFC 6996).
+/// The default AS number: the first one for private use (RFC 6996).
 pub const DEFAULT_AS_NUMBER: u32 = 64512;
 
-/// What holds in a cluster without a BGPConfiguration: that AS number, and every field as if it were left out.
+/// The configuration of a cluster without a BGPConfiguration.
 impl Default for BGPConfigurationSpec {
     fn default() -> Self {
         Self {
@@ -96,28 +96,26 @@ impl Default for BGPConfigurationSpec {
     }
 }
 
-/// Who peers with whom among the nodes.
+/// The BGP sessions between nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(
-    description = "FullMesh: every node with every other. Reflectors: every node with the reflectors, and these \
-                          with each other (RFC 4456)."
+    description = "FullMesh: each node has a session with each other node. Reflectors: each node has sessions with \
+                          the reflectors, and these with each other (RFC 4456)."
 )]
 pub enum Topology {
-    // Not doc comments: a described variant makes a schema that isn't structural.
-    // Every node with every other.
+    // The variants have no doc comments: these would make a schema that isn't structural.
     #[default]
     #[allow(missing_docs)]
     FullMesh,
-    // Every node with the reflectors, and these with each other (RFC 4456).
     #[allow(missing_docs)]
     Reflectors,
 }
 
-/// Which nodes reflect.
+/// The nodes that are reflectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reflectors {
-    /// The nodes whose labels match; not empty, as that would be every node.
+    /// The nodes with matching labels. It is not empty, as that would match every node.
     #[schemars(schema_with = "rules::label_selector")]
     #[x_kube(validation = Rule::new(
         "has(self.matchLabels) && size(self.matchLabels) > 0 \
@@ -126,36 +124,31 @@ pub struct Reflectors {
     pub node_selector: LabelSelector,
 }
 
-/// When packets between pods of two nodes are encapsulated.
+/// The packets between pods of two nodes that are encapsulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(
-    description = "Never: the network between the nodes knows the pod networks. CrossSubnet: where the other \
-                          node is on another L2 segment, that is, behind a gateway. Always: between any two nodes."
+    description = "Never: none; the network between the nodes must have routes to the pod CIDRs. CrossSubnet: those to a \
+                          node on another L2 segment, that is, behind a gateway. Always: all."
 )]
 pub enum Encapsulation {
-    // Never: the network between the nodes knows the pod networks.
     #[allow(missing_docs)]
     Never,
-    // Where the other node is on another L2 segment, that is, behind a gateway.
     #[default]
     #[allow(missing_docs)]
     CrossSubnet,
-    // Between any two nodes.
     #[allow(missing_docs)]
     Always,
 }
 
-/// Whether pods' traffic to the outside is translated. Pods reach pods and nodes under their own addresses either way.
+/// Translation of packets from pods to destinations outside the cluster. Packets to pods and nodes are never translated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(
-    description = "Disabled: the networks outside know the way back to the pods. Enabled: where the destination is \
+    description = "Disabled: none; the networks outside must have routes to the pods. Enabled: where the destination is \
                           neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address."
 )]
 pub enum NatOutgoing {
-    // The networks outside know the way back to the pods.
     #[allow(missing_docs)]
     Disabled,
-    // Where the destination is neither in clusterCIDRs (or, without any, in a node's pod CIDR) nor a node's address.
     #[default]
     #[allow(missing_docs)]
     Enabled,
@@ -172,21 +165,22 @@ pub enum NatOutgoing {
     "!has(self.holdSeconds) || !has(self.sendHoldSeconds) || self.sendHoldSeconds > self.holdSeconds")
     .message("sendHoldSeconds must be more than holdSeconds (RFC 9687)"))]
 pub struct Timers {
-    /// Hold time to propose: a peer that is silent for so long is given up. 0 (never) or 3 to 65535; 90 by default.
+    /// The proposed hold time: a session ends when nothing is received from the peer for this time. 0 (never) or 3 to
+    /// 65535; 90 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("must be 0 or at least 3 (RFC 4271)"))]
     pub hold_seconds: Option<u16>,
-    /// Time between KEEPALIVEs, less than the hold time; a third of the negotiated hold time by default.
+    /// The time between KEEPALIVEs, less than the hold time; a third of the negotiated hold time by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub keepalive_seconds: Option<u16>,
-    /// Time between attempts to connect, at least 1; 5 by default.
+    /// The time between attempts to connect, at least 1; 5 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub connect_retry_seconds: Option<u16>,
-    /// How long the peer may take nothing of what we have to say before it is given up (RFC 9687); more than the hold
-    /// time. By default 8 minutes, or twice the hold time where that is longer.
+    /// The send hold time: a session ends when the peer accepts no data for this time (RFC 9687). More than the hold time.
+    /// By default 8 minutes, or twice the hold time where that is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub send_hold_seconds: Option<u32>,
@@ -196,36 +190,36 @@ pub struct Timers {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GracefulRestart {
-    /// Whether to offer it to peers.
+    /// Offer it to peers.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// How long peers shall keep our routes while an agent is away, 1 to 4095; 120 by default.
+    /// The time that peers keep a node's routes while its agent restarts, 1 to 4095; 120 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4095))]
     pub restart_seconds: Option<u16>,
-    /// Keep routes through NOTIFICATIONs and an expired hold timer too, with peers that offer the same (RFC 8538).
-    /// Routes of a node that is cut off then stay for its restart time, not just its hold time. Off by default.
+    /// Keep routes also after a NOTIFICATION or an expired hold timer, with peers that offer the same (RFC 8538). The
+    /// routes of an unreachable node then stay for its restart time, not just its hold time. Disabled by default.
     #[serde(default)]
     pub notifications: bool,
 }
 
-/// BFD between two nodes, or with a peer. Intervals are in milliseconds.
+/// BFD between two nodes. Intervals are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Bfd {
-    /// Whether to run it.
+    /// Run it.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// How often we can take packets, 10 to 60000; the neighbour sends no more often. 300 by default.
+    /// The shortest interval between received packets, 10 to 60000; the neighbor sends no faster. 300 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 60000))]
     pub receive_interval: Option<u32>,
-    /// How often we want to send packets, 10 to 60000; what is slower, this or what the neighbour can take, holds. 300
-    /// by default.
+    /// The shortest interval between sent packets, 10 to 60000. The longer one of this and the neighbor's
+    /// receiveInterval is used. 300 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 60000))]
     pub transmit_interval: Option<u32>,
-    /// How many packets of ours in a row the neighbour may miss before it gives us up, 2 to 255. 3 by default.
+    /// The number of lost packets in a row after which the neighbor ends the session, 2 to 255. 3 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 255))]
     pub detect_multiplier: Option<u8>,

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions, as `heliograph crds` prints them and manifests/crds.yaml holds them.
+//! The CustomResourceDefinitions, as in the output of `heliograph crds` and in manifests/crds.yaml.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -6,20 +6,20 @@ use serde_json::{Number, Value};
 
 use super::{BGPConfiguration, BGPFilter, BGPNode, BGPPeer, BGPSession};
 
-/// All of them, ready to be applied. BGPConfiguration comes first: whoever deletes them in this order takes away first
-/// what agents need to believe anything else, so that they keep what they have.
+/// Returns all definitions. BGPConfiguration is the first: if somebody deletes them in this order, it is gone before the
+/// other objects, and agents accept no deletion of these without it.
 pub fn crds() -> Vec<Value> {
     let intent = [BGPConfiguration::crd(), BGPPeer::crd(), BGPFilter::crd()];
-    let told = [BGPSession::crd(), BGPNode::crd()];
-    intent.iter().chain(&told).map(finished).collect()
+    let status = [BGPSession::crd(), BGPNode::crd()];
+    intent.iter().chain(&status).map(finished).collect()
 }
 
-/// The same as one YAML file.
+/// Returns all definitions as one YAML file.
 pub fn yaml() -> String {
     let mut text = String::from("# Made by `heliograph crds`; not to be edited.\n");
     for crd in crds() {
         text.push_str("---\n");
-        // A value of our own making can always be written.
+        // The serialization of this value never fails.
         text.push_str(&serde_yaml::to_string(&crd).unwrap_or_default());
     }
     text
@@ -31,7 +31,7 @@ fn finished(crd: &CustomResourceDefinition) -> Value {
     value
 }
 
-/// A bound such as 65535.0 as the whole number that every client writes it as.
+/// Replaces a bound such as 65535.0 by a whole number, as clients write it.
 fn whole(number: &mut Number) {
     if let Some(float) = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0) {
         // Bounds are of 32 bits at most, which an f64 holds exactly.
@@ -39,8 +39,8 @@ fn whole(number: &mut Number) {
     }
 }
 
-/// Takes away what API servers warn of: formats that they don't know, such as `uint32`. Whole numbers lose their point. `properties`: the keys of this
-/// object are names of fields.
+/// Removes formats that API servers warn about, such as `uint32`, and makes bounds whole numbers. `properties`: the keys of
+/// this object are names of fields.
 fn strip(value: &mut Value, properties: bool) {
     match value {
         Value::Object(fields) => {

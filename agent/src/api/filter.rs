@@ -1,5 +1,5 @@
-//! `BGPFilter`: rules that say which routes pass between us and peers, and with what changes.
-// Printer columns are alike in type, which is no slip.
+//! `BGPFilter`: rules that accept, reject and modify routes on import and export.
+// Printer columns have the same type on purpose.
 #![allow(clippy::duplicated_attributes)]
 
 use kube::core::Rule as Cel;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use super::status::ObjectStatus;
 
-/// Rules that say which routes pass, and with what changes; BGPPeers name them as importFilter and exportFilter.
+/// Rules that accept, reject and modify routes. BGPPeers refer to it by importFilter and exportFilter.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "heliograph.io",
@@ -20,7 +20,7 @@ use super::status::ObjectStatus;
     shortname = "bgpf",
     category = "heliograph",
     derive = "PartialEq",
-    doc = "Rules that say which routes pass, and with what changes; BGPPeers name them as importFilter and exportFilter.",
+    doc = "Rules that accept, reject and modify routes. BGPPeers refer to it by importFilter and exportFilter.",
     status = "ObjectStatus",
     printcolumn(name = "Otherwise", type_ = "string", json_path = ".spec.otherwise"),
     printcolumn(
@@ -32,12 +32,12 @@ use super::status::ObjectStatus;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BGPFilterSpec {
-    /// Tried in turn. One that fits makes its changes, and ends the search unless its action is Continue. Conditions
-    /// see the route as it came, not as earlier rules changed it.
+    /// The rules, evaluated in order. A rule that matches makes its changes, and ends the evaluation unless its action is
+    /// Continue. Conditions are evaluated on the unmodified route, without the changes of earlier rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub rules: Vec<FilterRule>,
-    /// What becomes of a route that no rule accepts or rejects; rejected where absent.
+    /// The action for routes that no rule accepts or rejects; Reject by default.
     #[serde(default)]
     pub otherwise: Otherwise,
 }
@@ -48,19 +48,19 @@ pub struct BGPFilterSpec {
 #[x_kube(validation = Cel::new("self.action != 'Reject' || !has(self.set)")
     .message("a rejected route is not changed: leave set out"))]
 pub struct FilterRule {
-    /// What people call it: it stands in the reasons that `heliograph routes` gives.
+    /// The name of the rule in the output of `heliograph routes`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub name: String,
-    /// What must hold of a route; all of it. Absent: every route fits.
+    /// Conditions, all of which must be met. Without them the rule matches every route.
     #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
     pub matches: Option<RouteMatch>,
-    /// What must not hold of a route; none of it.
+    /// Conditions, none of which may be met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unless: Option<RouteMatch>,
-    /// What becomes of a route that fits.
+    /// The action for a route that matches.
     pub action: Action,
-    /// What is changed on a route that fits.
+    /// The changes of a route that matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<Changes>,
 }
@@ -69,31 +69,31 @@ pub struct FilterRule {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {
-    /// Its prefix is one of these.
+    /// The prefix matches one of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub prefixes: Option<Vec<PrefixMatch>>,
-    /// It carries all of these: `64512:100` (RFC 1997), `64512:1:2` (RFC 8092), `rt:64512:100`, `soo:64512:100` or
+    /// The route has all of these communities: `64512:100` (RFC 1997), `64512:1:2` (RFC 8092), `rt:64512:100`, `soo:64512:100` or
     /// `0x` and 16 hexadecimal digits (RFC 4360), or one of no-export, no-advertise, no-export-subconfed, no-peer,
     /// blackhole, graceful-shutdown, accept-own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 3, max = 40)))]
     #[x_kube(validation = Cel::new(rules::COMMUNITIES).message(rules::COMMUNITIES_MESSAGE))]
     pub communities: Option<Vec<String>>,
-    /// Its AS path is like this.
+    /// The AS path matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_path: Option<AsPathMatch>,
-    /// Its next hop lies in one of these networks.
+    /// The next hop is in one of these networks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), inner(length(max = 43)))]
     #[x_kube(validation = Cel::new(rules::CIDRS).message(rules::CIDR_MESSAGE))]
     pub next_hops: Option<Vec<String>>,
-    /// It was learned like this.
+    /// The source of the route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
 }
 
-/// Prefixes within `cidr`, of some lengths.
+/// Prefixes within `cidr` with a length in a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Cel::new("!has(self.maxLength) || !isCIDR(self.cidr) \
@@ -108,46 +108,46 @@ pub struct PrefixMatch {
     #[schemars(length(max = 43))]
     #[x_kube(validation = Cel::new(rules::CIDR).message(rules::CIDR_MESSAGE))]
     pub cidr: String,
-    /// The shortest prefix length that matches; that of `cidr` where absent.
+    /// The shortest prefix length that matches; that of `cidr` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 128))]
     pub min_length: Option<u8>,
-    /// The longest prefix length that matches; that of `cidr` where absent, so that only `cidr` itself does.
+    /// The longest prefix length that matches; that of `cidr` by default, so that only `cidr` itself matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 128))]
     pub max_length: Option<u8>,
 }
 
-/// What an AS path is like; all that is given must hold.
+/// Conditions on an AS path, all of which must be met.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AsPathMatch {
-    /// Whether it is empty, that is, the route is from our own AS.
+    /// The path is empty (true) or not (false). Routes from our own AS have an empty path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty: Option<bool>,
-    /// This AS is in it.
+    /// The path contains this AS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub contains: Option<u32>,
-    /// This AS is the first: the neighbouring one.
+    /// The first AS of the path: that of the neighbor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub from: Option<u32>,
-    /// This AS is the last: the origin.
+    /// The last AS of the path: the origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub origin: Option<u32>,
-    /// It is no longer than this many ASes.
+    /// The largest length of the path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub at_most: Option<u16>,
 }
 
-/// How a route was learned.
+/// The source of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(
-    description = "Local: this node originates it. Internal: from a neighbour in our AS. External: from a \
-                          neighbour in another AS."
+    description = "Local: this node originates it. Internal: from a neighbor in our AS. External: from a \
+                          neighbor in another AS."
 )]
 #[allow(missing_docs)]
 pub enum Source {
@@ -156,9 +156,11 @@ pub enum Source {
     External,
 }
 
-/// What becomes of a route that fits a rule.
+/// The action for a route that matches a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "Accept: it passes. Reject: it doesn't. Continue: the next rules have a say, too.")]
+#[schemars(
+    description = "Accept: the route is accepted. Reject: the route is rejected. Continue: the next rules decide."
+)]
 #[allow(missing_docs)]
 pub enum Action {
     Accept,
@@ -166,9 +168,9 @@ pub enum Action {
     Continue,
 }
 
-/// What becomes of a route that no rule accepts or rejects.
+/// The action for routes that no rule accepts or rejects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(description = "Reject: it doesn't pass. Accept: it passes.")]
+#[schemars(description = "Reject: the route is rejected. Accept: the route is accepted.")]
 #[allow(missing_docs)]
 pub enum Otherwise {
     #[default]
@@ -176,7 +178,7 @@ pub enum Otherwise {
     Accept,
 }
 
-/// What is changed on a route.
+/// The changes of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Cel::new("!has(self.med) || !has(self.removeMED) || !self.removeMED")
@@ -187,12 +189,12 @@ pub struct Changes {
     #[schemars(length(max = 16), inner(length(min = 3, max = 40)))]
     #[x_kube(validation = Cel::new(rules::COMMUNITIES).message(rules::COMMUNITIES_MESSAGE))]
     pub add_communities: Vec<String>,
-    /// Communities to take away, written as in `match`.
+    /// Communities to remove, written as in `match`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 3, max = 40)))]
     #[x_kube(validation = Cel::new(rules::COMMUNITIES).message(rules::COMMUNITIES_MESSAGE))]
     pub remove_communities: Vec<String>,
-    /// LOCAL_PREF; means nothing towards external peers.
+    /// LOCAL_PREF. It is not sent to external peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4_294_967_295u32))]
     pub local_pref: Option<u32>,
@@ -200,14 +202,14 @@ pub struct Changes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4_294_967_295u32))]
     pub med: Option<u32>,
-    /// Take MULTI_EXIT_DISC away.
+    /// Remove MULTI_EXIT_DISC.
     #[serde(rename = "removeMED", default)]
     pub remove_med: bool,
-    /// Make the AS path longer by this many, 1 to 32: on export by our AS number, on import by the peer's.
+    /// The number of times that an AS number is prepended to the AS path, 1 to 32: on export ours, on import the peer's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
     pub prepend: Option<u8>,
-    /// Make our own address on the session the next hop; on export only.
+    /// Set the next hop to our own address on the session; on export only.
     #[serde(default)]
     pub next_hop_self: bool,
 }

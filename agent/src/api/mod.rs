@@ -1,14 +1,15 @@
-//! The objects in which people say what they want: group `heliograph.io`, version `v1alpha1`, cluster-scoped.
+//! The objects of users and those that agents write: group `heliograph.io`, version `v1alpha1`, cluster-scoped.
 //!
-//! Nodes are Kubernetes' own `v1` Node. CIDRs and addresses are strings here, as Kubernetes' conventions have it;
-//! `store` turns them into the types that [`crate::intent`] has. Unknown fields aren't refused by these types but by
-//! the store that reads them: all at once, with their place, and an older agent survives a newer field.
+//! Nodes are Kubernetes' own `v1` Node. CIDRs and addresses are strings here, as in Kubernetes' conventions;
+//! [`crate::store`] converts them to the types of [`crate::intent`]. These types ignore unknown fields, so an older agent
+//! reads objects with newer fields. A store of files rejects them, all at once and with their place.
 
 pub mod bgp_node;
 pub mod configuration;
 pub mod crds;
 pub mod filter;
 pub mod node;
+pub mod object;
 pub mod peer;
 pub mod rules;
 pub mod session;
@@ -19,10 +20,13 @@ pub use configuration::{BGPConfiguration, BGPConfigurationSpec, Bfd, Encapsulati
 pub use configuration::{NatOutgoing, Reflectors, Timers, Topology};
 pub use filter::{BGPFilter, BGPFilterSpec};
 pub use node::Node;
+pub use object::{ObjectKind, ObjectRef};
 pub use peer::{BGPPeer, BGPPeerSpec, PeerBfd, PrefixRule, SecretRef};
 pub use session::{BGPSession, BGPSessionSpec, BGPSessionStatus};
 
-/// Group of our own kinds.
+/// The API group of Heliograph's kinds.
 pub const GROUP: &str = "heliograph.io";
-/// Group and version of our own kinds.
+/// The version of Heliograph's kinds.
+pub const VERSION: &str = "v1alpha1";
+/// Group and version of Heliograph's kinds.
 pub const API_VERSION: &str = "heliograph.io/v1alpha1";

@@ -1,24 +1,24 @@
-//! As much of Kubernetes' own `v1` Node as we use: everything else is dropped as it is read.
+//! The fields of Kubernetes' own `v1` Node that agents use. Decoding drops all others.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Serialize};
 
-/// A node of the cluster.
+/// A Node.
 #[derive(Clone, Debug, Default, PartialEq, Resource, Serialize, Deserialize)]
 #[resource(inherit = k8s_openapi::api::core::v1::Node)]
 pub struct Node {
-    /// Its name and labels.
+    /// Name and labels.
     pub metadata: ObjectMeta,
-    /// What it is to be.
+    /// The desired state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<NodeSpec>,
-    /// What it is.
+    /// The actual state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<NodeStatus>,
 }
 
-/// What a node is to be.
+/// The desired state of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeSpec {
     /// The network of its pods, where it has only one.
@@ -29,18 +29,18 @@ pub struct NodeSpec {
     pub pod_cidrs: Option<Vec<String>>,
 }
 
-/// What a node is.
+/// The actual state of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// Its addresses.
+    /// The addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<NodeAddress>>,
 }
 
-/// An address of a node.
+/// An address of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeAddress {
-    /// What it is for: `InternalIP` is what we use.
+    /// The type of the address. Agents use `InternalIP`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The address.
@@ -48,11 +48,10 @@ pub struct NodeAddress {
 }
 
 impl Node {
-    /// Without what we don't use: of the metadata only the name and those labels that `wanted` holds for stay, of the
-    /// addresses those towards other nodes.
-    pub fn trimmed(mut self, wanted: impl Fn(&str) -> bool) -> Self {
+    /// Removes fields that agents don't use: it keeps the name, the labels whose keys are `needed`, and InternalIPs.
+    pub fn trimmed(mut self, needed: impl Fn(&str) -> bool) -> Self {
         let labels = self.metadata.labels.take();
-        let labels = labels.map(|all| all.into_iter().filter(|(key, _)| wanted(key)).collect());
+        let labels = labels.map(|all| all.into_iter().filter(|(key, _)| needed(key)).collect());
         self.metadata = ObjectMeta { name: self.metadata.name, labels, ..ObjectMeta::default() };
         if let Some(addresses) = self.status.as_mut().and_then(|status| status.addresses.as_mut()) {
             addresses.retain(|address| address.kind == "InternalIP");

@@ -1,38 +1,38 @@
-//! Label selectors as Kubernetes has them: all of `matchLabels` and all of `matchExpressions` must hold.
+//! Kubernetes' label selectors: `matchLabels` and `matchExpressions` as one list of requirements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which objects are meant, by their labels. Without requirements it matches every object.
+/// A label selector. Without requirements it matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// All must hold.
+    /// The requirements, all of which must be met.
     pub requirements: Vec<Requirement>,
 }
 
-/// One condition on one label.
+/// A condition on a label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
-    /// The label.
+    /// The key of the label.
     pub key: String,
-    /// What must hold of it.
+    /// The operator, with its values.
     pub operator: Operator,
 }
 
-/// What must hold of a label.
+/// An operator of a requirement, with its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operator {
-    /// It is there and has one of these values.
+    /// The label exists and has one of these values.
     In(BTreeSet<String>),
-    /// It has none of these values, or is not there.
+    /// The label has none of these values, or does not exist.
     NotIn(BTreeSet<String>),
-    /// It is there.
+    /// The label exists.
     Exists,
-    /// It is not there.
+    /// The label does not exist.
     DoesNotExist,
 }
 
 impl Selector {
-    /// Whether an object with these labels is meant.
+    /// Returns whether an object with these labels matches.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| {
             let value = labels.get(&requirement.key);
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_mean_what_they_mean_in_kubernetes() {
+    fn operators_match_as_in_kubernetes() {
         let values = |list: &[&str]| list.iter().map(|v| v.to_string()).collect::<BTreeSet<_>>();
         let labels = BTreeMap::from([("rack".to_string(), "1".to_string())]);
         let cases = [

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use heliograph_bgp::wire::Family;
+use heliograph_bgp::Family;
 use heliograph_bgp::{Filter, Timers, Ttl};
 
 use crate::intent::{Node, Peer, Selector, Snapshot, SourceAddress};
@@ -29,7 +29,7 @@ pub fn labelled(mut node: Node, key: &str, value: &str) -> Node {
 pub fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
     Snapshot {
         nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
-        configuration: convert::stand_in(),
+        configuration: convert::default_configuration(),
         peers: BTreeMap::new(),
         all_nodes: true,
     }

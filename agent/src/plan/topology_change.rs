@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use heliograph_bgp::Neighbor;
-use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::Prefix;
 
 use super::{NeighborRole, SpeakerPlan};
 use crate::intent::{Node, Snapshot};

@@ -14,6 +14,7 @@ use heliograph_bgp::report::SessionState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::apiserver::Access;
 use crate::cni::{self, CniError, Installer};
 use crate::intent::Snapshot;
 use crate::kernel::linux::Linux;
@@ -23,7 +24,6 @@ use crate::kernel::{Kernel, KernelError, preflight};
 use crate::plan::{self, SpeakerPlan, SpeakerState, TopologyChange};
 use crate::status::server::{MAX_CONNECTIONS, Query, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
-use crate::store::kubernetes::Access;
 use crate::store::{self, View, last_good};
 
 mod forwarding;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Agent;
+use crate::api::{ObjectKind, ObjectRef};
 use crate::kernel::{IpFamily, Kernel};
 use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
 use crate::status::server::{Query, Subject};
@@ -84,10 +85,10 @@ impl<K: Kernel> Agent<K> {
             router_id: session.router_id,
             hold_seconds: session.hold_time.map(|hold| hold.as_secs()),
             established_count: session.established_count,
-            last_error: session.last_error.as_ref().map(|(error, _)| error.clone()),
+            last_error: session.last_error.as_ref().map(|(error, _)| error.to_string()),
             errors: session.errors.iter().map(past_error).collect(),
             history: session.history.iter().map(transition).collect(),
-            reason: session.reason.clone(),
+            reason: session.reason.to_string(),
             bfd: session.bfd.as_ref().map(BfdStatus::from),
         }
     }
@@ -97,7 +98,7 @@ impl<K: Kernel> Agent<K> {
         if role.is_node() {
             return None;
         }
-        let object = format!("BGPPeer {name}");
+        let object = ObjectRef::new(ObjectKind::BGPPeer, name);
         self.view.objects.iter().find(|found| found.object == object)?.in_force
     }
 
@@ -239,8 +240,8 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Returns the reachability of a best path's next hop, whether the kernel holds the route, and the reason if it does not
-    /// by intent.
+    /// Returns the reachability of a best path's next hop, whether the kernel holds the route, and the reason if it is
+    /// deliberately not installed.
     fn in_kernel(
         &self,
         prefix: &IpNetwork,
@@ -269,12 +270,16 @@ fn store(connection: &Connection) -> StoreStatus {
         since_seconds: since.as_secs_f64(),
         last_error: connection.last_error.clone(),
         node_uid: connection.node_uid.clone(),
-        rejected: connection.refused,
+        rejected: connection.rejected,
     }
 }
 
 fn past_error(error: &PastError) -> PastErrorStatus {
-    PastErrorStatus { seconds_ago: error.ago.as_secs_f64(), error: error.error.clone(), count: error.times }
+    PastErrorStatus {
+        seconds_ago: error.ago.as_secs_f64(),
+        error: error.error.to_string(),
+        count: error.times,
+    }
 }
 
 fn transition(transition: &Transition) -> TransitionStatus {
@@ -282,7 +287,7 @@ fn transition(transition: &Transition) -> TransitionStatus {
         seconds_ago: transition.ago.as_secs_f64(),
         from: transition.from,
         to: transition.to,
-        reason: transition.why.clone(),
+        reason: transition.reason.to_string(),
         count: transition.times,
     }
 }

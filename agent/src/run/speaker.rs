@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use heliograph_bgp::Config;
-use heliograph_bgp::io::{self, BestRoutes, Handle, Options, StartError, Stop};
+use heliograph_bgp::io::{self, BestRoutes, Handle, Options, SetConfigError, StartError, Stop};
 use heliograph_bgp::report::{PathReport, SessionReport};
 use heliograph_cni::IpFamily;
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
 pub struct AgentSpeaker {
     running: Option<Running>,
     problem: Option<String>,
+    /// A speaker ran before and ended by itself: the next one is a restart.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,8 @@ impl AgentSpeaker {
         restarting: bool,
     ) -> Result<(), StartError> {
         let Some(running) = &mut self.running else {
-            self.running = Some(Running::start(config, listen, restarting).await?);
+            self.running = Some(Running::start(config, listen, restarting || self.ended).await?);
+            self.problem = None;
             return Ok(());
         };
         self.problem = None;
@@ -96,6 +99,7 @@ impl AgentSpeaker {
         if running.config != *config {
             match running.handle.set_config(config.clone()).await {
                 Ok(()) => running.config = config.clone(),
+                Err(SetConfigError::Stopped(_)) => self.note_end(),
                 Err(error) => {
                     self.problem = Some(format!("the BGP speaker keeps its former configuration: {error}"))
                 }
@@ -108,15 +112,24 @@ impl AgentSpeaker {
     pub async fn changed(&mut self) {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         if running.changes.changed().await.is_err() {
-            // It was stopped, so nothing changes any more.
-            std::future::pending().await
+            self.note_end();
         }
     }
 
-    /// Returns the best routes; without a speaker none, and not in sync.
+    /// Notes that the speaker ended by itself, which happens only after a panic in its task; [`Self::apply`] starts another.
+    fn note_end(&mut self) {
+        tracing::error!(
+            "the BGP speaker has stopped by itself and is started again: please report this as a bug"
+        );
+        self.running = None;
+        self.ended = true;
+        self.problem = Some("the BGP speaker has stopped by itself: it is started again".into());
+    }
+
+    /// Returns the best routes: none, and not complete, without a speaker. [`Self::changed`] detects one that has ended.
     pub async fn best_routes(&self) -> BestRoutes {
         match &self.running {
-            Some(running) => running.handle.best_routes().await,
+            Some(running) => running.handle.best_routes().await.unwrap_or_default(),
             None => BestRoutes::default(),
         }
     }
@@ -124,7 +137,7 @@ impl AgentSpeaker {
     /// Returns all sessions.
     pub async fn sessions(&self) -> Vec<SessionReport> {
         match &self.running {
-            Some(running) => running.handle.sessions().await,
+            Some(running) => running.handle.sessions().await.unwrap_or_default(),
             None => Vec::new(),
         }
     }
@@ -132,7 +145,7 @@ impl AgentSpeaker {
     /// Returns all paths.
     pub async fn paths(&self) -> Vec<PathReport> {
         match &self.running {
-            Some(running) => running.handle.paths().await,
+            Some(running) => running.handle.paths().await.unwrap_or_default(),
             None => Vec::new(),
         }
     }

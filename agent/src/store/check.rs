@@ -1,4 +1,4 @@
-//! Objects together: what no object shows alone. Gives the whole [`Snapshot`], or everything that is wrong.
+//! Validation of all objects together. It gives the whole [`Snapshot`], or all problems.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -7,124 +7,130 @@ use std::sync::Arc;
 use heliograph_bgp::Key;
 use ipnetwork::IpNetwork;
 
-use super::convert::{self, Surroundings};
+use super::convert::{self, References};
 use super::names::is_dns_name;
-use super::problem::{ObjectRef, Problem, Problems};
-use crate::api;
+use super::problem::{Finding, Problem, Problems};
+use crate::api::{self, ObjectKind, ObjectRef};
 use crate::intent::{Configuration, Node, Peer, Snapshot};
 
 /// The name of the only BGPConfiguration.
 pub const CONFIGURATION_NAME: &str = "default";
 
-/// An object as it was read. Cheap to clone.
+/// A decoded object. A clone is cheap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Its `metadata.name`.
+    /// `metadata.name`.
     pub name: String,
-    /// Its `metadata.generation`: how often its spec was written; `None`: it comes from no API server.
+    /// `metadata.generation`, the number of changes of its spec. `None`: it is not from an API server.
     pub generation: Option<i64>,
-    /// The rest of it.
-    pub kind: Kind,
+    /// The content.
+    pub content: Content,
 }
 
-/// The kinds of objects there are.
+/// The content of an object, by kind.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind {
+pub enum Content {
     /// `v1` Node.
     Node(Arc<api::Node>),
-    /// `v1` Secret: its values by key.
+    /// The values of a `v1` Secret, by key.
     Secret(Arc<BTreeMap<String, Key>>),
-    /// Our BGPConfiguration.
+    /// BGPConfiguration.
     Configuration(Arc<api::BGPConfigurationSpec>),
-    /// Our BGPPeer.
+    /// BGPPeer.
     Peer(Arc<api::BGPPeerSpec>),
-    /// Our BGPFilter.
+    /// BGPFilter.
     Filter(Arc<api::BGPFilterSpec>),
 }
 
 impl Object {
-    /// The name of its kind.
-    pub fn kind_name(&self) -> &'static str {
-        match self.kind {
-            Kind::Node(_) => "Node",
-            Kind::Secret(_) => "Secret",
-            Kind::Configuration(_) => "BGPConfiguration",
-            Kind::Peer(_) => "BGPPeer",
-            Kind::Filter(_) => "BGPFilter",
+    /// Returns the kind.
+    pub fn kind(&self) -> ObjectKind {
+        match self.content {
+            Content::Node(_) => ObjectKind::Node,
+            Content::Secret(_) => ObjectKind::Secret,
+            Content::Configuration(_) => ObjectKind::BGPConfiguration,
+            Content::Peer(_) => ObjectKind::BGPPeer,
+            Content::Filter(_) => ObjectKind::BGPFilter,
         }
     }
-}
 
-impl Object {
-    /// Takes the labels of the same Node that it hasn't: each source keeps those that it was asked for.
-    pub fn take_labels(&mut self, other: &Self) {
-        if let (Kind::Node(node), Kind::Node(other)) = (&mut self.kind, &other.kind) {
-            let known = Arc::make_mut(node).metadata.labels.get_or_insert_default();
+    /// Returns kind and name.
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef::new(self.kind(), &self.name)
+    }
+
+    /// Adds the labels of the same Node from another watcher, as each watcher keeps only those that it needs.
+    pub fn add_labels(&mut self, other: &Self) {
+        if let (Content::Node(node), Content::Node(other)) = (&mut self.content, &other.content) {
+            let labels = Arc::make_mut(node).metadata.labels.get_or_insert_default();
             for (key, value) in other.metadata.labels.iter().flatten() {
-                known.entry(key.clone()).or_insert_with(|| value.clone());
+                labels.entry(key.clone()).or_insert_with(|| value.clone());
             }
         }
     }
 }
 
-/// How much of the cluster the objects are.
+/// The part of the cluster that the objects are.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent<'a> {
-    /// All of it; `complete` is false where some objects could not even be read: what then seems missing may be among
-    /// them.
+    /// The whole cluster.
     Whole {
-        /// Every object could be read.
+        /// All objects could be decoded. Otherwise an object that seems to be missing may be one that could not.
         complete: bool,
     },
-    /// What a node needs: Secrets of its own peers only, and perhaps not all nodes, nor all of their labels.
+    /// The objects that one node needs: the Secrets of its own peers, and perhaps not all Nodes and not all of their
+    /// labels.
     Around {
         /// The node.
         node: &'a str,
-        /// What may be there, but couldn't be read.
-        unread: &'a [ObjectRef],
+        /// Objects that may exist, but can't be read.
+        unavailable: &'a [ObjectRef],
     },
 }
 
-/// Makes the whole of the objects, or says everything that is wrong. Of two that clash the later one gets the blame.
-pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Problem>> {
+/// Assembles the intent from objects. Of two objects in conflict the later one has the problem.
+///
+/// # Errors
+/// Objects are invalid: all problems.
+pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Finding>> {
     let mut found = Vec::new();
     names(objects, &mut found);
     let complete = !matches!(extent, Extent::Whole { complete: false });
     let configuration = configuration(objects, complete, &mut found);
     let nodes = nodes(objects, &mut found);
-    let mut surroundings = Surroundings {
+    let mut references = References {
         cluster: &configuration,
         filters: HashMap::new(),
         secrets: HashMap::new(),
-        reader: match extent {
+        node: match extent {
             Extent::Whole { .. } => None,
             Extent::Around { node: name, .. } => {
                 Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name))
             }
         },
-        unread: match extent {
+        unavailable: match extent {
             Extent::Whole { .. } => &[],
-            Extent::Around { unread, .. } => unread,
+            Extent::Around { unavailable, .. } => unavailable,
         },
         complete,
     };
     for (index, object) in objects.iter().enumerate() {
-        match &object.kind {
-            Kind::Filter(spec) => {
+        match &object.content {
+            Content::Filter(spec) => {
                 let policy = convert::policy(spec, &mut Problems::of(index, &mut found));
-                surroundings.filters.insert(&object.name, policy);
+                references.filters.insert(&object.name, policy);
             }
-            Kind::Secret(values) => {
-                surroundings.secrets.insert(&object.name, values);
+            Content::Secret(values) => {
+                references.secrets.insert(&object.name, values);
             }
             _ => {}
         }
     }
     let mut peers = Vec::new();
     for (index, object) in objects.iter().enumerate() {
-        if let Kind::Peer(spec) = &object.kind {
+        if let Content::Peer(spec) = &object.content {
             let mut problems = Problems::of(index, &mut found);
-            let peer = convert::peer(&object.name, spec, &surroundings, &mut problems);
+            let peer = convert::peer(&object.name, spec, &references, &mut problems);
             peers.extend(peer.map(|peer| (index, peer)));
         }
     }
@@ -141,100 +147,91 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Prob
         all_nodes: true,
     };
     match extent {
-        // What isn't there may be among what couldn't be read.
+        // Otherwise a reflector may be among the objects that could not be decoded.
         Extent::Whole { complete: true } if snapshot.lacks_reflectors() => {
-            let object = objects.iter().position(|object| matches!(object.kind, Kind::Configuration(_)));
-            Err(vec![Problem { object, ..no_reflector("what was last good stays in force") }])
+            let object =
+                objects.iter().position(|object| matches!(object.content, Content::Configuration(_)));
+            let problem = no_reflector("the last good intent stays in force");
+            Err(vec![Finding { object, ..problem.into() }])
         }
-        // What to go by then is for `settle` to find.
+        // `accept` finds another topology.
         _ => Ok(snapshot),
     }
 }
 
-/// Nodes are to have their routes from reflectors, and no node is one.
+/// Returns the problem of a topology with reflectors that no Node matches.
 pub fn no_reflector(consequence: &str) -> Problem {
-    Problem {
-        object: None,
-        field: "spec.reflectors.nodeSelector".into(),
-        problem: format!("no node's labels match, so none would reflect and nodes would learn nothing of each other; {consequence}"),
-        remedy: "label the nodes that are to reflect as it asks (kubectl label node), correct it, or set spec.topology to \
-                 FullMesh"
-            .into(),
-        clash: None,
-        object_ref: None,
-    }
+    let problem = format!(
+        "no node's labels match, so none would reflect and nodes would learn no routes of each other; {consequence}"
+    );
+    let remedy = "label the nodes that are to reflect accordingly (kubectl label node), correct the selector, or set \
+                  spec.topology to FullMesh";
+    Problem::new(problem, remedy).at("spec.reflectors.nodeSelector")
 }
 
-fn nodes(objects: &[Object], found: &mut Vec<Problem>) -> Vec<(usize, Node)> {
+fn nodes(objects: &[Object], found: &mut Vec<Finding>) -> Vec<(usize, Node)> {
     let mut nodes = Vec::new();
     for (index, object) in objects.iter().enumerate() {
-        if let Kind::Node(node) = &object.kind {
+        if let Content::Node(node) = &object.content {
             nodes.push((index, convert::node(&object.name, node, &mut Problems::of(index, found))));
         }
     }
     nodes
 }
 
-fn names(objects: &[Object], found: &mut Vec<Problem>) {
-    let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
+fn names(objects: &[Object], found: &mut Vec<Finding>) {
+    let mut seen: HashMap<(ObjectKind, &str), usize> = HashMap::new();
     for (index, object) in objects.iter().enumerate() {
         let mut problems = Problems::of(index, found);
         if !is_dns_name(&object.name) {
-            problems.note(
+            problems.add(
                 "metadata.name",
                 format!("{:?} is no object name", object.name),
                 "use lower-case letters, digits, '-' and '.', with a letter or digit at both ends",
             );
         }
-        match seen.get(&(object.kind_name(), object.name.as_str())) {
-            Some(first) => problems.note_clash(
-                "metadata.name",
-                format!("{} {} is there twice", object.kind_name(), object.name),
-                "remove one of them",
-                (*first, "metadata.name".into()),
+        match seen.get(&(object.kind(), object.name.as_str())) {
+            Some(first) => problems.push(
+                Finding::new(format!("{} is there twice", object.reference()), "remove one of them")
+                    .at("metadata.name")
+                    .in_conflict_with(*first, "metadata.name"),
             ),
             None => {
-                seen.insert((object.kind_name(), &object.name), index);
+                seen.insert((object.kind(), &object.name), index);
             }
         }
     }
 }
 
-fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Problem>) -> Configuration {
+fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -> Configuration {
     let mut chosen = None;
     for (index, object) in objects.iter().enumerate() {
-        let Kind::Configuration(spec) = &object.kind else { continue };
+        let Content::Configuration(spec) = &object.content else { continue };
         let mut problems = Problems::of(index, found);
         let configuration = convert::configuration(spec, &mut problems);
         if object.name == CONFIGURATION_NAME {
             chosen.get_or_insert(configuration);
         } else {
-            problems.note(
+            problems.add(
                 "metadata.name",
                 format!("there is one BGPConfiguration, and it is named {CONFIGURATION_NAME}"),
                 format!("name it {CONFIGURATION_NAME}, or remove this one"),
             );
         }
     }
-    let any = objects.iter().any(|object| matches!(object.kind, Kind::Configuration(_)));
+    let any = objects.iter().any(|object| matches!(object.content, Content::Configuration(_)));
     if !any && complete {
-        found.push(Problem {
-            object: None,
-            field: String::new(),
-            problem: "there is no BGPConfiguration".into(),
-            remedy: format!(
-                "add one: {{apiVersion: {}, kind: BGPConfiguration, metadata: {{name: {CONFIGURATION_NAME}}}, spec: \
-                 {{asNumber: 64512}}}}",
-                api::API_VERSION
-            ),
-            clash: None,
-            object_ref: Some(ObjectRef::new("BGPConfiguration", CONFIGURATION_NAME)),
-        });
+        let remedy = format!(
+            "add one: {{apiVersion: {}, kind: BGPConfiguration, metadata: {{name: {CONFIGURATION_NAME}}}, spec: \
+             {{asNumber: 64512}}}}",
+            api::API_VERSION
+        );
+        found.push(Finding::new("there is no BGPConfiguration", remedy).caused_by(configuration_ref()));
     }
-    chosen.unwrap_or_else(convert::stand_in)
+    chosen.unwrap_or_else(convert::default_configuration)
 }
 
-fn addresses(nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
+fn addresses(nodes: &[(usize, Node)], found: &mut Vec<Finding>) {
     let mut seen: HashMap<IpAddr, (usize, &str)> = HashMap::new();
     for (index, node) in nodes {
         for address in &node.addresses {
@@ -242,89 +239,86 @@ fn addresses(nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
                 if *name == *node.name && first == *index {
                     continue;
                 }
-                Problems::of(*index, found).note_clash(
-                    "status.addresses",
+                let finding = Finding::new(
                     format!("address {address} is also Node {name}'s"),
                     "correct the one that is wrong: each node has its own InternalIP",
-                    (first, "status.addresses".into()),
                 );
+                let field = "status.addresses";
+                found.push(finding.of(*index).at(field).in_conflict_with(first, field));
             }
         }
     }
 }
 
-/// A pod CIDR and where it stands.
-struct Claim<'a> {
+/// A pod CIDR, with its object and field.
+struct PodCidr<'a> {
     network: IpNetwork,
     object: usize,
     field: String,
     node: &'a str,
 }
 
-fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut Vec<Problem>) {
-    let mut claims = Vec::new();
+fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut Vec<Finding>) {
+    let mut cidrs = Vec::new();
     for (index, node) in nodes {
         for (position, network) in node.pod_cidrs.iter().enumerate() {
             let field = format!("spec.podCIDRs[{position}]");
             let within = |outer: &IpNetwork| contains(outer, network);
             if !configuration.cluster_cidrs.is_empty() && !configuration.cluster_cidrs.iter().any(within) {
-                let mut problems = Problems::of(*index, found);
-                problems.note(
-                    &field,
+                let finding = Finding::new(
                     format!(
                         "{network} is outside the cluster's networks ({})",
                         list(&configuration.cluster_cidrs)
                     ),
                     "give a network within them, or add one to clusterCIDRs of the BGPConfiguration",
                 );
-                problems.blame(ObjectRef::new("BGPConfiguration", CONFIGURATION_NAME));
+                found.push(finding.of(*index).at(&field).caused_by(configuration_ref()));
             }
-            claims.push(Claim { network: *network, object: *index, field, node: &node.name });
+            cidrs.push(PodCidr { network: *network, object: *index, field, node: &node.name });
         }
     }
-    // Two networks are apart or one holds the other, so after sorting by address, then length, whatever overlaps a
-    // network follows it before anything else does.
-    claims.sort_by_key(|claim| (claim.network.is_ipv6(), claim.network.network(), claim.network.prefix()));
-    let mut outer: Option<&Claim> = None;
-    for claim in &claims {
+    // Two networks are disjoint, or one contains the other. So after sorting by address, then length, the networks within
+    // another one follow it directly.
+    cidrs.sort_by_key(|cidr| (cidr.network.is_ipv6(), cidr.network.network(), cidr.network.prefix()));
+    let mut outer: Option<&PodCidr> = None;
+    for cidr in &cidrs {
         match outer {
-            Some(first) if contains(&first.network, &claim.network) => {
-                // The blame goes to the one that came later.
-                let (first, second) =
-                    if first.object <= claim.object { (first, claim) } else { (claim, first) };
-                Problems::of(second.object, found).note_clash(
-                    &second.field,
+            Some(first) if contains(&first.network, &cidr.network) => {
+                // The later object has the problem.
+                let (first, second) = if first.object <= cidr.object { (first, cidr) } else { (cidr, first) };
+                let finding = Finding::new(
                     format!(
                         "pod CIDR {} of Node {} overlaps {} of Node {}",
                         second.network, second.node, first.network, first.node
                     ),
                     "give each node a pod CIDR of its own",
-                    (first.object, first.field.clone()),
                 );
+                let finding = finding.of(second.object).at(&second.field);
+                found.push(finding.in_conflict_with(first.object, &first.field));
             }
-            _ => outer = Some(claim),
+            _ => outer = Some(cidr),
         }
     }
-    overlaps_with_addresses(&claims, nodes, found);
+    overlaps_with_addresses(&cidrs, nodes, found);
 }
 
-fn overlaps_with_addresses(claims: &[Claim], nodes: &[(usize, Node)], found: &mut Vec<Problem>) {
+fn overlaps_with_addresses(cidrs: &[PodCidr], nodes: &[(usize, Node)], found: &mut Vec<Finding>) {
     let mut addresses: BTreeMap<IpAddr, (usize, &str)> = BTreeMap::new();
     for (index, node) in nodes {
         addresses.extend(node.addresses.iter().map(|address| (*address, (*index, node.name.as_str()))));
     }
-    for claim in claims {
-        let inside = addresses.range(claim.network.network()..=claim.network.broadcast());
+    for cidr in cidrs {
+        let inside = addresses.range(cidr.network.network()..=cidr.network.broadcast());
         for (address, (owner, name)) in inside {
-            let claimed = (claim.object, claim.field.clone());
-            let owned = (*owner, "status.addresses".to_string());
-            let (first, second) = if *owner <= claim.object { (owned, claimed) } else { (claimed, owned) };
-            Problems::of(second.0, found).note_clash(
-                second.1,
-                format!("pod CIDR {} holds {address}, the address of Node {name}", claim.network),
+            let of_cidr = (cidr.object, cidr.field.as_str());
+            let of_address = (*owner, "status.addresses");
+            let (first, second) =
+                if *owner <= cidr.object { (of_address, of_cidr) } else { (of_cidr, of_address) };
+            let finding = Finding::new(
+                format!("pod CIDR {} contains {address}, the address of Node {name}", cidr.network),
                 "pods and nodes need networks of their own",
-                first,
             );
+            found.push(finding.of(second.0).at(second.1).in_conflict_with(first.0, first.1));
         }
     }
 }
@@ -333,7 +327,7 @@ fn duplicate_peers(
     peers: &[(usize, Peer)],
     nodes: &[(usize, Node)],
     extent: Extent,
-    found: &mut Vec<Problem>,
+    found: &mut Vec<Finding>,
 ) {
     let mut of_nodes: HashMap<IpAddr, (usize, &Node)> = HashMap::new();
     for (index, node) in nodes {
@@ -342,41 +336,43 @@ fn duplicate_peers(
     let field = "spec.peerAddress";
     for (position, (index, peer)) in peers.iter().enumerate() {
         if let Some((owner, node)) = of_nodes.get(&peer.address) {
-            Problems::of(*index, found).note_clash(
-                field,
+            let finding = Finding::new(
                 format!(
                     "{} is Node {}'s address: nodes peer with each other without a BGPPeer",
                     peer.address, node.name
                 ),
-                "remove this BGPPeer; a BGPPeer is for neighbours outside the cluster",
-                (*owner, "status.addresses".into()),
+                "remove this BGPPeer; a BGPPeer is for neighbors outside the cluster",
             );
+            found.push(finding.of(*index).at(field).in_conflict_with(*owner, "status.addresses"));
         }
         for (earlier, other) in &peers[..position] {
             if other.address != peer.address {
                 continue;
             }
-            // Labels of other nodes may not all be known; what clashes there is said there.
-            let seen = |node: &Node| matches!(extent, Extent::Whole { .. }) || is_reader(extent, node);
+            // The labels of other Nodes may be incomplete; their own agents report conflicts there.
+            let has_all_labels = |node: &Node| match extent {
+                Extent::Whole { .. } => true,
+                Extent::Around { node: name, .. } => node.name == name,
+            };
             let both = |node: &Node| {
-                seen(node) && peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels)
+                has_all_labels(node) && peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels)
             };
             let Some((_, node)) = nodes.iter().find(|(_, node)| both(node)) else { continue };
-            Problems::of(*index, found).note_clash(
-                field,
+            let finding = Finding::new(
                 format!(
-                    "BGPPeers {} and {} both give Node {} the neighbour {}",
+                    "BGPPeers {} and {} both give Node {} the neighbor {}",
                     other.name, peer.name, node.name, peer.address
                 ),
                 "remove one, or make their node selectors exclude each other",
-                (*earlier, field.into()),
             );
+            found.push(finding.of(*index).at(field).in_conflict_with(*earlier, field));
         }
     }
 }
 
-fn is_reader(extent: Extent, node: &Node) -> bool {
-    matches!(extent, Extent::Around { node: name, .. } if node.name == name)
+/// Returns the reference to the only BGPConfiguration.
+pub fn configuration_ref() -> ObjectRef {
+    ObjectRef::new(ObjectKind::BGPConfiguration, CONFIGURATION_NAME)
 }
 
 fn contains(outer: &IpNetwork, inner: &IpNetwork) -> bool {

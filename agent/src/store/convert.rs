@@ -1,4 +1,4 @@
-//! From the API's types to [`crate::intent`]'s, one object at a time; every field that can't be is noted.
+//! Conversion of the API's types to those of [`crate::intent`], one object at a time, with all problems.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::intent::{Configuration, Encapsulation, Node, Operator, Requirement, S
 mod peer;
 mod policy;
 
-pub use peer::{Surroundings, peer};
+pub use peer::{References, peer};
 pub use policy::policy;
 
 /// The registered port of BGP.
 pub const BGP_PORT: u16 = 179;
-/// RFC 4724 §3: the restart time has 12 bits.
+/// The longest restart time: it has 12 bits (RFC 4724 §3).
 const MAX_RESTART_SECONDS: u16 = 4095;
 
-/// What stands in for a configuration that is missing or refused, so that everything else can be checked too.
-pub fn stand_in() -> Configuration {
+/// Returns the configuration with default values. It replaces a missing or invalid one, so that all else can be validated.
+pub fn default_configuration() -> Configuration {
     Configuration {
         asn: 64512,
         topology: Topology::FullMesh,
@@ -39,7 +39,7 @@ pub fn stand_in() -> Configuration {
     }
 }
 
-/// A node. Only what we use is looked at: the rest is Kubernetes' business.
+/// Converts a Node.
 pub fn node(name: &str, object: &api::Node, problems: &mut Problems) -> Node {
     let mut node = Node { name: name.to_string(), ..Node::default() };
     node.labels = object.metadata.labels.clone().unwrap_or_default();
@@ -66,17 +66,17 @@ pub fn node(name: &str, object: &api::Node, problems: &mut Problems) -> Node {
     node
 }
 
-/// The cluster's configuration.
+/// Converts the BGPConfiguration.
 pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) -> Configuration {
-    let mut configuration = stand_in();
+    let mut configuration = default_configuration();
     configuration.asn = spec.as_number;
     if spec.as_number == 0 {
-        problems.note("spec.asNumber", "AS number 0 is reserved (RFC 7607)", PRIVATE_AS);
+        problems.add("spec.asNumber", "AS number 0 is reserved (RFC 7607)", PRIVATE_AS);
     }
     configuration.topology = match (spec.topology, &spec.reflectors) {
         (api::Topology::FullMesh, None) => Topology::FullMesh,
         (api::Topology::FullMesh, Some(_)) => {
-            problems.note(
+            problems.add(
                 "spec.reflectors",
                 "reflectors are named, but the topology is FullMesh",
                 "set spec.topology to Reflectors, or remove spec.reflectors",
@@ -84,9 +84,9 @@ pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) 
             Topology::FullMesh
         }
         (api::Topology::Reflectors, None) => {
-            problems.note(
+            problems.add(
                 "spec.reflectors",
-                "topology Reflectors needs to know which nodes reflect",
+                "topology Reflectors requires a selector of the nodes which reflect",
                 "add reflectors: {nodeSelector: {matchLabels: {heliograph.io/reflector: \"true\"}}}",
             );
             Topology::FullMesh
@@ -115,7 +115,7 @@ fn reflecting(reflectors: &api::Reflectors, problems: &mut Problems) -> Selector
     let field = "spec.reflectors.nodeSelector";
     let selector = selector(&reflectors.node_selector, field, problems);
     if selector.requirements.is_empty() {
-        problems.note(
+        problems.add(
             field,
             "an empty selector makes every node a reflector, which is a full mesh",
             "name a label that only the reflectors have, or set spec.topology to FullMesh",
@@ -132,13 +132,13 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
     let seconds = |s: u16| Duration::from_secs(s.into());
     if let Some(hold) = given.hold_seconds {
         if matches!(hold, 1 | 2) {
-            problems.note(
+            problems.add(
                 "spec.timers.holdSeconds",
                 format!("a hold time of {hold} s is not allowed (RFC 4271 §4.2)"),
                 "give 0 (never expires) or 3 to 65535",
             );
         }
-        // A keepalive time that was meant for another hold time isn't inherited.
+        // A default keepalive time belongs to the default hold time, so it is not used with another.
         timers.hold = seconds(hold);
         timers.keepalive = None;
     }
@@ -146,13 +146,13 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
         timers.keepalive = Some(seconds(keepalive));
         let hold = timers.hold.as_secs();
         if keepalive == 0 && hold > 0 {
-            problems.note(
+            problems.add(
                 "spec.timers.keepaliveSeconds",
                 format!("without KEEPALIVEs the session ends after the hold time of {hold} s"),
                 "leave it out for a third of the hold time",
             );
         } else if hold > 0 && u64::from(keepalive) >= hold {
-            problems.note(
+            problems.add(
                 "spec.timers.keepaliveSeconds",
                 format!("{keepalive} s is not less than the hold time of {hold} s"),
                 format!("give at most {}, a third of the hold time (RFC 4271 §10)", hold / 3),
@@ -161,7 +161,11 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
     }
     if let Some(retry) = given.connect_retry_seconds {
         if retry == 0 {
-            problems.note("spec.timers.connectRetrySeconds", "0 would try without pause", "give at least 1");
+            problems.add(
+                "spec.timers.connectRetrySeconds",
+                "0 would retry without a pause",
+                "give at least 1",
+            );
         }
         timers.connect_retry = seconds(retry.max(1));
     }
@@ -169,7 +173,7 @@ fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems)
         timers.send_hold = Some(Duration::from_secs(send_hold.into()));
     }
     if timers.send_hold.is_some_and(|send_hold| send_hold <= timers.hold) {
-        problems.note(
+        problems.add(
             "spec.timers.sendHoldSeconds",
             format!("it is not more than the hold time of {} s (RFC 9687 §3.2)", timers.hold.as_secs()),
             "give more, or leave it out for 8 minutes or twice the hold time",
@@ -193,9 +197,9 @@ fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Opt
     let mut interval = |given: Option<u32>, default, field: &str| {
         let Some(milliseconds) = given else { return default };
         if !(10..=60_000).contains(&milliseconds) {
-            problems.note(
+            problems.add(
                 format!("spec.bfd.{field}"),
-                format!("{milliseconds} ms is below 10 ms, which no busy node keeps, or above a minute"),
+                format!("{milliseconds} ms is below 10 ms, which a busy node can't keep, or above a minute"),
                 "give 10 to 60000 milliseconds, 300 as a rule",
             );
         }
@@ -205,7 +209,7 @@ fn bfd(given: &api::Bfd, default: bfd::Settings, problems: &mut Problems) -> Opt
     let min_tx = interval(given.transmit_interval, default.min_tx, "transmitInterval");
     let multiplier = given.detect_multiplier.unwrap_or(default.multiplier);
     if multiplier < 2 {
-        problems.note(
+        problems.add(
             "spec.bfd.detectMultiplier",
             format!("with {multiplier} a single lost packet ends the session"),
             "give 2 to 255, 3 as a rule",
@@ -223,9 +227,9 @@ fn graceful_restart(
     restart.notifications = given.notifications;
     if let Some(seconds) = given.restart_seconds {
         if !(1..=MAX_RESTART_SECONDS).contains(&seconds) {
-            problems.note(
+            problems.add(
                 "spec.gracefulRestart.restartSeconds",
-                format!("{seconds} s can't be said to a peer (RFC 4724 §3)"),
+                format!("{seconds} s is no restart time (RFC 4724 §3)"),
                 format!("give 1 to {MAX_RESTART_SECONDS}, or enabled: false"),
             );
         }
@@ -237,13 +241,12 @@ fn graceful_restart(
 
 fn port(given: Option<u16>, field: &str, problems: &mut Problems) -> u16 {
     if given == Some(0) {
-        problems.note(field, "port 0 is no port", "give 1 to 65535, or leave it out for 179");
+        problems.add(field, "port 0 is not valid", "give 1 to 65535, or leave it out for 179");
     }
     given.unwrap_or(BGP_PORT)
 }
 
-/// A label selector; all of its requirements must hold. What no label can be is noted: it matches nothing, and an API
-/// server that is asked for it answers 400.
+/// Converts a label selector. An invalid label is a problem, as it matches nothing and an API server answers 400 to it.
 pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> Selector {
     let mut requirements = Vec::new();
     for (key, value) in given.match_labels.iter().flatten() {
@@ -264,7 +267,7 @@ pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> 
                 true => ("needs values to compare with", "add values: [VALUE]"),
                 false => ("takes no values", "remove values"),
             };
-            problems.note(
+            problems.add(
                 format!("{field}.values"),
                 format!("operator {} {problem}", expression.operator),
                 remedy,
@@ -276,7 +279,7 @@ pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> 
             "Exists" => Operator::Exists,
             "DoesNotExist" => Operator::DoesNotExist,
             other => {
-                problems.note(
+                problems.add(
                     format!("{field}.operator"),
                     format!("unknown operator {other:?}"),
                     "give In, NotIn, Exists or DoesNotExist",
@@ -291,9 +294,9 @@ pub fn selector(given: &LabelSelector, field: &str, problems: &mut Problems) -> 
 
 fn label_key(key: &str, field: &str, problems: &mut Problems) {
     if !is_label_key(key) {
-        problems.note(
+        problems.add(
             field,
-            format!("{key:?} is no label's key"),
+            format!("{key:?} is not a valid label key"),
             "write NAME or DNS-NAME/NAME, where NAME has at most 63 letters, digits, '-', '_' and '.', with a letter or digit \
              at both ends",
         );
@@ -302,19 +305,19 @@ fn label_key(key: &str, field: &str, problems: &mut Problems) {
 
 fn label_value(value: &str, field: &str, problems: &mut Problems) {
     if !is_label_value(value) {
-        problems.note(
+        problems.add(
             field,
-            format!("{value:?} is no label's value"),
+            format!("{value:?} is not a valid label value"),
             "write at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, or nothing",
         );
     }
 }
 
-/// A network in CIDR notation, without bits beyond its length.
+/// Parses a network in CIDR notation, without bits beyond its length.
 fn network(text: &str, field: &str, problems: &mut Problems) -> Option<IpNetwork> {
     if let (Ok(address), false) = (text.parse::<IpAddr>(), text.contains('/')) {
         let length = if address.is_ipv4() { 24 } else { 64 };
-        problems.note(
+        problems.add(
             field,
             format!("{text} has no prefix length"),
             format!("add one, such as {text}/{length}"),
@@ -324,9 +327,9 @@ fn network(text: &str, field: &str, problems: &mut Problems) -> Option<IpNetwork
     let network = match text.parse::<IpNetwork>() {
         Ok(network) => network,
         Err(error) => {
-            problems.note(
+            problems.add(
                 field,
-                format!("{text:?} is no network in CIDR notation: {error}"),
+                format!("{text:?} is not a network in CIDR notation: {error}"),
                 "write ADDRESS/LENGTH, such as 10.244.1.0/24 or fd00:10:244:1::/64",
             );
             return None;
@@ -334,7 +337,7 @@ fn network(text: &str, field: &str, problems: &mut Problems) -> Option<IpNetwork
     };
     if network.ip() != network.network() {
         let right = format!("{}/{}", network.network(), network.prefix());
-        problems.note(
+        problems.add(
             field,
             format!("{text} has bits set beyond its length of {}", network.prefix()),
             format!("write {right}"),
@@ -344,19 +347,19 @@ fn network(text: &str, field: &str, problems: &mut Problems) -> Option<IpNetwork
     Some(network)
 }
 
-/// An address that one machine can have.
+/// Parses the address of one machine.
 fn unicast(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
     let Ok(address) = text.parse::<IpAddr>() else {
-        problems.note(
+        problems.add(
             field,
-            format!("{text:?} is no IP address"),
+            format!("{text:?} is not an IP address"),
             "write an IPv4 or IPv6 address without a prefix length, such as 172.20.1.11",
         );
         return None;
     };
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast {
-        problems.note(
+        problems.add(
             field,
             format!("{address} is not the address of one machine on the network"),
             "give the address under which other machines reach it",
@@ -366,14 +369,14 @@ fn unicast(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
     Some(address)
 }
 
-/// The same of a neighbour or towards one.
+/// Parses the address of a neighbor, or of this node on a session. It is not link-local.
 fn reachable(text: &str, field: &str, problems: &mut Problems) -> Option<IpAddr> {
     let address = unicast(text, field, problems)?;
     if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        problems.note(
+        problems.add(
             field,
-            format!("{address} is link-local: which link is meant isn't said"),
-            "give an address that holds beyond a link, such as 2001:db8::1 or fd00::1",
+            format!("{address} is link-local, and names no link"),
+            "give an address that is valid beyond a link, such as 2001:db8::1 or fd00::1",
         );
         return None;
     }

@@ -1,4 +1,4 @@
-//! From a document to the object it holds: which kind, which fields are unknown, which have the wrong type.
+//! Decoding of documents to objects, with the problems of unknown fields and wrong types.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,81 +10,81 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::check::{Kind, Object};
+use super::check::{Content, Object};
 use super::problem::Problems;
 use super::schema;
 use super::yaml::join;
-use crate::api;
+use crate::api::{self, ObjectKind};
 
-/// What becomes of fields that we don't know.
+/// The treatment of unknown fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unknown {
-    /// They are slips, and refused.
-    Refused,
-    /// They are for a newer version of us: the API server let them through.
+pub enum UnknownFields {
+    /// They are typing errors, and rejected.
+    Rejected,
+    /// They are for a newer version of the agent, as the API server has accepted them.
     Ignored,
 }
 
-/// Reads the object in a document. `None`: it could not be read; the problems say why.
-pub fn object(value: &Value, unknown: Unknown, problems: &mut Problems) -> Option<Object> {
+/// Decodes a document. Returns `None` and adds problems if it is invalid.
+pub fn object(value: &Value, unknown: UnknownFields, problems: &mut Problems) -> Option<Object> {
     let Some(fields) = value.as_object() else {
-        problems.note("", "not an object", "a document holds apiVersion, kind, metadata and spec");
+        problems.add("", "not an object", "write a document with apiVersion, kind, metadata and spec");
         return None;
     };
     let text = |field: &str| fields.get(field).and_then(Value::as_str).unwrap_or_default();
-    let kind = match (text("apiVersion"), text("kind")) {
-        ("v1", "Node") => {
-            // Kubernetes' own type knows all fields, and so every slip; ours holds only what we use.
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let Some(kind) = ObjectKind::from_name(kind).filter(|kind| kind.api_version() == version) else {
+        add_unknown_kind(version, kind, problems);
+        return None;
+    };
+    let content = match kind {
+        ObjectKind::Node => {
+            // Kubernetes' own type has all fields, so a check by it finds every typing error. Ours has those that are used.
             typed::<core::Node>(value, unknown, problems)?;
             let node = api::Node::deserialize(value).ok()?;
-            Kind::Node(Arc::new(node.trimmed(|_| true)))
+            Content::Node(Arc::new(node.trimmed(|_| true)))
         }
-        ("v1", "Secret") => {
-            Kind::Secret(Arc::new(secret_values(typed::<core::Secret>(value, unknown, problems)?)))
+        ObjectKind::Secret => {
+            Content::Secret(Arc::new(secret_values(typed::<core::Secret>(value, unknown, problems)?)))
         }
-        (api::API_VERSION, "BGPConfiguration") => {
-            Kind::Configuration(Arc::new(typed::<api::BGPConfiguration>(value, unknown, problems)?.spec))
+        ObjectKind::BGPConfiguration => {
+            Content::Configuration(Arc::new(typed::<api::BGPConfiguration>(value, unknown, problems)?.spec))
         }
-        (api::API_VERSION, "BGPPeer") => {
-            Kind::Peer(Arc::new(typed::<api::BGPPeer>(value, unknown, problems)?.spec))
+        ObjectKind::BGPPeer => Content::Peer(Arc::new(typed::<api::BGPPeer>(value, unknown, problems)?.spec)),
+        ObjectKind::BGPFilter => {
+            Content::Filter(Arc::new(typed::<api::BGPFilter>(value, unknown, problems)?.spec))
         }
-        (api::API_VERSION, "BGPFilter") => {
-            Kind::Filter(Arc::new(typed::<api::BGPFilter>(value, unknown, problems)?.spec))
-        }
-        (version, kind) => {
-            unknown_kind(version, kind, problems);
+        ObjectKind::BGPNode | ObjectKind::BGPSession => {
+            add_unknown_kind(version, kind.as_str(), problems);
             return None;
         }
     };
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     if name.is_empty() {
-        problems.note("metadata.name", "the object has no name", "add metadata: {name: NAME}");
+        problems.add("metadata.name", "the object has no name", "add metadata: {name: NAME}");
         return None;
     }
     let generation = value.pointer("/metadata/generation").and_then(Value::as_i64);
-    Some(Object { name: name.to_string(), generation, kind })
+    Some(Object { name: name.to_string(), generation, content })
 }
 
-/// The values of a Secret by key; `stringData` counts before `data`, as when it is written to an API server.
+/// Returns the values of a Secret by key. `stringData` overrides `data`, as in an API server.
 pub fn secret_values(secret: core::Secret) -> BTreeMap<String, Key> {
     let data = secret.data.into_iter().flatten().map(|(key, value)| (key, Key::new(value.0)));
     let text = secret.string_data.into_iter().flatten().map(|(key, value)| (key, Key::new(value)));
     data.chain(text).collect()
 }
 
-fn unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
-    let right = match kind {
-        "Node" | "Secret" => Some("v1"),
-        "BGPConfiguration" | "BGPPeer" | "BGPFilter" => Some(api::API_VERSION),
-        _ => None,
-    };
-    match right {
-        Some(right) => problems.note(
+fn add_unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
+    let known = ObjectKind::from_name(kind)
+        .filter(|kind| !matches!(kind, ObjectKind::BGPNode | ObjectKind::BGPSession));
+    match known.map(ObjectKind::api_version) {
+        Some(right) => problems.add(
             "apiVersion",
             format!("{kind} has no apiVersion {version:?}"),
             format!("write apiVersion: {right}"),
         ),
-        None => problems.note(
+        None => problems.add(
             "kind",
             format!("unknown kind {kind:?} (apiVersion {version:?})"),
             format!(
@@ -97,7 +97,7 @@ fn unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
 
 fn typed<T: DeserializeOwned + JsonSchema>(
     value: &Value,
-    policy: Unknown,
+    policy: UnknownFields,
     problems: &mut Problems,
 ) -> Option<T> {
     let mut unknown = Vec::new();
@@ -106,15 +106,15 @@ fn typed<T: DeserializeOwned + JsonSchema>(
         serde_ignored::deserialize(serde_path_to_error::Deserializer::new(value, &mut track), |path| {
             unknown.push(path_of(&path));
         });
-    unknown.retain(|_| policy == Unknown::Refused);
+    unknown.retain(|_| policy == UnknownFields::Rejected);
     for path in unknown {
-        note_unknown::<T>(&path, value, problems);
+        add_unknown_field::<T>(&path, value, problems);
     }
     match result {
         Ok(object) => Some(object),
         Err(error) => {
             let path = track.path().to_string();
-            note_wrong(if path == "." { "" } else { &path }, &error.to_string(), problems);
+            add_decoding_error(if path == "." { "" } else { &path }, &error.to_string(), problems);
             None
         }
     }
@@ -132,33 +132,33 @@ fn path_of(path: &serde_ignored::Path) -> String {
     }
 }
 
-fn note_unknown<T: JsonSchema>(path: &str, value: &Value, problems: &mut Problems) {
+fn add_unknown_field<T: JsonSchema>(path: &str, value: &Value, problems: &mut Problems) {
     if matches!(path, "apiVersion" | "kind") {
         return;
     }
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let known = schema::fields::<T>(parent);
-    let meant = schema::closest(name, &known);
-    // What machines write about a node may be newer than our list of it; only what looks like a slip is refused.
-    let by_machines = value["kind"] == "Node" && path.starts_with("status.");
-    if by_machines && meant.is_none() {
+    let fields = schema::fields::<T>(parent);
+    let similar = schema::closest(name, &fields);
+    // A kubelet may be newer than our list of fields. So in a Node's status only typing errors are rejected.
+    let by_kubelet = value["kind"] == "Node" && path.starts_with("status.");
+    if by_kubelet && similar.is_none() {
         return;
     }
-    let remedy = match meant {
-        Some(meant) => format!("did you mean {meant}?"),
-        None if known.is_empty() => "remove it".to_string(),
+    let remedy = match similar {
+        Some(similar) => format!("did you mean {similar}?"),
+        None if fields.is_empty() => "remove it".to_string(),
         None => format!(
             "remove it; {} has: {}",
             if parent.is_empty() { "the object" } else { parent },
-            known.join(", ")
+            fields.join(", ")
         ),
     };
-    problems.note(path, format!("unknown field {name:?}"), remedy);
+    problems.add(path, format!("unknown field {name:?}"), remedy);
 }
 
-fn note_wrong(path: &str, message: &str, problems: &mut Problems) {
+fn add_decoding_error(path: &str, message: &str, problems: &mut Problems) {
     if let Some(name) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        problems.note(join(path, name), "this field is required", format!("add {name}: VALUE"));
+        problems.add(join(path, name), "this field is required", format!("add {name}: VALUE"));
         return;
     }
     let whole = |most: u32| format!("give a whole number from 0 to {most}");
@@ -173,7 +173,7 @@ fn note_wrong(path: &str, message: &str, problems: &mut Problems) {
         Some(expected) if message.starts_with("unknown variant") => format!("give {expected}"),
         _ => "give a value of the kind that the field takes".to_string(),
     };
-    problems.note(path, message, remedy);
+    problems.add(path, message, remedy);
 }
 
 #[cfg(test)]
@@ -183,8 +183,14 @@ mod tests {
 
     fn read(value: Value) -> (Option<Object>, Vec<(String, String, String)>) {
         let mut found = Vec::new();
-        let object = object(&value, Unknown::Refused, &mut Problems::of(0, &mut found));
-        (object, found.into_iter().map(|p| (p.field, p.problem, p.remedy)).collect())
+        let object = object(&value, UnknownFields::Rejected, &mut Problems::of(0, &mut found));
+        (
+            object,
+            found
+                .into_iter()
+                .map(|found| (found.problem.field, found.problem.problem, found.problem.remedy))
+                .collect(),
+        )
     }
 
     #[test]
@@ -207,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_and_missing_fields_say_what_to_give() {
+    fn wrong_types_and_missing_fields_have_a_remedy() {
         let configuration = |spec: Value| {
             json!({"apiVersion": api::API_VERSION, "kind": "BGPConfiguration", "metadata": {"name": "default"},
                 "spec": spec})

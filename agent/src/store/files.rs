@@ -1,5 +1,7 @@
-//! The store in a folder: YAML documents, watched. Events only say when to look; the whole folder is read each time,
-//! and also every few seconds without an event, so that nothing is missed for long.
+//! The store in a folder of YAML documents.
+//!
+//! The whole folder is read each time. Events of the file system only trigger a read; the folder is also read every few
+//! seconds without an event, so a lost event does no harm.
 
 use std::fs;
 use std::io;
@@ -12,137 +14,140 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::folder::{self, Content, Good};
+use super::folder::{self, Files, Valid};
 use super::{Rejection, View, last_good};
 use crate::intent::Snapshot;
 
-/// How often the folder is read without an event.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A folder counts as written when two readings this far apart are the same.
-const SETTLE: Duration = Duration::from_millis(100);
-/// A folder that is wrong gets this long to become right before it is refused: somebody may be writing to it.
-const PATIENCE: Duration = Duration::from_millis(700);
-/// A folder that never settles is taken as it is after this time.
-const UNSETTLED: Duration = Duration::from_secs(5);
+/// Time between two reads without an event.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Two equal reads this far apart are needed before the folder is validated: somebody may be writing to it.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Time without a change before an invalid folder is rejected: somebody may be writing to it.
+const INVALID_GRACE_PERIOD: Duration = Duration::from_millis(700);
+/// Time after which a folder that changes all the time is validated as it is.
+const MAX_DEBOUNCE: Duration = Duration::from_secs(5);
 
-/// Reads a folder once and checks it whole.
+/// Reads and validates a folder once.
+///
+/// # Errors
+/// All reasons why the folder is rejected.
 pub fn load(folder: &Path) -> Result<Snapshot, Vec<Rejection>> {
-    folder::interpret(folder, &folder::read(folder)).map(|good| good.snapshot)
+    folder::validate(folder, &folder::read(folder)).map(|valid| valid.snapshot)
 }
 
-/// Reads the folder, then keeps an eye on it. The first view is there at once: the folder's, or where that is
-/// refused the last good intent, kept in the file `last_good`.
+/// Follows a folder. The first view has the folder's intent or, where that is rejected, the last good intent, kept in the
+/// file `last_good`.
 pub async fn watch(folder: PathBuf, last_good: PathBuf) -> watch::Receiver<Arc<View>> {
-    let content = look(&folder).await;
-    let mut keeper = Keeper { folder: folder.clone(), last_good, view: View::default() };
-    keeper.begin(&content);
-    let (sender, receiver) = watch::channel(Arc::new(keeper.view.clone()));
-    tokio::spawn(follow(keeper, content, sender));
+    let files = read(&folder).await;
+    let mut state = State { folder: folder.clone(), last_good, view: View::default() };
+    state.start(&files);
+    let (sender, receiver) = watch::channel(Arc::new(state.view.clone()));
+    tokio::spawn(follow(state, files, sender));
     receiver
 }
 
-async fn look(folder: &Path) -> Content {
+async fn read(folder: &Path) -> Files {
     let folder = folder.to_path_buf();
-    aside(move || folder::read(&folder)).await
+    blocking(move || folder::read(&folder)).await
 }
 
-async fn understand(folder: &Path, content: Content) -> (Content, Result<Good, Vec<Rejection>>) {
+async fn validate(folder: &Path, files: Files) -> (Files, Result<Valid, Vec<Rejection>>) {
     let folder = folder.to_path_buf();
-    aside(move || {
-        let result = folder::interpret(&folder, &content);
-        (content, result)
+    blocking(move || {
+        let result = folder::validate(&folder, &files);
+        (files, result)
     })
     .await
 }
 
-/// Does what takes long where it holds up no KEEPALIVE.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    // It can't panic but by a bug, and then the program ends anyway.
+/// Runs long work in another thread, where it delays no KEEPALIVE.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // It panics only by a bug, and then the program ends anyway.
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-async fn follow(mut keeper: Keeper, mut seen: Content, sender: watch::Sender<Arc<View>>) {
-    let mut eye = Eye::new(keeper.folder.clone());
+async fn follow(mut state: State, mut last: Files, sender: watch::Sender<Arc<View>>) {
+    let mut trigger = Trigger::new(state.folder.clone());
     loop {
-        eye.wait().await;
+        trigger.wait().await;
         if sender.is_closed() {
             return;
         }
-        let now = look(&keeper.folder).await;
-        // What could not be kept is tried again.
-        if now == seen && keeper.view.problems.is_empty() {
+        let files = read(&state.folder).await;
+        // A failed write of the last good intent is tried again.
+        if files == last && state.view.problems.is_empty() {
             continue;
         }
-        let (content, result) = settled(&keeper.folder, now).await;
-        seen = content;
-        if keeper.take(result) {
-            sender.send_replace(Arc::new(keeper.view.clone()));
+        let (files, result) = debounce(&state.folder, files).await;
+        last = files;
+        if state.update(result) {
+            sender.send_replace(Arc::new(state.view.clone()));
         }
     }
 }
 
-/// Reads until two readings are the same; what is then still wrong gets some more time.
-async fn settled(folder: &Path, mut content: Content) -> (Content, Result<Good, Vec<Rejection>>) {
+/// Reads and validates the folder once it does not change any more. An invalid folder gets some time to become valid.
+async fn debounce(folder: &Path, mut files: Files) -> (Files, Result<Valid, Vec<Rejection>>) {
     let begin = Instant::now();
-    let mut since = begin;
+    let mut changed = begin;
     loop {
-        sleep(SETTLE).await;
-        let again = look(folder).await;
-        let late = begin.elapsed() > UNSETTLED;
-        if again != content {
-            content = again;
-            since = Instant::now();
+        sleep(DEBOUNCE).await;
+        let again = read(folder).await;
+        let late = begin.elapsed() > MAX_DEBOUNCE;
+        if again != files {
+            files = again;
+            changed = Instant::now();
             if !late {
                 continue;
             }
         }
-        let (read, result) = understand(folder, content).await;
-        content = read;
-        if result.is_ok() || late || since.elapsed() >= PATIENCE {
-            return (content, result);
+        let (validated, result) = validate(folder, files).await;
+        files = validated;
+        if result.is_ok() || late || changed.elapsed() >= INVALID_GRACE_PERIOD {
+            return (files, result);
         }
     }
 }
 
-/// Holds what is in force.
-struct Keeper {
+/// The intent in force.
+struct State {
     folder: PathBuf,
     last_good: PathBuf,
     view: View,
 }
 
-impl Keeper {
-    fn begin(&mut self, content: &Content) {
-        let result = folder::interpret(&self.folder, content);
+impl State {
+    fn start(&mut self, files: &Files) {
+        let result = folder::validate(&self.folder, files);
         if result.is_err() {
-            self.recall();
+            self.use_last_good();
         }
-        self.take(result);
+        self.update(result);
     }
 
-    /// Takes what the folder says now; whether that changes the view.
-    fn take(&mut self, result: Result<Good, Vec<Rejection>>) -> bool {
+    /// Puts valid intent into force, or notes the rejections. Returns whether the view changed.
+    fn update(&mut self, result: Result<Valid, Vec<Rejection>>) -> bool {
         match result {
-            Ok(good) => {
-                let same = self.view.snapshot.as_deref() == Some(&good.snapshot);
+            Ok(valid) => {
+                let same = self.view.snapshot.as_deref() == Some(&valid.snapshot);
                 if same && self.view.in_sync && self.view.problems.is_empty() {
                     return false;
                 }
                 let origin = self.folder.display().to_string();
-                let problems = self.keep(&origin, &good);
+                let problems = self.write_last_good(&origin, &valid);
                 if same && self.view.in_sync {
                     return std::mem::replace(&mut self.view.problems, problems) != self.view.problems;
                 }
                 tracing::info!(
-                    nodes = good.snapshot.nodes.len(),
-                    peers = good.snapshot.peers.len(),
+                    nodes = valid.snapshot.nodes.len(),
+                    peers = valid.snapshot.peers.len(),
                     "intent from {} is in force",
                     self.folder.display()
                 );
                 self.view = View {
-                    snapshot: Some(Arc::new(good.snapshot)),
+                    snapshot: Some(Arc::new(valid.snapshot)),
                     generation: self.view.generation + 1,
                     in_sync: true,
                     origin,
@@ -156,7 +161,7 @@ impl Keeper {
             Err(rejections) if rejections == self.view.rejections => false,
             Err(rejections) => {
                 for rejection in &rejections {
-                    tracing::warn!("intent refused: {rejection}");
+                    tracing::warn!("intent rejected: {rejection}");
                 }
                 if self.view.in_sync {
                     self.view.origin = format!("{} as it was last good", self.folder.display());
@@ -168,18 +173,18 @@ impl Keeper {
         }
     }
 
-    /// Keeps what is good for later; what is the matter with that.
-    fn keep(&self, origin: &str, good: &Good) -> Vec<String> {
-        let unwritten = last_good::write(&self.last_good, origin, &[], &good.objects).err();
-        let problem = unwritten.map(|error| last_good::cannot_write(&self.last_good, &error));
-        for words in problem.iter().filter(|words| !self.view.problems.contains(words)) {
-            tracing::warn!("{words}");
+    /// Writes the last good intent. Returns the problem of that, if there is one.
+    fn write_last_good(&self, origin: &str, valid: &Valid) -> Vec<String> {
+        let error = last_good::write(&self.last_good, origin, &[], &valid.documents).err();
+        let problem = error.map(|error| last_good::write_error(&self.last_good, &error));
+        for message in problem.iter().filter(|message| !self.view.problems.contains(message)) {
+            tracing::warn!("{message}");
         }
         problem.into_iter().collect()
     }
 
-    /// Goes by what was last good before this process.
-    fn recall(&mut self) {
+    /// Puts the last good intent of an earlier process into force.
+    fn use_last_good(&mut self) {
         let text = match fs::read_to_string(&self.last_good) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -189,10 +194,10 @@ impl Keeper {
             }
         };
         let file = folder::File { path: self.last_good.clone(), text: Ok(text) };
-        match folder::interpret(&self.last_good, &Ok(vec![file])) {
-            Ok(good) => {
+        match folder::validate(&self.last_good, &Ok(vec![file])) {
+            Ok(valid) => {
                 tracing::info!("the last good intent, kept in {}, is in force", self.last_good.display());
-                self.view.snapshot = Some(Arc::new(good.snapshot));
+                self.view.snapshot = Some(Arc::new(valid.snapshot));
                 self.view.generation = 1;
                 self.view.origin = self.last_good.display().to_string();
             }
@@ -205,31 +210,32 @@ impl Keeper {
     }
 }
 
-/// Says when to look at a folder.
-struct Eye {
+/// The trigger of reads: events of the file system, and time.
+struct Trigger {
     folder: PathBuf,
     sender: mpsc::Sender<()>,
     events: mpsc::Receiver<()>,
+    /// The watcher, with device and inode of the folder.
     watching: Option<(RecommendedWatcher, (u64, u64))>,
-    complained: bool,
+    warned: bool,
 }
 
-impl Eye {
+impl Trigger {
     fn new(folder: PathBuf) -> Self {
         let (sender, events) = mpsc::channel(1);
-        let mut eye = Self { folder, sender, events, watching: None, complained: false };
-        eye.aim();
-        eye
+        let mut trigger = Self { folder, sender, events, watching: None, warned: false };
+        trigger.watch_folder();
+        trigger
     }
 
-    /// Waits for a hint, or until it is time to look anyway.
+    /// Waits for an event, or for [`POLL_INTERVAL`].
     async fn wait(&mut self) {
-        let _ = timeout(LOOK_EVERY, self.events.recv()).await;
-        self.aim();
+        let _ = timeout(POLL_INTERVAL, self.events.recv()).await;
+        self.watch_folder();
     }
 
-    /// Watches the folder that is there now: it may have come late, or been replaced.
-    fn aim(&mut self) {
+    /// Watches the folder, unless it is watched already: it may have been made late, or replaced.
+    fn watch_folder(&mut self) {
         let Ok(metadata) = fs::metadata(&self.folder) else {
             self.watching = None;
             return;
@@ -239,24 +245,24 @@ impl Eye {
             return;
         }
         let sender = self.sender.clone();
-        let hint = move |event: notify::Result<notify::Event>| {
-            // Our own reading is an event too.
-            let reading = |event: &notify::Event| matches!(event.kind, EventKind::Access(access) if access != notify::event::AccessKind::Close(notify::event::AccessMode::Write));
-            if !event.as_ref().is_ok_and(reading) {
-                // A full channel holds a hint already.
+        let handle = move |event: notify::Result<notify::Event>| {
+            // Our own reads are events, too.
+            let is_read = |event: &notify::Event| matches!(event.kind, EventKind::Access(access) if access != notify::event::AccessKind::Close(notify::event::AccessMode::Write));
+            if !event.as_ref().is_ok_and(is_read) {
+                // A full channel contains an event already.
                 let _ = sender.try_send(());
             }
         };
-        let watcher = notify::recommended_watcher(hint).and_then(|mut watcher| {
+        let watcher = notify::recommended_watcher(handle).and_then(|mut watcher| {
             watcher.watch(&self.folder, RecursiveMode::NonRecursive)?;
             Ok(watcher)
         });
         match watcher {
             Ok(watcher) => self.watching = Some((watcher, identity)),
-            Err(error) if !self.complained => {
-                self.complained = true;
+            Err(error) if !self.warned => {
+                self.warned = true;
                 tracing::warn!(
-                    "can't watch {}: {error}; it is read every {LOOK_EVERY:?}",
+                    "can't watch {}: {error}; it is read every {POLL_INTERVAL:?}",
                     self.folder.display()
                 );
             }

@@ -1,4 +1,4 @@
-//! Reading a folder of YAML files, and what its documents mean together.
+//! Reading of a folder of YAML files, and validation of its documents.
 
 use std::fs;
 use std::io;
@@ -7,59 +7,51 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::check::{self, Extent, Object};
-use super::problem::{Problem, Problems};
+use super::problem::{Finding, Problem, Problems};
 use super::yaml::{self, Lines};
 use super::{Rejection, decode};
+use crate::api::{ObjectKind, ObjectRef};
 use crate::intent::Snapshot;
 
-/// One file as it was read.
+/// A file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its path, for people.
+    /// The path.
     pub path: PathBuf,
-    /// Its text, or why it could not be read.
+    /// The text, or the error of reading it.
     pub text: Result<String, String>,
 }
 
-/// A folder as it was read: its files in order, or why it could not be read.
-pub type Content = Result<Vec<File>, Unreadable>;
+/// The files of a folder in order, or the problem of reading it.
+pub type Files = Result<Vec<File>, Problem>;
 
-/// A folder that can't be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// What was wrong with it.
-    pub problem: String,
-    /// What to do.
-    pub remedy: String,
-}
-
-/// Intent that holds together.
+/// Valid intent.
 #[derive(Clone, Debug)]
-pub struct Good {
+pub struct Valid {
     /// The intent.
     pub snapshot: Snapshot,
-    /// The objects it was made of, as they were read.
-    pub objects: Vec<Value>,
+    /// Its documents.
+    pub documents: Vec<Value>,
 }
 
-/// Reads `*.yaml` and `*.yml` of a folder, in order of their names. Names that begin with a dot are left out, as are
-/// sub-folders: ConfigMap volumes and editors keep their own things there.
-pub fn read(folder: &Path) -> Content {
+/// Reads `*.yaml` and `*.yml` of a folder, in order of their names. It leaves out subfolders and names that begin with a
+/// dot: these are of ConfigMap volumes and editors.
+pub fn read(folder: &Path) -> Files {
     let unreadable = |error: io::Error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound => {
                 format!("make it and put the intent there: mkdir -p {}", folder.display())
             }
-            _ => "see that it is a folder which the agent may read".to_string(),
+            _ => "check that it is a folder which the agent may read".to_string(),
         };
-        Unreadable { problem: format!("the intent folder can't be read: {error}"), remedy }
+        Problem::new(format!("the intent folder can't be read: {error}"), remedy)
     };
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let ours = matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml"));
-        if ours && !name.starts_with('.') && !path.is_dir() {
+        let is_yaml = matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml"));
+        if is_yaml && !name.starts_with('.') && !path.is_dir() {
             paths.push(path);
         }
     }
@@ -74,67 +66,57 @@ pub fn read(folder: &Path) -> Content {
     Ok(files.collect())
 }
 
-/// Where an object stands.
+/// The place of a document.
 struct Place {
     file: String,
-    title: String,
+    object: Option<ObjectRef>,
     lines: Lines,
 }
 
-/// What the files mean, or everything that is wrong with them.
-pub fn interpret(folder: &Path, content: &Content) -> Result<Good, Vec<Rejection>> {
-    let whole = |problem: &str, remedy: &str| Rejection {
-        file: folder.display().to_string(),
-        line: None,
-        object: String::new(),
-        field: String::new(),
-        problem: problem.into(),
-        remedy: remedy.into(),
-    };
-    let files = match content {
+/// Validates the files of a folder together.
+///
+/// # Errors
+/// All reasons why the folder is rejected.
+pub fn validate(folder: &Path, files: &Files) -> Result<Valid, Vec<Rejection>> {
+    let of_folder =
+        |problem: Problem| Rejection::new(None, problem).in_file(folder.display().to_string(), None);
+    let files = match files {
         Ok(files) => files,
-        Err(unreadable) => return Err(vec![whole(&unreadable.problem, &unreadable.remedy)]),
+        Err(problem) => return Err(vec![of_folder(problem.clone())]),
     };
     if files.is_empty() {
         let remedy = "put Node and BGPConfiguration documents there (manifests/intent has an example)";
-        return Err(vec![whole("the intent folder holds no *.yaml file", remedy)]);
+        return Err(vec![of_folder(Problem::new("the intent folder holds no *.yaml file", remedy))]);
     }
-    let mut reading = Reading::default();
+    let mut validation = Validation::default();
     for file in files {
-        reading.file(file);
+        validation.add_file(file);
     }
-    reading.conclude(&whole)
+    validation.finish(&of_folder)
 }
 
 #[derive(Default)]
-struct Reading {
+struct Validation {
     rejections: Vec<Rejection>,
     places: Vec<Place>,
-    values: Vec<Value>,
+    documents: Vec<Value>,
     objects: Vec<Object>,
-    /// For each of `objects`, its place.
-    origins: Vec<usize>,
+    /// The index of each object's place.
+    place_of: Vec<usize>,
+    /// A document could not be decoded.
     incomplete: bool,
 }
 
-impl Reading {
-    fn file(&mut self, file: &File) {
+impl Validation {
+    fn add_file(&mut self, file: &File) {
         let path = file.path.display().to_string();
-        let rejection = |line, field: &str, problem: &str, remedy: &str| Rejection {
-            file: path.clone(),
-            line,
-            object: String::new(),
-            field: field.into(),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        };
+        let rejection = |line, problem| Rejection::new(None, problem).in_file(&path, line);
         let parsed = match &file.text {
             Err(error) => {
-                Err(rejection(None, "", &format!("can't be read: {error}"), "correct or remove the file"))
+                let problem = Problem::new(format!("can't be read: {error}"), "correct or remove the file");
+                Err(rejection(None, problem))
             }
-            Ok(text) => {
-                yaml::parse(text).map_err(|e| rejection(Some(e.line), &e.field, &e.problem, &e.remedy))
-            }
+            Ok(text) => yaml::parse(text).map_err(|error| rejection(Some(error.line), error.problem)),
         };
         match parsed {
             Err(rejection) => {
@@ -143,78 +125,78 @@ impl Reading {
             }
             Ok(documents) => {
                 for document in documents {
-                    self.document(&path, document.value, document.lines);
+                    self.add_document(&path, document.value, document.lines);
                 }
             }
         }
     }
 
-    /// A document is an object, or a `v1` List of them, which is how kubectl prints several.
-    fn document(&mut self, file: &str, mut value: Value, lines: Lines) {
+    /// Adds a document: an object, or a `v1` List of objects as `kubectl get` prints it.
+    fn add_document(&mut self, file: &str, mut value: Value, lines: Lines) {
         if value.is_null() {
             return;
         }
         if value["apiVersion"] == "v1" && value["kind"] == "List" {
             let items = value["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
             for (index, item) in items.into_iter().enumerate() {
-                self.object(file, item, lines.below(&format!("items[{index}]")));
+                self.add_object(file, item, lines.below(&format!("items[{index}]")));
             }
         } else {
-            self.object(file, value, lines);
+            self.add_object(file, value, lines);
         }
     }
 
-    fn object(&mut self, file: &str, value: Value, lines: Lines) {
-        let word =
-            |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
-        let title = format!("{} {}", word("/kind"), word("/metadata/name")).trim().to_string();
+    fn add_object(&mut self, file: &str, value: Value, lines: Lines) {
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let kind = ObjectKind::from_name(text("/kind"));
+        let object = kind.map(|kind| ObjectRef::new(kind, text("/metadata/name")));
         let place = self.places.len();
-        self.places.push(Place { file: file.into(), title, lines });
+        self.places.push(Place { file: file.into(), object, lines });
         let mut found = Vec::new();
-        match decode::object(&value, decode::Unknown::Refused, &mut Problems::of(place, &mut found)) {
+        match decode::object(&value, decode::UnknownFields::Rejected, &mut Problems::of(place, &mut found)) {
             Some(object) => {
                 self.objects.push(object);
-                self.origins.push(place);
-                self.values.push(value);
+                self.place_of.push(place);
+                self.documents.push(value);
             }
             None => self.incomplete = true,
         }
-        let rejections: Vec<_> = found.into_iter().map(|problem| self.placed(problem)).collect();
+        let rejections: Vec<_> = found.into_iter().map(|finding| self.rejection(finding)).collect();
         self.rejections.extend(rejections);
     }
 
-    fn placed(&self, problem: Problem) -> Rejection {
-        let place = problem.object.and_then(|object| self.places.get(object));
-        let words = match problem.clash {
-            None => problem.problem,
-            Some((object, field)) => {
-                let other = &self.places[object];
-                let line = other.lines.of(&field).map(|line| format!(":{line}")).unwrap_or_default();
-                format!("{} ({}{line})", problem.problem, other.file)
+    /// Returns the rejection because of a finding whose objects are indices of places.
+    fn rejection(&self, finding: Finding) -> Rejection {
+        let Finding { mut problem, object, conflict, .. } = finding;
+        if let Some((other, field)) = conflict {
+            let other = &self.places[other];
+            let line = other.lines.of(&field).map(|line| format!(":{line}")).unwrap_or_default();
+            problem.problem = format!("{} ({}{line})", problem.problem, other.file);
+        }
+        match object.and_then(|place| self.places.get(place)) {
+            None => Rejection::new(None, problem),
+            Some(place) => {
+                let line = place.lines.of(&problem.field);
+                Rejection::new(place.object.clone(), problem).in_file(&place.file, line)
             }
-        };
-        Rejection {
-            file: place.map(|place| place.file.clone()).unwrap_or_default(),
-            line: place.and_then(|place| place.lines.of(&problem.field)),
-            object: place.map(|place| place.title.clone()).unwrap_or_default(),
-            field: problem.field,
-            problem: words,
-            remedy: problem.remedy,
         }
     }
 
-    fn conclude(mut self, whole: &dyn Fn(&str, &str) -> Rejection) -> Result<Good, Vec<Rejection>> {
+    fn finish(mut self, of_folder: &dyn Fn(Problem) -> Rejection) -> Result<Valid, Vec<Rejection>> {
         match check::assemble(&self.objects, Extent::Whole { complete: !self.incomplete }) {
-            Ok(snapshot) if self.rejections.is_empty() => return Ok(Good { snapshot, objects: self.values }),
+            Ok(snapshot) if self.rejections.is_empty() => {
+                return Ok(Valid { snapshot, documents: self.documents });
+            }
             Ok(_) => {}
-            Err(problems) => {
-                for mut problem in problems {
-                    let rejection = if problem.object.is_none() {
-                        whole(&problem.problem, &problem.remedy)
+            Err(findings) => {
+                for mut finding in findings {
+                    let rejection = if finding.object.is_none() {
+                        of_folder(finding.problem)
                     } else {
-                        problem.object = problem.object.map(|object| self.origins[object]);
-                        problem.clash = problem.clash.map(|(object, field)| (self.origins[object], field));
-                        self.placed(problem)
+                        let place_of = |object: usize| self.place_of[object];
+                        finding.object = finding.object.map(place_of);
+                        finding.conflict = finding.conflict.map(|(object, field)| (place_of(object), field));
+                        self.rejection(finding)
                     };
                     self.rejections.push(rejection);
                 }

@@ -1,4 +1,4 @@
-//! The last good intent on disk: what a start goes by while the store can't be had.
+//! The file with the last good intent, for a start while the store is not available.
 
 use std::fs;
 use std::io;
@@ -7,17 +7,17 @@ use std::path::Path;
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
-use super::check::{Kind, Object};
-use super::decode::{self, Unknown};
-use super::problem::Problems;
+use super::check::{Content, Object};
+use super::decode::{self, UnknownFields};
+use super::problem::{Finding, Problems};
 use super::yaml;
-use crate::api;
 use crate::disk;
 
-/// What the line begins with that says which cluster they are of.
+/// The start of the line with the identity of the cluster.
 const CLUSTER: &str = "# Cluster: ";
 
-/// Writes documents, all or none, with what tells their cluster from others, if anything does. Only the owner may read them (0600): there may be passwords among them.
+/// Replaces the file by one with these documents and the identity of their cluster, if it has one. Only the owner may read
+/// it (0600), as it contains passwords.
 ///
 /// # Errors
 /// The folder can't be made or written to.
@@ -33,16 +33,16 @@ pub fn write(path: &Path, origin: &str, cluster: &[String], documents: &[Value])
     disk::replace(path, text.as_bytes(), 0o600, None)
 }
 
-/// That it could not be written, in words.
-pub fn cannot_write(path: &Path, error: &io::Error) -> String {
+/// Returns the message of a failed write.
+pub fn write_error(path: &Path, error: &io::Error) -> String {
     format!(
-        "can't write {}: {error}; a start without the store would go by what is older, or have nothing to go by: see \
-         that the folder is there, has room and may be written to; it is tried again",
+        "can't write {}: {error}; a start without the store would use older intent, or have none: check that the folder \
+         exists, has room and may be written to; it is tried again",
         path.display()
     )
 }
 
-/// Removes the file, and what a process that was killed while it wrote has left of one; whether it was there.
+/// Removes the file, and unfinished ones of a process that was killed while it wrote. Returns whether the file existed.
 ///
 /// # Errors
 /// It can't be removed.
@@ -51,7 +51,7 @@ pub fn remove(path: &Path) -> io::Result<bool> {
     disk::remove(path)
 }
 
-/// Whether it is of another cluster than ours. Where either isn't known nothing speaks against it.
+/// Returns whether a text is from another cluster than ours. It isn't if one of them has no identity.
 fn is_foreign(text: &str, ours: &[String]) -> bool {
     let head = text.lines().take_while(|line| line.starts_with('#'));
     let mut theirs =
@@ -59,10 +59,10 @@ fn is_foreign(text: &str, ours: &[String]) -> bool {
     theirs.peek().is_some() && !ours.is_empty() && !theirs.any(|one| ours.iter().any(|our| our == one))
 }
 
-/// Reads the objects back. `cluster`: what tells ours from others. `None`: there is no such file.
+/// Reads the objects of the file. `cluster` is our cluster's identity. Returns `None` if there is no such file.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// The file can't be used: the reason.
 pub fn read(path: &Path, cluster: &[String]) -> Result<Option<Vec<Object>>, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -72,47 +72,43 @@ pub fn read(path: &Path, cluster: &[String]) -> Result<Option<Vec<Object>>, Stri
     if is_foreign(&text, cluster) {
         return Err("it is of another cluster, by its certificate authority".into());
     }
-    let documents = yaml::parse(&text).map_err(|error| format!("line {}: {}", error.line, error.problem))?;
+    let documents =
+        yaml::parse(&text).map_err(|error| format!("line {}: {}", error.line, error.problem.problem))?;
     let mut found = Vec::new();
     let values = documents.iter().map(|document| &document.value).filter(|value| !value.is_null());
-    // A newer version may have written it.
+    // A newer version may have written the file, with more fields.
     let objects: Vec<_> = values
-        .filter_map(|value| decode::object(value, Unknown::Ignored, &mut Problems::of(0, &mut found)))
+        .filter_map(|value| decode::object(value, UnknownFields::Ignored, &mut Problems::of(0, &mut found)))
         .collect();
     match found.first() {
         None => Ok(Some(objects)),
-        Some(problem) => Err(format!("{}: {}", problem.field, problem.problem)),
+        Some(Finding { problem, .. }) => Err(format!("{}: {}", problem.field, problem.problem)),
     }
 }
 
-/// An object as a document.
+/// Returns an object as a document.
 pub fn document(object: &Object) -> Value {
     let mut metadata = json!({"name": object.name});
     if let Some(generation) = object.generation {
         metadata["generation"] = generation.into();
     }
-    let ours = |spec: Result<Value, serde_json::Error>| {
-        json!({"apiVersion": api::API_VERSION, "kind": object.kind_name(), "metadata": metadata,
-            "spec": spec.unwrap_or_default()})
-    };
-    match &object.kind {
-        Kind::Node(node) => {
-            let mut value = serde_json::to_value(node.as_ref()).unwrap_or_default();
-            value["apiVersion"] = "v1".into();
-            value["kind"] = "Node".into();
-            value
-        }
-        Kind::Secret(values) => {
+    let with_spec = |spec: Result<Value, serde_json::Error>| json!({"metadata": metadata, "spec": spec.unwrap_or_default()});
+    let mut document = match &object.content {
+        Content::Node(node) => serde_json::to_value(node.as_ref()).unwrap_or_default(),
+        Content::Secret(values) => {
             let data: serde_json::Map<_, _> = values
                 .iter()
                 .map(|(key, value)| (key.clone(), json!(ByteString(value.octets().to_vec()))))
                 .collect();
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
+            json!({"metadata": metadata, "data": data})
         }
-        Kind::Configuration(spec) => ours(serde_json::to_value(spec.as_ref())),
-        Kind::Peer(spec) => ours(serde_json::to_value(spec.as_ref())),
-        Kind::Filter(spec) => ours(serde_json::to_value(spec.as_ref())),
-    }
+        Content::Configuration(spec) => with_spec(serde_json::to_value(spec.as_ref())),
+        Content::Peer(spec) => with_spec(serde_json::to_value(spec.as_ref())),
+        Content::Filter(spec) => with_spec(serde_json::to_value(spec.as_ref())),
+    };
+    document["apiVersion"] = object.kind().api_version().into();
+    document["kind"] = object.kind().as_str().into();
+    document
 }
 
 #[cfg(test)]
@@ -149,7 +145,7 @@ stringData: {k: "pass\nword"}
 "#;
 
     #[test]
-    fn what_is_written_is_read_back_and_private() {
+    fn a_written_file_is_private_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("a.yaml"), folder.path().join("deep/b.yaml"));
         fs::write(&from, DOCUMENTS).unwrap();
@@ -161,7 +157,7 @@ stringData: {k: "pass\nword"}
     }
 
     #[test]
-    fn what_cannot_be_read_is_said() {
+    fn errors_name_the_line_or_field() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         assert_eq!(read(&path, &[]), Ok(None));
@@ -172,11 +168,11 @@ stringData: {k: "pass\nword"}
     }
 
     #[test]
-    fn what_is_of_another_cluster_is_not_used() {
+    fn a_file_of_another_cluster_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         let names = |words: &str| words.split_whitespace().map(str::to_string).collect::<Vec<_>>();
-        // Written in, read in; of two authorities one may have been replaced.
+        // The identities at the write and at the read. A rotation replaces one of two authorities.
         for (then, now, used) in [
             ("a", "a", true),
             ("a", "b", false),
@@ -191,7 +187,7 @@ stringData: {k: "pass\nword"}
     }
 
     #[test]
-    fn nothing_with_passwords_is_left() {
+    fn no_file_with_passwords_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.yaml");
         assert!(!remove(&folder.path().join("none/a.yaml")).unwrap());

@@ -1,5 +1,7 @@
-//! Where intent comes from. Every store gives the same whole, checked [`crate::intent::Snapshot`], again at each
-//! change. `check` and `convert` serve them all; `files` is a folder of YAML documents, `kubernetes` an API server.
+//! The source of intent: a folder of YAML documents (`files`) or an API server (`kubernetes`).
+//!
+//! Each store sends a complete, validated [`crate::intent::Snapshot`], again after each change. `convert` translates single
+//! objects, `check` validates them together.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +9,11 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use self::problem::Problem;
+use crate::api::ObjectRef;
 use crate::intent::Snapshot;
 
+pub mod accept;
 pub mod check;
 pub mod convert;
 pub mod decode;
@@ -19,76 +24,88 @@ pub mod last_good;
 mod names;
 pub mod problem;
 mod schema;
-pub mod settle;
 pub mod yaml;
 
-/// What a store has to say at one moment.
+/// The state of a store at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
-    /// The newest intent that was good; `None`: there was none yet.
+    /// The intent in force: the last accepted one. `None`: there was none yet.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// How often the intent in force has changed.
+    /// The number of changes of the intent in force.
     pub generation: u64,
-    /// What the store holds now is what is in force.
+    /// The newest content of the store is in force.
     pub in_sync: bool,
-    /// Where the intent in force comes from, in words.
+    /// The source of the intent in force, for people.
     pub origin: String,
-    /// Why what the store holds now isn't in force; empty where it is.
+    /// The reasons why the newest content is not in force; empty where it is.
     pub rejections: Vec<Rejection>,
-    /// What else isn't as it should be, with what to do.
+    /// Other problems, with remedies.
     pub problems: Vec<String>,
-    /// Our kinds' objects in the API server, and which generation of each is in force.
+    /// Heliograph's objects in the API server, with the generation of each that is in force.
     pub objects: Vec<ObjectGeneration>,
-    /// How it stands with the API server; `None`: there is none.
+    /// The connection to the API server. `None`: the store is a folder.
     pub connection: Option<Connection>,
 }
 
-/// How it stands with an API server.
+/// The connection to an API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Its address.
+    /// The server's address.
     pub server: String,
-    /// It tells everything that is needed.
+    /// All watches are established.
     pub connected: bool,
-    /// Since when it does, or doesn't.
+    /// The time of the last change of `connected`.
     pub since: SystemTime,
-    /// What was last the matter.
+    /// The last error.
     pub last_error: Option<String>,
-    /// UID of our own Node; `None`: there is none, or it was not told yet.
+    /// UID of this node's Node. `None`: there is none, or it was not received yet.
     pub node_uid: Option<String>,
-    /// It answers, and refuses something that is needed. Intent isn't followed until somebody does something about it;
-    /// one that is merely away will tell what there is to follow.
-    pub refused: bool,
+    /// The server answers, and rejects a request that is needed. Then the intent in force is not followed until somebody
+    /// repairs that. A server that is unavailable holds no intent that could be followed.
+    pub rejected: bool,
 }
 
-/// One of our kinds' objects in the API server, and what became of it.
+/// An object of one of Heliograph's kinds in the API server, with the generation that is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectGeneration {
-    /// The object, as `BGPPeer tor`.
-    pub object: String,
-    /// The generation that the API server last told of.
+    /// The object.
+    pub object: ObjectRef,
+    /// The newest generation that was received.
     pub generation: i64,
-    /// The generation in force. Where the newest is refused: an older one, or `None`.
+    /// The generation in force. Where the newest is rejected: an older one, or `None`.
     pub in_force: Option<i64>,
 }
 
-/// One reason why intent is refused, with its place.
+/// One reason why intent is not accepted, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rejection {
-    /// The file; empty where it comes from no file.
+    /// The file; empty where the store is an API server.
     pub file: String,
     /// The line, from 1.
     pub line: Option<u32>,
-    /// The object, as `Node rack1-a`; empty where unknown.
-    pub object: String,
-    /// The field, as a path: `spec.podCIDRs[0]`; empty where no field is to blame.
+    /// The object. `None`: it is about no object, or about one of an unknown kind.
+    pub object: Option<ObjectRef>,
+    /// The field, as a path: `spec.podCIDRs[0]`; empty where it is about no field.
     pub field: String,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
+}
+
+impl Rejection {
+    /// Returns the rejection because of a problem of an object in the API server.
+    pub fn new(object: Option<ObjectRef>, problem: Problem) -> Self {
+        let Problem { field, problem, remedy, .. } = problem;
+        Self { file: String::new(), line: None, object, field, problem, remedy }
+    }
+
+    /// Sets file and line.
+    pub fn in_file(self, file: impl Into<String>, line: Option<u32>) -> Self {
+        Self { file: file.into(), line, ..self }
+    }
 }
 
 impl fmt::Display for Rejection {
@@ -98,8 +115,9 @@ impl fmt::Display for Rejection {
             (file, Some(line)) => write!(f, "{file}:{line}: ")?,
             (file, None) => write!(f, "{file}: ")?,
         }
-        let separator = if self.object.is_empty() || self.field.is_empty() { "" } else { " " };
-        let place = format!("{}{separator}{}", self.object, self.field);
+        let object = self.object.as_ref().map(ObjectRef::to_string).unwrap_or_default();
+        let separator = if object.is_empty() || self.field.is_empty() { "" } else { " " };
+        let place = format!("{object}{separator}{}", self.field);
         if !place.is_empty() {
             write!(f, "{place}: ")?;
         }

@@ -1,12 +1,13 @@
-//! What Kubernetes takes as names, and as keys and values of labels.
+//! The syntax of names, label keys and label values in Kubernetes.
 
-/// A DNS subdomain name (RFC 1123), as Kubernetes wants names to be.
+/// Returns whether a name is a DNS subdomain name (RFC 1123), as Kubernetes requires of names.
 pub fn is_dns_name(name: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 253 && name.split('.').all(|part| is_made_of(part, word, |byte| word(byte) || byte == b'-'))
+    name.len() <= 253
+        && name.split('.').all(|part| consists_of(part, word, |byte| word(byte) || byte == b'-'))
 }
 
-/// The key of a label: a name of at most 63 characters, perhaps with a DNS name and a slash before it.
+/// Returns whether a label key is valid: a name of at most 63 characters, with an optional prefix of a DNS name and a slash.
 pub fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => is_dns_name(prefix) && is_qualified(name),
@@ -14,18 +15,18 @@ pub fn is_label_key(key: &str) -> bool {
     }
 }
 
-/// The value of a label: empty, or at most 63 characters.
+/// Returns whether a label value is valid: empty, or at most 63 characters.
 pub fn is_label_value(value: &str) -> bool {
     value.is_empty() || is_qualified(value)
 }
 
 fn is_qualified(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    name.len() <= 63 && is_made_of(name, |byte| byte.is_ascii_alphanumeric(), inner)
+    name.len() <= 63 && consists_of(name, |byte| byte.is_ascii_alphanumeric(), inner)
 }
 
-/// Whether a word has such characters at both ends, and such in it.
-fn is_made_of(word: &str, ends: impl Fn(u8) -> bool, inner: impl Fn(u8) -> bool) -> bool {
+/// Returns whether a word has characters of `ends` at both ends, and of `inner` everywhere.
+fn consists_of(word: &str, ends: impl Fn(u8) -> bool, inner: impl Fn(u8) -> bool) -> bool {
     let bytes = word.as_bytes();
     bytes.first().is_some_and(|byte| ends(*byte))
         && bytes.last().is_some_and(|byte| ends(*byte))
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keys_and_values_are_those_that_an_api_server_takes() {
+    fn names_keys_and_values_are_valid_where_an_api_server_accepts_them() {
         let long = "x".repeat(63);
         for (text, name, key, value) in [
             ("", false, false, true),

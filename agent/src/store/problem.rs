@@ -1,81 +1,96 @@
-//! What is wrong with an object: which field, what, and what to do. The store adds file and line.
+//! Problems of objects: the field, what is wrong, and the remedy.
+
+use crate::api::ObjectRef;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The object, by its number in the list that was checked; `None`: the whole.
-    pub object: Option<usize>,
-    /// The field, as a path in the object: `spec.podCIDRs[0]`.
+    /// The field, as a path in the object: `spec.podCIDRs[0]`; empty where it is about no field.
     pub field: String,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
-    /// Another field that it clashes with.
-    pub clash: Option<(usize, String)>,
-    /// An object of which another version would make it good, present or not: rather that one is to blame.
-    pub object_ref: Option<ObjectRef>,
 }
 
-/// An object by kind and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ObjectRef {
-    /// Its kind.
-    pub kind: &'static str,
-    /// Its name.
-    pub name: String,
-}
+impl Problem {
+    /// Returns a problem that is about no field.
+    pub fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { field: String::new(), problem: problem.into(), remedy: remedy.into() }
+    }
 
-impl ObjectRef {
-    /// The object of this kind and name.
-    pub fn new(kind: &'static str, name: impl Into<String>) -> Self {
-        Self { kind, name: name.into() }
+    /// Sets the field.
+    pub fn at(self, field: impl Into<String>) -> Self {
+        Self { field: field.into(), ..self }
     }
 }
 
-/// Problems as they are found in one object.
+/// A problem that validation of a list of objects found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The problem.
+    pub problem: Problem,
+    /// The object, by its index. `None`: the list as a whole.
+    pub object: Option<usize>,
+    /// The field of another object that this one conflicts with, with the object's index.
+    pub conflict: Option<(usize, String)>,
+    /// The object whose absence or current version causes the problem, where that is another one.
+    pub cause: Option<ObjectRef>,
+}
+
+impl From<Problem> for Finding {
+    fn from(problem: Problem) -> Self {
+        Self { problem, object: None, conflict: None, cause: None }
+    }
+}
+
+impl Finding {
+    /// Returns a finding that is about no object and no field.
+    pub fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Problem::new(problem, remedy).into()
+    }
+
+    /// Sets the object, by its index.
+    pub fn of(self, object: usize) -> Self {
+        Self { object: Some(object), ..self }
+    }
+
+    /// Sets the field.
+    pub fn at(self, field: impl Into<String>) -> Self {
+        Self { problem: self.problem.at(field), ..self }
+    }
+
+    /// Sets the object that causes the problem.
+    pub fn caused_by(self, object: ObjectRef) -> Self {
+        Self { cause: Some(object), ..self }
+    }
+
+    /// Sets the field of another object that this one conflicts with.
+    pub fn in_conflict_with(self, object: usize, field: impl Into<String>) -> Self {
+        Self { conflict: Some((object, field.into())), ..self }
+    }
+}
+
+/// A collector of the problems of one object.
 #[derive(Debug)]
 pub struct Problems<'a> {
     object: usize,
-    found: &'a mut Vec<Problem>,
+    found: &'a mut Vec<Finding>,
 }
 
 impl<'a> Problems<'a> {
-    /// Those of an object, added to `found`.
-    pub fn of(object: usize, found: &'a mut Vec<Problem>) -> Self {
+    /// Returns a collector that adds to `found`, for the object with an index.
+    pub fn of(object: usize, found: &'a mut Vec<Finding>) -> Self {
         Self { object, found }
     }
 
-    /// Notes one.
-    pub fn note(&mut self, field: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.found.push(Problem {
-            object: Some(self.object),
-            field: field.into(),
-            problem: problem.into(),
-            remedy: remedy.into(),
-            clash: None,
-            object_ref: None,
-        });
+    /// Adds a problem of a field.
+    pub fn add(&mut self, field: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.push(Finding::new(problem, remedy).at(field));
     }
 
-    /// Puts the blame for what was noted last on another object.
-    pub fn blame(&mut self, object_ref: ObjectRef) {
-        if let Some(last) = self.found.last_mut() {
-            last.object_ref = Some(object_ref);
-        }
-    }
-
-    /// Notes one that clashes with a field of another object.
-    pub fn note_clash(
-        &mut self,
-        field: impl Into<String>,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-        clash: (usize, String),
-    ) {
-        self.note(field, problem, remedy);
-        if let Some(last) = self.found.last_mut() {
-            last.clash = Some(clash);
-        }
+    /// Adds a finding.
+    pub fn push(&mut self, finding: Finding) {
+        self.found.push(finding.of(self.object));
     }
 }

@@ -1,4 +1,4 @@
-//! Which fields an object has at a path, from its JSON schema: so that a rejection can say what was meant.
+//! The fields of a type by its JSON schema, for suggestions where a field is unknown.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use schemars::JsonSchema;
 use serde_json::Value;
 
-/// The names of the fields at a path of `T`; none where anything goes.
+/// Returns the names of the fields at a path of `T`; none where any field is valid.
 pub fn fields<T: JsonSchema>(path: &str) -> Vec<String> {
     let root = root::<T>();
     let mut at = resolve(&root, &root);
@@ -29,12 +29,12 @@ pub fn fields<T: JsonSchema>(path: &str) -> Vec<String> {
     properties.map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
 }
 
-/// Schemas are large (Node's) and asked for again at each rejection.
+/// Returns the schema of a type. Schemas are kept, as that of a Node is large.
 fn root<T: JsonSchema>() -> Arc<Value> {
-    static KNOWN: Mutex<Option<HashMap<String, Arc<Value>>>> = Mutex::new(None);
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = known.get_or_insert_with(HashMap::new);
-    known
+    static SCHEMAS: Mutex<Option<HashMap<String, Arc<Value>>>> = Mutex::new(None);
+    let mut schemas = SCHEMAS.lock().unwrap_or_else(PoisonError::into_inner);
+    let schemas = schemas.get_or_insert_with(HashMap::new);
+    schemas
         .entry(T::schema_id().into_owned())
         .or_insert_with(|| {
             Arc::new(schemars::SchemaGenerator::default().into_root_schema_for::<T>().to_value())
@@ -42,7 +42,7 @@ fn root<T: JsonSchema>() -> Arc<Value> {
         .clone()
 }
 
-/// Follows references and looks through the wrappers that optional fields get.
+/// Follows references, and unwraps the schemas of optional fields.
 fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     for _ in 0..8 {
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
@@ -62,22 +62,22 @@ fn resolve<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     schema
 }
 
-/// The known name which `name` was probably meant to be: the same but for case, or at most two slips away.
+/// Returns the known name that is most similar to `name`: equal but for case, or at most two typing errors away.
 pub fn closest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let lower = name.to_lowercase();
     let allowed = if name.len() < 5 { 1 } else { 2 };
     known
         .iter()
         .map(|candidate| {
-            let slips = distance(&lower, &candidate.to_lowercase());
-            (slips, candidate.len().abs_diff(name.len()), candidate.as_str())
+            let errors = distance(&lower, &candidate.to_lowercase());
+            (errors, candidate.len().abs_diff(name.len()), candidate.as_str())
         })
-        .filter(|(slips, ..)| *slips <= allowed)
+        .filter(|(errors, ..)| *errors <= allowed)
         .min()
         .map(|(.., candidate)| candidate)
 }
 
-/// Levenshtein's distance.
+/// Returns the Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_recognised() {
+    fn typing_errors_are_recognized() {
         let known = ["podCIDRs", "podCIDR", "taints"].map(String::from);
         assert_eq!(closest("podCidrs", &known), Some("podCIDRs"));
         assert_eq!(closest("podCIRDs", &known), Some("podCIDRs"));

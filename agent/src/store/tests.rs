@@ -1,4 +1,4 @@
-//! Folders, good and bad, and what the store makes of them.
+//! Tests of the store in a folder.
 
 use std::fs;
 use std::path::Path;
@@ -34,11 +34,11 @@ fn folder(files: &[(&str, String)]) -> tempfile::TempDir {
 
 fn rejections(text: String) -> Vec<Rejection> {
     let folder = folder(&[("intent.yaml", text)]);
-    load(folder.path()).expect_err("should be refused")
+    load(folder.path()).expect_err("should be rejected")
 }
 
 #[test]
-fn a_good_folder_becomes_a_snapshot() {
+fn a_valid_folder_becomes_a_snapshot() {
     let folder = folder(&[
         ("10-config.yaml", CONFIGURATION.replace("spec:\n", "spec:\n  encapsulation: Always\n")),
         ("nodes.yml", node("a", "172.20.1.11", "10.244.1.0/24") + &node("b", "172.20.1.12", "10.244.2.0/24")),
@@ -61,7 +61,7 @@ fn a_good_folder_becomes_a_snapshot() {
     let tor = &snapshot.peers["tor"];
     assert_eq!((tor.port, tor.asn), (179, 64600));
     assert_eq!(tor.export, Filter::nothing(), "RFC 8212");
-    assert!(tor.import.accepts(&heliograph_bgp::wire::Prefix::new("10.9.1.0".parse().unwrap(), 24).unwrap()));
+    assert!(tor.import.accepts(&heliograph_bgp::Prefix::new("10.9.1.0".parse().unwrap(), 24).unwrap()));
 }
 
 #[test]
@@ -73,11 +73,11 @@ fn a_list_as_kubectl_prints_it_is_accepted() {
     assert_eq!(snapshot.nodes["node-1"].addresses.len(), 2);
 }
 
-/// Text, then file line, field, and words in problem and remedy of one rejection.
+/// A text, then line, field, and parts of problem and remedy of one rejection.
 type Case = (String, Option<u32>, &'static str, &'static str, &'static str);
 
 #[test]
-fn each_refusal_has_line_field_problem_and_remedy() {
+fn each_rejection_has_line_field_problem_and_remedy() {
     let config = CONFIGURATION.to_string();
     let with = |more: &str| format!("{CONFIGURATION}{more}");
     let spec = |more: &str| format!("{CONFIGURATION}  {more}\n");
@@ -121,7 +121,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             with(&node("a", "172.20.1.300", "10.244.1.0/24")),
             Some(16),
             "status.addresses[0].address",
-            "no IP",
+            "not an IP",
             "172",
         ),
         (
@@ -174,7 +174,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             "5000",
             "4095",
         ),
-        (spec("topology: Reflectors"), Some(4), "spec.reflectors", "which nodes reflect", "nodeSelector"),
+        (spec("topology: Reflectors"), Some(4), "spec.reflectors", "requires a selector", "nodeSelector"),
         (
             spec("topology: Reflectors\n  reflectors: {nodeSelector: {matchLabels: {a: b}}}")
                 + &node("a", "172.20.1.11", "10.244.1.0/24"),
@@ -224,7 +224,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             ),
             Some(7),
             "spec.reflectors.nodeSelector.matchLabels",
-            "\"yes please\" is no label's value",
+            "\"yes please\" is not a valid label value",
             "letters, digits",
         ),
         (
@@ -234,7 +234,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             )),
             Some(10),
             "spec.nodeSelector.matchExpressions[0].key",
-            "\"a b\" is no label's key",
+            "\"a b\" is not a valid label key",
             "DNS-NAME/NAME",
         ),
         (
@@ -255,7 +255,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
             with(&peer("tor", "peerAddress: 172.20.1.1, peerASN: 64600, passwordSecretRef: {name: 'a,b=c'}")),
             Some(10),
             "spec.passwordSecretRef.name",
-            "\"a,b=c\" is no object name",
+            "\"a,b=c\" is not a valid object name",
             "lower-case",
         ),
         (
@@ -291,7 +291,7 @@ fn each_refusal_has_line_field_problem_and_remedy() {
 }
 
 #[test]
-fn all_refusals_come_at_once_and_name_their_files() {
+fn all_rejections_are_reported_at_once_with_their_files() {
     let folder = folder(&[
         ("a.yaml", CONFIGURATION.replace("64512", "0")),
         ("b.yaml", "broken: [".into()),
@@ -317,7 +317,7 @@ fn all_refusals_come_at_once_and_name_their_files() {
 }
 
 #[test]
-fn a_clash_between_files_names_both() {
+fn a_conflict_between_files_names_both() {
     let folder = folder(&[
         ("a.yaml", CONFIGURATION.into()),
         ("b.yaml", node("x", "1.2.3.4", "10.0.0.0/24")),
@@ -329,7 +329,7 @@ fn a_clash_between_files_names_both() {
 }
 
 #[test]
-fn missing_and_empty_folders_say_what_to_do() {
+fn missing_and_empty_folders_have_a_remedy() {
     let empty = tempfile::tempdir().unwrap();
     assert!(load(empty.path()).unwrap_err()[0].problem.contains("holds no *.yaml"));
     let missing = load(&empty.path().join("nowhere")).unwrap_err();
@@ -352,14 +352,14 @@ fn nodes(view: &View) -> usize {
     view.snapshot.as_ref().map_or(0, |snapshot| snapshot.nodes.len())
 }
 
-/// Put in place in one step, as editors and kubelets do.
+/// Replaces a file in one step, as editors and kubelets do.
 fn replace(folder: &Path, name: &str, text: &str) {
     fs::write(folder.join(".new"), text).unwrap();
     fs::rename(folder.join(".new"), folder.join(name)).unwrap();
 }
 
 #[tokio::test]
-async fn changes_are_followed_refused_and_recalled() {
+async fn changes_are_followed_rejected_and_the_last_good_intent_is_used() {
     let run = tempfile::tempdir().unwrap();
     let last_good = run.path().join("run/intent.last-good.yaml");
     let intent = folder(&[("c.yaml", CONFIGURATION.into()), ("a.yaml", node("a", "1.2.3.4", "10.0.0.0/24"))]);
@@ -371,10 +371,10 @@ async fn changes_are_followed_refused_and_recalled() {
     until(&mut views, "a node comes", |view| nodes(view) == 2).await;
 
     replace(intent.path(), "b.yaml", &node("b", "1.2.3.5", "10.0.0.0/24"));
-    until(&mut views, "an overlap is refused", |view| !view.in_sync).await;
+    until(&mut views, "an overlap is rejected", |view| !view.in_sync).await;
     assert_eq!((nodes(&views.borrow()), views.borrow().rejections.len()), (2, 1));
 
-    // Another agent starting now goes by what was good.
+    // Another agent that starts now uses the last good intent.
     let second = files::watch(intent.path().into(), last_good.clone()).await;
     assert_eq!((nodes(&second.borrow()), second.borrow().in_sync), (2, false));
     assert!(second.borrow().origin.contains("last-good"));
@@ -411,7 +411,7 @@ async fn a_symlink_swap_as_of_a_config_map_is_one_change() {
 }
 
 #[tokio::test]
-async fn a_file_being_written_is_waited_for() {
+async fn a_file_that_is_being_written_is_not_read_in_half() {
     let run = tempfile::tempdir().unwrap();
     let intent = folder(&[("c.yaml", CONFIGURATION.into())]);
     let mut views = files::watch(intent.path().into(), run.path().join("good")).await;
@@ -422,12 +422,12 @@ async fn a_file_being_written_is_waited_for() {
         let mut file = fs::File::create(target).unwrap();
         for byte in text.as_bytes().chunks(8) {
             file.write_all(byte).unwrap();
-            // Not to wait for anything: a slow writer is what this is about.
+            // This is no wait: the test is about a slow writer.
             std::thread::sleep(Duration::from_millis(10));
         }
     });
     until(&mut views, "both nodes", |view| {
-        assert!(view.rejections.is_empty() && nodes(view) != 1, "half a file was taken: {view:?}");
+        assert!(view.rejections.is_empty() && nodes(view) != 1, "half a file was accepted: {view:?}");
         nodes(view) == 2
     })
     .await;
@@ -435,7 +435,7 @@ async fn a_file_being_written_is_waited_for() {
 }
 
 #[test]
-fn bfd_is_off_unless_asked_for_and_peers_have_their_own() {
+fn bfd_is_off_by_default_and_peers_have_their_own() {
     use heliograph_bgp::bfd::{Path, Settings};
     let tor = |name: &str, bfd: &str| {
         peer(name, &format!("peerAddress: 172.20.1.{name}, peerASN: 64600{bfd}"))
@@ -464,7 +464,7 @@ fn bfd_is_off_unless_asked_for_and_peers_have_their_own() {
 }
 
 #[test]
-fn bfd_that_cannot_be_is_refused() {
+fn invalid_bfd_is_rejected() {
     let text = CONFIGURATION.to_string()
         + "  bfd: {receiveInterval: 5, transmitInterval: 60001, detectMultiplier: 1, multihop: true}\n";
     let fields: Vec<_> = rejections(text).into_iter().map(|rejection| rejection.field).collect();
@@ -474,7 +474,7 @@ fn bfd_that_cannot_be_is_refused() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_is_said_and_kept_as_soon_as_it_can() {
+async fn a_failed_write_of_the_last_good_intent_is_reported_and_tried_again() {
     let run = tempfile::tempdir().unwrap();
     // A file where the folder should be.
     let blocked = run.path().join("run");

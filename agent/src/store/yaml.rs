@@ -1,33 +1,35 @@
-//! YAML documents as JSON values, with the line of every field, so that a rejection can name its place.
+//! YAML documents as JSON values, with the line of every field for rejections.
 //!
-//! One parser for both keeps them in step. Plain scalars are read by the core schema (YAML 1.2 §10.3): `yes` is a
-//! string. Merge keys and tags of one's own are refused; anchors and aliases work, up to a size.
+//! Values and lines come from the same parser, so they match. Plain scalars follow the core schema (YAML 1.2 §10.3): `yes`
+//! is a string. Merge keys and custom tags are rejected. Anchors and aliases work, up to a size.
 
 use std::collections::{BTreeMap, HashMap};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
 
-/// So many values a file may expand to; aliases of aliases grow without bound otherwise.
+use super::problem::Problem;
+
+/// The largest number of values in a file with its aliases expanded. Aliases of aliases grow exponentially.
 const MAX_VALUES: usize = 2_000_000;
-/// So deep values may be nested.
+/// The largest depth of nested values.
 const MAX_DEPTH: usize = 64;
 
 /// One document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Its content.
+    /// The content.
     pub value: Value,
-    /// Line of each field, by path.
+    /// The line of each field, by path.
     pub lines: Lines,
 }
 
-/// Line of each field of a document, by path: `spec.podCIDRs[0]`. The document itself is the empty path.
+/// The line of each field of a document, by path: `spec.podCIDRs[0]`. The document itself is the empty path.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lines(BTreeMap<String, u32>);
 
 impl Lines {
-    /// The line of a field; of the closest enclosing one where it isn't there.
+    /// Returns the line of a field, or of the closest enclosing one that exists.
     pub fn of(&self, path: &str) -> Option<u32> {
         let mut path = path;
         loop {
@@ -41,7 +43,7 @@ impl Lines {
         }
     }
 
-    /// The lines below a path, as those of a document of its own.
+    /// Returns the lines below a path, with paths relative to it.
     pub fn below(&self, path: &str) -> Self {
         let from_here = self.0.range(path.to_string()..);
         let inside = from_here.map_while(|(key, line)| Some((key.strip_prefix(path)?, *line)));
@@ -52,28 +54,25 @@ impl Lines {
     }
 }
 
-/// Why a file is no YAML that we read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
-pub struct Malformed {
-    /// Where.
+/// A syntax error in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyntaxError {
+    /// The line.
     pub line: u32,
-    /// The field, where known.
-    pub field: String,
-    /// What is wrong.
-    pub problem: String,
-    /// What to do.
-    pub remedy: String,
+    /// The field, if there is one, the problem and the remedy.
+    pub problem: Problem,
 }
 
-/// The path of a field inside the object at `path`.
+/// Returns the path of a field in the object at `path`.
 pub fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
 }
 
-/// Reads all documents of a text. Those before a syntax error are lost with the rest: nobody knows what they were
-/// meant to be.
-pub fn parse(text: &str) -> Result<Vec<Document>, Malformed> {
+/// Parses all documents of a text.
+///
+/// # Errors
+/// A syntax error. The documents before it may be affected, so none is returned.
+pub fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
     let mut reader = Reader { events: Parser::new_from_str(text), anchors: HashMap::new(), values: 0 };
     let mut documents = Vec::new();
     loop {
@@ -99,16 +98,15 @@ struct Reader<'a> {
 type Spanned<'a> = (Event<'a>, Span);
 
 impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<Spanned<'a>, Malformed> {
+    fn next(&mut self) -> Result<Spanned<'a>, SyntaxError> {
         match self.events.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(Malformed {
+            Some(Err(error)) => Err(SyntaxError {
                 line: line(error.marker().line()),
-                field: String::new(),
-                problem: format!("not valid YAML: {} (column {})", error.info(), error.marker().col() + 1),
-                remedy:
-                    "correct the syntax at or just before this line: indentation, quotes, a missing colon"
-                        .into(),
+                problem: Problem::new(
+                    format!("not valid YAML: {} (column {})", error.info(), error.marker().col() + 1),
+                    "correct the syntax at or just before this line: indentation, quotes, a missing colon",
+                ),
             }),
             None => Ok((Event::StreamEnd, Span::empty(saphyr_parser::Marker::new(0, 1, 0)))),
         }
@@ -120,22 +118,22 @@ impl<'a> Reader<'a> {
         path: &str,
         depth: usize,
         lines: &mut Lines,
-    ) -> Result<Value, Malformed> {
+    ) -> Result<Value, SyntaxError> {
         let at = line(span.start.line());
-        let refuse = |problem: &str, remedy: &str| {
-            Err(Malformed { line: at, field: path.into(), problem: problem.into(), remedy: remedy.into() })
+        let reject = |problem: &str, remedy: &str| {
+            Err(SyntaxError { line: at, problem: Problem::new(problem, remedy).at(path) })
         };
-        // A mapping's value keeps the line of its key, which is where people look.
+        // A mapping's value has the line of its key, where people search for it.
         lines.0.entry(path.to_string()).or_insert(at);
         self.values += 1;
         if self.values > MAX_VALUES || depth > MAX_DEPTH {
-            return refuse("too many values or too deeply nested", "split the file, and write aliases out");
+            return reject("too many values or too deeply nested", "split the file, and write aliases out");
         }
         let before = self.values;
         let (value, anchor) = match event {
             Event::Alias(id) => {
                 let Some((value, size)) = self.anchors.get(&id).cloned() else {
-                    return refuse("an alias to an anchor that isn't complete", "write the value out");
+                    return reject("an alias to an anchor that isn't complete", "write the value out");
                 };
                 self.values += size;
                 (value, 0)
@@ -144,7 +142,7 @@ impl<'a> Reader<'a> {
                 let core = match &tag {
                     None => None,
                     Some(tag) if tag.is_yaml_core_schema() => Some(tag.suffix.as_str()),
-                    Some(_) => return refuse("a tag of its own", "remove the tag (!…)"),
+                    Some(_) => return reject("a custom tag", "remove the tag (!…)"),
                 };
                 (scalar(&text, style, core), anchor)
             }
@@ -170,34 +168,28 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    fn mapping(&mut self, path: &str, depth: usize, lines: &mut Lines) -> Result<Value, Malformed> {
+    fn mapping(&mut self, path: &str, depth: usize, lines: &mut Lines) -> Result<Value, SyntaxError> {
         let mut fields = Map::new();
         loop {
             let (key, at) = match self.next()? {
                 (Event::MappingEnd, _) => return Ok(Value::Object(fields)),
                 (Event::Scalar(key, ..), span) => (key.to_string(), line(span.start.line())),
                 (_, span) => {
-                    return Err(Malformed {
-                        line: line(span.start.line()),
-                        field: path.into(),
-                        problem: "a field name that is no plain word".into(),
-                        remedy: "write NAME: VALUE; text with special characters needs quotes".into(),
-                    });
+                    let remedy = "write NAME: VALUE; text with special characters needs quotes";
+                    let problem = Problem::new("a field name that is no plain word", remedy).at(path);
+                    return Err(SyntaxError { line: line(span.start.line()), problem });
                 }
             };
             let inner = join(path, &key);
-            let refuse = |problem: String, remedy: &str| {
-                Err(Malformed { line: at, field: inner.clone(), problem, remedy: remedy.into() })
+            let reject = |problem: &str, remedy: &str| {
+                Err(SyntaxError { line: at, problem: Problem::new(problem, remedy).at(&inner) })
             };
             if key == "<<" {
-                return refuse(
-                    "a merge key, which Kubernetes objects don't have".into(),
-                    "write the fields out",
-                );
+                return reject("a merge key, which Kubernetes objects don't have", "write the fields out");
             }
             if let Some(first) = fields.get(&key).and_then(|_| lines.of(&inner)) {
-                return refuse(
-                    format!("the field is there twice, first in line {first}"),
+                return reject(
+                    &format!("the field is there twice, first in line {first}"),
                     "remove one of them",
                 );
             }
@@ -213,7 +205,7 @@ fn line(number: usize) -> u32 {
     u32::try_from(number.max(1)).unwrap_or(u32::MAX)
 }
 
-/// A scalar by the core schema (YAML 1.2 §10.3.2).
+/// Returns the value of a scalar by the core schema (YAML 1.2 §10.3.2).
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>) -> Value {
     if tag == Some("str") || (tag.is_none() && style != ScalarStyle::Plain) {
         return Value::String(text.to_string());
@@ -242,7 +234,7 @@ fn number(text: &str) -> Option<Number> {
             return u64::from_str_radix(rest, radix).ok().map(Number::from);
         }
     }
-    // Only what starts as a number does: `nan`, `inf` and `e5` are words.
+    // Only text that starts like a number: `nan`, `inf` and `e5` are strings.
     let plausible = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
     if plausible { text.parse::<f64>().ok().and_then(Number::from_f64) } else { None }
@@ -308,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_a_line_and_a_remedy() {
+    fn errors_have_a_line_and_a_remedy() {
         let cases = [
             ("a: 1\nb: [1, 2\nc: 3\n", "not valid YAML"),
             ("a: 1\n b: 2\n", "not valid YAML"),
@@ -319,8 +311,8 @@ mod tests {
         ];
         for (text, expected) in cases {
             let error = parse(text).unwrap_err();
-            assert!(error.problem.contains(expected), "{text}: {error:?}");
-            assert!(error.line >= 1 && !error.remedy.is_empty(), "{text}: {error:?}");
+            assert!(error.problem.problem.contains(expected), "{text}: {error:?}");
+            assert!(error.line >= 1 && !error.problem.remedy.is_empty(), "{text}: {error:?}");
         }
         assert_eq!(parse("a: 1\na: 2\n").unwrap_err().line, 2);
     }
@@ -333,7 +325,7 @@ mod tests {
             let list = vec![format!("*a{}", i - 1); 10].join(",");
             bomb.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
-        assert!(parse(&bomb).unwrap_err().problem.contains("too many"));
+        assert!(parse(&bomb).unwrap_err().problem.problem.contains("too many"));
     }
 
     #[test]

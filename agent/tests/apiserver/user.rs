@@ -16,7 +16,7 @@ pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 /// The timeout of everything that a test waits for.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Whether tests print their progress: with `--nocapture`.
+/// The switch for progress messages: on with `--nocapture`.
 pub static VERBOSE: AtomicBool = AtomicBool::new(false);
 
 /// Prints progress, if asked to.

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use heliograph_bgp::Family;
 use heliograph_bgp::io::{Options, start};
-use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Config, Filter, Neighbor, Timers};
 
 use crate::clients::{DAEMON, PORT};

@@ -37,7 +37,6 @@ macro_rules! setters {
         }
     };
 }
-#[cfg(feature = "tokio")]
 pub(crate) use setters;
 
 setters!(Config {

@@ -302,10 +302,10 @@ impl Driver {
             match event {
                 Event::SessionUp { address, name } => info!(peer = %address, name, "BGP session established"),
                 Event::SessionDown { address, name, reason } => {
-                    info!(peer = %address, name, reason, "BGP session down");
+                    info!(peer = %address, name, %reason, "BGP session down");
                 }
                 Event::RoutesChanged => {}
-                Event::Warning { address, name, text } => warn!(peer = %address, name, "{text}"),
+                Event::Warning { address, name, warning } => warn!(peer = %address, name, "{warning}"),
             }
         }
         if news {

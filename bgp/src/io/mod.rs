@@ -1,9 +1,9 @@
-//! The tokio driver: sockets and timers around a [`Speaker`](crate::Speaker). Nothing here knows the protocol.
+//! The tokio driver: sockets and timers around a [`Speaker`](crate::Speaker), which contains the protocol.
 //!
-//! One task owns the speaker and every connection, and does the reading and writing itself; futures only tell it
-//! which socket is ready. So the speaker sees bytes in the order they came, no queue grows between a socket and
-//! the speaker, and before any timer is let expire, everything that waits unread is read.
-#![allow(clippy::disallowed_methods, reason = "the driver is where clocks are read and tasks are spawned")]
+//! One task owns the speaker and every connection, and reads and writes itself; futures only report which socket is
+//! ready. So the speaker receives bytes in the order in which they came, no queue grows between a socket and the speaker,
+//! and everything unread is read before a timer expires.
+#![allow(clippy::disallowed_methods, reason = "the driver reads clocks and spawns tasks")]
 
 #[cfg(feature = "bfd")]
 mod bfd;
@@ -107,6 +107,24 @@ pub struct Handle {
     listening: Vec<SocketAddr>,
 }
 
+/// The error of a [`Handle`] whose speaker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the BGP speaker has stopped: start another one")]
+#[non_exhaustive]
+pub struct Stopped;
+
+/// The reason why [`Handle::set_config`] failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetConfigError {
+    /// The configuration is invalid; the one before stays in force.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The speaker has ended.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
 #[derive(Debug)]
 enum Command {
     SetConfig(Config, oneshot::Sender<Result<(), ConfigError>>),
@@ -119,7 +137,7 @@ enum Command {
 /// Starts a speaker on the current tokio runtime.
 ///
 /// # Errors
-/// The configuration is invalid, or an address can't be listened on; nothing runs then.
+/// The configuration is invalid, or an address cannot be listened on; nothing runs then.
 pub async fn start(config: Config, options: Options) -> Result<Handle, StartError> {
     let listeners = socket::Listeners::bind(&options.listen)?;
     let listening = listeners.addresses();
@@ -132,55 +150,63 @@ pub async fn start(config: Config, options: Options) -> Result<Handle, StartErro
 }
 
 impl Handle {
-    /// Replaces the whole configuration; the speaker works out what differs and touches only that.
+    /// Replaces the whole configuration; the speaker applies only the difference.
     ///
     /// # Errors
-    /// The configuration is invalid; the old one stays.
-    pub async fn set_config(&self, config: Config) -> Result<(), ConfigError> {
-        self.ask(|reply| Command::SetConfig(config, reply)).await.unwrap_or(Ok(()))
+    /// The configuration is invalid, or the speaker has ended.
+    pub async fn set_config(&self, config: Config) -> Result<(), SetConfigError> {
+        Ok(self.request(|reply| Command::SetConfig(config, reply)).await??)
     }
 
-    /// All sessions, sorted by address.
-    pub async fn sessions(&self) -> Vec<SessionReport> {
-        self.ask(Command::Sessions).await.unwrap_or_default()
+    /// Returns all sessions, sorted by address.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn sessions(&self) -> Result<Vec<SessionReport>, Stopped> {
+        self.request(Command::Sessions).await
     }
 
-    /// All paths, sorted by prefix, each with its reason.
-    pub async fn paths(&self) -> Vec<PathReport> {
-        self.ask(Command::Paths).await.unwrap_or_default()
+    /// Returns all paths, sorted by prefix, each with its reason.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn paths(&self) -> Result<Vec<PathReport>, Stopped> {
+        self.request(Command::Paths).await
     }
 
-    /// The best routes learned from peers.
-    pub async fn best_routes(&self) -> BestRoutes {
-        self.ask(Command::BestRoutes).await.unwrap_or_default()
+    /// Returns the best routes learned from peers.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn best_routes(&self) -> Result<BestRoutes, Stopped> {
+        self.request(Command::BestRoutes).await
     }
 
-    /// A counter that moves when sessions or best routes change: a hint to look again. Many changes may move it
-    /// once.
+    /// Returns a counter that changes when sessions or best routes change. Several changes may count as one. It is closed
+    /// when the speaker ends.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
 
-    /// The addresses listened on; a port of 0 asked for shows as the one the kernel gave.
+    /// Returns the addresses listened on, with the ports that the kernel chose in place of 0.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
     }
 
-    /// Ends the speaker and its connections; returns when they are closed.
+    /// Ends the speaker and its connections, and returns when they are closed. A speaker that has ended is no error.
     pub async fn stop(self, how: Stop) {
-        self.ask(|reply| Command::Stop(how, String::new(), reply)).await;
+        let _ = self.request(|reply| Command::Stop(how, String::new(), reply)).await;
     }
 
-    /// Ends the speaker as with [`Stop::Cease`], and tells those who run the peers why (RFC 9003 §2), in at most 255
-    /// octets.
+    /// Ends the speaker as with [`Stop::Cease`], with a message of at most 255 octets for the operators of the peers
+    /// (RFC 9003 §2). A speaker that has ended is no error.
     pub async fn shut_down(self, message: String) {
-        self.ask(|reply| Command::Stop(Stop::Cease, message, reply)).await;
+        let _ = self.request(|reply| Command::Stop(Stop::Cease, message, reply)).await;
     }
 
-    /// `None` where the driver has ended already.
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+        self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
     }
 }

@@ -153,14 +153,14 @@ impl Several {
 
 /// An update group, with the best path or with several paths to each prefix.
 #[derive(Debug)]
-pub struct UpdateGroup {
+pub(crate) struct UpdateGroup {
     group: Group,
     several: Option<Box<Several>>,
 }
 
 /// The state of a member that moves to another group.
 #[derive(Debug, Default)]
-pub struct MovingMember {
+pub(crate) struct MovingMember {
     state: MemberState,
     /// The paths of its slots, if the old group has several to a prefix: another group has other slots for them.
     keys: BTreeMap<Slot, Key>,
@@ -168,7 +168,7 @@ pub struct MovingMember {
 
 impl UpdateGroup {
     /// Returns a group without members, with the advertisements of all of `table`.
-    pub fn new(key: GroupKey, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
+    pub(crate) fn new(key: GroupKey, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
         let several = key.paths.map(|limit| {
             let (slots, withheld) = (PathSlots::default(), BTreeMap::new());
             Box::new(Several { limit: limit.get().into(), slots, withheld })
@@ -178,12 +178,12 @@ impl UpdateGroup {
         group
     }
 
-    pub fn key(&self) -> &GroupKey {
+    pub(crate) fn key(&self) -> &GroupKey {
         self.group.key()
     }
 
     /// Exports every prefix again, after something besides the paths has changed.
-    pub fn recompute(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
+    pub(crate) fn recompute(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
         self.group.clear_last();
         let slots: Vec<Slot> = table.occupied().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -192,12 +192,12 @@ impl UpdateGroup {
     }
 
     /// See [`Group::clear_last`].
-    pub fn clear_last(&mut self) {
+    pub(crate) fn clear_last(&mut self) {
         self.group.clear_last();
     }
 
     /// Exports a prefix whose best path has changed.
-    pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
+    pub(crate) fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
         match &mut self.several {
             None => self.group.update(slot, entry, exporter),
             Some(several) => {
@@ -207,34 +207,34 @@ impl UpdateGroup {
     }
 
     /// Exports a prefix whose paths have changed, except the best one; returns whether an advertisement changed.
-    pub fn update_others(&mut self, entry: &Entry, exporter: &mut Exporter<'_>) -> bool {
+    pub(crate) fn update_others(&mut self, entry: &Entry, exporter: &mut Exporter<'_>) -> bool {
         match &mut self.several {
             None => false,
             Some(several) => several.update(&mut self.group, entry, exporter),
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.group.is_empty()
     }
 
     /// See [`Group::has_pending`].
-    pub fn has_pending(&self, id: PeerId) -> bool {
+    pub(crate) fn has_pending(&self, id: PeerId) -> bool {
         self.group.has_pending(id)
     }
 
     /// See [`Group::advertised`].
-    pub fn advertised(&self, id: PeerId) -> usize {
+    pub(crate) fn advertised(&self, id: PeerId) -> usize {
         self.group.advertised(id)
     }
 
     /// See [`Group::request_end_of_rib`].
-    pub fn request_end_of_rib(&mut self, id: PeerId) {
+    pub(crate) fn request_end_of_rib(&mut self, id: PeerId) {
         self.group.request_end_of_rib(id);
     }
 
     /// Adds a member with the state that it had in another group.
-    pub fn join(&mut self, id: PeerId, moving: MovingMember, table: &mut Table) {
+    pub(crate) fn join(&mut self, id: PeerId, moving: MovingMember, table: &mut Table) {
         let MovingMember { mut state, keys } = moving;
         match &mut self.several {
             None => {
@@ -251,7 +251,7 @@ impl UpdateGroup {
     }
 
     /// Removes a member that moves to another group; returns its state.
-    pub fn move_out(&mut self, id: PeerId, table: &mut Table) -> MovingMember {
+    pub(crate) fn move_out(&mut self, id: PeerId, table: &mut Table) -> MovingMember {
         let Some(several) = &mut self.several else {
             return MovingMember { state: self.group.move_out(id, table), keys: BTreeMap::new() };
         };
@@ -262,7 +262,7 @@ impl UpdateGroup {
     }
 
     /// Removes a member.
-    pub fn remove(&mut self, id: PeerId, table: &mut Table) {
+    pub(crate) fn remove(&mut self, id: PeerId, table: &mut Table) {
         match &mut self.several {
             None => self.group.remove(id, table),
             Some(several) => self.group.remove(id, &mut several.slots),
@@ -270,7 +270,7 @@ impl UpdateGroup {
     }
 
     /// Makes everything that a member was advertised pending again.
-    pub fn refresh(&mut self, id: PeerId, table: &mut Table) {
+    pub(crate) fn refresh(&mut self, id: PeerId, table: &mut Table) {
         match &mut self.several {
             None => self.group.refresh(id, table),
             Some(several) => self.group.refresh(id, &mut several.slots),
@@ -278,7 +278,7 @@ impl UpdateGroup {
     }
 
     /// Appends messages for a member to the output while there is room.
-    pub fn pack(&mut self, id: PeerId, family: Family, table: &mut Table, output: &mut Output<'_>) {
+    pub(crate) fn pack(&mut self, id: PeerId, family: Family, table: &mut Table, output: &mut Output<'_>) {
         match &mut self.several {
             None => self.group.pack(id, family, table, output),
             Some(several) => self.group.pack(id, family, &mut several.slots, output),
@@ -286,7 +286,7 @@ impl UpdateGroup {
     }
 
     /// Returns the paths that are withheld from a member.
-    pub fn withheld_from(&self, id: PeerId, table: &Table) -> Vec<Withheld> {
+    pub(crate) fn withheld_from(&self, id: PeerId, table: &Table) -> Vec<Withheld> {
         match &self.several {
             None => {
                 let withheld = self.group.withheld_from(id);

@@ -10,44 +10,44 @@ use crate::wire::NextHop;
 /// The content of an UPDATE without prefixes, encoded for the wire. It is interned: the same allocation is the same
 /// content.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Encoded {
+pub(crate) struct Encoded {
     pub block: Bytes,
     pub next_hop: NextHop,
 }
 
 /// The encoded attributes and next hop of a prefix, and the peer that its path was learned from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Advertisement {
+pub(crate) struct Advertisement {
     pub encoded: Interned<Encoded>,
     pub source: Source,
 }
 
 /// Returns what a peer is sent for an advertisement: nothing if the path was learned from it (split horizon).
-pub fn sent_to(advertisement: Option<&Advertisement>, id: PeerId) -> Option<&Interned<Encoded>> {
+pub(crate) fn sent_to(advertisement: Option<&Advertisement>, id: PeerId) -> Option<&Interned<Encoded>> {
     let advertisement = advertisement.filter(|advertisement| advertisement.source != Source::from(id));
     advertisement.map(|advertisement| &advertisement.encoded)
 }
 
 /// The advertisements by slot, in two columns: 12 octets for each instead of 16.
 #[derive(Debug, Default)]
-pub struct AdjRibOut {
+pub(crate) struct AdjRibOut {
     encoded: Vec<Option<Interned<Encoded>>>,
     sources: Vec<Source>,
 }
 
 impl AdjRibOut {
     /// Returns all slots that ever had an advertisement.
-    pub fn slots(&self) -> std::ops::Range<Slot> {
+    pub(crate) fn slots(&self) -> std::ops::Range<Slot> {
         0..self.encoded.len() as Slot
     }
 
-    pub fn get(&self, slot: Slot) -> Option<Advertisement> {
+    pub(crate) fn get(&self, slot: Slot) -> Option<Advertisement> {
         let (encoded, source) = self.columns(slot)?;
         Some(Advertisement { encoded: encoded.clone(), source })
     }
 
     /// Returns what a peer is sent for a slot; see [`sent_to`].
-    pub fn sent_to(&self, id: PeerId, slot: Slot) -> Option<&Interned<Encoded>> {
+    pub(crate) fn sent_to(&self, id: PeerId, slot: Slot) -> Option<&Interned<Encoded>> {
         let (encoded, source) = self.columns(slot)?;
         (source != Source::from(id)).then_some(encoded)
     }
@@ -58,13 +58,13 @@ impl AdjRibOut {
     }
 
     /// Removes an advertisement and returns it.
-    pub fn take(&mut self, slot: Slot) -> Option<Advertisement> {
+    pub(crate) fn take(&mut self, slot: Slot) -> Option<Advertisement> {
         let at = slot as usize;
         Some(Advertisement { encoded: self.encoded.get_mut(at)?.take()?, source: *self.sources.get(at)? })
     }
 
     /// Adds an advertisement to an empty slot.
-    pub fn put(&mut self, slot: Slot, advertisement: Advertisement) {
+    pub(crate) fn put(&mut self, slot: Slot, advertisement: Advertisement) {
         let at = slot as usize;
         if at >= self.encoded.len() {
             self.encoded.resize(at + 1, None);

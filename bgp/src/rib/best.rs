@@ -17,7 +17,7 @@ use super::{Neighbors, PeerKind};
 use crate::wire::{AsPath, Attributes, Origin, Segment};
 
 /// The LOCAL_PREF of a path received without one. RFC 4271 §9.1.1 leaves the value open; other implementations use 100.
-pub const DEFAULT_LOCAL_PREF: u32 = 100;
+pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
 
 /// A step of the decision process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ pub enum Step {
 
 /// The properties of a path that the decision process compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     pub source: Source,
     pub long_lived_stale: bool,
     pub local_pref: u32,
@@ -69,7 +69,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Returns the properties of `path`.
-    pub fn new(path: &Path, neighbors: &Neighbors) -> Self {
+    pub(crate) fn new(path: &Path, neighbors: &Neighbors) -> Self {
         let peer = neighbors.peer(path.source);
         let attributes = &path.shared.attributes;
         let router_id = peer.map_or(Ipv4Addr::UNSPECIFIED, |peer| peer.router_id);
@@ -90,7 +90,7 @@ impl Candidate {
     }
 
     /// Compares two paths (`Less` is better); returns the deciding step, too.
-    pub fn compare(&self, other: &Self) -> (Ordering, Step) {
+    pub(crate) fn compare(&self, other: &Self) -> (Ordering, Step) {
         let same_neighbor = self.neighbor_as == other.neighbor_as;
         let med = if same_neighbor { self.med.cmp(&other.med) } else { Ordering::Equal };
         let steps = [
@@ -113,13 +113,13 @@ impl Candidate {
     }
 
     /// Returns whether this path is better.
-    pub fn beats(&self, other: &Self) -> bool {
+    pub(crate) fn beats(&self, other: &Self) -> bool {
         self.compare(other).0.is_lt()
     }
 }
 
 /// Returns the best path of each neighboring AS, in no particular order.
-pub fn group_winners(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
+pub(crate) fn group_winners(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
     let mut winners: Vec<Candidate> = Vec::new();
     for candidate in candidates {
         match winners.iter_mut().find(|winner| winner.neighbor_as == candidate.neighbor_as) {
@@ -132,13 +132,13 @@ pub fn group_winners(candidates: impl Iterator<Item = Candidate>) -> Vec<Candida
 }
 
 /// Returns the best path.
-pub fn select(candidates: impl Iterator<Item = Candidate>) -> Option<Candidate> {
+pub(crate) fn select(candidates: impl Iterator<Item = Candidate>) -> Option<Candidate> {
     // The winners are from different neighboring ASes, so MED is not compared here.
     group_winners(candidates).into_iter().reduce(|best, other| if other.beats(&best) { other } else { best })
 }
 
 /// Returns the paths in order, each the best of those that are left. The order is computed lazily.
-pub fn ranked(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate> {
+pub(crate) fn ranked(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate> {
     std::iter::from_fn(move || {
         let best = select(candidates.iter().copied())?;
         candidates.retain(|candidate| candidate.source != best.source);
@@ -147,18 +147,18 @@ pub fn ranked(mut candidates: Vec<Candidate>) -> impl Iterator<Item = Candidate>
 }
 
 /// Returns the LOCAL_PREF that is compared.
-pub fn local_pref(attributes: &Attributes) -> u32 {
+pub(crate) fn local_pref(attributes: &Attributes) -> u32 {
     attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
 }
 
 /// Returns the MED that is compared: a missing one is the lowest (RFC 4271 §9.1.2.2 c).
-pub fn med(attributes: &Attributes) -> u32 {
+pub(crate) fn med(attributes: &Attributes) -> u32 {
     attributes.med.unwrap_or(0)
 }
 
 /// Returns the neighboring AS of a path; `None` (our own AS) for an empty path or one that begins with a set
 /// (RFC 4271 §9.1.2.2 c).
-pub fn neighbor_as(path: &AsPath) -> Option<u32> {
+pub(crate) fn neighbor_as(path: &AsPath) -> Option<u32> {
     match path.0.first() {
         Some(Segment::Sequence(numbers)) => numbers.first().copied(),
         _ => None,

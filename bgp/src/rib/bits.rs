@@ -4,22 +4,22 @@ use super::table::Slot;
 
 /// A set of slots; its size is counted.
 #[derive(Clone, Debug, Default)]
-pub struct Bits {
+pub(crate) struct Bits {
     words: Vec<u64>,
     count: usize,
 }
 
 impl Bits {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    pub fn get(&self, slot: Slot) -> bool {
+    pub(crate) fn get(&self, slot: Slot) -> bool {
         self.words.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
     }
 
     /// Adds a slot; returns whether it is new.
-    pub fn set(&mut self, slot: Slot) -> bool {
+    pub(crate) fn set(&mut self, slot: Slot) -> bool {
         let at = slot as usize / 64;
         if at >= self.words.len() {
             self.words.resize(at + 1, 0);
@@ -31,7 +31,7 @@ impl Bits {
     }
 
     /// Removes a slot; returns whether it was in the set.
-    pub fn clear(&mut self, slot: Slot) -> bool {
+    pub(crate) fn clear(&mut self, slot: Slot) -> bool {
         let was = self.get(slot);
         if was {
             self.words[slot as usize / 64] &= !(1 << (slot % 64));
@@ -41,7 +41,7 @@ impl Bits {
     }
 
     /// Returns the first slot at or after `from`.
-    pub fn next_from(&self, from: Slot) -> Option<Slot> {
+    pub(crate) fn next_from(&self, from: Slot) -> Option<Slot> {
         let mut at = from as usize / 64;
         let mut word = self.words.get(at)? & (u64::MAX << (from % 64));
         while word == 0 {
@@ -52,7 +52,7 @@ impl Bits {
     }
 
     /// Returns all slots in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         std::iter::successors(self.next_from(0), |slot| self.next_from(slot.checked_add(1)?))
     }
 }

@@ -25,7 +25,7 @@ use crate::config::{Filter, NextHopMode};
 use crate::wire::{Attributes, Codec, Family, FamilySet, NextHop, PathIds, Prefix, Role};
 
 /// The community of a route whose advertiser is about to shut down (RFC 8326 §3).
-pub const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
+pub(crate) const GRACEFUL_SHUTDOWN: u32 = 0xFFFF_0000;
 /// The community of routes that are not advertised to external peers (RFC 1997).
 const NO_EXPORT: u32 = 0xFFFF_FF01;
 /// The community of routes that are not advertised at all (RFC 1997).
@@ -36,7 +36,7 @@ const NO_EXPORT_SUBCONFED: u32 = 0xFFFF_FF03;
 /// The properties that all peers of an update group share: everything that the content of an UPDATE depends on, except
 /// split horizon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupKey {
+pub(crate) struct GroupKey {
     pub kind: PeerKind,
     /// Our address on the session, which "next hop self" sets.
     pub local_address: IpAddr,
@@ -56,7 +56,7 @@ pub struct GroupKey {
 
 impl GroupKey {
     /// Returns the key of the group that the peer belongs to for a family.
-    pub fn of(peer: &Peer, family: Family) -> Self {
+    pub(crate) fn of(peer: &Peer, family: Family) -> Self {
         let several = peer.codec.path_ids.send.contains(family);
         let send = FamilySet::from_iter(several.then_some(family));
         Self {
@@ -83,7 +83,7 @@ impl GroupKey {
 }
 
 /// Returns whether a path may be advertised to the peers of a group. `from` is `None` for an originated path.
-pub fn is_allowed(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
+pub(crate) fn is_allowed(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, prefix: &Prefix) -> bool {
     use PeerKind::{Client, External, Internal};
     let communities = &path.attributes.communities;
     let confined = to.kind == External
@@ -115,7 +115,7 @@ fn passes_filter(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, pref
 }
 
 /// Returns the attributes and next hop to advertise; `None` if there is no next hop for the prefix's family.
-pub fn outbound(
+pub(crate) fn outbound(
     identity: &Identity,
     to: &GroupKey,
     from: Option<&Peer>,

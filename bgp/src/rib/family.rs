@@ -5,11 +5,11 @@ use std::ops::{Index, IndexMut};
 use crate::wire::Family;
 
 /// All families, in the order in which they are sent.
-pub const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
+pub(crate) const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
 /// A value for each family.
 #[derive(Debug, Default)]
-pub struct PerFamily<T> {
+pub(crate) struct PerFamily<T> {
     ipv4_unicast: T,
     ipv6_unicast: T,
 }

@@ -23,7 +23,7 @@ type Content = (Receivers, Option<Interned<Encoded>>);
 
 /// The followers, which are one receiver as far as pending changes go: the end of the log.
 #[derive(Debug, Default)]
-pub struct Followers {
+pub(crate) struct Followers {
     pending: Pending<Advertisement>,
     /// The number of advertised slots by source.
     advertised_from: BTreeMap<Source, usize>,
@@ -31,21 +31,21 @@ pub struct Followers {
 }
 
 impl Followers {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.log.is_unfollowed()
     }
 
-    pub fn contains(&self, id: PeerId) -> bool {
+    pub(crate) fn contains(&self, id: PeerId) -> bool {
         self.log.follows(id)
     }
 
     /// Returns the number of pending slots.
-    pub fn pending_count(&self) -> usize {
+    pub(crate) fn pending_count(&self) -> usize {
         self.pending.len()
     }
 
     /// Records that an advertisement changed from `was` to `now`, which differ.
-    pub fn change(
+    pub(crate) fn change(
         &mut self,
         slot: Slot,
         was: Option<&Advertisement>,
@@ -76,30 +76,30 @@ impl Followers {
 
     /// Returns whether a follower has messages to be sent; `None` if the peer is no follower. If many slots are pending,
     /// only some are examined, and there may turn out to be no message.
-    pub fn has_pending(&self, id: PeerId, adj_rib_out: &AdjRibOut) -> Option<bool> {
+    pub(crate) fn has_pending(&self, id: PeerId, adj_rib_out: &AdjRibOut) -> Option<bool> {
         let concerns = |slot: Slot| sent_to(self.pending.sent(slot), id) != adj_rib_out.sent_to(id, slot);
         let in_log = self.log.has_messages_for(id)?;
         Some(in_log || self.pending.iter().take(EXAMINED).any(concerns) || self.pending.len() > EXAMINED)
     }
 
     /// Returns how many slots a follower was advertised, counting those that it will be when it has read the log.
-    pub fn advertised(&self, id: PeerId) -> usize {
+    pub(crate) fn advertised(&self, id: PeerId) -> usize {
         let own = self.advertised_from.get(&id.into()).copied().unwrap_or(0);
         if self.contains(id) { self.pending.advertised().count() - own } else { 0 }
     }
 
     /// Requests an End-of-RIB for a follower.
-    pub fn request_end_of_rib(&mut self, id: PeerId) {
+    pub(crate) fn request_end_of_rib(&mut self, id: PeerId) {
         self.log.set_end_of_rib(id, true);
     }
 
     /// Adds a peer that was sent the Adj-RIB-Out as it stands at the end of the log.
-    pub fn add(&mut self, id: PeerId) {
+    pub(crate) fn add(&mut self, id: PeerId) {
         self.log.follow(id);
     }
 
     /// Removes a peer, if it is a follower.
-    pub fn remove(&mut self, id: PeerId, adj_rib_out: &AdjRibOut, table: &mut impl Slots) {
+    pub(crate) fn remove(&mut self, id: PeerId, adj_rib_out: &AdjRibOut, table: &mut impl Slots) {
         if !self.contains(id) {
             return;
         }
@@ -118,7 +118,7 @@ impl Followers {
     }
 
     /// Returns a follower's own pending changes, and whether an End-of-RIB is due.
-    pub fn pending_of(
+    pub(crate) fn pending_of(
         &self,
         id: PeerId,
         adj_rib_out: &AdjRibOut,
@@ -143,13 +143,13 @@ impl Followers {
     }
 
     /// Returns the slowest followers while the log is too long.
-    pub fn too_slow(&self) -> Vec<PeerId> {
+    pub(crate) fn too_slow(&self) -> Vec<PeerId> {
         if self.log.len() > LOG_LIMIT { self.log.slowest() } else { Vec::new() }
     }
 
     /// Copies messages from the log for a follower; returns whether it has read all of the log and there is room for
     /// more.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         id: PeerId,
         encoder: Encoder,
@@ -170,7 +170,7 @@ impl Followers {
     }
 
     /// Encodes a batch of pending changes into the log.
-    pub fn write(&mut self, adj_rib_out: &AdjRibOut, encoder: Encoder, table: &mut impl Slots) {
+    pub(crate) fn write(&mut self, adj_rib_out: &AdjRibOut, encoder: Encoder, table: &mut impl Slots) {
         let slots = self.pending.next(BATCH);
         let mut batch = Batch::new();
         for &slot in &slots {

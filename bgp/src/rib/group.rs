@@ -27,7 +27,7 @@ use crate::wire::{Family, Prefix, encode_attributes, encode_reach};
 const OVERHEAD: usize = 128;
 
 /// The parts of the tables that export needs.
-pub struct Exporter<'a> {
+pub(crate) struct Exporter<'a> {
     pub identity: &'a Identity,
     pub neighbors: &'a Neighbors,
     pub encoded: &'a mut Interner<Encoded>,
@@ -43,7 +43,7 @@ struct Member {
 
 /// An update group.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     key: GroupKey,
     adj_rib_out: AdjRibOut,
     followers: Followers,
@@ -57,7 +57,7 @@ pub struct Group {
 
 impl Group {
     /// Returns a group without members and advertisements.
-    pub fn new(key: GroupKey) -> Self {
+    pub(crate) fn new(key: GroupKey) -> Self {
         Self {
             key,
             adj_rib_out: AdjRibOut::default(),
@@ -68,17 +68,17 @@ impl Group {
         }
     }
 
-    pub fn key(&self) -> &GroupKey {
+    pub(crate) fn key(&self) -> &GroupKey {
         &self.key
     }
 
     /// Must be called when the same path may be exported differently from now on.
-    pub fn clear_last(&mut self) {
+    pub(crate) fn clear_last(&mut self) {
         self.last = None;
     }
 
     /// Exports a prefix's best path.
-    pub fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
+    pub(crate) fn update(&mut self, slot: Slot, entry: &mut Entry, exporter: &mut Exporter<'_>) {
         self.withheld.remove(&slot);
         let now = match entry.best() {
             Some(best) => match self.export(best, &entry.prefix, exporter) {
@@ -95,7 +95,7 @@ impl Group {
 
     /// Replaces the advertisement of a slot, and makes the change pending for all members that it concerns; returns
     /// whether there is a change. `references` are the slot's.
-    pub fn replace(&mut self, slot: Slot, now: Option<Advertisement>, references: &mut u32) -> bool {
+    pub(crate) fn replace(&mut self, slot: Slot, now: Option<Advertisement>, references: &mut u32) -> bool {
         let was = self.adj_rib_out.take(slot);
         let changed = was != now;
         if changed {
@@ -114,7 +114,7 @@ impl Group {
     }
 
     /// Returns the advertisement of a path; `None` if it is not to be advertised to the group.
-    pub fn export(
+    pub(crate) fn export(
         &mut self,
         path: &Path,
         prefix: &Prefix,
@@ -158,12 +158,12 @@ impl Group {
             .map_err(|error| WithheldReason::TooLarge { needed: error.needed, max: error.max })
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty() && self.followers.is_empty()
     }
 
     /// Returns whether something is pending for a member.
-    pub fn has_pending(&self, id: PeerId) -> bool {
+    pub(crate) fn has_pending(&self, id: PeerId) -> bool {
         match self.members.get(&id) {
             Some(member) => member.end_of_rib || !member.pending.is_empty(),
             None => self.followers.has_pending(id, &self.adj_rib_out).unwrap_or(false),
@@ -171,7 +171,7 @@ impl Group {
     }
 
     /// Returns how many slots a member was advertised; see [`Followers::advertised`].
-    pub fn advertised(&self, id: PeerId) -> usize {
+    pub(crate) fn advertised(&self, id: PeerId) -> usize {
         match self.members.get(&id) {
             Some(member) => member.pending.advertised().count(),
             None => self.followers.advertised(id),
@@ -179,7 +179,7 @@ impl Group {
     }
 
     /// Requests an End-of-RIB for a member.
-    pub fn request_end_of_rib(&mut self, id: PeerId) {
+    pub(crate) fn request_end_of_rib(&mut self, id: PeerId) {
         match self.members.get_mut(&id) {
             Some(member) => member.end_of_rib = true,
             None => self.followers.request_end_of_rib(id),
@@ -187,7 +187,13 @@ impl Group {
     }
 
     /// Appends messages for a member to the output while there is room.
-    pub fn pack(&mut self, id: PeerId, family: Family, table: &mut impl Slots, output: &mut Output<'_>) {
+    pub(crate) fn pack(
+        &mut self,
+        id: PeerId,
+        family: Family,
+        table: &mut impl Slots,
+        output: &mut Output<'_>,
+    ) {
         let encoder = Encoder { family, codec: self.key.codec };
         while output.has_room() && self.pack_pending(id, encoder, table, output) {}
         while output.has_room() && self.followers.read(id, encoder, table, output) {
@@ -272,7 +278,7 @@ impl Group {
     }
 
     /// Adds a member with the state that it had in another group.
-    pub fn join(&mut self, id: PeerId, state: &MemberState, table: &mut impl Slots) {
+    pub(crate) fn join(&mut self, id: PeerId, state: &MemberState, table: &mut impl Slots) {
         let mut member = Member { end_of_rib: state.end_of_rib, ..Member::default() };
         for slot in 0..table.size() as Slot {
             let sent = state.sent.get(&slot).map(Option::as_ref);
@@ -283,7 +289,7 @@ impl Group {
     }
 
     /// Removes a member.
-    pub fn remove(&mut self, id: PeerId, table: &mut impl Slots) {
+    pub(crate) fn remove(&mut self, id: PeerId, table: &mut impl Slots) {
         if let Some(member) = self.members.remove(&id) {
             member.pending.release(table);
         }
@@ -291,7 +297,7 @@ impl Group {
     }
 
     /// Removes a member that moves to another group; returns its state. A call of [`MemberState::release`] must follow.
-    pub fn move_out(&mut self, id: PeerId, table: &mut impl Slots) -> MemberState {
+    pub(crate) fn move_out(&mut self, id: PeerId, table: &mut impl Slots) -> MemberState {
         self.separate(id, table);
         let Some(member) = self.members.remove(&id) else { return MemberState::default() };
         let (sent, pending) = member.pending.into_sent(|slot| self.adj_rib_out.sent_to(id, slot).cloned());
@@ -299,7 +305,7 @@ impl Group {
     }
 
     /// Makes everything that a member was advertised pending again.
-    pub fn refresh(&mut self, id: PeerId, table: &mut impl Slots) {
+    pub(crate) fn refresh(&mut self, id: PeerId, table: &mut impl Slots) {
         self.separate(id, table);
         if let Some(member) = self.members.get_mut(&id) {
             member.pending.resend(table);
@@ -307,7 +313,7 @@ impl Group {
     }
 
     /// Returns the slots whose path is withheld from a member.
-    pub fn withheld_from(&self, id: PeerId) -> impl Iterator<Item = (Slot, WithheldReason)> + '_ {
+    pub(crate) fn withheld_from(&self, id: PeerId) -> impl Iterator<Item = (Slot, WithheldReason)> + '_ {
         let others = self.withheld.iter().filter(move |(_, (source, _))| *source != Source::from(id));
         others.map(|(slot, (_, reason))| (*slot, *reason))
     }
@@ -315,7 +321,7 @@ impl Group {
 
 /// The state of a member that moves to another group.
 #[derive(Debug, Default)]
-pub struct MemberState {
+pub(crate) struct MemberState {
     sent: Sent<Interned<Encoded>>,
     /// The pending slots in the old group, which are still referred to.
     pending: Bits,
@@ -324,17 +330,17 @@ pub struct MemberState {
 
 impl MemberState {
     /// Releases the references to slots of the old group, when the new group has its own, or has other slots.
-    pub fn release(&mut self, table: &mut impl Slots) {
+    pub(crate) fn release(&mut self, table: &mut impl Slots) {
         pending::release(&std::mem::take(&mut self.pending), table);
     }
 
     /// Returns the slots that the member was advertised.
-    pub fn advertised(&self) -> impl Iterator<Item = Slot> + '_ {
+    pub(crate) fn advertised(&self) -> impl Iterator<Item = Slot> + '_ {
         self.sent.keys().copied()
     }
 
     /// Replaces the slots by those of another group; slots without one are dropped.
-    pub fn translate(&mut self, slots: &BTreeMap<Slot, Slot>) {
+    pub(crate) fn translate(&mut self, slots: &BTreeMap<Slot, Slot>) {
         let sent = std::mem::take(&mut self.sent).into_iter();
         self.sent = sent.filter_map(|(slot, sent)| Some((*slots.get(&slot)?, sent))).collect();
     }

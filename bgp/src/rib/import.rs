@@ -11,7 +11,7 @@ use crate::wire::{Attributes, Family, NextHop, Prefix, Role, Segment, is_host};
 
 /// Removes from an external peer's attributes those that are for use inside an AS only: LOCAL_PREF
 /// (RFC 4271 §5.1.5), ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 §7.9, §7.10).
-pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
+pub(crate) fn strip(attributes: &mut Attributes, kind: PeerKind) {
     if kind == PeerKind::External {
         attributes.local_pref = None;
         attributes.originator_id = None;
@@ -21,7 +21,7 @@ pub fn strip(attributes: &mut Attributes, kind: PeerKind) {
 
 /// Sets ONLY_TO_CUSTOMER on a path from a provider, a route server or a lateral peer, unless it has one (RFC 9234 §5,
 /// ingress rule 3; `role` is ours), and the lowest LOCAL_PREF on a path with GRACEFUL_SHUTDOWN.
-pub fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
+pub(crate) fn mark(attributes: &mut Attributes, peer_asn: u32, role: Option<Role>) {
     // RFC 8326 §4.1: on paths from any peer, and over any other preference.
     if attributes.communities.contains(&GRACEFUL_SHUTDOWN) {
         attributes.local_pref = Some(0);
@@ -41,7 +41,7 @@ fn leaked(peer: &Peer, attributes: &Attributes) -> bool {
 }
 
 /// Checks what does not depend on the prefix; returns why the path is rejected, if it is.
-pub fn check_path(
+pub(crate) fn check_path(
     identity: &Identity,
     peer: &Peer,
     path: &PathAttributes,
@@ -74,7 +74,7 @@ pub fn check_path(
 
 /// Checks a path for this prefix; returns why it is rejected, if it is. The filter is checked last, because it may
 /// change and a loop is the stronger reason.
-pub fn check(
+pub(crate) fn check(
     identity: &Identity,
     peer: &Peer,
     path: &PathAttributes,
@@ -84,7 +84,7 @@ pub fn check(
 }
 
 /// Checks that the prefix is unicast, and accepted by the import filter if that is a list of prefixes.
-pub fn check_prefix(peer: &Peer, prefix: &Prefix) -> Option<RejectReason> {
+pub(crate) fn check_prefix(peer: &Peer, prefix: &Prefix) -> Option<RejectReason> {
     // RFC 4271 §6.3: the prefix is ignored, and the session stays.
     if !prefix.is_unicast() {
         return Some(RejectReason::PrefixNotUnicast);
@@ -94,7 +94,7 @@ pub fn check_prefix(peer: &Peer, prefix: &Prefix) -> Option<RejectReason> {
 
 /// Applies the import policy to a route as it was received; returns the attributes to keep. A rejected route is kept
 /// as it was received.
-pub fn apply_policy(
+pub(crate) fn apply_policy(
     policy: &Policy,
     peer: &Peer,
     path: &PathAttributes,

@@ -13,7 +13,7 @@ const SWEEP_FLOOR: usize = 1024;
 
 /// A value from an [`Interner`]. Two of them are equal if they are the same allocation.
 #[derive(Debug)]
-pub struct Interned<T>(Arc<T>);
+pub(crate) struct Interned<T>(Arc<T>);
 
 impl<T> Clone for Interned<T> {
     fn clone(&self) -> Self {
@@ -46,7 +46,7 @@ impl<T> Deref for Interned<T> {
 /// A set of interned values. Unused ones are dropped when the set has doubled since the last sweep: so at most half of it
 /// is garbage, and the cost of a sweep is spread over as many insertions.
 #[derive(Debug)]
-pub struct Interner<T> {
+pub(crate) struct Interner<T> {
     /// Each value with its hash, so that a growing table need not visit the values.
     values: HashTable<(u64, Interned<T>)>,
     hasher: Keyed,
@@ -54,12 +54,12 @@ pub struct Interner<T> {
 }
 
 impl<T: Eq + Hash> Interner<T> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { values: HashTable::new(), hasher: Keyed::default(), sweep_at: SWEEP_FLOOR }
     }
 
     /// Returns the shared copy of `value`.
-    pub fn intern(&mut self, value: T) -> Interned<T> {
+    pub(crate) fn intern(&mut self, value: T) -> Interned<T> {
         let hash = self.hasher.hash_one(&value);
         if let Some((_, shared)) = self.values.find(hash, |(h, shared)| *h == hash && **shared == value) {
             return shared.clone();

@@ -18,7 +18,7 @@ const RETAINED: usize = 64 * 1024;
 
 /// The followers that a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Receivers {
+pub(crate) enum Receivers {
     /// All but the one that the routes were learned from (split horizon).
     AllBut(Source),
     /// One alone, which the message before or after the change is not for because of split horizon.
@@ -36,7 +36,7 @@ impl Receivers {
 
 /// A change that a message makes.
 #[derive(Debug)]
-pub struct Change {
+pub(crate) struct Change {
     pub slot: Slot,
     /// The advertisement before.
     pub before: Option<Advertisement>,
@@ -64,7 +64,7 @@ struct Follower {
 
 /// The result of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// The peer is no follower.
     NoFollower,
     /// There was no room for all messages.
@@ -78,7 +78,7 @@ pub enum Progress {
 
 /// The log.
 #[derive(Debug, Default)]
-pub struct Log {
+pub(crate) struct Log {
     bytes: BytesMut,
     records: VecDeque<Record>,
     /// The slots that the records change.
@@ -101,20 +101,20 @@ impl Log {
     }
 
     /// Returns the octets that wait for the slowest follower.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub fn is_unfollowed(&self) -> bool {
+    pub(crate) fn is_unfollowed(&self) -> bool {
         self.followers.is_empty()
     }
 
-    pub fn follows(&self, id: PeerId) -> bool {
+    pub(crate) fn follows(&self, id: PeerId) -> bool {
         self.followers.contains_key(&id)
     }
 
     /// Returns whether a follower has messages to read, or an End-of-RIB is due; `None` if the peer is no follower.
-    pub fn has_messages_for(&self, id: PeerId) -> Option<bool> {
+    pub(crate) fn has_messages_for(&self, id: PeerId) -> Option<bool> {
         let follower = self.followers.get(&id)?;
         let skip = (follower.at - self.first) as usize;
         let mut left = self.records.range(skip..);
@@ -122,19 +122,19 @@ impl Log {
     }
 
     /// Returns whether an End-of-RIB is due for a follower.
-    pub fn end_of_rib(&self, id: PeerId) -> Option<bool> {
+    pub(crate) fn end_of_rib(&self, id: PeerId) -> Option<bool> {
         self.followers.get(&id).map(|follower| follower.end_of_rib)
     }
 
     /// Sets whether an End-of-RIB is due for a follower.
-    pub fn set_end_of_rib(&mut self, id: PeerId, due: bool) {
+    pub(crate) fn set_end_of_rib(&mut self, id: PeerId, due: bool) {
         if let Some(follower) = self.followers.get_mut(&id) {
             follower.end_of_rib = due;
         }
     }
 
     /// Adds a follower at the end.
-    pub fn follow(&mut self, id: PeerId) {
+    pub(crate) fn follow(&mut self, id: PeerId) {
         let at = self.end();
         let octet = self.first_octet + self.bytes.len() as u64;
         self.followers.insert(id, Follower { at, octet, end_of_rib: false });
@@ -142,7 +142,7 @@ impl Log {
     }
 
     /// Removes a follower, and the messages that it alone had not read.
-    pub fn unfollow(&mut self, id: PeerId, table: &mut impl Slots) {
+    pub(crate) fn unfollow(&mut self, id: PeerId, table: &mut impl Slots) {
         if let Some(follower) = self.followers.remove(&id) {
             self.leave_position(follower.at);
             self.trim(table);
@@ -150,7 +150,7 @@ impl Log {
     }
 
     /// Returns the followers that are furthest behind.
-    pub fn slowest(&self) -> Vec<PeerId> {
+    pub(crate) fn slowest(&self) -> Vec<PeerId> {
         let Some((&at, _)) = self.positions.first_key_value() else { return Vec::new() };
         let slowest = self.followers.iter().filter(|(_, follower)| follower.at == at);
         let mut slowest: Vec<PeerId> = slowest.map(|(id, _)| *id).collect();
@@ -159,7 +159,7 @@ impl Log {
     }
 
     /// Returns what a follower was sent for the slots that messages change which it has not read.
-    pub fn missed(&self, id: PeerId) -> BTreeMap<Slot, Option<Advertisement>> {
+    pub(crate) fn missed(&self, id: PeerId) -> BTreeMap<Slot, Option<Advertisement>> {
         let mut missed = BTreeMap::new();
         let Some(follower) = self.followers.get(&id) else { return missed };
         let mut change = 0;
@@ -178,7 +178,7 @@ impl Log {
     }
 
     /// Appends a message. Its slots are referred to until all followers have read it.
-    pub fn append(
+    pub(crate) fn append(
         &mut self,
         receivers: Receivers,
         table: &mut impl Slots,
@@ -198,7 +198,7 @@ impl Log {
     }
 
     /// Copies messages for a follower while there is room.
-    pub fn read(&mut self, id: PeerId, output: &mut Output<'_>, table: &mut impl Slots) -> Progress {
+    pub(crate) fn read(&mut self, id: PeerId, output: &mut Output<'_>, table: &mut impl Slots) -> Progress {
         let end = self.end();
         let Some(follower) = self.followers.get_mut(&id) else { return Progress::NoFollower };
         let end_of_rib = follower.end_of_rib;

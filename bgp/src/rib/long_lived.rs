@@ -10,22 +10,22 @@ use super::{PeerId, Rib};
 use crate::wire::{Attributes, Family};
 
 /// The community of a long-lived stale route (RFC 9494 §3.2).
-pub const LLGR_STALE: u32 = 0xFFFF_0006;
+pub(crate) const LLGR_STALE: u32 = 0xFFFF_0006;
 /// The community of a route that must not become long-lived stale (RFC 9494 §3.3).
 const NO_LLGR: u32 = 0xFFFF_0007;
 
 /// Returns whether a route is long-lived stale.
-pub fn is_stale(attributes: &Attributes) -> bool {
+pub(crate) fn is_stale(attributes: &Attributes) -> bool {
     attributes.communities.contains(&LLGR_STALE)
 }
 
 /// Adds LLGR_STALE.
-pub fn attach(attributes: &mut Attributes) {
+pub(crate) fn attach(attributes: &mut Attributes) {
     add(attributes, LLGR_STALE);
 }
 
 /// Adds a community at its place in the order.
-pub fn add(attributes: &mut Attributes, community: u32) {
+pub(crate) fn add(attributes: &mut Attributes, community: u32) {
     if let Err(at) = attributes.communities.binary_search(&community) {
         attributes.communities.insert(at, community);
     }
@@ -34,7 +34,7 @@ pub fn add(attributes: &mut Attributes, community: u32) {
 impl Rib {
     /// Makes the peer's stale paths of a family long-lived stale, or drops those with NO_LLGR (RFC 9494 §4.2). Called when
     /// the peer has not come back within its restart time.
-    pub fn long_lived(&mut self, id: PeerId, family: Family) {
+    pub(crate) fn long_lived(&mut self, id: PeerId, family: Family) {
         let mut last: Option<(Interned<PathAttributes>, Interned<PathAttributes>)> = None;
         for (prefix, path) in self.paths_of(id, family) {
             if !path.stale || is_stale(&path.shared.attributes) {

@@ -50,11 +50,11 @@ use table::{Path, PathAttributes, Slot, Source, Table};
 
 pub use best::Step;
 pub use reason::{Comparison, PathReason, PolicyRejection, RejectReason, Rejection, WithheldReason};
-pub use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
+pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 
 /// All tables of one speaker.
 #[derive(Debug)]
-pub struct Rib {
+pub(crate) struct Rib {
     identity: Identity,
     networks: BTreeMap<Prefix, Network>,
     neighbors: Neighbors,
@@ -68,7 +68,7 @@ pub struct Rib {
 
 impl Rib {
     /// Returns empty tables.
-    pub fn new(identity: Identity) -> Self {
+    pub(crate) fn new(identity: Identity) -> Self {
         Self {
             identity,
             networks: BTreeMap::new(),
@@ -83,7 +83,7 @@ impl Rib {
     }
 
     /// Changes our identity, and repeats the checks of all paths and the export.
-    pub fn set_identity(&mut self, identity: Identity) {
+    pub(crate) fn set_identity(&mut self, identity: Identity) {
         if self.identity == identity {
             return;
         }
@@ -100,7 +100,7 @@ impl Rib {
     }
 
     /// Sets all originated networks; only the differences are applied.
-    pub fn set_networks(&mut self, networks: &[Network]) {
+    pub(crate) fn set_networks(&mut self, networks: &[Network]) {
         let wanted: BTreeMap<_, _> =
             networks.iter().map(|network| (network.prefix, network.clone())).collect();
         let present = std::mem::replace(&mut self.networks, wanted.clone());
@@ -119,7 +119,7 @@ impl Rib {
 
     /// Adds the peer of an established session. The Loc-RIB becomes pending for it. Its stale paths stay until they are
     /// replaced or dropped, except those of families that the session does not carry.
-    pub fn peer_up(&mut self, id: PeerId, peer: Peer) {
+    pub(crate) fn peer_up(&mut self, id: PeerId, peer: Peer) {
         if self.neighbors.get(id).is_some_and(|neighbor| neighbor.up) {
             self.peer_down(id, &[]);
         }
@@ -139,7 +139,7 @@ impl Rib {
     }
 
     /// Removes the peer of a session that ended. Paths of the families in `keep` become stale, all others are dropped.
-    pub fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
+    pub(crate) fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
         let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         if !std::mem::take(&mut neighbor.up) {
             return;
@@ -157,7 +157,7 @@ impl Rib {
     }
 
     /// Drops the peer's stale paths, of one family or of all.
-    pub fn drop_stale(&mut self, id: PeerId, family: Option<Family>) {
+    pub(crate) fn drop_stale(&mut self, id: PeerId, family: Option<Family>) {
         for family in FAMILIES.into_iter().filter(|each| family.is_none_or(|family| family == *each)) {
             if self.neighbors.get(id).is_none_or(|neighbor| neighbor.inbound[family].stale == 0) {
                 continue;
@@ -172,14 +172,14 @@ impl Rib {
 
     /// Makes the peer's paths of a family stale at the beginning of a refresh: those that it does not repeat are to be
     /// dropped (RFC 7313 §4).
-    pub fn mark_stale(&mut self, id: PeerId, family: Family) {
+    pub(crate) fn mark_stale(&mut self, id: PeerId, family: Family) {
         for (prefix, path) in self.paths_of(id, family) {
             self.put(prefix, Path { stale: true, ..path });
         }
     }
 
     /// Removes a neighbor that is no longer configured, with its paths.
-    pub fn forget(&mut self, id: PeerId) {
+    pub(crate) fn forget(&mut self, id: PeerId) {
         self.peer_down(id, &[]);
         self.drop_stale(id, None);
         self.neighbors.remove(id);
@@ -187,7 +187,7 @@ impl Rib {
 
     /// Changes a peer's filters without a reset of the session. Where the old or the new import filter is made of rules,
     /// paths stay as they are until the peer sends them again: see [`Peer::imports_by_rules`].
-    pub fn set_filters(&mut self, id: PeerId, import: Filter, export: Filter) {
+    pub(crate) fn set_filters(&mut self, id: PeerId, import: Filter, export: Filter) {
         let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         let imports_alike = neighbor.peer.import == import;
         let exports_alike = neighbor.peer.export == export;
@@ -207,7 +207,7 @@ impl Rib {
 
     /// Changes the next-hop mode of a peer, without a reset of the session: all routes are advertised to it again whose
     /// next hop changes.
-    pub fn set_next_hop_mode(&mut self, id: PeerId, mode: NextHopMode) {
+    pub(crate) fn set_next_hop_mode(&mut self, id: PeerId, mode: NextHopMode) {
         let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         if std::mem::replace(&mut neighbor.peer.next_hop_mode, mode) == mode {
             return;
@@ -219,7 +219,7 @@ impl Rib {
 
     /// Changes whether an internal peer is a client, without a reset of the session: this decides which paths it is
     /// advertised, and to which peers its paths are advertised (RFC 4456 §6).
-    pub fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
+    pub(crate) fn set_kind(&mut self, id: PeerId, kind: PeerKind) {
         let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         if std::mem::replace(&mut neighbor.peer.kind, kind) == kind {
             return;
@@ -232,7 +232,7 @@ impl Rib {
 
     /// Applies an UPDATE, except its `end_of_rib` and `faults`, which are for the caller. Routes of a family that the
     /// session does not carry are ignored (RFC 4760 §6 leaves the choice).
-    pub fn update(&mut self, id: PeerId, update: Update) {
+    pub(crate) fn update(&mut self, id: PeerId, update: Update) {
         let Some(neighbor) = self.neighbors.get(id).filter(|neighbor| neighbor.up) else { return };
         let (kind, families) = (neighbor.peer.kind, neighbor.peer.families.clone());
         let (asn, role) = (neighbor.peer.asn, neighbor.peer.role);
@@ -301,7 +301,7 @@ impl Rib {
     }
 
     /// Makes the whole Adj-RIB-Out of `family` pending for the peer (ROUTE-REFRESH, RFC 2918 §4).
-    pub fn refresh(&mut self, id: PeerId, family: Family) {
+    pub(crate) fn refresh(&mut self, id: PeerId, family: Family) {
         if let Some(group) = self.group_of(id, family) {
             let (table, groups, _) = self.outbound(family);
             if let Some(group) = groups.get_mut(&group) {
@@ -311,7 +311,7 @@ impl Rib {
     }
 
     /// Requests an End-of-RIB (RFC 4724 §2), which is packed after everything that is pending for `family`.
-    pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
+    pub(crate) fn end_of_rib(&mut self, id: PeerId, family: Family) {
         let Some(group) = self.group_of(id, family) else { return };
         if let Some(group) = self.groups[family].get_mut(&group) {
             group.request_end_of_rib(id);
@@ -319,7 +319,7 @@ impl Rib {
     }
 
     /// Returns whether [`Rib::pack`] has messages for the peer.
-    pub fn pending(&self, id: PeerId) -> bool {
+    pub(crate) fn pending(&self, id: PeerId) -> bool {
         let Some(neighbor) = self.neighbors.get(id) else { return false };
         FAMILIES.into_iter().any(|family| {
             let group = neighbor.group[family].and_then(|group| self.groups[family].get(&group));
@@ -329,7 +329,7 @@ impl Rib {
 
     /// Appends whole messages for the peer to `out` until at least `limit` octets are added or nothing is pending; returns
     /// the number of octets added.
-    pub fn pack(&mut self, id: PeerId, limit: usize, out: &mut BytesMut) -> usize {
+    pub(crate) fn pack(&mut self, id: PeerId, limit: usize, out: &mut BytesMut) -> usize {
         let start = out.len();
         let mut output = Output { until: start.saturating_add(limit), bytes: out };
         let Some(neighbor) = self.neighbors.get(id) else { return 0 };
@@ -342,18 +342,18 @@ impl Rib {
     }
 
     /// Returns whether the Loc-RIB changed since the last call.
-    pub fn take_changed(&mut self) -> bool {
+    pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
     /// Returns whether, since the last call, paths that are not the best may have become pending: for peers that are
     /// advertised several.
-    pub fn take_others_changed(&mut self) -> bool {
+    pub(crate) fn take_others_changed(&mut self) -> bool {
         std::mem::take(&mut self.others_changed)
     }
 
     /// Returns the numbers of paths in a peer's tables; zeros for an unknown peer.
-    pub fn counts(&self, id: PeerId) -> Counts {
+    pub(crate) fn counts(&self, id: PeerId) -> Counts {
         let mut counts = Counts::default();
         let Some(neighbor) = self.neighbors.get(id) else { return counts };
         for family in FAMILIES {
@@ -367,7 +367,7 @@ impl Rib {
     }
 
     /// Returns the number of paths of a family in a peer's Adj-RIB-In, rejected ones included.
-    pub fn received(&self, id: PeerId, family: Family) -> usize {
+    pub(crate) fn received(&self, id: PeerId, family: Family) -> usize {
         self.neighbors.get(id).map_or(0, |neighbor| neighbor.inbound[family].paths)
     }
 

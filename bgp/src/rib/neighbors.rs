@@ -8,11 +8,11 @@ use super::{Peer, PeerId};
 use crate::hash::Map;
 
 /// The number of an update group within its family.
-pub type GroupId = u32;
+pub(crate) type GroupId = u32;
 
 /// The Adj-RIB-In of one neighbor and family, in numbers. The paths themselves are in the family's table.
 #[derive(Debug, Default)]
-pub struct Inbound {
+pub(crate) struct Inbound {
     /// The prefixes that the neighbor has a path to.
     pub received: Bits,
     /// The number of paths: more than prefixes where the neighbor sends several to one (RFC 7911).
@@ -26,7 +26,7 @@ pub struct Inbound {
 impl Inbound {
     /// Counts the change of the neighbor's path to a prefix from `was` to `now`. `others`: the neighbor has other paths
     /// to that prefix.
-    pub fn count(&mut self, slot: Slot, was: Option<&Path>, now: Option<&Path>, others: bool) {
+    pub(crate) fn count(&mut self, slot: Slot, was: Option<&Path>, now: Option<&Path>, others: bool) {
         let eligible = |path: Option<&Path>| usize::from(path.is_some_and(Path::is_eligible));
         let stale = |path: Option<&Path>| usize::from(path.is_some_and(|path| path.stale));
         self.accepted = self.accepted + eligible(now) - eligible(was);
@@ -42,7 +42,7 @@ impl Inbound {
 
 /// A neighbor that has a session, or had one and may have stale paths.
 #[derive(Debug)]
-pub struct Neighbor {
+pub(crate) struct Neighbor {
     /// The peer of the last session.
     pub peer: Peer,
     /// The session is established.
@@ -54,29 +54,29 @@ pub struct Neighbor {
 
 /// All neighbors, and the sources of their paths.
 #[derive(Debug, Default)]
-pub struct Neighbors {
+pub(crate) struct Neighbors {
     by_id: Map<PeerId, Box<Neighbor>>,
     sources: Sources,
 }
 
 impl Neighbors {
-    pub fn get(&self, id: PeerId) -> Option<&Neighbor> {
+    pub(crate) fn get(&self, id: PeerId) -> Option<&Neighbor> {
         self.by_id.get(&id).map(Box::as_ref)
     }
 
-    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Neighbor> {
+    pub(crate) fn get_mut(&mut self, id: PeerId) -> Option<&mut Neighbor> {
         self.by_id.get_mut(&id).map(Box::as_mut)
     }
 
     /// Returns the ids of all neighbors in ascending order.
-    pub fn ids(&self) -> Vec<PeerId> {
+    pub(crate) fn ids(&self) -> Vec<PeerId> {
         let mut ids: Vec<PeerId> = self.by_id.keys().copied().collect();
         ids.sort_unstable();
         ids
     }
 
     /// Sets a neighbor's session to established; returns the peer of the session before.
-    pub fn set_up(&mut self, id: PeerId, peer: Peer) -> Option<Peer> {
+    pub(crate) fn set_up(&mut self, id: PeerId, peer: Peer) -> Option<Peer> {
         if let Some(neighbor) = self.get_mut(id) {
             neighbor.up = true;
             return Some(std::mem::replace(&mut neighbor.peer, peer));
@@ -87,22 +87,22 @@ impl Neighbors {
     }
 
     /// Removes a neighbor, which must have no paths left.
-    pub fn remove(&mut self, id: PeerId) {
+    pub(crate) fn remove(&mut self, id: PeerId) {
         self.by_id.remove(&id);
     }
 
     /// Returns the peer that a path was learned from; `None` if it is originated.
-    pub fn peer(&self, source: Source) -> Option<&Peer> {
+    pub(crate) fn peer(&self, source: Source) -> Option<&Peer> {
         self.get(self.peer_id(source)?).map(|neighbor| &neighbor.peer)
     }
 
     /// Returns the id of the peer that a path was learned from; `None` if it is originated.
-    pub fn peer_id(&self, source: Source) -> Option<PeerId> {
+    pub(crate) fn peer_id(&self, source: Source) -> Option<PeerId> {
         self.sources.peer(source)
     }
 
     /// Returns the source of a path without its Path Identifier: the peer, or [`Source::LOCAL`].
-    pub fn source_peer(&self, source: Source) -> Source {
+    pub(crate) fn source_peer(&self, source: Source) -> Source {
         match source.index() {
             None => source,
             Some(_) => self.peer_id(source).map_or(Source::LOCAL, Source::from),
@@ -110,17 +110,17 @@ impl Neighbors {
     }
 
     /// Returns the counts of the neighbor that a path was learned from.
-    pub fn inbound_mut(&mut self, source: Source) -> Option<&mut PerFamily<Inbound>> {
+    pub(crate) fn inbound_mut(&mut self, source: Source) -> Option<&mut PerFamily<Inbound>> {
         let id = self.peer_id(source)?;
         self.get_mut(id).map(|neighbor| &mut neighbor.inbound)
     }
 
     /// Returns the sources that peers with Path Identifiers have.
-    pub fn sources(&self) -> &Sources {
+    pub(crate) fn sources(&self) -> &Sources {
         &self.sources
     }
 
-    pub fn sources_mut(&mut self) -> &mut Sources {
+    pub(crate) fn sources_mut(&mut self) -> &mut Sources {
         &mut self.sources
     }
 }

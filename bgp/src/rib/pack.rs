@@ -10,43 +10,43 @@ use crate::hash::Map;
 use crate::wire::{Codec, Family, encode_end_of_rib, encode_reach, encode_unreach};
 
 /// The most pending slots that are packed at once. Those with the same content share messages.
-pub const BATCH: usize = 2048;
+pub(crate) const BATCH: usize = 2048;
 
 /// The average octets of a prefix in messages with many prefixes.
 const PREFIX_OCTETS: usize = 8;
 
 /// The buffer that messages for one peer are written to.
-pub struct Output<'a> {
+pub(crate) struct Output<'a> {
     pub bytes: &'a mut BytesMut,
     /// No message is begun when the buffer has this many octets.
     pub until: usize,
 }
 
 impl Output<'_> {
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.bytes.len() < self.until
     }
 
     /// Returns how many pending slots to pack at once. Slots for which there is no room are packed again the next time, so
     /// for little room it is few.
-    pub fn batch(&self) -> usize {
+    pub(crate) fn batch(&self) -> usize {
         (self.until.saturating_sub(self.bytes.len()) / PREFIX_OCTETS).clamp(1, BATCH)
     }
 }
 
 /// Changes grouped by the content `C` of the messages that carry them.
-pub struct Batch<C, T> {
+pub(crate) struct Batch<C, T> {
     groups: Vec<(C, Vec<T>)>,
     /// The place of each content in `groups`.
     index: Map<C, usize>,
 }
 
 impl<C: Clone + Eq + Hash, T> Batch<C, T> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { groups: Vec::new(), index: Map::default() }
     }
 
-    pub fn add(&mut self, content: C, change: T) {
+    pub(crate) fn add(&mut self, content: C, change: T) {
         // Changes with the same content mostly follow one another.
         if let Some((last, changes)) = self.groups.last_mut()
             && *last == content
@@ -61,7 +61,7 @@ impl<C: Clone + Eq + Hash, T> Batch<C, T> {
     }
 
     /// Returns the groups in the order of their first changes, withdrawals before advertisements.
-    pub fn into_groups(mut self, is_withdrawal: impl Fn(&C) -> bool) -> Vec<(C, Vec<T>)> {
+    pub(crate) fn into_groups(mut self, is_withdrawal: impl Fn(&C) -> bool) -> Vec<(C, Vec<T>)> {
         self.groups.sort_by_key(|(content, _)| !is_withdrawal(content));
         self.groups
     }
@@ -69,7 +69,7 @@ impl<C: Clone + Eq + Hash, T> Batch<C, T> {
 
 /// The encoder of an update group's messages.
 #[derive(Clone, Copy)]
-pub struct Encoder {
+pub(crate) struct Encoder {
     pub family: Family,
     pub codec: Codec,
 }
@@ -77,7 +77,7 @@ pub struct Encoder {
 impl Encoder {
     /// Appends one UPDATE for as many of the slots as fit: an advertisement of `encoded`, or a withdrawal without it.
     /// Returns the number of slots, at least 1, and whether they could be encoded.
-    pub fn update<S: Slots>(
+    pub(crate) fn update<S: Slots>(
         &self,
         encoded: Option<&Encoded>,
         slots: impl ExactSizeIterator<Item = Slot>,
@@ -101,7 +101,7 @@ impl Encoder {
         ((count - prefixes.len()).max(1), result.is_ok())
     }
 
-    pub fn end_of_rib(&self, out: &mut BytesMut) {
+    pub(crate) fn end_of_rib(&self, out: &mut BytesMut) {
         encode_end_of_rib(self.family, out);
     }
 }

@@ -13,11 +13,11 @@ use super::table::{Slot, Slots};
 const RETAINED: usize = 64;
 
 /// The advertisements that a receiver was sent, by slot. `None`: one that is to be sent again in any case.
-pub type Sent<A> = HashMap<Slot, Option<A>>;
+pub(crate) type Sent<A> = HashMap<Slot, Option<A>>;
 
 /// The pending changes of one receiver, to which advertisements of type `A` are sent.
 #[derive(Debug)]
-pub struct Pending<A> {
+pub(crate) struct Pending<A> {
     slots: Bits,
     /// The slots that were advertised and not withdrawn since.
     advertised: Bits,
@@ -35,32 +35,38 @@ impl<A> Default for Pending<A> {
 }
 
 impl<A: Clone + PartialEq> Pending<A> {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Returns the number of pending slots.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.count()
     }
 
     /// Returns the pending slots in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         self.slots.iter()
     }
 
     /// Returns the slots that were advertised and not withdrawn since.
-    pub fn advertised(&self) -> &Bits {
+    pub(crate) fn advertised(&self) -> &Bits {
         &self.advertised
     }
 
     /// Returns what was sent for a pending slot, unless that is nothing or to be sent again in any case.
-    pub fn sent(&self, slot: Slot) -> Option<&A> {
+    pub(crate) fn sent(&self, slot: Slot) -> Option<&A> {
         self.sent.get(&slot)
     }
 
     /// Adds a slot for which the receiver was sent `sent` before, and should have `now`.
-    pub fn start(&mut self, slot: Slot, sent: Option<Option<&A>>, now: Option<&A>, references: &mut u32) {
+    pub(crate) fn start(
+        &mut self,
+        slot: Slot,
+        sent: Option<Option<&A>>,
+        now: Option<&A>,
+        references: &mut u32,
+    ) {
         if sent.is_some() {
             self.advertised.set(slot);
         }
@@ -71,7 +77,7 @@ impl<A: Clone + PartialEq> Pending<A> {
     }
 
     /// Records that an advertisement changed from `was` to `now`, which differ.
-    pub fn change(&mut self, slot: Slot, was: Option<&A>, now: Option<&A>, references: &mut u32) {
+    pub(crate) fn change(&mut self, slot: Slot, was: Option<&A>, now: Option<&A>, references: &mut u32) {
         if !self.slots.get(slot) {
             self.set(slot, was, references);
             return;
@@ -97,7 +103,7 @@ impl<A: Clone + PartialEq> Pending<A> {
 
     /// Records that a slot was sent as it stands: advertised, or withdrawn. Returns what was sent before, if the slot was
     /// pending; its reference is then to be released.
-    pub fn settle(&mut self, slot: Slot, advertised: bool) -> Option<A> {
+    pub(crate) fn settle(&mut self, slot: Slot, advertised: bool) -> Option<A> {
         if advertised {
             self.advertised.set(slot);
         } else {
@@ -114,7 +120,7 @@ impl<A: Clone + PartialEq> Pending<A> {
     }
 
     /// Makes everything that was advertised pending, to be sent again in any case.
-    pub fn resend(&mut self, table: &mut impl Slots) {
+    pub(crate) fn resend(&mut self, table: &mut impl Slots) {
         self.sent.clear();
         for slot in self.advertised.iter() {
             if self.slots.set(slot) {
@@ -124,7 +130,7 @@ impl<A: Clone + PartialEq> Pending<A> {
     }
 
     /// Returns the next pending slots in turn, at most `count`, and moves the cursor behind them.
-    pub fn next(&mut self, count: usize) -> Vec<Slot> {
+    pub(crate) fn next(&mut self, count: usize) -> Vec<Slot> {
         let start = self.cursor;
         let from_start = self.slots.next_from(start);
         let ahead = std::iter::successors(from_start, |slot| self.slots.next_from(slot.checked_add(1)?));
@@ -137,13 +143,13 @@ impl<A: Clone + PartialEq> Pending<A> {
     }
 
     /// Moves the cursor back to a slot for which there was no room.
-    pub fn go_on_from(&mut self, slot: Slot) {
+    pub(crate) fn go_on_from(&mut self, slot: Slot) {
         self.cursor = slot;
     }
 
     /// Returns what the receiver was sent, and the pending slots, which are still referred to. `current` returns what a
     /// slot that is not pending was sent.
-    pub fn into_sent(mut self, current: impl Fn(Slot) -> Option<A>) -> (Sent<A>, Bits) {
+    pub(crate) fn into_sent(mut self, current: impl Fn(Slot) -> Option<A>) -> (Sent<A>, Bits) {
         let mut all = HashMap::with_capacity(self.advertised.count());
         for slot in self.advertised.iter() {
             let sent = if self.slots.get(slot) { self.sent.remove(&slot) } else { current(slot) };
@@ -153,13 +159,13 @@ impl<A: Clone + PartialEq> Pending<A> {
     }
 
     /// Releases the references to the pending slots of a receiver that is gone.
-    pub fn release(self, table: &mut impl Slots) {
+    pub(crate) fn release(self, table: &mut impl Slots) {
         release(&self.slots, table);
     }
 }
 
 /// Releases a reference to each of the slots.
-pub fn release(slots: &Bits, table: &mut impl Slots) {
+pub(crate) fn release(slots: &Bits, table: &mut impl Slots) {
     for slot in slots.iter() {
         table.release(slot);
     }

@@ -14,7 +14,7 @@ use crate::wire::{AsPath, Segment};
 
 impl Rib {
     /// Returns the best paths that were learned, sorted by prefix. Originated networks are not among them.
-    pub fn best_routes(&self) -> Vec<BestRoute> {
+    pub(crate) fn best_routes(&self) -> Vec<BestRoute> {
         let entries = FAMILIES.into_iter().flat_map(|family| self.tables[family].occupied());
         let mut routes: Vec<BestRoute> = entries
             .filter_map(|(_, entry)| {
@@ -29,7 +29,7 @@ impl Rib {
     }
 
     /// Returns every path with its reason, sorted by prefix, the best path first.
-    pub fn paths(&self) -> Vec<PathReport> {
+    pub(crate) fn paths(&self) -> Vec<PathReport> {
         let entries = FAMILIES.into_iter().flat_map(|family| self.tables[family].occupied());
         let mut entries: Vec<&Entry> = entries.map(|(_, entry)| entry).collect();
         entries.sort_unstable_by_key(|entry| entry.prefix);
@@ -37,7 +37,7 @@ impl Rib {
     }
 
     /// Returns the selected paths that are not advertised to a peer although they should be, sorted by prefix.
-    pub fn withheld(&self, id: PeerId) -> Vec<Withheld> {
+    pub(crate) fn withheld(&self, id: PeerId) -> Vec<Withheld> {
         let mut all = Vec::new();
         for family in FAMILIES {
             let Some(group) = self.group(id, family) else { continue };

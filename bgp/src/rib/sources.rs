@@ -22,7 +22,7 @@ struct Pair {
 
 /// The pairs of peer and Path Identifier in use.
 #[derive(Debug, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     index: HashTable<u32>,
     hasher: Keyed,
     pairs: Vec<Pair>,
@@ -35,7 +35,7 @@ impl Sources {
     }
 
     /// Returns the peer; `None` for originated paths.
-    pub fn peer(&self, source: Source) -> Option<PeerId> {
+    pub(crate) fn peer(&self, source: Source) -> Option<PeerId> {
         match source.index() {
             None => source.peer(),
             Some(_) => self.get(source).map(|pair| pair.peer),
@@ -43,12 +43,12 @@ impl Sources {
     }
 
     /// Returns the Path Identifier received with the path, if any.
-    pub fn path_id(&self, source: Source) -> Option<u32> {
+    pub(crate) fn path_id(&self, source: Source) -> Option<u32> {
         self.get(source).map(|pair| pair.path_id)
     }
 
     /// Returns the source of a peer's paths with an identifier, if there are such paths.
-    pub fn find(&self, peer: PeerId, path_id: u32) -> Option<Source> {
+    pub(crate) fn find(&self, peer: PeerId, path_id: u32) -> Option<Source> {
         let same = |index: &u32| {
             let pair = &self.pairs[*index as usize];
             (pair.peer, pair.path_id) == (peer, path_id)
@@ -58,7 +58,7 @@ impl Sources {
 
     /// Returns the source of a peer's paths with an identifier, which is added if there is none. A call of
     /// [`Sources::hold`] must follow.
-    pub fn claim(&mut self, peer: PeerId, path_id: u32) -> Source {
+    pub(crate) fn claim(&mut self, peer: PeerId, path_id: u32) -> Source {
         if let Some(source) = self.find(peer, path_id) {
             return source;
         }
@@ -82,14 +82,14 @@ impl Sources {
     }
 
     /// Counts one more path of the source.
-    pub fn hold(&mut self, source: Source) {
+    pub(crate) fn hold(&mut self, source: Source) {
         if let Some(pair) = source.index().and_then(|at| self.pairs.get_mut(at as usize)) {
             pair.paths += 1;
         }
     }
 
     /// Counts one path less; the number is free when there are none left.
-    pub fn release(&mut self, source: Source) {
+    pub(crate) fn release(&mut self, source: Source) {
         let Some(at) = source.index() else { return };
         let Some(pair) = self.pairs.get_mut(at as usize) else { return };
         pair.paths -= 1;
@@ -103,7 +103,7 @@ impl Sources {
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.index.is_empty() && self.free.len() == self.pairs.len()
     }
 }

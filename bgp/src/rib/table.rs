@@ -15,38 +15,38 @@ use crate::policy::{Route, RouteSource};
 use crate::wire::{Attributes, NextHop, Nlri, Prefix};
 
 /// The number of a prefix within its table. It is reused when nothing refers to it.
-pub type Slot = u32;
+pub(crate) type Slot = u32;
 
 /// The source of a path: this speaker, a peer, or a peer with a Path Identifier by its number in
 /// [`Sources`](super::sources::Sources). As small as a [`PeerId`]. There is at most one path to a prefix from each source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(u32);
+pub(crate) struct Source(u32);
 
 impl Source {
     /// This speaker, which originates the path.
-    pub const LOCAL: Self = Self(u32::MAX);
+    pub(crate) const LOCAL: Self = Self(u32::MAX);
     /// The least source.
-    pub const FIRST: Self = Self(0);
+    pub(crate) const FIRST: Self = Self(0);
     /// The first number that is an index. Peers are numbered from 1 and stay below it.
     const INDEXED: u32 = 1 << 31;
 
     /// Returns the source at an index.
-    pub fn indexed(index: u32) -> Self {
+    pub(crate) fn indexed(index: u32) -> Self {
         Self(Self::INDEXED | index)
     }
 
     /// Returns the index of a source that has one.
-    pub fn index(self) -> Option<u32> {
+    pub(crate) fn index(self) -> Option<u32> {
         (self.0 >= Self::INDEXED && self != Self::LOCAL).then_some(self.0 & !Self::INDEXED)
     }
 
     /// Returns the peer of a source without a Path Identifier.
-    pub fn peer(self) -> Option<PeerId> {
+    pub(crate) fn peer(self) -> Option<PeerId> {
         (self.0 < Self::INDEXED).then_some(PeerId(self.0))
     }
 
     /// Returns the number, which is unique among sources.
-    pub fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         self.0
     }
 }
@@ -60,7 +60,7 @@ impl From<PeerId> for Source {
 
 /// The attributes and next hop of a path. NEXT_HOP is an attribute in RFC 4271 §5; the decoder returns it separately.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct PathAttributes {
+pub(crate) struct PathAttributes {
     pub attributes: Attributes,
     /// `None` in originated paths without one: our own address on each session.
     pub next_hop: Option<NextHop>,
@@ -68,7 +68,7 @@ pub struct PathAttributes {
 
 impl PathAttributes {
     /// Returns the route that policies evaluate. `from` is `None` for an originated path.
-    pub fn route<'a>(&'a self, from: Option<PeerKind>, prefix: &'a Prefix) -> Route<'a> {
+    pub(crate) fn route<'a>(&'a self, from: Option<PeerKind>, prefix: &'a Prefix) -> Route<'a> {
         let source = match from {
             None => RouteSource::Local,
             Some(PeerKind::External) => RouteSource::External,
@@ -81,7 +81,7 @@ impl PathAttributes {
 
 /// One path to a prefix: 16 octets.
 #[derive(Clone, Debug)]
-pub struct Path {
+pub(crate) struct Path {
     pub shared: Interned<PathAttributes>,
     pub source: Source,
     /// The reason if it is not eligible. A rejected path is kept to be reported, and so that a changed filter needs no refresh.
@@ -92,19 +92,19 @@ pub struct Path {
 
 impl Path {
     /// Returns whether the path takes part in the decision process.
-    pub fn is_eligible(&self) -> bool {
+    pub(crate) fn is_eligible(&self) -> bool {
         self.rejected.is_none()
     }
 
     /// Returns whether two paths have the same source and attributes.
-    pub fn same(&self, other: &Self) -> bool {
+    pub(crate) fn same(&self, other: &Self) -> bool {
         self.source == other.source && self.shared == other.shared
     }
 }
 
 /// The paths to one prefix, one for each source. Most prefixes have a single path, which needs no allocation.
 #[derive(Debug, Default)]
-pub enum Paths {
+pub(crate) enum Paths {
     #[default]
     None,
     One(Path),
@@ -114,7 +114,7 @@ pub enum Paths {
 }
 
 impl Paths {
-    pub fn as_slice(&self) -> &[Path] {
+    pub(crate) fn as_slice(&self) -> &[Path] {
         match self {
             Self::None => &[],
             Self::One(path) => std::slice::from_ref(path),
@@ -122,7 +122,7 @@ impl Paths {
         }
     }
 
-    pub fn as_mut_slice(&mut self) -> &mut [Path] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [Path] {
         match self {
             Self::None => &mut [],
             Self::One(path) => std::slice::from_mut(path),
@@ -130,12 +130,12 @@ impl Paths {
         }
     }
 
-    pub fn get(&self, source: Source) -> Option<&Path> {
+    pub(crate) fn get(&self, source: Source) -> Option<&Path> {
         self.as_slice().iter().find(|path| path.source == source)
     }
 
     /// Adds a path; returns the path from the same source that it replaces (an implicit withdraw, RFC 4271 §9).
-    pub fn put(&mut self, path: Path) -> Option<Path> {
+    pub(crate) fn put(&mut self, path: Path) -> Option<Path> {
         if let Some(old) = self.as_mut_slice().iter_mut().find(|old| old.source == path.source) {
             return Some(std::mem::replace(old, path));
         }
@@ -150,7 +150,7 @@ impl Paths {
         None
     }
 
-    pub fn remove(&mut self, source: Source) -> Option<Path> {
+    pub(crate) fn remove(&mut self, source: Source) -> Option<Path> {
         let at = self.as_slice().iter().position(|path| path.source == source)?;
         match std::mem::take(self) {
             Self::None => None,
@@ -169,7 +169,7 @@ impl Paths {
 
 /// A prefix and its paths.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub prefix: Prefix,
     /// The number of pending changes and logged messages that refer to the prefix. Its slot is not reused before it is 0.
     pub references: u32,
@@ -184,13 +184,13 @@ impl Entry {
     }
 
     /// Returns the path in the Loc-RIB.
-    pub fn best(&self) -> Option<&Path> {
+    pub(crate) fn best(&self) -> Option<&Path> {
         self.paths.as_slice().first().filter(|path| path.is_eligible())
     }
 }
 
 /// The slots of an update group, each for a prefix or for one path to a prefix.
-pub trait Slots {
+pub(crate) trait Slots {
     /// The form of a slot in an UPDATE.
     type Nlri: Into<Nlri> + Copy;
 
@@ -234,7 +234,7 @@ impl Slots for Table {
 
 /// The table of one family.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     /// The slots by prefix. The prefixes are in the entries only, so the index takes 5 octets for each.
     index: HashTable<Slot>,
     hasher: Keyed,
@@ -243,14 +243,14 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn find(&self, prefix: &Prefix) -> Option<Slot> {
+    pub(crate) fn find(&self, prefix: &Prefix) -> Option<Slot> {
         let hash = hash_of(&self.hasher, prefix);
         self.index.find(hash, |slot| self.entries[*slot as usize].prefix == *prefix).copied()
     }
 
     /// Brings the index's memory for these prefixes into the processor's cache: the cache misses then overlap, where a
     /// lookup for each prefix in turn would wait for each.
-    pub fn prefetch(&self, prefixes: &[Nlri]) {
+    pub(crate) fn prefetch(&self, prefixes: &[Nlri]) {
         for Nlri { prefix, .. } in prefixes {
             std::hint::black_box(self.index.find(hash_of(&self.hasher, prefix), |_| false));
         }
@@ -258,7 +258,7 @@ impl Table {
 
     /// Returns the prefix's slot, which is assigned if it has none. If no path is added, a call of [`Table::reap`] must
     /// follow.
-    pub fn claim(&mut self, prefix: Prefix) -> Slot {
+    pub(crate) fn claim(&mut self, prefix: Prefix) -> Slot {
         let Self { index, hasher, entries, free } = self;
         let hash = hash_of(hasher, &prefix);
         if let Some(slot) = index.find(hash, |slot| entries[*slot as usize].prefix == prefix) {
@@ -283,7 +283,7 @@ impl Table {
     }
 
     /// Frees the slot if no path, pending change or logged message refers to it.
-    pub fn reap(&mut self, slot: Slot) {
+    pub(crate) fn reap(&mut self, slot: Slot) {
         let entry = &self.entries[slot as usize];
         if entry.is_used() {
             return;
@@ -296,21 +296,21 @@ impl Table {
         }
     }
 
-    pub fn entry(&self, slot: Slot) -> &Entry {
+    pub(crate) fn entry(&self, slot: Slot) -> &Entry {
         &self.entries[slot as usize]
     }
 
-    pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+    pub(crate) fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
         &mut self.entries[slot as usize]
     }
 
     /// Returns all slots with paths, in ascending order.
-    pub fn occupied(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = (Slot, &Entry)> {
         (0..).zip(&self.entries).filter(|(_, entry)| !matches!(entry.paths, Paths::None))
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.index.is_empty() && self.free.len() == self.entries.len()
     }
 }

@@ -9,11 +9,11 @@ use crate::wire::{Codec, Family, Prefix, Role};
 
 /// The number of a neighbor, given by the speaker and stable for as long as the neighbor is configured.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerId(pub u32);
+pub(crate) struct PeerId(pub u32);
 
 /// The relation to a peer, which decides what it is advertised (RFC 4456 §6).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PeerKind {
+pub(crate) enum PeerKind {
     /// In our AS, and not our client.
     Internal,
     /// In our AS, and a client that we reflect for.
@@ -24,7 +24,7 @@ pub enum PeerKind {
 
 /// A peer with an established session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Its address.
     pub address: IpAddr,
     /// Its BGP Identifier.
@@ -71,7 +71,7 @@ impl Peer {
 
 /// The identity of this speaker.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Our AS number.
     pub asn: u32,
     /// Our BGP Identifier.
@@ -84,7 +84,7 @@ pub struct Identity {
 
 /// The numbers of paths in a peer's tables; with several paths to a prefix (RFC 7911) each counts.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// In the Adj-RIB-In, rejected ones included.
     pub received: usize,
     /// Of the received, the eligible ones: not rejected by the import filter or another check.
@@ -97,7 +97,7 @@ pub struct Counts {
 
 /// A selected path that is not advertised to a peer although it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Withheld {
+pub(crate) struct Withheld {
     /// The destination.
     pub prefix: Prefix,
     /// The reason.

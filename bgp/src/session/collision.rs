@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::connection::Stage;
 use super::{ConnId, Context, Output, Session};
+use crate::report::SessionError;
 use crate::wire::{Notification, Open, cease, code};
 
 /// The time after establishment within which a new connection is not a restart of the peer. If both sides start at once,
@@ -46,9 +47,8 @@ impl Session {
     fn replaced(&mut self, ctx: &mut Context<'_>, old: ConnId) {
         if let Some(connection) = self.take(old) {
             ctx.put(Output::Close(old));
-            let reason = "the peer restarted: it opened a new connection";
-            self.record_error(ctx.now, reason.into());
-            self.down(ctx, &connection, true, reason);
+            let reason = self.record_error(ctx.now, SessionError::PeerRestarted);
+            self.down(ctx, &connection, true, &reason);
             self.note_state(ctx.now);
         }
     }

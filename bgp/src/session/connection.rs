@@ -7,6 +7,7 @@ use bytes::BytesMut;
 
 use super::ConnId;
 use super::negotiation::Negotiated;
+use crate::report::SessionState;
 use crate::wire::{self, Codec, Framer, Message, MessageType, Notification};
 
 /// The longest time to wait for the peer's OPEN: "a large value", 4 minutes suggested (RFC 4271 §8.2.2).
@@ -30,6 +31,17 @@ pub(super) enum Stage {
 }
 
 impl Stage {
+    /// Returns the state of RFC 4271 §8.2.2.
+    pub(super) fn state(self) -> SessionState {
+        match self {
+            Self::Closing => SessionState::Idle,
+            Self::Connecting => SessionState::Connect,
+            Self::OpenSent => SessionState::OpenSent,
+            Self::OpenConfirm => SessionState::OpenConfirm,
+            Self::Established => SessionState::Established,
+        }
+    }
+
     /// Returns whether a message of this type may be received in this stage (RFC 4271 §8.2.2).
     pub(super) fn admits(self, kind: MessageType) -> bool {
         use MessageType::{Keepalive, Notification, Open, RouteRefresh, Update};

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::{Context, FIRST_DAMPING, Negotiated, Output, STABLE, Session};
+use crate::report::SessionReason;
 use crate::wire::Family;
 
 /// The longest time to wait for End-of-RIB or EoRR before stale paths are removed (RFC 4724 §4.2 leaves the time open).
@@ -133,7 +134,7 @@ impl Session {
         ctx: &mut Context<'_>,
         connection: &Connection,
         graceful: bool,
-        reason: &str,
+        reason: &SessionReason,
     ) {
         if ctx.now.duration_since(self.state().1) >= STABLE {
             self.damping = FIRST_DAMPING;
@@ -147,7 +148,7 @@ impl Session {
             }
         }
         let keep = self.stale.iter().map(|stale| stale.family).collect();
-        ctx.put(Output::Down { keep, reason: reason.into() });
+        ctx.put(Output::Down { keep, reason: reason.clone() });
         // A restart time of 0 ends at once.
         self.age_stale(ctx);
     }

@@ -4,13 +4,11 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::report::{PastError, SessionState, Transition};
+use crate::report::{PastError, SessionError, SessionReason, SessionState, Transition};
 
-/// The number of entries kept; with [`MAX_TEXT`] at most 5 KiB per session, and much less for a stable one.
+/// The number of entries kept: at most 8 KiB per session, as texts in reasons are short, and much less for a stable one.
 const MAX_TRANSITIONS: usize = 16;
 const MAX_ERRORS: usize = 8;
-/// The length of an entry's text, in octets.
-const MAX_TEXT: usize = 200;
 /// The number of entries among which a repetition is searched. A peer that cannot be reached goes through the same few
 /// states for ever: a repetition is counted, so that it does not displace older entries.
 const CYCLE: usize = 3;
@@ -18,24 +16,30 @@ const CYCLE: usize = 3;
 /// State transitions and errors, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    transitions: Notes<(SessionState, SessionState), MAX_TRANSITIONS>,
-    errors: Notes<(), MAX_ERRORS>,
+    transitions: Notes<(SessionState, SessionState, SessionReason), MAX_TRANSITIONS>,
+    errors: Notes<SessionError, MAX_ERRORS>,
 }
 
 impl History {
-    pub(super) fn transition(&mut self, now: Instant, from: SessionState, to: SessionState, why: &str) {
-        self.transitions.add(now, (from, to), why);
+    pub(super) fn transition(
+        &mut self,
+        now: Instant,
+        from: SessionState,
+        to: SessionState,
+        reason: SessionReason,
+    ) {
+        self.transitions.add(now, (from, to, reason));
     }
 
-    pub(super) fn error(&mut self, now: Instant, text: &str) {
-        self.errors.add(now, (), text);
+    pub(super) fn error(&mut self, now: Instant, error: SessionError) {
+        self.errors.add(now, error);
     }
 
     pub(crate) fn transitions(&self, now: Instant) -> Vec<Transition> {
-        let transition = |note: &Note<(SessionState, SessionState)>| Transition {
+        let transition = |note: &Note<(SessionState, SessionState, SessionReason)>| Transition {
             from: note.entry.0,
             to: note.entry.1,
-            why: note.text.to_string(),
+            reason: note.entry.2.clone(),
             ago: now.saturating_duration_since(note.at),
             times: note.times,
         };
@@ -43,8 +47,8 @@ impl History {
     }
 
     pub(crate) fn errors(&self, now: Instant) -> Vec<PastError> {
-        let error = |note: &Note<()>| PastError {
-            error: note.text.to_string(),
+        let error = |note: &Note<SessionError>| PastError {
+            error: note.entry.clone(),
             ago: now.saturating_duration_since(note.at),
             times: note.times,
         };
@@ -55,7 +59,6 @@ impl History {
 #[derive(Debug)]
 struct Note<T> {
     entry: T,
-    text: Box<str>,
     /// The time of the last repetition.
     at: Instant,
     times: u32,
@@ -71,20 +74,13 @@ impl<T, const MAX: usize> Default for Notes<T, MAX> {
 }
 
 impl<T: PartialEq, const MAX: usize> Notes<T, MAX> {
-    fn add(&mut self, at: Instant, entry: T, text: &str) {
-        let text = shortened(text);
+    fn add(&mut self, at: Instant, entry: T) {
         let recent = self.0.len().saturating_sub(CYCLE);
-        let same = self.0.iter().skip(recent).position(|note| note.entry == entry && *note.text == *text);
+        let same = self.0.iter().skip(recent).position(|note| note.entry == entry);
         let times = same.and_then(|n| self.0.remove(recent + n)).map_or(0, |note| note.times);
         if self.0.len() == MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Note { entry, text: text.into(), at, times: times.saturating_add(1) });
+        self.0.push_back(Note { entry, at, times: times.saturating_add(1) });
     }
-}
-
-/// Returns the start of a text, cut at a character boundary.
-fn shortened(text: &str) -> &str {
-    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-    &text[..end.unwrap_or(0)]
 }

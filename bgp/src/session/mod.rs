@@ -24,7 +24,7 @@ use self::graceful::Stale;
 pub(crate) use self::history::History;
 pub(crate) use self::negotiation::Negotiated;
 use crate::config::{GracefulRestart, Neighbor};
-use crate::report::SessionState;
+use crate::report::{SessionError, SessionReason, SessionState, StopReason};
 use crate::wire::{self, Family, FaultAction, Message, Notification, Open, Update, cease, code};
 
 /// The first pause before a connection attempt after an error. It doubles with each error (RFC 4271 §8.1.1,
@@ -92,7 +92,7 @@ pub(crate) enum Output {
     Up { negotiated: Negotiated, local: IpAddr },
     /// The session is no longer established. Paths of the families in `keep` become stale or stay stale, the others are
     /// removed.
-    Down { keep: Vec<Family>, reason: String },
+    Down { keep: Vec<Family>, reason: SessionReason },
     /// Remove the peer's stale paths.
     DropStale(Option<Family>),
     /// The stale paths of a family become long-lived stale (RFC 9494 §4.2).
@@ -127,9 +127,9 @@ pub(crate) struct Session {
     /// Families whose End-of-RIB has not been received yet.
     awaiting_end_of_rib: Vec<Family>,
     established_count: u64,
-    last_error: Option<(String, Instant)>,
+    last_error: Option<(SessionError, Instant)>,
     history: History,
-    reason: String,
+    reason: SessionReason,
     shown: (SessionState, Instant),
 }
 
@@ -150,7 +150,7 @@ impl Session {
             awaiting_end_of_rib: Vec::new(),
             established_count: 0,
             last_error: None,
-            reason: "not started".into(),
+            reason: SessionReason::NotStarted,
             shown: (SessionState::Idle, now),
         }
     }
@@ -184,12 +184,12 @@ impl Session {
 
     /// Stops the session: ManualStop (Event 2). Sends `notification`, a Cease, on all connections, and removes the
     /// peer's paths.
-    pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, notification: &Notification, reason: &str) {
+    pub(crate) fn stop(&mut self, ctx: &mut Context<'_>, notification: &Notification, reason: StopReason) {
         self.stopped = true;
         self.retry_at = None;
         self.end_pause();
         for connection in std::mem::take(&mut self.connections) {
-            self.close_with(ctx, connection, notification.clone(), reason);
+            self.close_with(ctx, connection, notification.clone(), &reason.into());
         }
         self.forget_stale(ctx);
         self.reason = reason.into();
@@ -201,12 +201,12 @@ impl Session {
         &mut self,
         ctx: &mut Context<'_>,
         notification: Notification,
-        reason: &str,
+        error: SessionError,
         pause: Option<Duration>,
     ) {
         let Some(connection) = self.established().and_then(|conn| self.take(conn)) else { return };
-        self.record_error(ctx.now, reason.into());
-        self.close_with(ctx, connection, notification, reason);
+        let reason = self.record_error(ctx.now, error);
+        self.close_with(ctx, connection, notification, &reason);
         self.forget_stale(ctx);
         self.retry_at = None;
         match pause {
@@ -229,14 +229,14 @@ impl Session {
         confirmed_at: Instant,
         independent: bool,
     ) {
-        let reason = format!("BFD failed: {reason}");
+        let error = SessionError::BfdDown { reason: *reason };
         match self.established() {
             // A peer may restart and be established again before its BFD times out: the BFD session that failed is
             // then the one from before the restart (RFC 5882 §4.3.2).
             Some(_) if confirmed_at < self.shown.1 => return,
             Some(conn) => {
                 let Some(connection) = self.take(conn) else { return };
-                self.record_error(ctx.now, reason.clone());
+                let reason = self.record_error(ctx.now, error);
                 let notification = Notification::new(code::CEASE, cease::BFD_DOWN);
                 self.close_with(ctx, connection, notification, &reason);
                 self.retry_later(ctx);
@@ -244,7 +244,7 @@ impl Session {
             // BFD that shares the fate of the control plane fails in every restart, so the restart goes on. Independent
             // BFD has detected that the stale routes lose packets (RFC 5882 §4.3.1, §4.3.2).
             None if independent && !self.stale.is_empty() => {
-                self.record_error(ctx.now, reason);
+                self.record_error(ctx.now, error);
                 self.forget_stale(ctx);
             }
             None => {}
@@ -290,27 +290,25 @@ impl Session {
     /// Ends a connection attempt that failed (Event 18).
     pub(crate) fn connect_failed(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: &str) {
         if self.take(conn).is_some() {
-            let neighbor = &self.settings.neighbor;
-            self.record_error(
-                ctx.now,
-                format!("connecting to {} port {}: {error}", neighbor.address, neighbor.port),
-            );
+            let Neighbor { address, port, .. } = self.settings.neighbor;
+            self.record_error(ctx.now, SessionError::connect_failed(address, port, error));
             self.retry_later(ctx);
         }
         self.note_state(ctx.now);
     }
 
     /// Ends a connection that was lost (Event 18).
-    pub(crate) fn closed(&mut self, ctx: &mut Context<'_>, conn: ConnId, reason: &str) {
+    pub(crate) fn closed(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: &str) {
         let Some(connection) = self.take(conn) else { return };
+        let error = SessionError::connection_lost(connection.stage.state(), error);
         match connection.stage {
             Stage::Closing => {}
             Stage::Established => {
-                self.record_error(ctx.now, reason.to_owned());
+                let reason = self.record_error(ctx.now, error);
                 // RFC 4724 §4.2: a connection lost without a NOTIFICATION counts as a restart of the peer.
-                self.down(ctx, &connection, true, reason);
+                self.down(ctx, &connection, true, &reason);
             }
-            stage => self.record_error(ctx.now, format!("{reason}, in {stage:?}")),
+            _ => drop(self.record_error(ctx.now, error)),
         }
         self.retry_later(ctx);
         self.note_state(ctx.now);
@@ -422,7 +420,7 @@ impl Session {
         self.established_count
     }
 
-    pub(crate) fn last_error(&self) -> Option<&(String, Instant)> {
+    pub(crate) fn last_error(&self) -> Option<&(SessionError, Instant)> {
         self.last_error.as_ref()
     }
 
@@ -436,7 +434,7 @@ impl Session {
     }
 
     /// Returns the reason for the state.
-    pub(crate) fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &SessionReason {
         &self.reason
     }
 
@@ -462,14 +460,14 @@ impl Session {
             return;
         }
         if self.settings.neighbor.passive {
-            self.reason = "passive: waiting for the peer to connect".into();
+            self.reason = SessionReason::Passive;
             return;
         }
         let connection = Connection::outgoing(ctx.new_conn());
         ctx.put(Output::Connect(connection.id));
         self.connections.push(connection);
         let neighbor = &self.settings.neighbor;
-        self.reason = format!("connecting to {} port {}", neighbor.address, neighbor.port);
+        self.reason = SessionReason::Connecting { address: neighbor.address, port: neighbor.port };
         let retry = neighbor.timers.connect_retry.max(FIRST_DAMPING);
         // An attempt has at least one retry time before it is given up and repeated.
         self.retry_at = Some(ctx.now + ctx.jittered(retry.saturating_mul(2)));
@@ -496,14 +494,12 @@ impl Session {
             ctx.put(Output::Close(conn));
             return;
         }
-        let reason = match connection.stage {
-            Stage::OpenSent => "hold timer expired: the peer sent no OPEN".to_owned(),
-            _ => format!(
-                "hold timer expired: nothing received for {} s",
-                connection.negotiated.as_ref().map_or(0, |negotiated| negotiated.hold.as_secs())
-            ),
+        let hold_time = connection.negotiated.as_ref().map(|negotiated| negotiated.hold).unwrap_or_default();
+        let error = match connection.stage {
+            Stage::OpenSent => SessionError::NoOpen,
+            _ => SessionError::HoldTimerExpired { hold_time },
         };
-        self.record_error(ctx.now, reason.clone());
+        let reason = self.record_error(ctx.now, error);
         self.close_with(ctx, connection, Notification::new(code::HOLD_TIMER, 0), &reason);
         self.retry_later(ctx);
     }
@@ -515,9 +511,8 @@ impl Session {
             return;
         }
         let Some(connection) = self.take(conn) else { return };
-        let reason = "send hold timer expired: the peer reads nothing";
-        self.record_error(ctx.now, reason.into());
-        self.close_with(ctx, connection, Notification::new(code::SEND_HOLD_TIMER, 0), reason);
+        let reason = self.record_error(ctx.now, SessionError::SendHoldTimerExpired);
+        self.close_with(ctx, connection, Notification::new(code::SEND_HOLD_TIMER, 0), &reason);
         self.hold_idle(ctx);
     }
 
@@ -594,7 +589,7 @@ impl Session {
         self.established_count += 1;
         self.retry_at = None;
         self.end_pause();
-        self.reason = "established".into();
+        self.reason = SessionReason::Established;
         ctx.put(Output::Up { negotiated: negotiated.clone(), local });
         self.settle_stale(ctx, &negotiated);
         self.note_state(ctx.now);
@@ -615,9 +610,7 @@ impl Session {
             connection.restart_hold_timer(ctx.now);
         }
         if let Some(fault) = update.faults.iter().find(|f| f.action == FaultAction::TreatAsWithdraw) {
-            let error =
-                format!("UPDATE treated as withdrawal: attribute {}: {}", fault.attribute, fault.reason);
-            self.record_error(ctx.now, error);
+            self.record_error(ctx.now, SessionError::treated_as_withdraw(fault));
         }
         let ended = update.end_of_rib;
         ctx.put(Output::Update(update));
@@ -631,9 +624,9 @@ impl Session {
         let Some(connection) = self.take(conn) else { return };
         ctx.put(Output::Close(conn));
         let collision = notification.code == code::CEASE && notification.subcode == cease::COLLISION;
+        let error = SessionError::notification_received(notification);
         if !collision {
-            let reason = format!("the peer sent: {notification}");
-            self.record_error(ctx.now, reason.clone());
+            let reason = self.record_error(ctx.now, error);
             if connection.stage == Stage::Established {
                 let survives = connection.negotiated.as_ref().is_some_and(Negotiated::survives_notifications);
                 // RFC 8538 §4
@@ -643,7 +636,7 @@ impl Session {
                 self.hold_idle(ctx);
             }
         } else if connection.stage == Stage::Established {
-            self.down(ctx, &connection, false, "the peer sent: connection collision");
+            self.down(ctx, &connection, false, &error.into());
         }
         self.retry_later(ctx);
     }
@@ -651,8 +644,7 @@ impl Session {
     /// Ends a connection because of an error of the peer: sends a NOTIFICATION, and pauses before the next attempt.
     fn fail(&mut self, ctx: &mut Context<'_>, conn: ConnId, error: wire::Error) {
         let Some(connection) = self.take(conn) else { return };
-        let reason = format!("we sent: {} ({})", error.notification, error.reason);
-        self.record_error(ctx.now, reason.clone());
+        let reason = self.record_error(ctx.now, SessionError::notification_sent(&error));
         self.close_with(ctx, connection, error.notification, &reason);
         self.hold_idle(ctx);
     }
@@ -663,7 +655,7 @@ impl Session {
         ctx: &mut Context<'_>,
         mut connection: Connection,
         mut notification: Notification,
-        reason: &str,
+        reason: &SessionReason,
     ) {
         match connection.stage {
             Stage::Connecting => return ctx.put(Output::Close(connection.id)),
@@ -715,38 +707,32 @@ impl Session {
         });
     }
 
-    fn record_error(&mut self, now: Instant, error: String) {
-        self.history.error(now, &error);
-        self.reason.clone_from(&error);
-        self.last_error = Some((error, now));
+    /// Records an error, and returns it as the reason for the state.
+    fn record_error(&mut self, now: Instant, error: SessionError) -> SessionReason {
+        self.history.error(now, error.clone());
+        self.last_error = Some((error.clone(), now));
+        self.reason = error.into();
+        self.reason.clone()
     }
 
     /// Determines the state in RFC 4271's terms, and records a change of it.
     fn note_state(&mut self, now: Instant) {
+        let resting = self.stopped || self.suspended || self.idle_until.is_some();
         let state = match self.connections.iter().map(|c| c.stage).max() {
-            Some(Stage::Established) => SessionState::Established,
-            Some(Stage::OpenConfirm) => SessionState::OpenConfirm,
-            Some(Stage::OpenSent) => SessionState::OpenSent,
-            Some(Stage::Connecting) => SessionState::Connect,
-            Some(Stage::Closing) | None if self.stopped || self.suspended || self.idle_until.is_some() => {
-                SessionState::Idle
-            }
+            Some(Stage::Closing) | None if resting => SessionState::Idle,
             Some(Stage::Closing) | None => SessionState::Active,
+            Some(stage) => stage.state(),
         };
         let before = self.shown.0;
         if state == before {
             return;
         }
         match state {
-            SessionState::OpenSent if state > before => {
-                self.reason = "connected, OPEN sent: waiting for the peer's".into();
-            }
-            SessionState::OpenConfirm if state > before => {
-                self.reason = "OPENs exchanged: waiting for the peer's KEEPALIVE".into();
-            }
+            SessionState::OpenSent if state > before => self.reason = SessionReason::OpenSent,
+            SessionState::OpenConfirm if state > before => self.reason = SessionReason::OpenConfirm,
             _ => {}
         }
-        self.history.transition(now, before, state, &self.reason);
+        self.history.transition(now, before, state, self.reason.clone());
         self.shown = (state, now);
     }
 }
@@ -765,7 +751,7 @@ fn next_message(connection: &mut Connection) -> Result<Option<Message>, wire::Er
     let Some(frame) = connection.framer.next()? else { return Ok(None) };
     // A message that the state does not admit is an error whatever it contains: it is not decoded.
     if !connection.stage.admits(frame.kind) {
-        let reason = format!("{} received in {:?}", frame.kind.name(), connection.stage);
+        let reason = format!("{} received in {}", frame.kind.name(), connection.stage.state());
         let notification = Notification::new(code::FSM, connection.stage.fsm_error());
         return Err(wire::Error { notification, reason });
     }

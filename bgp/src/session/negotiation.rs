@@ -150,8 +150,10 @@ pub(super) fn agree(settings: &Settings, open: &Open) -> Result<Negotiated, wire
     let offered = open.families();
     let families: Vec<_> = neighbor.families.iter().copied().filter(|f| offered.contains(f)).collect();
     if families.is_empty() {
-        let reason =
-            format!("no address family in common: we offer {:?}, the peer {offered:?}", neighbor.families);
+        let list =
+            |families: &[Family]| families.iter().map(Family::to_string).collect::<Vec<_>>().join(", ");
+        let (ours, theirs) = (list(&neighbor.families), list(&offered));
+        let reason = format!("no address family in common: we offer {ours}, the peer {theirs}");
         return reject(wire::open_error::CAPABILITY, &missing_capabilities(&neighbor.families), reason);
     }
     let both_restart =
@@ -204,14 +206,14 @@ fn check_role(ours: Option<Role>, strict: bool, claims: &[Option<Role>]) -> Resu
         [] if strict => "its OPEN has no role, and strict mode requires one".to_owned(),
         [] => return Ok(()),
         [claim] if *claim == Some(ours.counterpart()) => return Ok(()),
-        [Some(claim)] => format!("its OPEN has {claim:?}"),
+        [Some(claim)] => format!("its OPEN has {claim}"),
         [None] => "its OPEN has an unknown role".to_owned(),
         _ => "its OPEN has several roles".to_owned(),
     };
     Err(wire::Error {
         notification: Notification::new(wire::code::OPEN, wire::open_error::ROLE),
         reason: format!(
-            "role mismatch: we are {ours:?}, so the peer must be {:?}; {problem}",
+            "role mismatch: we are {ours}, so the peer must be {}; {problem}",
             ours.counterpart()
         ),
     })

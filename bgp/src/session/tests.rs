@@ -18,16 +18,16 @@ use super::*;
 use crate::config::Filter;
 use crate::wire::{Capability, Codec, Framer};
 
-pub const ASN: u32 = 64512;
-pub const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
-pub const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+pub(crate) const ASN: u32 = 64512;
+pub(crate) const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 
-pub fn neighbor() -> Neighbor {
+pub(crate) fn neighbor() -> Neighbor {
     Neighbor { import: Filter::All, export: Filter::All, ..Neighbor::new(PEER.into(), ASN) }
 }
 
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         local_asn: ASN,
         router_id: US,
@@ -37,7 +37,7 @@ pub fn settings() -> Settings {
 }
 
 /// A session with its outputs.
-pub struct Bench {
+pub(crate) struct Bench {
     pub session: Session,
     pub now: Instant,
     pub restarting: bool,
@@ -48,13 +48,13 @@ pub struct Bench {
 
 impl Bench {
     /// Creates a session and starts it: a connection attempt is requested unless `settings` are passive.
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         let mut bench = Self::idle(settings, 7);
         bench.call(|session, ctx| session.start(ctx));
         bench
     }
 
-    pub fn idle(settings: Settings, seed: u64) -> Self {
+    pub(crate) fn idle(settings: Settings, seed: u64) -> Self {
         let now = Instant::now();
         Self {
             session: Session::new(settings, now, History::default()),
@@ -66,7 +66,7 @@ impl Bench {
         }
     }
 
-    pub fn call<T>(&mut self, call: impl FnOnce(&mut Session, &mut Context<'_>) -> T) -> T {
+    pub(crate) fn call<T>(&mut self, call: impl FnOnce(&mut Session, &mut Context<'_>) -> T) -> T {
         let mut ctx = Context {
             now: self.now,
             restarting: self.restarting,
@@ -79,7 +79,7 @@ impl Bench {
     }
 
     /// Returns the connection attempt that was requested last; all other outputs are dropped.
-    pub fn attempt(&mut self) -> ConnId {
+    pub(crate) fn attempt(&mut self) -> ConnId {
         let asked = self.take().into_iter().rev().find_map(|output| match output {
             Output::Connect(conn) => Some(conn),
             _ => None,
@@ -87,30 +87,30 @@ impl Bench {
         asked.expect("a connection was asked for")
     }
 
-    pub fn take(&mut self) -> Vec<Output> {
+    pub(crate) fn take(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
     }
 
-    pub fn connected(&mut self, conn: ConnId) {
+    pub(crate) fn connected(&mut self, conn: ConnId) {
         self.call(|session, ctx| session.connected(ctx, conn, IpAddr::V4(US)));
     }
 
-    pub fn accept(&mut self) -> Option<ConnId> {
+    pub(crate) fn accept(&mut self) -> Option<ConnId> {
         self.call(|session, ctx| session.accept(ctx, IpAddr::V4(US)))
     }
 
-    pub fn receive(&mut self, conn: ConnId, message: &Message) {
+    pub(crate) fn receive(&mut self, conn: ConnId, message: &Message) {
         let mut bytes = BytesMut::new();
         wire::encode(message, &Codec { four_octet_as: true, ..Codec::default() }, &mut bytes);
         self.receive_bytes(conn, &bytes);
     }
 
-    pub fn receive_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+    pub(crate) fn receive_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.call(|session, ctx| session.received(ctx, conn, bytes));
     }
 
     /// Returns all messages pending on a connection.
-    pub fn sent(&mut self, conn: ConnId) -> Vec<Message> {
+    pub(crate) fn sent(&mut self, conn: ConnId) -> Vec<Message> {
         let mut bytes = BytesMut::new();
         self.call(|session, ctx| session.transmit(ctx, conn, &mut bytes));
         let mut framer = Framer::new();
@@ -124,7 +124,7 @@ impl Bench {
     }
 
     /// Returns the NOTIFICATION that is the last message on a connection, which is closed with it.
-    pub fn last_notification(&mut self, conn: ConnId) -> (u8, u8) {
+    pub(crate) fn last_notification(&mut self, conn: ConnId) -> (u8, u8) {
         match self.sent(conn).pop() {
             Some(Message::Notification(n)) => {
                 assert!(self.outputs.contains(&Output::Close(conn)), "closed after its last word");
@@ -135,7 +135,7 @@ impl Bench {
     }
 
     /// Advances the time and lets the timers that are due expire.
-    pub fn wait(&mut self, duration: Duration) {
+    pub(crate) fn wait(&mut self, duration: Duration) {
         let until = self.now + duration;
         while let Some(deadline) = self.session.next_deadline().filter(|deadline| *deadline <= until) {
             self.now = self.now.max(deadline);
@@ -145,26 +145,26 @@ impl Bench {
     }
 
     /// Advances the time to the next deadline and lets it expire. Returns how long that was.
-    pub fn wait_next(&mut self) -> Duration {
+    pub(crate) fn wait_next(&mut self) -> Duration {
         let deadline = self.session.next_deadline().expect("a deadline");
         let before = std::mem::replace(&mut self.now, deadline);
         self.call(|session, ctx| session.handle_timeout(ctx));
         deadline - before
     }
 
-    pub fn state(&self) -> SessionState {
+    pub(crate) fn state(&self) -> SessionState {
         self.session.state().0
     }
 
     /// Exchanges OPENs and KEEPALIVEs on an open connection.
-    pub fn establish(&mut self, conn: ConnId, open: Open) {
+    pub(crate) fn establish(&mut self, conn: ConnId, open: Open) {
         self.receive(conn, &Message::Open(open));
         self.receive(conn, &Message::Keepalive);
         self.sent(conn);
     }
 
     /// Establishes a session on the requested connection attempt.
-    pub fn up(settings: Settings, open: Open) -> (Self, ConnId) {
+    pub(crate) fn up(settings: Settings, open: Open) -> (Self, ConnId) {
         let mut bench = Self::new(settings);
         let conn = bench.attempt();
         bench.connected(conn);
@@ -176,14 +176,14 @@ impl Bench {
 }
 
 /// Returns the peer's OPEN, without graceful restart.
-pub fn open() -> Open {
+pub(crate) fn open() -> Open {
     let mut capabilities: Vec<_> = FAMILIES.into_iter().map(Capability::Multiprotocol).collect();
     capabilities.extend([Capability::RouteRefresh, Capability::FourOctetAs(ASN)]);
     Open { asn: ASN, hold_time: 90, router_id: PEER, capabilities }
 }
 
 /// Returns the peer's OPEN, with graceful restart; the F bit of both families is `forwarding`.
-pub fn open_restart(restart_time: u16, forwarding: bool) -> Open {
+pub(crate) fn open_restart(restart_time: u16, forwarding: bool) -> Open {
     let restart = wire::GracefulRestart {
         restarting: false,
         notification: false,
@@ -193,12 +193,12 @@ pub fn open_restart(restart_time: u16, forwarding: bool) -> Open {
     with(open(), Capability::GracefulRestart(restart))
 }
 
-pub fn with(mut open: Open, capability: Capability) -> Open {
+pub(crate) fn with(mut open: Open, capability: Capability) -> Open {
     open.capabilities.push(capability);
     open
 }
 
-pub fn down(outputs: &[Output]) -> Option<Vec<Family>> {
+pub(crate) fn down(outputs: &[Output]) -> Option<Vec<Family>> {
     outputs.iter().find_map(|output| match output {
         Output::Down { keep, .. } => Some(keep.clone()),
         _ => None,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::refresh::RefreshState;
 use super::{Action, Peer, Speaker};
 use crate::config::{Authentication, Config, Filter, Neighbor, NextHopMode, Timers};
+use crate::report::StopReason;
 use crate::rib::{Identity, PeerId, PeerKind};
 use crate::session::{Session, Settings};
 use crate::wire::{Notification, Prefix, cease, code};
@@ -59,12 +60,12 @@ impl Speaker {
             self.by_address.iter().filter(|(a, id)| !wanted.contains(a) && !self.came_from_range(**id));
         let unwanted: Vec<IpAddr> = unwanted.map(|(address, _)| *address).collect();
         for address in unwanted {
-            self.remove(now, address, cease::DECONFIGURED, "removed from the configuration");
+            self.remove(now, address, cease::DECONFIGURED, StopReason::Removed);
         }
         if new_identity {
             let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
             for address in all {
-                self.remove(now, address, cease::CONFIG_CHANGE, "our AS number or identifier changed");
+                self.remove(now, address, cease::CONFIG_CHANGE, StopReason::IdentityChanged);
             }
         }
         self.rib.set_identity(identity(&config));
@@ -88,7 +89,7 @@ impl Speaker {
         let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
         for address in all {
             let notification = Notification::with_message(cease::SHUTDOWN, message);
-            self.remove_with(now, address, &notification, "shut down");
+            self.remove_with(now, address, &notification, StopReason::Shutdown);
         }
         self.histories.clear();
     }
@@ -135,7 +136,7 @@ impl Speaker {
                     return;
                 }
             }
-            self.remove(now, address, cease::CONFIG_CHANGE, "the neighbor's configuration changed");
+            self.remove(now, address, cease::CONFIG_CHANGE, StopReason::NeighborChanged);
         }
         self.add(now, settings);
     }
@@ -165,11 +166,17 @@ impl Speaker {
     }
 
     /// Ends a neighbor's session and removes its paths. Its last NOTIFICATION may still be pending afterwards.
-    pub(super) fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: &str) {
+    pub(super) fn remove(&mut self, now: Instant, address: IpAddr, subcode: u8, reason: StopReason) {
         self.remove_with(now, address, &Notification::new(code::CEASE, subcode), reason);
     }
 
-    fn remove_with(&mut self, now: Instant, address: IpAddr, notification: &Notification, reason: &str) {
+    fn remove_with(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        notification: &Notification,
+        reason: StopReason,
+    ) {
         let Some(id) = self.by_address.remove(&address) else { return };
         let neighbor = self.peers.get(&id).map(|peer| &peer.session.settings().neighbor);
         if neighbor.is_some_and(|neighbor| neighbor.authentication.is_some()) {

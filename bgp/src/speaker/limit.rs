@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Event, Speaker};
+use crate::report::{PrefixCount, SessionError, Warning};
 use crate::rib::PeerId;
 use crate::wire::{Family, Notification, cease, code};
 
@@ -14,17 +15,18 @@ impl Speaker {
         let (Some(limit), Some((address, name))) = (neighbor.prefix_limit, self.label(id)) else { return };
         let counts = neighbor.families.iter().map(|family| (*family, self.rib.received(id, *family)));
         let Some((family, count)) = counts.max_by_key(|(_, count)| *count) else { return };
-        let text = format!("{count} {family} prefixes received, {} are allowed", limit.max);
+        let counted = PrefixCount { family, count, max: limit.max };
         if count > limit.max as usize {
             let notification = exceeded(family, limit.max);
             self.with_session(now, id, |session, ctx| {
-                session.suspend(ctx, notification, &text, limit.restart);
+                session.suspend(ctx, notification, SessionError::PrefixLimit(counted), limit.restart);
             });
         } else if count as u64 >= limit.warns_at() && !peer.warned {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.warned = true;
             }
-            self.events.push_back(Event::Warning { address, name, text });
+            let warning = Warning::PrefixLimit(counted);
+            self.events.push_back(Event::Warning { address, name, warning });
         }
     }
 }

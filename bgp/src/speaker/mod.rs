@@ -23,7 +23,7 @@ use self::refresh::RefreshState;
 use self::sync::Sync;
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::hash::Map;
-use crate::report::{BestRoute, PathReport, SessionReport, SessionState};
+use crate::report::{BestRoute, PathReport, SessionReason, SessionReport, SessionState, Warning};
 use crate::rib::{self, PeerId, Rib};
 pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
@@ -106,8 +106,8 @@ pub enum Event {
         address: IpAddr,
         /// Its configured name.
         name: String,
-        /// The reason, as text.
-        reason: String,
+        /// The reason.
+        reason: SessionReason,
     },
     /// The best routes have changed, or are complete.
     RoutesChanged,
@@ -118,8 +118,8 @@ pub enum Event {
         address: IpAddr,
         /// Its configured name.
         name: String,
-        /// The condition, as text.
-        text: String,
+        /// The condition.
+        warning: Warning,
     },
 }
 
@@ -384,7 +384,7 @@ impl Speaker {
             established_count: session.established_count(),
             last_error: session
                 .last_error()
-                .map(|(words, at)| (words.clone(), now.saturating_duration_since(*at))),
+                .map(|(error, at)| (error.clone(), now.saturating_duration_since(*at))),
             errors: session.history().errors(now),
             history: session.history().transitions(now),
             reason: self.reason(id, session, state),
@@ -394,13 +394,14 @@ impl Speaker {
     }
 
     /// Returns the reason for the session's state; if it is established, the reason why routes are withheld.
-    fn reason(&self, id: PeerId, session: &Session, state: SessionState) -> String {
+    fn reason(&self, id: PeerId, session: &Session, state: SessionState) -> SessionReason {
         let withheld = self.rib.withheld(id);
-        match withheld.first() {
+        let count = withheld.len();
+        match withheld.into_iter().next() {
             Some(first) if state == SessionState::Established => {
-                format!("{} routes withheld, such as {}: {}", withheld.len(), first.prefix, first.reason)
+                SessionReason::Withheld { count, prefix: first.prefix, reason: first.reason }
             }
-            _ => session.reason().to_owned(),
+            _ => session.reason().clone(),
         }
     }
 

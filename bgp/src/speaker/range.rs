@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Action, Speaker};
 use crate::config::ListenRange;
+use crate::report::StopReason;
 use crate::rib::PeerId;
 use crate::wire::{Prefix, cease};
 
@@ -44,7 +45,7 @@ impl Speaker {
                     self.set_neighbor(now, neighbor);
                     self.set_range(address, range);
                 }
-                None => self.remove(now, address, cease::DECONFIGURED, "its range was removed"),
+                None => self.remove(now, address, cease::DECONFIGURED, StopReason::RangeRemoved),
             }
         }
     }

@@ -3,6 +3,7 @@
 mod change;
 mod external;
 mod limits;
+mod networks;
 mod play;
 mod policy;
 mod ranges;

@@ -64,7 +64,7 @@ pub fn decode(frame: &Frame, codec: &Codec, families: &[Family]) -> Result<Messa
     // The framer has checked the lengths, but a frame may be made elsewhere.
     let bad_length = || {
         let length = u16::try_from(HEADER + body.len()).unwrap_or(u16::MAX);
-        let reason = format!("a message of type {:?} cannot be {length} octets long", frame.kind);
+        let reason = format!("a message of type {} cannot be {length} octets long", frame.kind.name());
         Error::new(code::HEADER, 2, &length.to_be_bytes(), reason)
     };
     Ok(match frame.kind {

@@ -151,7 +151,7 @@ impl Framer {
             return Err(Error::new(code::HEADER, 3, &[*octet], format!("message type {octet} is unknown")));
         };
         if !kind.admits(length) {
-            let reason = format!("a message of type {kind:?} cannot be {length} octets long");
+            let reason = format!("a message of type {} cannot be {length} octets long", kind.name());
             if self.enhanced_refresh && kind == MessageType::RouteRefresh {
                 return Err(Error::new(code::ROUTE_REFRESH, 1, header, reason));
             }

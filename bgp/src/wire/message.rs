@@ -1,5 +1,6 @@
 //! The messages of BGP, decoded (RFC 4271 §4, RFC 2918).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
@@ -140,7 +141,8 @@ impl AddPathMode {
 }
 
 /// The role of a speaker towards its peer (RFC 9234 §4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Role {
     /// The peer's transit provider.
     Provider,
@@ -154,7 +156,24 @@ pub enum Role {
     Peer,
 }
 
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl Role {
+    /// Returns the name that RFC 9234 §4.1 gives it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provider => "Provider",
+            Self::RouteServer => "RS",
+            Self::RouteServerClient => "RS-Client",
+            Self::Customer => "Customer",
+            Self::Peer => "Peer",
+        }
+    }
+
     pub(super) fn from_octet(octet: u8) -> Option<Self> {
         [Self::Provider, Self::RouteServer, Self::RouteServerClient, Self::Customer, Self::Peer]
             .into_iter()

@@ -25,7 +25,7 @@ pub use message::{
 };
 pub use notification::{Error, cease, code, describe, open_error};
 pub(crate) use open::MAX_STALE_TIME;
-pub use prefix::{Family, FamilySet, Nlri, Prefix};
+pub use prefix::{Family, FamilySet, Nlri, ParsePrefixError, Prefix};
 pub(crate) use unicast::is_host;
 pub use update::{TooLarge, encode_attributes, encode_end_of_rib, encode_reach, encode_unreach};
 

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use ipnetwork::IpNetwork;
+use std::str::FromStr;
 
 /// An address family with its subsequent address family (RFC 4760 §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Family {
     /// AFI 1, SAFI 1.
     Ipv4Unicast,
@@ -149,16 +149,40 @@ impl From<Prefix> for Nlri {
     }
 }
 
-impl From<IpNetwork> for Prefix {
-    fn from(net: IpNetwork) -> Self {
+/// The error of text that is no prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no prefix: write an address, a slash and a length, such as 10.0.0.0/8")]
+#[non_exhaustive]
+pub struct ParsePrefixError {
+    /// The text.
+    pub text: String,
+}
+
+impl FromStr for Prefix {
+    type Err = ParsePrefixError;
+
+    /// Reads `address/length`. Bits beyond the length are cleared.
+    fn from_str(text: &str) -> Result<Self, ParsePrefixError> {
+        let parse = || {
+            let (address, length) = text.split_once('/')?;
+            Self::new(address.parse().ok()?, length.parse().ok()?)
+        };
+        parse().ok_or_else(|| ParsePrefixError { text: text.into() })
+    }
+}
+
+#[cfg(feature = "ipnetwork")]
+impl From<ipnetwork::IpNetwork> for Prefix {
+    fn from(net: ipnetwork::IpNetwork) -> Self {
         match net {
-            IpNetwork::V4(n) => Self::V4(n.network(), n.prefix()),
-            IpNetwork::V6(n) => Self::V6(n.network(), n.prefix()),
+            ipnetwork::IpNetwork::V4(n) => Self::V4(n.network(), n.prefix()),
+            ipnetwork::IpNetwork::V6(n) => Self::V6(n.network(), n.prefix()),
         }
     }
 }
 
-impl From<Prefix> for IpNetwork {
+#[cfg(feature = "ipnetwork")]
+impl From<Prefix> for ipnetwork::IpNetwork {
     fn from(prefix: Prefix) -> Self {
         match prefix {
             Prefix::V4(a, l) => {

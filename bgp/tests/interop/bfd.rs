@@ -32,7 +32,7 @@ pub fn scenario(lab: &Lab, record: &mut Record) -> Result<()> {
         // The hold timer would end the session, too, but with another error.
         until("our session has ended by BFD", || {
             let session = speaker.session(THEIRS)?;
-            let error = session.last_error.as_ref().map_or("", |(error, _)| error);
+            let error = session.last_error.as_ref().map_or_else(String::new, |(error, _)| error.to_string());
             let down = session.state != SessionState::Established;
             ensure!(down && error.contains("BFD failed"), "{session:?}");
             Ok(())

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use anyhow::{Result, ensure};
 use heliograph_bgp::policy::{Action, Community, Condition, Modification, Policy, PrefixMatch, Rule};
-use heliograph_bgp::wire::{ExtendedCommunity, LargeCommunity, Prefix};
+use heliograph_bgp::{ExtendedCommunity, LargeCommunity, Prefix};
 
 use crate::lab::until;
 use crate::peers::{self, COMMUNITIES, Daemon};
@@ -27,24 +27,22 @@ fn all() -> [Community; 3] {
 
 /// Returns a policy that adds the communities to all prefixes but one.
 pub fn tagging(bare: Prefix) -> Policy {
-    let exactly = PrefixMatch { within: bare, min_length: bare.length(), max_length: bare.length() };
-    let rule = Rule {
-        conditions: vec![Condition::Not(Box::new(Condition::Prefix(vec![exactly])))],
-        modifications: all().map(Modification::Add).to_vec(),
-        ..Rule::default()
-    };
+    let exactly = PrefixMatch::new(bare, bare.length(), bare.length());
+    let rule = Rule::default()
+        .conditions([Condition::Not(Box::new(Condition::Prefix(vec![exactly])))])
+        .modifications(all().map(Modification::Add).to_vec());
     Policy::new(vec![rule], Action::Accept).expect("valid")
 }
 
 /// Returns a policy that accepts IPv6 routes and routes with all communities, and sets their LOCAL_PREF if given.
 pub fn tagged_only(local_pref: Option<u32>) -> Policy {
     let any = Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0).expect("fits");
-    let ipv6 = PrefixMatch { within: any, min_length: 0, max_length: 128 };
-    let accept = |condition| Rule {
-        conditions: vec![condition],
-        modifications: local_pref.map(Modification::LocalPref).into_iter().collect(),
-        action: Some(Action::Accept),
-        ..Rule::default()
+    let ipv6 = PrefixMatch::new(any, 0, 128);
+    let accept = |condition| {
+        Rule::default()
+            .conditions([condition])
+            .modifications(local_pref.map(Modification::LocalPref))
+            .action(Action::Accept)
     };
     let rules = vec![accept(Condition::Communities(all().to_vec())), accept(Condition::Prefix(vec![ipv6]))];
     Policy::new(rules, Action::Reject).expect("valid")

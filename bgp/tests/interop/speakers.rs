@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use heliograph_bgp::Prefix;
 use heliograph_bgp::io::{Handle, Options, start};
 use heliograph_bgp::report::{PathReport, SessionReport, SessionState};
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Config, Filter, Neighbor, Network, Timers};
 use tokio::runtime::{Builder, Runtime};
 
@@ -67,14 +67,14 @@ impl Speaker {
     /// Returns the session with a neighbor.
     pub fn session(&self, neighbor: impl Into<IpAddr>) -> Result<SessionReport> {
         let neighbor = neighbor.into();
-        let sessions = self.call(async |handle| handle.sessions().await)?;
+        let sessions = self.call(async |handle| handle.sessions().await)??;
         let found = sessions.into_iter().find(|session| session.address == neighbor);
         found.with_context(|| format!("no session with {neighbor}"))
     }
 
     /// Returns all paths to a prefix.
     pub fn paths(&self, prefix: Prefix) -> Result<Vec<PathReport>> {
-        let paths = self.call(async |handle| handle.paths().await)?;
+        let paths = self.call(async |handle| handle.paths().await)??;
         Ok(paths.into_iter().filter(|path| path.prefix == prefix).collect())
     }
 

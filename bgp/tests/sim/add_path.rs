@@ -152,7 +152,7 @@ fn add_path_changes_with_a_new_session() {
     }
     converge_shared(&mut network, 2);
     let session = network.speaker(5).sessions(network.now).remove(0);
-    assert!(session.path_ids.receive.contains(heliograph_bgp::wire::Family::Ipv4Unicast));
+    assert!(session.path_ids.receive.contains(heliograph_bgp::Family::Ipv4Unicast));
 }
 
 /// Runs the network until nodes 4 and 5 have that many paths.

@@ -1,8 +1,8 @@
 //! Changes of the configuration while the network runs: only what differs is affected.
 
+use heliograph_bgp::Prefix;
 use heliograph_bgp::report::SessionState;
 use heliograph_bgp::speaker::Event;
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Filter, Neighbor, PrefixRange};
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ fn filters_change_without_a_reset() {
     };
     assert_eq!(routes(&network, 0), [prefix(2)]);
     assert_eq!(routes(&network, 1), [prefix(2)]);
-    let all = PrefixRange::new("10.0.0.0/8".parse::<ipnetwork::IpNetwork>().unwrap().into(), 24);
+    let all = PrefixRange::new("10.0.0.0/8".parse().unwrap(), 24);
     change_neighbor(&mut network, |neighbor| {
         neighbor.import = Filter::Only(vec![all]);
         neighbor.export = Filter::All;
@@ -93,7 +93,7 @@ fn another_hold_time_resets_that_session_only() {
     assert_eq!(touched(&mut network, 1), [0]);
     let report = &network.speaker(1).sessions(network.now)[0];
     let (error, _) = report.last_error.as_ref().expect("an error");
-    assert!(error.contains("Cease / Other Configuration Change"), "{error}");
+    assert!(error.to_string().contains("Cease / Other Configuration Change"), "{error}");
     converge(&mut network, 0, 10 * SECOND);
 }
 
@@ -119,7 +119,7 @@ fn a_removed_neighbor_receives_a_cease_and_is_forgotten() {
     assert_eq!(network.speaker(0).sessions(network.now).len(), 1);
     let report = &network.speaker(1).sessions(network.now)[0];
     assert!(
-        report.last_error.as_ref().is_some_and(|(error, _)| error.contains("Peer De-configured")),
+        report.last_error.as_ref().is_some_and(|(error, _)| error.to_string().contains("Peer De-configured")),
         "{report:?}"
     );
     assert!(!network.speaker(1).best_routes().iter().any(|route| route.prefix == prefix(0)));

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use heliograph_bgp::report::{BestRoute, SessionState};
-use heliograph_bgp::wire::{Family, Prefix};
 use heliograph_bgp::{Config, Filter, Neighbor, Network as Originated, Timers};
+use heliograph_bgp::{Family, Prefix};
 
 use crate::network::{Network, NodeId};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use heliograph_bgp::Filter;
-use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::Prefix;
 
 use crate::cluster::{prefix, reflected};
 use crate::model::{Choice, Policies, keep_all, learned, quiet};

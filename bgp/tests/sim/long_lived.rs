@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use heliograph_bgp::Prefix;
 use heliograph_bgp::report::PathReport;
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Config, GracefulRestart};
 
 use crate::cluster::{address, originate, prefix, reflected};

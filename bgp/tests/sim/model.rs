@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use heliograph_bgp::Prefix;
 use heliograph_bgp::policy::{Action, Condition, Modification, Policy, PrefixMatch, Rule};
 use heliograph_bgp::report::{BestRoute, SessionState};
-use heliograph_bgp::wire::Prefix;
 use heliograph_bgp::{Filter, Neighbor};
 
 use crate::network::{Network, NodeId};
@@ -42,13 +42,11 @@ impl Choice {
             Self::Hide(within) => (within, Vec::new(), Some(Action::Reject)),
             Self::Prefer(within) => (within, vec![Modification::LocalPref(2 * USUAL)], None),
         };
-        let range = PrefixMatch { within, min_length: within.length(), max_length: 32 };
-        let rule = Rule {
-            conditions: vec![Condition::Prefix(vec![range])],
-            modifications,
-            action,
-            ..Rule::default()
-        };
+        let range = PrefixMatch::new(within, within.length(), 32);
+        let rule = Rule::default()
+            .conditions([Condition::Prefix(vec![range])])
+            .modifications(modifications)
+            .action(action);
         Filter::Rules(Policy::new(vec![rule], Action::Accept).expect("the rule is sound"))
     }
 }

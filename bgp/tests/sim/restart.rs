@@ -198,7 +198,7 @@ fn the_routes_of_an_isolated_node_are_removed_after_the_hold_time() {
         Event::SessionDown { address: a, reason, .. } if *a == address(0) => Some(reason),
         _ => None,
     });
-    assert!(down.is_some_and(|reason| reason.contains("hold timer expired")), "{events:?}");
+    assert!(down.is_some_and(|reason| reason.to_string().contains("hold timer expired")), "{events:?}");
     for other in 1..4 {
         network.cut(0, other, false);
     }

@@ -36,7 +36,7 @@ struct Program {
     package: &'static str,
     /// The folder of its module below `e2e/kubernetes`.
     module: &'static str,
-    /// Whether it is a test program.
+    /// True for a test program.
     test: bool,
 }
 

@@ -177,7 +177,7 @@ pub fn reflectors_on_and_off(cluster: &Cluster) -> Result<()> {
     })?;
     cluster.kubectl(&["label", "node", "n1", "heliograph.io/reflector-"])?;
     for node in NODES {
-        wait_for_rejection(cluster, node, "go on to reflect: n1")?;
+        wait_for_rejection(cluster, node, "the former reflectors stay: n1")?;
     }
     wait_for_role(cluster, "n1", "Client", 2)?;
 

@@ -32,8 +32,8 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
     cluster.apply(&bgp::ours("BGPPeer", "odd", &json!(["no", "object"])))?;
     cluster.apply(&late())?;
     everywhere_reported(cluster, "the invalid object is rejected, the valid ones are accepted", |status| {
-        refuses(status, &format!("BGPPeer {}", tor::NAME))?;
-        refuses(status, "BGPPeer odd")?;
+        refuses(status, tor::NAME)?;
+        refuses(status, "odd")?;
         ensure!(status["intent"]["inSync"] == false && status["store"]["connected"] == true);
         has_session(status, LATE, true)?;
         untouched(status, begun)
@@ -92,18 +92,19 @@ pub fn kinds_are_missing(cluster: &Cluster) -> Result<()> {
     cluster.apply(&configuration())?;
     everywhere_reported(cluster, "the kinds are back, without the objects", |status| {
         ensure!(status["store"]["connected"] == true);
-        refuses(status, &format!("BGPPeer {}", tor::NAME))?;
+        refuses(status, tor::NAME)?;
         forwards(status)
     })?;
     cluster.apply(&tor::peer(&tor::OUTSIDE))?;
     all_is_well(cluster)
 }
 
-/// An object is refused.
-fn refuses(status: &Value, object: &str) -> Result<()> {
+/// Checks that a BGPPeer is rejected.
+fn refuses(status: &Value, name: &str) -> Result<()> {
+    let object = json!({ "kind": "BGPPeer", "name": name });
     let rejections = status["intent"]["rejections"].as_array().into_iter().flatten();
     let of_object = rejections.filter(|rejection| rejection["object"] == object).count();
-    ensure!(of_object > 0, "{object} isn't refused");
+    ensure!(of_object > 0, "{object} isn't rejected");
     Ok(())
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use std::path::Path;
 
 #[test]
-fn the_manifest_is_what_the_types_say() {
+fn the_manifest_matches_the_types() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds.yaml");
     if std::env::var_os("HELIOGRAPH_UPDATE").is_some() {
         std::fs::write(&path, yaml()).unwrap();
@@ -14,7 +14,7 @@ fn the_manifest_is_what_the_types_say() {
     );
 }
 
-/// Every field of a schema, with its path.
+/// Calls a function for each field of a schema, with its path.
 fn walk(schema: &Value, path: &str, look: &mut impl FnMut(&str, &Value)) {
     look(path, schema);
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {

@@ -1,7 +1,7 @@
 use super::super::testing::{cluster, ip, labelled, node, peer};
 use super::*;
 use crate::intent::{Operator, Peer, Requirement, Selector};
-use heliograph_bgp::wire::Family;
+use heliograph_bgp::Family;
 use heliograph_bgp::{Authentication, Key, PrefixLimit, Role, Ttl};
 
 fn two_racks() -> Snapshot {

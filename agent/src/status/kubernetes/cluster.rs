@@ -16,7 +16,7 @@ use super::object::{Key, Kind, Object, field_manager};
 use super::planner::Found;
 use super::requests::{ErrorClass, RequestError, Requests};
 use crate::api;
-use crate::store::kubernetes::pages;
+use crate::apiserver::pages;
 
 /// The namespace of Events about objects without a namespace.
 const EVENT_NAMESPACE: &str = "default";
@@ -89,7 +89,7 @@ impl Cluster {
             for object in &list.items {
                 self.record(&mut found, Kind::Session, &object.metadata);
             }
-            if !pages::turn(&mut page, &list.metadata) {
+            if !pages::next(&mut page, &list.metadata) {
                 break;
             }
         }

@@ -131,7 +131,7 @@ impl EventQueue {
 
     /// Records that the first event was rejected. It is retried, since a missing right may be granted.
     pub fn failed(&mut self, error: String, wait: Option<Duration>, now: Instant) {
-        self.not_before = Some(now + self.backoff.fail().max(wait.unwrap_or_default()));
+        self.not_before = Some(now + self.backoff.next_pause().max(wait.unwrap_or_default()));
         self.error = Some(error);
         self.attempts = self.attempts.saturating_add(1);
         if self.attempts >= MAX_ATTEMPTS {

@@ -20,8 +20,8 @@ use super::object::Kind;
 use super::planner::Write;
 use super::requests::{ErrorClass, RequestError, Requests};
 use crate::api::{self, BGPSession};
+use crate::apiserver::pages;
 use crate::status::IntentStatus;
-use crate::store::kubernetes::pages;
 
 mod counts;
 mod statuses;
@@ -107,7 +107,7 @@ impl Candidate {
             Ok(Ok(round)) => round,
             Ok(Err(RequestError { class: ErrorClass::Conflict, .. })) => (lease::OBSERVE_INTERVAL, None),
             Ok(Err(RequestError { failure, .. })) => {
-                (RETRY.max(failure.wait.unwrap_or_default()), Some(failure.words))
+                (RETRY.max(failure.retry_after.unwrap_or_default()), Some(failure.message))
             }
             Err(_) => {
                 let timeout = ROUND_TIMEOUT.as_secs();
@@ -160,10 +160,7 @@ impl Candidate {
         intent: &IntentStatus,
         errors: &mut FirstError,
     ) -> Result<Duration, RequestError> {
-        let has = |kind: Kind| {
-            let prefix = format!("{} ", kind.name());
-            intent.objects.iter().any(|object| object.object.starts_with(&prefix))
-        };
+        let has = |kind: Kind| intent.objects.iter().any(|object| object.object.kind == kind.into());
         let counted = if has(Kind::Peer) { self.count(errors).await? } else { None };
         let pause = match &counted {
             Some((_, sessions)) => COUNT_INTERVAL + COUNT_INTERVAL_PER_SESSION * *sessions,
@@ -232,7 +229,7 @@ impl Candidate {
                     Err(error) => errors.add(format!("decode bgpsession {name}: {error}; delete it")),
                 }
             }
-            if !pages::turn(&mut page, &list.metadata) {
+            if !pages::next(&mut page, &list.metadata) {
                 return Ok(Some((counts, total)));
             }
         }
@@ -249,7 +246,7 @@ impl Candidate {
             total += list.items.len() as u32;
             let found = list.items.iter().filter(|node| is_unreachable(node));
             unreachable.extend(found.map(ResourceExt::name_any));
-            if !pages::turn(&mut page, &list.metadata) {
+            if !pages::next(&mut page, &list.metadata) {
                 break;
             }
         }
@@ -283,7 +280,7 @@ impl FirstError {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if error.class == ErrorClass::Unavailable => Err(error),
             Err(error) => {
-                self.add(error.failure.words);
+                self.add(error.failure.message);
                 Ok(None)
             }
         }
@@ -327,7 +324,7 @@ mod tests {
     #[test]
     fn rejected_requests_do_not_end_a_round() {
         let error = |class| {
-            let failure = crate::store::kubernetes::failure::Failure::silent("list", ROUND_TIMEOUT);
+            let failure = crate::apiserver::ApiError::timeout("list", ROUND_TIMEOUT);
             Err::<(), _>(RequestError { failure, class })
         };
         let mut errors = FirstError::default();

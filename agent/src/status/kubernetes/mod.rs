@@ -171,7 +171,7 @@ impl Writer {
                 changed
             });
             let result = self.pass(&status).await;
-            let unavailable = result.as_ref().err().map(|error| error.failure.words.as_str());
+            let unavailable = result.as_ref().err().map(|error| error.failure.message.as_str());
             let no_node = self.no_node();
             let error = unavailable.or(no_node.as_deref()).or_else(|| self.planner.error());
             reporter.report(error.or_else(|| self.queue.error()));
@@ -183,9 +183,9 @@ impl Writer {
     async fn pause(&mut self, result: Result<(), RequestError>, changes: &mut watch::Receiver<()>) {
         match result {
             Err(RequestError { failure, .. }) => {
-                let growing = self.backoff.fail();
+                let growing = self.backoff.next_pause();
                 self.resync_at = Instant::now();
-                sleep(jittered(growing.max(failure.wait.unwrap_or_default()))).await;
+                sleep(jittered(growing.max(failure.retry_after.unwrap_or_default()))).await;
             }
             Ok(()) => {
                 self.backoff.reset();
@@ -308,7 +308,7 @@ impl Writer {
             match self.cluster.send(event.clone()).await {
                 Err(error) if error.class == ErrorClass::Unavailable => return Err(error),
                 Err(RequestError { failure, .. }) => {
-                    self.queue.failed(failure.words, failure.wait, Instant::now().into_std());
+                    self.queue.failed(failure.message, failure.retry_after, Instant::now().into_std());
                 }
                 Ok(()) => self.queue.done(),
             }

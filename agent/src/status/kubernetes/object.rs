@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use heliograph_cni::fnv1a;
 use serde_json::Value;
 
+use crate::api::ObjectKind;
+
 /// A kind of which an agent writes objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -40,6 +42,18 @@ impl Kind {
             Self::Configuration => "bgpconfigurations",
             Self::Filter => "bgpfilters",
             Self::Peer => "bgppeers",
+        }
+    }
+}
+
+impl From<Kind> for ObjectKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Node => Self::BGPNode,
+            Kind::Session => Self::BGPSession,
+            Kind::Configuration => Self::BGPConfiguration,
+            Kind::Filter => Self::BGPFilter,
+            Kind::Peer => Self::BGPPeer,
         }
     }
 }

@@ -11,8 +11,8 @@ use heliograph_cni::fnv1a;
 
 use super::bucket::Bucket;
 use super::object::{Key, Object};
-use crate::backoff::growing;
-use crate::store::kubernetes::failure::Failure;
+use crate::apiserver::ApiError;
+use crate::backoff::pause_after;
 
 /// The limits of the rate of writes.
 #[derive(Clone, Copy, Debug)]
@@ -200,12 +200,12 @@ impl Planner {
     }
 
     /// Records a write that failed. The pause is at least the one that the API server demands.
-    pub fn failed(&mut self, key: &Key, failure: Failure, now: Instant) {
+    pub fn failed(&mut self, key: &Key, failure: ApiError, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
-        let pause = growing(BACKOFF, entry.failures);
         entry.failures += 1;
-        entry.not_before = Some(now + pause.max(failure.wait.unwrap_or_default()));
-        entry.error = Some(failure.words);
+        let pause = pause_after(entry.failures, BACKOFF);
+        entry.not_before = Some(now + pause.max(failure.retry_after.unwrap_or_default()));
+        entry.error = Some(failure.message);
     }
 
     /// Records that an object needs no write: an earlier failure is obsolete, as the object is again as it was written.
@@ -234,10 +234,8 @@ impl Planner {
         };
         let whole = written.spec != object.spec;
         let interval = if whole || written.signal != object.signal {
-            growing(
-                (self.limits.min_interval, self.limits.max_interval),
-                entry.streak.saturating_sub(FREE_CHANGES),
-            )
+            let range = (self.limits.min_interval, self.limits.max_interval);
+            pause_after(1 + entry.streak.saturating_sub(FREE_CHANGES), range)
         } else if written.status != object.status {
             jittered(self.limits.counter_interval, &object.key.name)
         } else {

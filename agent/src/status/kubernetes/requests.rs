@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::store::kubernetes::failure::Failure;
+use crate::apiserver::ApiError;
 
 /// The longest time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RequestError {
     /// The text of the error, and the pause that the API server demands.
-    pub failure: Failure,
+    pub failure: ApiError,
     /// The class of the error.
     pub class: ErrorClass,
 }
@@ -85,10 +85,11 @@ impl Requests {
     ) -> Result<T, RequestError> {
         let error = match timeout(TIMEOUT, request).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => RequestError { class: class(&error), failure: Failure::of(operation, &error) },
-            Err(_) => {
-                RequestError { class: ErrorClass::Unavailable, failure: Failure::silent(operation, TIMEOUT) }
-            }
+            Ok(Err(error)) => RequestError { class: class(&error), failure: ApiError::of(operation, &error) },
+            Err(_) => RequestError {
+                class: ErrorClass::Unavailable,
+                failure: ApiError::timeout(operation, TIMEOUT),
+            },
         };
         self.0.failures.fetch_add(1, Ordering::Relaxed);
         Err(error)

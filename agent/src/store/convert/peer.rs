@@ -1,73 +1,79 @@
-//! A neighbour that is no node.
+//! Conversion of a BGPPeer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use heliograph_bgp::Family;
 use heliograph_bgp::policy::{Modification, Policy};
-use heliograph_bgp::wire::Family;
 use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
 
 use super::{network, peer_bfd, port, reachable, selector, timers};
-use crate::api;
 use crate::api::peer::{Family as ApiFamily, Role as ApiRole};
+use crate::api::{self, ObjectKind, ObjectRef};
 use crate::intent::{Configuration, Node, Peer, SourceAddress};
 use crate::store::names::is_dns_name;
-use crate::store::problem::{ObjectRef, Problems};
+use crate::store::problem::{Finding, Problems};
 
-/// How full a prefix limit is when that is worth a warning, in percent.
+/// The default percentage of a prefix limit from which on a warning is logged.
 const WARN_PERCENT: u8 = 80;
-/// What the kernel takes as a key (RFC 2385 §4.5 wants at least these).
+/// The longest key that the kernel supports (RFC 2385 §4.5 requires at least this).
 const MAX_KEY: usize = 80;
 
-/// What a peer's fields refer to.
-pub struct Surroundings<'a> {
-    /// What holds for the whole cluster.
+/// The objects that the fields of a BGPPeer refer to.
+pub struct References<'a> {
+    /// The cluster's configuration.
     pub cluster: &'a Configuration,
-    /// The filters by name; `None`: it is there but can't be meant.
+    /// The filters by name. `None`: the filter is invalid.
     pub filters: HashMap<&'a str, Option<Policy>>,
     /// The Secrets by name.
     pub secrets: HashMap<&'a str, &'a BTreeMap<String, Key>>,
-    /// The node for which this is, if it is for one: only for that one's peers Secrets are there. `Some(None)`: it is
-    /// not known.
-    pub reader: Option<Option<&'a Node>>,
-    /// What isn't there is missing, not just unreadable.
+    /// The node whose agent converts, if there is one: only the Secrets of its own peers are available. `Some(None)`: the
+    /// Node is unknown.
+    pub node: Option<Option<&'a Node>>,
+    /// An object that is not there does not exist. Otherwise it may be one that could not be decoded.
     pub complete: bool,
-    /// But these are unreadable.
-    pub unread: &'a [ObjectRef],
+    /// Objects that can't be read, and may exist.
+    pub unavailable: &'a [ObjectRef],
 }
 
-/// A neighbour that is no node; what it doesn't say comes from the cluster's configuration.
+/// Converts a BGPPeer. Fields that are absent have the values of the cluster's configuration.
 pub fn peer(
     name: &str,
     spec: &api::BGPPeerSpec,
-    around: &Surroundings,
+    references: &References,
     problems: &mut Problems,
 ) -> Option<Peer> {
     let nodes = spec.node_selector.as_ref();
     let nodes = nodes.map(|s| selector(s, "spec.nodeSelector", problems)).unwrap_or_default();
     if spec.peer_asn == 0 {
-        problems.note(
+        problems.add(
             "spec.peerASN",
             "AS number 0 is reserved (RFC 7607)",
             "give the AS number that the peer uses",
         );
     }
-    let internal = spec.peer_asn == around.cluster.asn;
+    let internal = spec.peer_asn == references.cluster.asn;
     external_only(spec, internal, problems);
-    // RFC 8212: without a policy nothing goes over an external session.
+    // RFC 8212: without a policy no route is imported or exported on an external session.
     let default = if internal { Filter::All } else { Filter::nothing() };
     let inward = Direction { field: "spec.import", import: true };
     let outward = Direction { field: "spec.export", import: false };
     let import =
-        filter(spec.import.as_deref(), spec.import_filter.as_deref(), &default, inward, around, problems);
-    let export =
-        filter(spec.export.as_deref(), spec.export_filter.as_deref(), &default, outward, around, problems);
-    let read = around.reader.is_none_or(|node| node.is_some_and(|node| nodes.matches(&node.labels)));
-    let secret = spec.password_secret_ref.as_ref().filter(|_| read);
+        filter(spec.import.as_deref(), spec.import_filter.as_deref(), &default, inward, references, problems);
+    let export = filter(
+        spec.export.as_deref(),
+        spec.export_filter.as_deref(),
+        &default,
+        outward,
+        references,
+        problems,
+    );
+    let is_ours = references.node.is_none_or(|node| node.is_some_and(|node| nodes.matches(&node.labels)));
+    let secret = spec.password_secret_ref.as_ref().filter(|_| is_ours);
     let authentication =
-        secret.and_then(|secret| password(secret, around, problems)).map(Authentication::Md5);
-    let timers = timers(spec.timers.as_ref(), around.cluster.timers, problems);
+        secret.and_then(|secret| password(secret, references, problems)).map(Authentication::Md5);
+    let timers = timers(spec.timers.as_ref(), references.cluster.timers, problems);
     let port = port(spec.peer_port, "spec.peerPort", problems);
     let address = reachable(&spec.peer_address, "spec.peerAddress", problems)?;
     Some(Peer {
@@ -87,37 +93,41 @@ pub fn peer(
         import,
         export,
         timers,
-        bfd: spec.bfd.as_ref().and_then(|given| peer_bfd(given, around.cluster, problems)),
+        bfd: spec.bfd.as_ref().and_then(|given| peer_bfd(given, references.cluster, problems)),
         passive: spec.passive,
     })
 }
 
-/// What only means something towards another AS.
+/// Validates the fields that are for external peers only.
 fn external_only(spec: &api::BGPPeerSpec, internal: bool, problems: &mut Problems) {
     let inside = "the peer is in the cluster's own AS";
     if let Some(local) = spec.local_asn {
         if local == 0 || local == spec.peer_asn {
             let problem =
-                format!("AS number {local} can't be ours towards this peer (RFC 7607, RFC 7705 §3)");
-            problems.note(
+                format!("AS number {local} can't be the local one of this session (RFC 7607, RFC 7705 §3)");
+            problems.add(
                 "spec.localASN",
                 problem,
-                "give the AS number that the peer has us configured with",
+                "give the AS number that the peer has configured for its neighbor",
             );
         } else if internal {
             let remedy = "remove localASN: it is for external peers (RFC 7705 §3)";
-            problems.note("spec.localASN", inside, remedy);
+            problems.add("spec.localASN", inside, remedy);
         }
     }
     if spec.role.is_some() && internal {
-        problems.note("spec.role", inside, "remove role: it is for external peers (RFC 9234 §4)");
+        problems.add("spec.role", inside, "remove role: it is for external peers (RFC 9234 §4)");
     }
     if spec.strict_role && spec.role.is_none() {
-        problems.note("spec.strictRole", "a strict role needs a role", "say in role what we are to the peer");
+        problems.add(
+            "spec.strictRole",
+            "a strict role needs a role",
+            "add role: the role of the nodes towards the peer",
+        );
     }
 }
 
-/// One way that routes go.
+/// The direction of a filter.
 #[derive(Clone, Copy)]
 struct Direction {
     field: &'static str,
@@ -129,16 +139,16 @@ fn filter(
     named: Option<&str>,
     default: &Filter,
     direction: Direction,
-    around: &Surroundings,
+    references: &References,
     problems: &mut Problems,
 ) -> Filter {
     let field = direction.field;
     match (prefixes, named) {
         (None, None) => default.clone(),
         (Some(rules), None) => prefix_filter(rules, field, problems),
-        (None, Some(name)) => named_filter(name, default, direction, around, problems),
+        (None, Some(name)) => named_filter(name, default, direction, references, problems),
         (Some(_), Some(_)) => {
-            problems.note(field, format!("both {field} and {field}Filter are given"), "remove one of them");
+            problems.add(field, format!("both {field} and {field}Filter are given"), "remove one of them");
             default.clone()
         }
     }
@@ -148,34 +158,31 @@ fn named_filter(
     name: &str,
     default: &Filter,
     direction: Direction,
-    around: &Surroundings,
+    references: &References,
     problems: &mut Problems,
 ) -> Filter {
     let field = format!("{}Filter", direction.field);
-    match around.filters.get(name) {
+    match references.filters.get(name) {
         Some(Some(policy)) => {
             let sets = |policy: &Policy| {
                 policy.rules().iter().any(|rule| rule.modifications.contains(&Modification::NextHopSelf))
             };
             if direction.import && sets(policy) {
-                problems.note(
+                problems.add(
                     field,
-                    format!("BGPFilter {name} makes our own address the next hop, which can't be on import"),
+                    format!("BGPFilter {name} sets nextHopSelf, which is not possible on import"),
                     "remove nextHopSelf from it, or name another filter",
                 );
             }
             Filter::Rules(policy.clone())
         }
-        // What is wrong with it is said where it stands.
+        // The filter itself has the problem.
         Some(None) => default.clone(),
-        None if !around.complete => default.clone(),
+        None if !references.complete => default.clone(),
         None => {
-            problems.note(
-                field,
-                format!("there is no BGPFilter {name}"),
-                "add it, or name one that is there",
-            );
-            problems.blame(ObjectRef::new("BGPFilter", name));
+            let finding =
+                Finding::new(format!("there is no BGPFilter {name}"), "add it, or name another one");
+            problems.push(finding.at(field).caused_by(ObjectRef::new(ObjectKind::BGPFilter, name)));
             default.clone()
         }
     }
@@ -188,7 +195,7 @@ fn prefix_filter(rules: &[api::PrefixRule], field: &str, problems: &mut Problems
         let (least, most) = (within.prefix(), if within.is_ipv4() { 32 } else { 128 });
         let max_length = rule.max_length.unwrap_or(least);
         if !(least..=most).contains(&max_length) {
-            problems.note(
+            problems.add(
                 format!("{field}[{index}].maxLength"),
                 format!("{max_length} is not a prefix length within {within}"),
                 format!("give {least} to {most}"),
@@ -199,30 +206,30 @@ fn prefix_filter(rules: &[api::PrefixRule], field: &str, problems: &mut Problems
     Filter::Only(ranges)
 }
 
-fn password(secret: &api::SecretRef, around: &Surroundings, problems: &mut Problems) -> Option<Key> {
+fn password(secret: &api::SecretRef, references: &References, problems: &mut Problems) -> Option<Key> {
     let field = "spec.passwordSecretRef";
     let api::SecretRef { name, key } = secret;
     if !is_dns_name(name) {
         let remedy = "give the name of a Secret: lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
-        problems.note(format!("{field}.name"), format!("{name:?} is no object name"), remedy);
+        problems.add(format!("{field}.name"), format!("{name:?} is not a valid object name"), remedy);
         return None;
     }
-    let (problem, remedy) = match around.secrets.get(name.as_str()).map(|values| values.get(key)) {
-        None if !around.complete => return None,
-        None if around.unread.contains(&ObjectRef::new("Secret", name)) => (
-            format!("whether there is a Secret {name} is not known: it can't be read"),
-            "see what is said of it, and of the API server (heliograph status, Store)".to_string(),
+    let (problem, remedy) = match references.secrets.get(name.as_str()).map(|values| values.get(key)) {
+        None if !references.complete => return None,
+        None if references.unavailable.contains(&ObjectRef::new(ObjectKind::Secret, name)) => (
+            format!("Secret {name} can't be read"),
+            "see its error, and that of the API server (heliograph status, Store)".to_string(),
         ),
         None => (format!("there is no Secret {name}"), "add it to Heliograph's own namespace".to_string()),
         Some(None) => (format!("Secret {name} has no key {key}"), format!("add {key} to its data")),
         Some(Some(value)) if !(1..=MAX_KEY).contains(&value.octets().len()) => (
             format!("{key} of Secret {name} has {} octets", value.octets().len()),
-            format!("give 1 to {MAX_KEY} octets: the kernel takes no other password"),
+            format!("give 1 to {MAX_KEY} octets: the kernel supports no other password"),
         ),
         Some(Some(value)) => return Some(value.clone()),
     };
-    problems.note(field, problem, remedy);
-    problems.blame(ObjectRef::new("Secret", name));
+    let finding = Finding::new(problem, remedy).at(field);
+    problems.push(finding.caused_by(ObjectRef::new(ObjectKind::Secret, name)));
     None
 }
 
@@ -233,9 +240,9 @@ fn source(given: Option<&str>, peer: IpAddr, problems: &mut Problems) -> SourceA
         Some("InternalIP") => SourceAddress::Node,
         Some(text) => match reachable(text, field, problems) {
             Some(address) if address.is_ipv4() != peer.is_ipv4() => {
-                problems.note(
+                problems.add(
                     field,
-                    format!("{address} can't reach {peer}: it is of another family"),
+                    format!("{address} can't reach {peer}: it is of another address family"),
                     "give an address of the peer's family, or InternalIP",
                 );
                 SourceAddress::Kernel
@@ -249,7 +256,7 @@ fn source(given: Option<&str>, peer: IpAddr, problems: &mut Problems) -> SourceA
 fn families(given: Option<&[ApiFamily]>, problems: &mut Problems) -> Vec<Family> {
     let Some(given) = given else { return vec![Family::Ipv4Unicast, Family::Ipv6Unicast] };
     if given.is_empty() {
-        problems.note(
+        problems.add(
             "spec.families",
             "no family is listed",
             "list IPv4, IPv6 or both, or leave it out for both",
@@ -257,7 +264,7 @@ fn families(given: Option<&[ApiFamily]>, problems: &mut Problems) -> Vec<Family>
     }
     let has = |family| given.contains(&family);
     let both = [(ApiFamily::IPv4, Family::Ipv4Unicast), (ApiFamily::IPv6, Family::Ipv6Unicast)];
-    both.into_iter().filter(|(asked, _)| has(*asked)).map(|(_, family)| family).collect()
+    both.into_iter().filter(|(listed, _)| has(*listed)).map(|(_, family)| family).collect()
 }
 
 fn ttl(spec: &api::BGPPeerSpec, problems: &mut Problems) -> Ttl {
@@ -266,24 +273,22 @@ fn ttl(spec: &api::BGPPeerSpec, problems: &mut Problems) -> Ttl {
         (Some(hops), None) => Ttl::Hops(hops),
         (None, Some(hops)) => Ttl::Security(hops),
         (Some(_), Some(_)) => {
-            problems.note(
+            problems.add(
                 "spec.multihop",
                 "multihop and ttlSecurity exclude each other",
-                "remove multihop: ttlSecurity says how far away the peer may be, and keeps others out",
+                "remove multihop: ttlSecurity limits the distance of the peer, and drops packets of others",
             );
             return Ttl::System;
         }
     };
     match ttl {
-        Ttl::Hops(0) => {
-            problems.note("spec.multihop", "0 hops reach nobody", "give 1 for the same link, or more")
-        }
+        Ttl::Hops(0) => problems.add(
+            "spec.multihop",
+            "a packet with 0 hops reaches no peer",
+            "give 1 for the same link, or more",
+        ),
         Ttl::Security(0 | 255) => {
-            problems.note(
-                "spec.ttlSecurity",
-                "it must be 1 to 254 hops",
-                "give 1 for the same link, or more",
-            );
+            problems.add("spec.ttlSecurity", "it must be 1 to 254 hops", "give 1 for the same link, or more");
         }
         _ => {}
     }
@@ -303,19 +308,19 @@ fn role(role: ApiRole) -> Role {
 fn prefix_limit(given: &api::peer::PrefixLimit, problems: &mut Problems) -> PrefixLimit {
     let warn_percent = given.warn_percent.unwrap_or(WARN_PERCENT);
     if given.max == 0 {
-        problems.note(
+        problems.add(
             "spec.prefixLimit.max",
-            "a limit of 0 lets nothing in",
+            "a limit of 0 accepts no prefix",
             "give at least 1, or use import: []",
         );
     }
     if !(1..=100).contains(&warn_percent) {
-        let problem = format!("{warn_percent} is no percentage of the limit");
-        problems.note("spec.prefixLimit.warnPercent", problem, "give 1 to 100");
+        let problem = format!("{warn_percent} is not a percentage of the limit");
+        problems.add("spec.prefixLimit.warnPercent", problem, "give 1 to 100");
     }
     if given.restart_seconds == Some(0) {
         let remedy = "give at least 1, or leave it out to wait for a change of this object";
-        problems.note("spec.prefixLimit.restartSeconds", "0 would try again at once, for ever", remedy);
+        problems.add("spec.prefixLimit.restartSeconds", "0 would retry at once, without end", remedy);
     }
     PrefixLimit::new(given.max)
         .warn_percent(warn_percent)

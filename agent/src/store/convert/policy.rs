@@ -1,17 +1,17 @@
-//! Filters: from the API's rules to the speaker's.
+//! Conversion of a BGPFilter.
 
 use std::net::Ipv4Addr;
 
 use heliograph_bgp::policy::{
     Action, AsPathMatch, Community, Condition, Modification, Policy, PrefixMatch, RouteSource, Rule,
 };
-use heliograph_bgp::wire::{ExtendedCommunity, LargeCommunity};
+use heliograph_bgp::{ExtendedCommunity, LargeCommunity};
 
 use super::network;
 use crate::api::filter::{self, BGPFilterSpec, Changes, FilterRule, Otherwise, RouteMatch, Source};
 use crate::store::problem::Problems;
 
-/// Communities with names (IANA, BGP Well-known Communities).
+/// The names of communities (IANA, BGP Well-known Communities).
 const WELL_KNOWN: [(&str, u32); 7] = [
     ("graceful-shutdown", 0xFFFF_0000),
     ("accept-own", 0xFFFF_0001),
@@ -22,44 +22,44 @@ const WELL_KNOWN: [(&str, u32); 7] = [
     ("no-peer", 0xFFFF_FF04),
 ];
 
-/// The rules of a filter. `None`: they can't be meant; the problems say why.
+/// Converts a filter. Returns `None` and adds problems if it is invalid.
 pub fn policy(spec: &BGPFilterSpec, problems: &mut Problems) -> Option<Policy> {
     let mut rules = Vec::new();
-    let mut whole = true;
+    let mut valid = true;
     for (index, given) in spec.rules.iter().enumerate() {
         let rule = rule(given, &format!("spec.rules[{index}]"), problems);
-        // One at a time, so that each that is wrong is named.
+        // One at a time, so that each invalid rule is a problem of its own.
         match rule.map(|rule| Policy::new(vec![rule.clone()], Action::Reject).map(|_| rule)) {
             Some(Ok(rule)) => rules.push(rule),
             Some(Err(error)) => {
-                problems.note(
+                problems.add(
                     format!("spec.rules[{index}]"),
                     format!("the rule {}", error.problem),
                     "correct it",
                 );
-                whole = false;
+                valid = false;
             }
-            None => whole = false,
+            None => valid = false,
         }
     }
     let otherwise = match spec.otherwise {
         Otherwise::Accept => Action::Accept,
         Otherwise::Reject => Action::Reject,
     };
-    Policy::new(rules, otherwise).ok().filter(|_| whole)
+    Policy::new(rules, otherwise).ok().filter(|_| valid)
 }
 
 fn rule(given: &FilterRule, field: &str, problems: &mut Problems) -> Option<Rule> {
     let mut conditions = Vec::new();
-    let mut whole = true;
+    let mut valid = true;
     for (matches, word, negated) in [(&given.matches, "match", false), (&given.unless, "unless", true)] {
         let Some(matches) = matches else { continue };
         let Some(found) = conditions_of(matches, &format!("{field}.{word}"), problems) else {
-            whole = false;
+            valid = false;
             continue;
         };
-        let maybe = |condition| if negated { Condition::Not(Box::new(condition)) } else { condition };
-        conditions.extend(found.into_iter().map(maybe));
+        let negate = |condition| if negated { Condition::Not(Box::new(condition)) } else { condition };
+        conditions.extend(found.into_iter().map(negate));
     }
     let modifications = match &given.set {
         Some(set) => modifications(set, &format!("{field}.set"), problems)?,
@@ -70,7 +70,9 @@ fn rule(given: &FilterRule, field: &str, problems: &mut Problems) -> Option<Rule
         filter::Action::Reject => Some(Action::Reject),
         filter::Action::Continue => None,
     };
-    whole.then(|| Rule { name: given.name.clone(), conditions, modifications, action })
+    valid.then(|| {
+        Rule::new(given.name.clone()).conditions(conditions).modifications(modifications).action(action)
+    })
 }
 
 fn conditions_of(given: &RouteMatch, field: &str, problems: &mut Problems) -> Option<Vec<Condition>> {
@@ -107,11 +109,11 @@ fn conditions_of(given: &RouteMatch, field: &str, problems: &mut Problems) -> Op
 fn prefix_match(given: &filter::PrefixMatch, field: &str, problems: &mut Problems) -> Option<PrefixMatch> {
     let within = network(&given.cidr, &format!("{field}.cidr"), problems)?;
     let least = within.prefix();
-    Some(PrefixMatch {
-        within: within.into(),
-        min_length: given.min_length.unwrap_or(least),
-        max_length: given.max_length.unwrap_or(least),
-    })
+    Some(PrefixMatch::new(
+        within.into(),
+        given.min_length.unwrap_or(least),
+        given.max_length.unwrap_or(least),
+    ))
 }
 
 fn as_path(given: &filter::AsPathMatch) -> Vec<Condition> {
@@ -132,7 +134,7 @@ fn modifications(given: &Changes, field: &str, problems: &mut Problems) -> Optio
     let add = communities(&given.add_communities, &format!("{field}.addCommunities"), problems);
     let remove = communities(&given.remove_communities, &format!("{field}.removeCommunities"), problems);
     if given.med.is_some() && given.remove_med {
-        problems.note(format!("{field}.removeMED"), "med is set, too", "remove one of them");
+        problems.add(format!("{field}.removeMED"), "med is set as well", "remove one of them");
         return None;
     }
     let mut modifications: Vec<_> = remove?.into_iter().map(Modification::Remove).collect();
@@ -146,26 +148,26 @@ fn modifications(given: &Changes, field: &str, problems: &mut Problems) -> Optio
 }
 
 fn communities(given: &[String], field: &str, problems: &mut Problems) -> Option<Vec<Community>> {
-    let mut whole = true;
+    let mut valid = true;
     let mut all = Vec::new();
     for (index, text) in given.iter().enumerate() {
         match community(text) {
             Some(community) => all.push(community),
             None => {
-                whole = false;
-                problems.note(
+                valid = false;
+                problems.add(
                     format!("{field}[{index}]"),
-                    format!("{text:?} is no community"),
+                    format!("{text:?} is not a community"),
                     "write 64512:100, 64512:1:2, rt:64512:100, soo:64512:100, 0x and 16 hexadecimal digits, or a \
                      name such as no-export",
                 );
             }
         }
     }
-    whole.then_some(all)
+    valid.then_some(all)
 }
 
-/// A community as people write it.
+/// Parses a community in the common notation.
 fn community(text: &str) -> Option<Community> {
     if let Some((_, value)) = WELL_KNOWN.iter().find(|(name, _)| *name == text) {
         return Some(Community::Standard(*value));
@@ -192,7 +194,7 @@ fn community(text: &str) -> Option<Community> {
     }
 }
 
-/// RFC 4360 §3.1, §3.2 and RFC 5668 §2: the administrator is an AS number of two octets, an IPv4 address, or an AS
+/// Parses an extended community. By RFC 4360 §3.1, §3.2 and RFC 5668 §2 the administrator is an AS number of two octets, an IPv4 address, or an AS
 /// number of four octets.
 fn extended(sub_type: u8, administrator: &str, value: &str) -> Option<Community> {
     let octets = if let Some(asn) = number::<u16>(administrator) {
@@ -209,7 +211,7 @@ fn extended(sub_type: u8, administrator: &str, value: &str) -> Option<Community>
     Some(Community::Extended(ExtendedCommunity(octets)))
 }
 
-/// A decimal number, digits only.
+/// Parses a decimal number of digits only.
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

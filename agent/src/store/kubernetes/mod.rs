@@ -1,9 +1,13 @@
-//! The store in a Kubernetes API server: the same intent as a folder of documents gives, watched.
+//! The store in a Kubernetes API server: it gives the same intent as a folder with the same objects.
 //!
-//! `source` lists and watches one selection of objects, `hub` sees which are needed and puts them together,
-//! `vanished` knows which objects went with
-//! their kind, [`crate::store::settle`] says what of it is taken, `keeper` holds what is in force. Whatever the API server does or
-//! fails to do, what was last good stays.
+//! - `watcher` lists and watches one collection of objects, and `cache` holds them as last received;
+//! - `assembler` starts the watchers that are needed, and assembles the objects of their caches;
+//! - `scope` computes the collection of other Nodes that is needed;
+//! - `missing` finds out whether missing objects were deleted alone or with their CustomResourceDefinition;
+//! - `in_force` accepts what is valid, by [`crate::store::accept`], and keeps it on disk;
+//! - `generations` reports which generation of each object is in force.
+//!
+//! An unavailable or failing API server never changes the intent in force.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,36 +15,32 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::View;
+use crate::apiserver::Access;
 
-mod access;
-pub mod failure;
-mod hub;
-mod keeper;
-pub mod pages;
+mod assembler;
+mod cache;
+mod generations;
+mod in_force;
+mod missing;
 mod scope;
-mod shelf;
-mod source;
-mod taken;
-mod vanished;
+mod watcher;
 
-pub use access::Access;
-
-/// What the store is told.
+/// The options of the store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of this node.
+    /// The name of this node.
     pub node: String,
-    /// Where the API server is and who we are to it.
+    /// Address and credentials of the API server.
     pub access: Access,
-    /// The namespace of Heliograph, where its Secrets are; `None`: the one that the pod, or the kubeconfig, is in.
+    /// Heliograph's namespace, which has its Secrets. `None`: that of the pod, or of the kubeconfig.
     pub namespace: Option<String>,
-    /// Where the last good intent is kept.
+    /// The file with the last good intent.
     pub last_good: PathBuf,
 }
 
-/// Follows an API server: KUBECONFIG's, or the one that a pod is given. The first view is empty.
+/// Follows an API server. Returns its views, of which the first is empty.
 pub fn watch(options: Options) -> watch::Receiver<Arc<View>> {
     let (sender, receiver) = watch::channel(Arc::new(View::default()));
-    tokio::spawn(hub::run(options, sender));
+    tokio::spawn(assembler::run(options, sender));
     receiver
 }

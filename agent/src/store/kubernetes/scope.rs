@@ -1,24 +1,25 @@
-//! Which nodes an agent has to know, and which of their labels.
+//! The Nodes that an agent needs, and the labels of them.
 
 use std::collections::BTreeSet;
 
 use crate::intent::{Configuration, Operator, SEGMENT_LABEL, Selector, Topology};
-use crate::store::check::{Kind, Object};
+use crate::store::accept;
+use crate::store::check::{Content, Object};
 use crate::store::convert;
 use crate::store::problem::Problems;
-use crate::store::settle;
 
-/// The nodes besides our own.
+/// The Nodes that an agent needs besides its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Those whose labels match; `None`: all.
+    /// The label selector of the Nodes. `None`: all Nodes.
     pub labels: Option<String>,
-    /// Of their labels, those that anything depends on. Our own node keeps all.
+    /// The keys of the labels that are kept. The agent's own Node keeps all labels.
     pub keys: BTreeSet<String>,
 }
 
 impl Scope {
-    /// What a node needs. In a mesh, and to reflect, it is all nodes; else the reflectors: BGP tells of the others.
+    /// Returns the scope of a node. In a full mesh, and on a reflector, it has all Nodes; else only the reflectors, as BGP
+    /// reports the others.
     pub fn of(configuration: &Configuration, own: Option<&crate::intent::Node>) -> Self {
         let mut keys = BTreeSet::from([SEGMENT_LABEL.to_string()]);
         let labels = match &configuration.topology {
@@ -26,29 +27,29 @@ impl Scope {
             Topology::Reflectors(selector) => {
                 keys.extend(selector.requirements.iter().map(|requirement| requirement.key.clone()));
                 let reflects = own.is_some_and(|node| selector.matches(&node.labels));
-                (!reflects).then(|| words(selector))
+                (!reflects).then(|| selector_parameter(selector))
             }
         };
         Self { labels, keys }
     }
 
-    /// The same from objects; `None`: the configuration among them can't be meant, or there is none.
+    /// Returns the scope of a node by objects. `None`: they have no valid BGPConfiguration.
     pub fn of_objects(objects: &[Object], node: &str) -> Option<Self> {
         let mut found = Vec::new();
         let mut problems = Problems::of(0, &mut found);
-        let own = objects.iter().find_map(|object| match &object.kind {
-            Kind::Node(own) if object.name == node => Some(convert::node(node, own, &mut problems)),
+        let own = objects.iter().find_map(|object| match &object.content {
+            Content::Node(own) if object.name == node => Some(convert::node(node, own, &mut problems)),
             _ => None,
         });
         let mut found = Vec::new();
-        let spec = settle::configuration(objects)?;
+        let spec = accept::configuration(objects)?;
         let configuration = convert::configuration(spec, &mut Problems::of(0, &mut found));
         found.is_empty().then(|| Self::of(&configuration, own.as_ref()))
     }
 }
 
-/// A selector as the API server takes it.
-fn words(selector: &Selector) -> String {
+/// Returns a selector as the parameter of a request.
+fn selector_parameter(selector: &Selector) -> String {
     let list = |values: &BTreeSet<String>| values.iter().cloned().collect::<Vec<_>>().join(",");
     let each = selector.requirements.iter().map(|requirement| {
         let key = &requirement.key;
@@ -72,8 +73,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_and_a_reflector_need_all_nodes_and_others_the_reflectors() {
-        let mut configuration = convert::stand_in();
+    fn a_mesh_and_a_reflector_need_all_nodes_and_clients_the_reflectors() {
+        let mut configuration = convert::default_configuration();
         let mut own = Node::default();
         assert_eq!(Scope::of(&configuration, Some(&own)).labels, None);
         let selector = Selector { requirements: vec![requirement("reflects", Operator::Exists)] };
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_are_written_as_kubernetes_reads_them() {
+    fn selectors_have_the_syntax_of_kubernetes() {
         let values = |list: &[&str]| list.iter().map(|value| value.to_string()).collect::<BTreeSet<_>>();
         let selector = Selector {
             requirements: vec![
@@ -97,6 +98,6 @@ mod tests {
                 requirement("e", Operator::DoesNotExist),
             ],
         };
-        assert_eq!(words(&selector), "a in (1,2),b notin (3),c/d,!e");
+        assert_eq!(selector_parameter(&selector), "a in (1,2),b notin (3),c/d,!e");
     }
 }

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use heliograph_agent::apiserver::Access;
 use heliograph_agent::status::kubernetes::start as start_writer;
 use heliograph_agent::status::{NodeStatus, StatusWriterStatus};
-use heliograph_agent::store::kubernetes::Access;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -33,7 +33,8 @@ pub async fn a_peer_counts_its_sessions(fixture: &mut Fixture) {
 }
 
 pub async fn sessions_of_a_dead_node_do_not_count(fixture: &mut Fixture) {
-    let _agent = fixture.agent().await;
+    let agent = fixture.agent().await;
+    fixture.peers(&agent).await;
     let admin = &fixture.admin;
     // A BGPPeer of its own: an object that changes often is written with growing pauses.
     let far = json!({"peerAddress": "192.0.2.252", "peerASN": 64600});
@@ -90,7 +91,7 @@ pub async fn a_rejected_write_delays_no_other(fixture: &mut Fixture) {
     })
     .await;
     let rejected = |status: &mut NodeStatus| {
-        status.intent.objects = serde_json::from_value(generations((3, 3), None)).unwrap()
+        status.intent.objects = serde_json::from_value(generations((1, 1), None)).unwrap()
     };
     agent.change(rejected);
     until("the error is reported", async || agent.error().contains("hands off")).await;

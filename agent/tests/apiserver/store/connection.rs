@@ -23,7 +23,7 @@ pub async fn forbidden_lists_are_not_in_sync(fixture: &mut Fixture) {
     let reflectors = json!({"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "none"}, "matchExpressions": null}});
     admin.merge(&path, json!({"spec": {"topology": "Reflectors", "reflectors": reflectors}})).await;
     let view = store.until("listing is forbidden: it is no longer in sync", |view| !view.in_sync).await;
-    assert!(view.connection.as_ref().is_some_and(|connection| connection.refused) && !connected(&view));
+    assert!(view.connection.as_ref().is_some_and(|connection| connection.rejected) && !connected(&view));
     assert!(error(&view).contains("403") && error(&view).contains("nodes with"), "{}", error(&view));
     assert_eq!(view.snapshot, before.snapshot);
     admin.merge(&path, json!({"spec": {"topology": "FullMesh", "reflectors": null}})).await;

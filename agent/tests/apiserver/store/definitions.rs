@@ -3,7 +3,7 @@
 use heliograph_agent::store::{View, convert};
 use serde_json::{Value, json};
 
-use super::{Store, connected, error, generations_of_tor, in_force, nodes, password};
+use super::{Store, connected, error, generations_of_tor, in_force, nodes, object_of, password};
 use crate::fixture::Fixture;
 use crate::objects::{configuration, ours};
 use crate::rights::grant_store;
@@ -19,7 +19,7 @@ pub async fn definitions_come_late(fixture: &mut Fixture) {
     admin.define().await;
     // A BGPConfiguration is optional.
     let view = store.until("the defaults are in force", |view| connected(view) && view.in_sync).await;
-    assert_eq!(in_force(&view).unwrap().configuration, convert::stand_in());
+    assert_eq!(in_force(&view).unwrap().configuration, convert::default_configuration());
     assert!(view.origin.contains("defaults") && view.rejections.is_empty(), "{view:?}");
 }
 
@@ -44,8 +44,8 @@ pub async fn invalid_objects_are_rejected(fixture: &mut Fixture) {
         (bgp(json!({"asNumber": 4_294_967_296u64})), "less than or equal"),
         (("bgpconfigurations", ours("BGPConfiguration", "other", json!({"asNumber": 1}))), "named default"),
         (bgp(json!({"topology": "Star"})), "Unsupported value"),
-        (bgp(json!({"topology": "Reflectors"})), "needs reflectors"),
-        (bgp(json!({"reflectors": {"nodeSelector": {"matchLabels": {"a": "b"}}}})), "needs reflectors"),
+        (bgp(json!({"topology": "Reflectors"})), "reflectors is required"),
+        (bgp(json!({"reflectors": {"nodeSelector": {"matchLabels": {"a": "b"}}}})), "reflectors is required"),
         (
             bgp(json!({"topology": "Reflectors", "reflectors": {"nodeSelector": {}}})),
             "every node a reflector",
@@ -56,8 +56,8 @@ pub async fn invalid_objects_are_rejected(fixture: &mut Fixture) {
             "Unsupported value",
         ),
         (selecting(json!({"matchLabels": {"heliograph.io/reflector": "yes please"}})), "should match"),
-        (selecting(json!({"matchLabels": {"a b": "yes"}})), "labels' keys"),
-        (selecting(json!({"matchLabels": {"A.b/c": "yes"}})), "labels' keys"),
+        (selecting(json!({"matchLabels": {"a b": "yes"}})), "valid label keys"),
+        (selecting(json!({"matchLabels": {"A.b/c": "yes"}})), "valid label keys"),
         (selecting(json!({"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]})), "should match"),
         (selecting(json!({"matchExpressions": [{"key": "a", "operator": "In"}]})), "need values"),
         (
@@ -93,7 +93,7 @@ pub async fn invalid_objects_are_rejected(fixture: &mut Fixture) {
         (tor(json!({"families": ["IPX"]})), "Unsupported value"),
         (tor(json!({"multihop": 2, "ttlSecurity": 2})), "exclude each other"),
         (tor(json!({"ttlSecurity": 255})), "254"),
-        (tor(json!({"strictRole": true})), "needs role"),
+        (tor(json!({"strictRole": true})), "requires role"),
         (tor(json!({"prefixLimit": {"max": 0}})), "greater than or equal to 1"),
         (tor(json!({"passwordSecretRef": {"name": ""}})), "at least 1"),
         (tor(json!({"passwordSecretRef": {"name": "a,b=c"}})), "should match"),
@@ -178,7 +178,7 @@ pub async fn invalid_objects_of_a_lax_definition_are_left_out(fixture: &mut Fixt
             .until(&format!("an invalid {field} is rejected"), |view| {
                 view.rejections
                     .iter()
-                    .any(|rejection| rejection.field == field && rejection.object == "BGPPeer tor")
+                    .any(|rejection| rejection.field == field && object_of(rejection) == "BGPPeer tor")
             })
             .await;
         assert_eq!(view.snapshot, before.snapshot);
@@ -200,7 +200,7 @@ pub async fn definitions_are_deleted(fixture: &mut Fixture) {
     let before = store.view();
     until("the last good intent is on disk", async || fixture.last_good().exists()).await;
     fixture.undefine().await;
-    let of_tor = |view: &View| view.rejections.iter().any(|rejection| rejection.object == "BGPPeer tor");
+    let of_tor = |view: &View| view.rejections.iter().any(|rejection| object_of(rejection) == "BGPPeer tor");
     // The objects may end before their definitions, or after.
     let view = store.until("the kinds are missing", |view| error(view).contains("heliograph crds")).await;
     assert_eq!(view.snapshot, before.snapshot, "the last good intent stays");

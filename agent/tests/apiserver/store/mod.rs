@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use heliograph_agent::apiserver::Access;
 use heliograph_agent::intent::Snapshot;
-use heliograph_agent::store::View;
-use heliograph_agent::store::kubernetes::{self, Access, Options};
+use heliograph_agent::store::kubernetes::{self, Options};
+use heliograph_agent::store::{Rejection, View};
 use heliograph_bgp::{Authentication, Key};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -81,8 +82,13 @@ pub fn error(view: &View) -> String {
 
 /// Returns the newest generation of the BGPPeer, and the one in force.
 pub fn generations_of_tor(view: &View) -> (i64, Option<i64>) {
-    let taken = view.objects.iter().find(|taken| taken.object == "BGPPeer tor").expect("the BGPPeer");
-    (taken.generation, taken.in_force)
+    let tor = view.objects.iter().find(|one| one.object.to_string() == "BGPPeer tor").expect("the BGPPeer");
+    (tor.generation, tor.in_force)
+}
+
+/// Returns kind and name of the object that is rejected.
+pub fn object_of(rejection: &Rejection) -> String {
+    rejection.object.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 pub fn password(view: &View) -> Option<Authentication> {

@@ -4,7 +4,9 @@ use heliograph_agent::store::{View, files};
 use heliograph_bgp::Ttl;
 use serde_json::{Value, json};
 
-use super::{connected, error, generations_of_tor, in_force, intent_objects, md5, nodes, password};
+use super::{
+    connected, error, generations_of_tor, in_force, intent_objects, md5, nodes, object_of, password,
+};
 use crate::fixture::Fixture;
 use crate::objects::{SECRETS, secret};
 use crate::user::OURS;
@@ -68,7 +70,7 @@ pub async fn a_missing_filter_is_not_in_force(fixture: &mut Fixture) {
     let path = format!("{OURS}/bgppeers/tor");
     admin.merge(&path, json!({"spec": {"importFilter": "none-such"}})).await;
     let view = store.until("a filter is missing", |view| !view.in_sync).await;
-    assert_eq!(view.rejections[0].object, "BGPPeer tor", "{view:#?}");
+    assert_eq!(object_of(&view.rejections[0]), "BGPPeer tor", "{view:#?}");
     let (rejected, in_force) = generations_of_tor(&view);
     assert_eq!(in_force, Some(rejected - 1), "the one before");
     admin.merge(&path, json!({"spec": {"importFilter": "from-tor"}})).await;
@@ -91,7 +93,7 @@ pub async fn a_secret_that_may_not_be_read(fixture: &mut Fixture) {
     let rejected = |object: &str, problem: &str| {
         view.rejections
             .iter()
-            .any(|rejection| rejection.object == object && rejection.problem.contains(problem))
+            .any(|rejection| object_of(rejection) == object && rejection.problem.contains(problem))
     };
     assert!(
         rejected("Secret foreign", "403") && rejected("BGPPeer tor", "can't be read"),

@@ -54,7 +54,7 @@ fn ip4(text: &str) -> Ipv4Addr {
 }
 
 fn prefix(text: &str) -> Prefix {
-    text.parse::<ipnetwork::IpNetwork>().expect("a prefix").into()
+    text.parse().expect("a prefix")
 }
 
 fn id(n: u8) -> PeerId {

@@ -6,20 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 /// RFC 9494 §3.2 and §3.3.
-pub const LLGR_STALE: u32 = 0xFFFF_0006;
-pub const NO_LLGR: u32 = 0xFFFF_0007;
+pub(crate) const LLGR_STALE: u32 = 0xFFFF_0006;
+pub(crate) const NO_LLGR: u32 = 0xFFFF_0007;
 
 type Route = (Attributes, NextHop);
 
 /// A path that was received and not withdrawn.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub(crate) struct Received {
     pub route: Route,
     pub stale: bool,
 }
 
 #[derive(Debug, Default)]
-pub struct Model {
+pub(crate) struct Model {
     pub peers: BTreeMap<u8, Peer>,
     pub up: BTreeSet<u8>,
     /// By destination, peer and Path Identifier.
@@ -37,7 +37,7 @@ struct Choice {
 }
 
 impl Model {
-    pub fn down(&mut self, n: u8, keep: &[Family]) {
+    pub(crate) fn down(&mut self, n: u8, keep: &[Family]) {
         if !self.up.remove(&n) {
             return;
         }
@@ -47,14 +47,14 @@ impl Model {
         }
     }
 
-    pub fn mark_stale(&mut self, n: u8, family: Family) {
+    pub(crate) fn mark_stale(&mut self, n: u8, family: Family) {
         for ((prefix, from, _), path) in &mut self.received {
             path.stale |= *from == n && prefix.family() == family;
         }
     }
 
     /// RFC 9494 §4.2.
-    pub fn long_lived(&mut self, n: u8, family: Family) {
+    pub(crate) fn long_lived(&mut self, n: u8, family: Family) {
         let concerned =
             |prefix: &Prefix, from: u8, path: &Received| from == n && prefix.family() == family && path.stale;
         self.received.retain(|(prefix, from, _), path| {
@@ -71,13 +71,13 @@ impl Model {
         }
     }
 
-    pub fn drop_stale(&mut self, n: u8, family: Option<Family>) {
+    pub(crate) fn drop_stale(&mut self, n: u8, family: Option<Family>) {
         self.received.retain(|(prefix, from, _), path| {
             *from != n || !path.stale || family.is_some_and(|family| family != prefix.family())
         });
     }
 
-    pub fn is_eligible(&self, prefix: &Prefix, n: u8, received: &Received) -> bool {
+    pub(crate) fn is_eligible(&self, prefix: &Prefix, n: u8, received: &Received) -> bool {
         let (attributes, next_hop) = &received.route;
         let peer = &self.peers[&n];
         let external = peer.kind == PeerKind::External;
@@ -166,7 +166,7 @@ impl Model {
         self.received.keys().map(|(prefix, ..)| *prefix).chain(self.networks.keys().copied()).collect()
     }
 
-    pub fn best_routes(&self) -> Vec<(Prefix, IpAddr, IpAddr)> {
+    pub(crate) fn best_routes(&self) -> Vec<(Prefix, IpAddr, IpAddr)> {
         let best = self.prefixes().into_iter().filter_map(|prefix| Some((prefix, self.best(&prefix)?)));
         best.filter_map(|(prefix, best)| {
             Some((prefix, best.next_hop?.address, self.peers[&best.from?].address))
@@ -175,7 +175,7 @@ impl Model {
     }
 
     /// Returns everything that peer `n` should have in families without Path Identifiers.
-    pub fn export(&self, n: u8) -> BTreeMap<Prefix, Route> {
+    pub(crate) fn export(&self, n: u8) -> BTreeMap<Prefix, Route> {
         let best = |prefix| {
             let best = self.best(&prefix).filter(|best| best.from != Some(n))?;
             Some((prefix, self.exported(n, &prefix, best)?))
@@ -184,7 +184,7 @@ impl Model {
     }
 
     /// Returns everything that peer `n` should have in families with them, in no particular order.
-    pub fn export_several(&self, n: u8) -> Vec<(Prefix, Route)> {
+    pub(crate) fn export_several(&self, n: u8) -> Vec<(Prefix, Route)> {
         let limit = self.peers[&n].paths.map_or(1, |limit| limit.get().into());
         let mut all = Vec::new();
         for prefix in self.prefixes_for(n, true) {

@@ -30,7 +30,7 @@ fn a_failed_attempt_makes_it_active_until_the_next() {
     let first = bench.attempt();
     bench.call(|session, ctx| session.connect_failed(ctx, first, "connection refused"));
     assert_eq!(bench.state(), SessionState::Active);
-    let error = bench.session.last_error().expect("an error").0.clone();
+    let error = bench.session.last_error().expect("an error").0.to_string();
     assert_eq!(error, "connecting to 10.0.0.9 port 179: connection refused");
     bench.wait_next();
     assert_eq!(bench.state(), SessionState::Connect);
@@ -164,7 +164,7 @@ fn a_notification_is_not_answered() {
         assert_eq!(outputs.first(), Some(&Output::Close(conn)));
         assert_eq!(down(&outputs), Some(Vec::new()));
         assert_eq!(bench.state(), state);
-        assert!(bench.session.last_error().expect("recorded").0.starts_with("the peer sent: "));
+        assert!(bench.session.last_error().expect("recorded").0.to_string().starts_with("the peer sent: "));
     }
 }
 
@@ -183,7 +183,7 @@ fn a_notification_before_establishment_ends_the_attempt() {
 fn stopping_sends_cease_and_starts_nothing_again() {
     let (mut bench, conn) = Bench::up(settings(), open_restart(120, true));
     bench.call(|session, ctx| {
-        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
+        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), StopReason::Shutdown)
     });
     assert_eq!(down(&bench.outputs), Some(Vec::new()), "no restart: its routes go");
     assert_eq!(bench.state(), SessionState::Idle);
@@ -199,7 +199,7 @@ fn stopping_gives_up_an_attempt() {
     let mut bench = Bench::new(settings());
     let conn = bench.attempt();
     bench.call(|session, ctx| {
-        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
+        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), StopReason::Shutdown)
     });
     assert_eq!(bench.take(), [Output::Close(conn)]);
     assert!(bench.session.is_gone());
@@ -210,7 +210,7 @@ fn stopping_gives_up_an_attempt() {
 fn a_notification_that_is_not_read_closes_the_connection_in_time() {
     let (mut bench, conn) = Bench::up(settings(), open());
     bench.call(|session, ctx| {
-        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), "shut down")
+        session.stop(ctx, &Notification::new(code::CEASE, cease::SHUTDOWN), StopReason::Shutdown)
     });
     bench.take();
     assert_eq!(bench.wait_next(), Duration::from_secs(5));

@@ -2,18 +2,18 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-pub fn close(bench: &mut Bench, conn: ConnId) {
+pub(crate) fn close(bench: &mut Bench, conn: ConnId) {
     bench.call(|session, ctx| session.closed(ctx, conn, "connection reset"));
 }
 
-pub fn comes_back(bench: &mut Bench, open: Open) -> ConnId {
+pub(crate) fn comes_back(bench: &mut Bench, open: Open) -> ConnId {
     let conn = bench.accept().expect("accepted");
     bench.establish(conn, open);
     assert_eq!(bench.state(), SessionState::Established);
     conn
 }
 
-pub fn dropped(outputs: &[Output]) -> Vec<Option<Family>> {
+pub(crate) fn dropped(outputs: &[Output]) -> Vec<Option<Family>> {
     let dropped = outputs.iter().filter_map(|output| match output {
         Output::DropStale(family) => Some(*family),
         _ => None,
@@ -21,7 +21,7 @@ pub fn dropped(outputs: &[Output]) -> Vec<Option<Family>> {
     dropped.collect()
 }
 
-pub fn end_of_rib(bench: &mut Bench, conn: ConnId, family: Family) {
+pub(crate) fn end_of_rib(bench: &mut Bench, conn: ConnId, family: Family) {
     bench.receive(conn, &Message::Update(Update { end_of_rib: Some(family), ..Update::default() }));
 }
 
@@ -159,7 +159,7 @@ fn a_permanent_end_is_a_hard_reset() {
     ] {
         let (mut bench, conn) = Bench::up(surviving(), open_surviving());
         let cease = Notification::with_message(subcode, "words");
-        bench.call(|session, ctx| session.stop(ctx, &cease, "stopped"));
+        bench.call(|session, ctx| session.stop(ctx, &cease, StopReason::Shutdown));
         assert_eq!(down(&bench.take()).expect("down").is_empty(), hard);
         let expected = if hard { cease.into_hard_reset() } else { cease };
         assert_eq!(bench.sent(conn), [Message::Notification(expected)]);

@@ -16,7 +16,9 @@ fn each_transition_has_its_reason() {
     bench.wait(5 * SECOND);
     bench.receive(conn, &Message::Notification(Notification::new(code::CEASE, cease::RESET)));
     let seen = history(&bench);
-    let short: Vec<_> = seen.iter().map(|t| (t.from, t.to, &t.why[..], t.ago, t.times)).collect();
+    let short: Vec<_> = seen.iter().map(|t| (t.from, t.to, t.reason.to_string(), t.ago, t.times)).collect();
+    let short: Vec<_> =
+        short.iter().map(|(from, to, reason, ago, times)| (*from, *to, &reason[..], *ago, *times)).collect();
     use SessionState::{Active, Connect, Established, Idle, OpenConfirm, OpenSent};
     assert_eq!(
         short,
@@ -30,7 +32,7 @@ fn each_transition_has_its_reason() {
     );
     let errors = bench.session.history().errors(bench.now);
     assert_eq!(errors.len(), 1);
-    assert_eq!(errors[0].error, "the peer sent: Cease / Administrative Reset");
+    assert_eq!(errors[0].error.to_string(), "the peer sent: Cease / Administrative Reset");
 }
 
 /// A peer that is away for days does not displace older entries.
@@ -45,14 +47,20 @@ fn repeated_transitions_are_counted() {
     }
     let seen = history(&bench);
     let last = seen.last().expect("recorded");
-    assert_eq!(last.why, "connecting to 10.0.0.9 port 179: connection refused");
+    assert_eq!(last.reason.to_string(), "connecting to 10.0.0.9 port 179: connection refused");
     assert_eq!((last.times, last.ago), (1000, Duration::ZERO));
-    assert!(seen.iter().any(|t| t.from == SessionState::Established && t.why == "connection reset"));
+    assert!(
+        seen.iter()
+            .any(|t| t.from == SessionState::Established && t.reason.to_string() == "connection reset")
+    );
     let errors = bench.session.history().errors(bench.now);
-    let errors: Vec<_> = errors.iter().map(|e| (&e.error[..], e.times)).collect();
+    let errors: Vec<_> = errors.iter().map(|e| (e.error.to_string(), e.times)).collect();
     assert_eq!(
         errors,
-        [("connection reset", 1), ("connecting to 10.0.0.9 port 179: connection refused", 1000)]
+        [
+            ("connection reset".into(), 1),
+            ("connecting to 10.0.0.9 port 179: connection refused".into(), 1000)
+        ]
     );
 }
 
@@ -67,8 +75,11 @@ fn the_history_is_bounded() {
     }
     let seen = history(&bench);
     assert_eq!(seen.len(), 16);
-    assert!(seen.iter().all(|t| t.why.len() <= 200));
+    assert!(seen.iter().all(|t| t.reason.to_string().len() <= 200));
     let errors = bench.session.history().errors(bench.now);
     assert_eq!(errors.len(), 8);
-    assert!(errors.iter().all(|e| e.error.len() <= 200) && errors[7].error.contains("error 999 "));
+    assert!(
+        errors.iter().all(|e| e.error.to_string().len() <= 200)
+            && errors[7].error.to_string().contains("error 999 ")
+    );
 }

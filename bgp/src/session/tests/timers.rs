@@ -52,7 +52,7 @@ fn the_hold_timer_ends_the_session() {
     assert_eq!(down(&bench.outputs), Some(Vec::new()));
     assert_eq!(bench.last_notification(conn), (code::HOLD_TIMER, 0));
     assert_eq!(bench.state(), SessionState::Active);
-    assert_eq!(bench.session.reason(), "hold timer expired: nothing received for 30 s");
+    assert_eq!(bench.session.reason().to_string(), "hold timer expired: nothing received for 30 s");
 }
 
 /// If both timers are due at once, no KEEPALIVE follows the NOTIFICATION.
@@ -269,7 +269,7 @@ fn the_send_hold_timer_ends_the_session() {
         assert_eq!(bench.now - start, expected * SECOND);
         assert_eq!(down(&bench.take()), Some(Vec::new()), "as with any NOTIFICATION");
         assert_eq!(bench.sent(conn).pop(), Some(Message::Notification(Notification::new(8, 0))));
-        assert_eq!(bench.session.reason(), "send hold timer expired: the peer reads nothing");
+        assert_eq!(bench.session.reason().to_string(), "send hold timer expired: the peer reads nothing");
     }
 }
 

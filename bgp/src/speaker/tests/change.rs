@@ -216,7 +216,7 @@ fn a_new_session_has_the_history_of_the_one_before() {
     config.neighbors[0].timers.hold = Duration::from_secs(30);
     play.set(config.clone());
     let whys = |play: &Play, n| -> Vec<String> {
-        play.report(n).history.into_iter().map(|transition| transition.why).collect()
+        play.report(n).history.into_iter().map(|transition| transition.reason.to_string()).collect()
     };
     let seen = whys(&play, 1);
     assert!(seen.contains(&"established".into()), "{seen:?}");

@@ -113,7 +113,7 @@ fn ipv6_next_hops_of_ipv4_prefixes_need_the_capability() {
     }
     assert_eq!(hops, [next_hop.address]);
     assert_eq!(play.changes(three), (vec![], vec![]));
-    assert!(play.report(3).reason.contains("1 routes withheld"), "{}", play.report(3).reason);
+    assert!(play.report(3).reason.to_string().contains("1 routes withheld"), "{}", play.report(3).reason);
 }
 
 /// RFC 8326: before we shut down, routes through us get the lowest preference, and the usual one if we stay after all.

@@ -11,7 +11,7 @@ fn limited(restart: Option<Duration>) -> Neighbor {
 fn warnings(play: &mut Play) -> Vec<String> {
     let events = std::iter::from_fn(|| play.speaker.poll_event());
     let texts = events.filter_map(|event| match event {
-        Event::Warning { text, .. } => Some(text),
+        Event::Warning { warning, .. } => Some(warning.to_string()),
         _ => None,
     });
     texts.collect()
@@ -41,7 +41,7 @@ fn beyond_the_limit_the_session_ends_with_the_limit_in_the_data() {
     assert_eq!((code, subcode, &data[..]), (code::CEASE, cease::MAX_PREFIXES, &[0, 1, 1, 0, 0, 0, 10][..]));
     assert_eq!(play.speaker.best_routes(), [], "all of it is gone");
     assert_eq!((play.state(1), play.state(2)), (SessionState::Idle, SessionState::Established));
-    assert_eq!(play.report(1).reason, "11 IPv4 unicast prefixes received, 10 are allowed");
+    assert_eq!(play.report(1).reason.to_string(), "11 IPv4 unicast prefixes received, 10 are allowed");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Unknown peers, invalid streams, slow readers, synchronization.
 
 use super::*;
+use crate::report::SessionError;
 
 #[test]
 fn an_unknown_peer_is_rejected() {
@@ -153,7 +154,8 @@ fn sessions_and_routes_cause_events() {
     play.speaker.closed(play.now, conn, "reset by peer".into());
     let events: Vec<Event> = std::iter::from_fn(|| play.speaker.poll_event()).collect();
     let (address, name) = (address(1), address(1).to_string());
-    let down = Event::SessionDown { address, name: name.clone(), reason: "reset by peer".into() };
+    let error = SessionError::connection_lost(SessionState::Established, "reset by peer");
+    let down = Event::SessionDown { address, name: name.clone(), reason: error.into() };
     let up = Event::SessionUp { address, name };
     assert_eq!(events, [up, Event::RoutesChanged, down, Event::RoutesChanged]);
 }

@@ -64,7 +64,7 @@ fn answer(error: &Error) -> (u8, u8, &[u8]) {
 }
 
 fn prefix(text: &str) -> Prefix {
-    text.parse::<ipnetwork::IpNetwork>().unwrap().into()
+    text.parse().unwrap()
 }
 
 fn prefixes(texts: &[&str]) -> Vec<Nlri> {

@@ -18,7 +18,7 @@ const MAX_SEGMENT: usize = 255;
 /// # Errors
 /// The reason why it is malformed (RFC 7606 §7.2, RFC 7607 §2). Confederation segments are an error: we are in no
 /// confederation, so no peer is in ours (RFC 5065 §5).
-pub fn decode(value: &[u8], four_octet_as: bool) -> Result<AsPath, String> {
+pub(crate) fn decode(value: &[u8], four_octet_as: bool) -> Result<AsPath, String> {
     let mut segments = Vec::new();
     let mut reader = Reader::new(value);
     while !reader.is_empty() {
@@ -39,7 +39,7 @@ pub fn decode(value: &[u8], four_octet_as: bool) -> Result<AsPath, String> {
 ///
 /// # Errors
 /// The reason why it is malformed (RFC 6793 §6). Confederation segments are left out instead.
-pub fn decode_as4(value: &[u8]) -> Result<AsPath, String> {
+pub(crate) fn decode_as4(value: &[u8]) -> Result<AsPath, String> {
     let mut segments = Vec::new();
     let mut reader = Reader::new(value);
     if reader.is_empty() {
@@ -86,7 +86,7 @@ fn hops(path: &AsPath) -> usize {
 
 /// Returns the real path, from an AS_PATH with AS_TRANS and the AS4_PATH beside it (RFC 6793 §4.2.3): the leading part of
 /// the first, which speakers with 2-octet AS numbers have added, and the whole second.
-pub fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
+pub(crate) fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
     let Some(mut lead) = hops(&path).checked_sub(hops(&as4_path)) else { return path };
     let mut merged: Vec<Segment> = Vec::new();
     for segment in path.0 {
@@ -118,7 +118,7 @@ pub fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
 }
 
 /// Returns whether the path contains an AS number that does not fit into 2 octets.
-pub fn is_wide(path: &AsPath) -> bool {
+pub(crate) fn is_wide(path: &AsPath) -> bool {
     path.0.iter().any(|segment| numbers(segment).iter().any(|number| u16::try_from(*number).is_err()))
 }
 
@@ -129,14 +129,14 @@ fn numbers(segment: &Segment) -> &[u32] {
 }
 
 /// Returns the number of octets that [`encode`] appends.
-pub fn size(path: &AsPath, four_octet_as: bool) -> usize {
+pub(crate) fn size(path: &AsPath, four_octet_as: bool) -> usize {
     let width = if four_octet_as { 4 } else { 2 };
     let size = |count: usize| 2 * count.div_ceil(MAX_SEGMENT) + width * count;
     path.0.iter().map(|segment| size(numbers(segment).len())).sum()
 }
 
 /// Appends the value of AS_PATH or AS4_PATH; in 2 octets, AS_TRANS replaces numbers of 4 (RFC 6793 §4.2.2).
-pub fn encode(path: &AsPath, four_octet_as: bool, out: &mut BytesMut) {
+pub(crate) fn encode(path: &AsPath, four_octet_as: bool, out: &mut BytesMut) {
     for segment in &path.0 {
         let kind = match segment {
             Segment::Sequence(_) => SEQUENCE,
@@ -153,7 +153,7 @@ pub fn encode(path: &AsPath, four_octet_as: bool, out: &mut BytesMut) {
 }
 
 /// Appends one AS number.
-pub fn put_asn(number: u32, four_octet_as: bool, out: &mut BytesMut) {
+pub(crate) fn put_asn(number: u32, four_octet_as: bool, out: &mut BytesMut) {
     if four_octet_as {
         out.put_u32(number);
     } else {

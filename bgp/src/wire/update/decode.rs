@@ -13,7 +13,7 @@ use super::rules::{self, Cost, EXTENDED_LENGTH, OPTIONAL, PARTIAL, Rule, TRANSIT
 use super::{as_path, mp, nlri};
 
 /// Decodes the body of an UPDATE.
-pub fn decode(body: &[u8], codec: &Codec, families: &[Family]) -> Result<Update, Error> {
+pub(crate) fn decode(body: &[u8], codec: &Codec, families: &[Family]) -> Result<Update, Error> {
     let mut reader = Reader::new(body);
     let mut field = |name: &str| {
         let field = reader.u16().and_then(|length| reader.take(usize::from(length)));

@@ -240,7 +240,7 @@ pub fn encode_end_of_rib(family: Family, out: &mut BytesMut) {
 }
 
 /// Appends an UPDATE, in as many messages as necessary. Routes that do not fit are left out.
-pub fn encode(update: &Update, codec: &Codec, out: &mut BytesMut) {
+pub(crate) fn encode(update: &Update, codec: &Codec, out: &mut BytesMut) {
     for family in [Family::Ipv4Unicast, Family::Ipv6Unicast] {
         let mut prefixes = update.withdrawn.iter().copied().peekable();
         while prefixes.peek().is_some() {

@@ -8,7 +8,7 @@ use super::nlri;
 
 /// MP_REACH_NLRI, decoded.
 #[derive(Debug)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// Of a family that was not negotiated: not decoded.
     Ignored,
     /// Of a negotiated family.
@@ -19,7 +19,7 @@ pub enum Reach {
 ///
 /// # Errors
 /// The reason why its prefixes are unknown (RFC 7606 §5.3, §7.11).
-pub fn reach(value: &[u8], families: &[Family], codec: &Codec) -> Result<Reach, String> {
+pub(crate) fn reach(value: &[u8], families: &[Family], codec: &Codec) -> Result<Reach, String> {
     let mut reader = Reader::new(value);
     let (Some(afi), Some(safi), Some(length)) = (reader.u16(), reader.u8(), reader.u8()) else {
         return Err("it ends before its next hop".into());
@@ -39,7 +39,7 @@ pub fn reach(value: &[u8], families: &[Family], codec: &Codec) -> Result<Reach, 
 ///
 /// # Errors
 /// The reason why its prefixes are unknown (RFC 7606 §5.3).
-pub fn unreach(
+pub(crate) fn unreach(
     value: &[u8],
     families: &[Family],
     codec: &Codec,

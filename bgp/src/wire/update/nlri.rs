@@ -14,7 +14,12 @@ const PATH_ID: usize = 4;
 ///
 /// # Errors
 /// A length that the family does not have, or a last prefix that exceeds the field (RFC 7606 §5.3).
-pub fn decode(family: Family, path_ids: bool, field: &[u8], out: &mut Vec<Nlri>) -> Result<(), String> {
+pub(crate) fn decode(
+    family: Family,
+    path_ids: bool,
+    field: &[u8],
+    out: &mut Vec<Nlri>,
+) -> Result<(), String> {
     let mut reader = Reader::new(field);
     while !reader.is_empty() {
         let path_id = match path_ids {
@@ -46,12 +51,12 @@ fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
 }
 
 /// Returns the number of octets that a prefix occupies.
-pub fn size(prefix: &Prefix, path_ids: bool) -> usize {
+pub(crate) fn size(prefix: &Prefix, path_ids: bool) -> usize {
     1 + usize::from(prefix.length().div_ceil(8)) + if path_ids { PATH_ID } else { 0 }
 }
 
 /// Appends a prefix, after its Path Identifier if there are `path_ids`: 0 for a prefix without one.
-pub fn encode(nlri: Nlri, path_ids: bool, out: &mut BytesMut) {
+pub(crate) fn encode(nlri: Nlri, path_ids: bool, out: &mut BytesMut) {
     let Nlri { prefix, path_id } = nlri;
     if path_ids {
         out.put_u32(path_id.unwrap_or(0));

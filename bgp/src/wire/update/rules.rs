@@ -1,50 +1,50 @@
 //! RFC 7606 in one table: the valid form of each attribute, and the consequence of an invalid one.
 
 /// The bits of the flags octet (RFC 4271 §4.3).
-pub const OPTIONAL: u8 = 0x80;
-pub const TRANSITIVE: u8 = 0x40;
-pub const PARTIAL: u8 = 0x20;
-pub const EXTENDED_LENGTH: u8 = 0x10;
+pub(crate) const OPTIONAL: u8 = 0x80;
+pub(crate) const TRANSITIVE: u8 = 0x40;
+pub(crate) const PARTIAL: u8 = 0x20;
+pub(crate) const EXTENDED_LENGTH: u8 = 0x10;
 
 const WELL_KNOWN: u8 = TRANSITIVE;
 const OPTIONAL_TRANSITIVE: u8 = OPTIONAL | TRANSITIVE;
 
-pub const ORIGIN: u8 = 1;
-pub const AS_PATH: u8 = 2;
-pub const NEXT_HOP: u8 = 3;
-pub const MED: u8 = 4;
-pub const LOCAL_PREF: u8 = 5;
-pub const ATOMIC_AGGREGATE: u8 = 6;
-pub const AGGREGATOR: u8 = 7;
-pub const COMMUNITIES: u8 = 8;
-pub const ORIGINATOR_ID: u8 = 9;
-pub const CLUSTER_LIST: u8 = 10;
-pub const MP_REACH: u8 = 14;
-pub const MP_UNREACH: u8 = 15;
-pub const EXTENDED_COMMUNITIES: u8 = 16;
-pub const AS4_PATH: u8 = 17;
-pub const AS4_AGGREGATOR: u8 = 18;
-pub const IPV6_EXTENDED_COMMUNITIES: u8 = 25;
-pub const LARGE_COMMUNITIES: u8 = 32;
-pub const ONLY_TO_CUSTOMER: u8 = 35;
+pub(crate) const ORIGIN: u8 = 1;
+pub(crate) const AS_PATH: u8 = 2;
+pub(crate) const NEXT_HOP: u8 = 3;
+pub(crate) const MED: u8 = 4;
+pub(crate) const LOCAL_PREF: u8 = 5;
+pub(crate) const ATOMIC_AGGREGATE: u8 = 6;
+pub(crate) const AGGREGATOR: u8 = 7;
+pub(crate) const COMMUNITIES: u8 = 8;
+pub(crate) const ORIGINATOR_ID: u8 = 9;
+pub(crate) const CLUSTER_LIST: u8 = 10;
+pub(crate) const MP_REACH: u8 = 14;
+pub(crate) const MP_UNREACH: u8 = 15;
+pub(crate) const EXTENDED_COMMUNITIES: u8 = 16;
+pub(crate) const AS4_PATH: u8 = 17;
+pub(crate) const AS4_AGGREGATOR: u8 = 18;
+pub(crate) const IPV6_EXTENDED_COMMUNITIES: u8 = 25;
+pub(crate) const LARGE_COMMUNITIES: u8 = 32;
+pub(crate) const ONLY_TO_CUSTOMER: u8 = 35;
 
 /// Subcodes of the UPDATE Message Error (RFC 4271 §6.3).
-pub mod subcode {
-    pub const MALFORMED_LIST: u8 = 1;
-    pub const UNRECOGNIZED: u8 = 2;
-    pub const MISSING: u8 = 3;
-    pub const FLAGS: u8 = 4;
-    pub const LENGTH: u8 = 5;
-    pub const ORIGIN: u8 = 6;
-    pub const NEXT_HOP: u8 = 8;
-    pub const OPTIONAL: u8 = 9;
-    pub const NETWORK: u8 = 10;
-    pub const AS_PATH: u8 = 11;
+pub(crate) mod subcode {
+    pub(crate) const MALFORMED_LIST: u8 = 1;
+    pub(crate) const UNRECOGNIZED: u8 = 2;
+    pub(crate) const MISSING: u8 = 3;
+    pub(crate) const FLAGS: u8 = 4;
+    pub(crate) const LENGTH: u8 = 5;
+    pub(crate) const ORIGIN: u8 = 6;
+    pub(crate) const NEXT_HOP: u8 = 8;
+    pub(crate) const OPTIONAL: u8 = 9;
+    pub(crate) const NETWORK: u8 = 10;
+    pub(crate) const AS_PATH: u8 = 11;
 }
 
 /// The consequence of a malformed attribute, the mildest first (RFC 7606 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cost {
+pub(crate) enum Cost {
     /// Attribute discard.
     Discard,
     /// Treat-as-withdraw, for the routes of the UPDATE.
@@ -55,7 +55,7 @@ pub enum Cost {
 
 /// The valid lengths of an attribute's value, in octets.
 #[derive(Clone, Copy, Debug)]
-pub enum Length {
+pub(crate) enum Length {
     Exactly(usize),
     AtLeast(usize),
     /// Not 0.
@@ -67,7 +67,7 @@ pub enum Length {
 }
 
 impl Length {
-    pub fn admits(self, length: usize, four_octet_as: bool) -> bool {
+    pub(crate) fn admits(self, length: usize, four_octet_as: bool) -> bool {
         match self {
             Self::Exactly(n) => length == n,
             Self::AtLeast(n) => length >= n,
@@ -80,7 +80,7 @@ impl Length {
 
 /// The rule for an attribute.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub(crate) struct Rule {
     pub code: u8,
     pub name: &'static str,
     /// The required Optional and Transitive bits.
@@ -145,7 +145,7 @@ const INDEX: [Option<u8>; 36] = {
 };
 
 /// Returns the rule of an attribute; `None` if it is not recognized.
-pub fn find(code: u8) -> Option<&'static Rule> {
+pub(crate) fn find(code: u8) -> Option<&'static Rule> {
     let at = (*INDEX.get(usize::from(code))?)?;
     RULES.get(usize::from(at))
 }

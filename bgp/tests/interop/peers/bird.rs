@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::Prefix;
 
 use super::{Graceful, LLGR_STALE, Lack, Marks, Neighbor, PathView, Peer, SessionView, Setup, as_path};
 use crate::cases::Case;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::Prefix;
 use serde_json::Value;
 
 use super::{

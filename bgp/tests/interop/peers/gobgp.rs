@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::Prefix;
 use serde_json::Value;
 
 use super::{Graceful, LLGR_STALE, Lack, Neighbor, PathView, Peer, SessionView, Setup, address, list};

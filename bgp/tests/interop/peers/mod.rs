@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use anyhow::{Context, Result, bail, ensure};
-use heliograph_bgp::wire::Prefix;
+use heliograph_bgp::Prefix;
 use serde_json::Value;
 
 use crate::cases::Case;

@@ -14,6 +14,7 @@ use super::super::object::{Key, Kind, Object};
 use super::super::planner::{Found, Permitted, Planner, RateLimits, Write};
 use super::super::render::truncate;
 use super::counts::Counts;
+use crate::api::ObjectRef;
 use crate::api::status::BGPPeerStatus;
 use crate::status::IntentStatus;
 use crate::store::ObjectGeneration;
@@ -83,8 +84,8 @@ impl Statuses {
 
 impl Input<'_> {
     fn status(&self, key: &Key, generation: Option<i64>, before: Option<&BGPPeerStatus>) -> BGPPeerStatus {
-        let title = format!("{} {}", key.kind.name(), key.name);
-        let own = self.intent.objects.iter().find(|own| own.object == title);
+        let reference = ObjectRef::new(key.kind.into(), &key.name);
+        let own = self.intent.objects.iter().find(|own| own.object == reference);
         let conditions = || before.into_iter().flat_map(|status| &status.conditions);
         let condition = |update: ConditionUpdate| {
             let before = conditions().find(|condition| condition.type_ == update.kind);
@@ -110,7 +111,11 @@ impl Input<'_> {
         let message = if holds {
             format!("in force on {}", self.me)
         } else {
-            let own = self.intent.rejections.iter().filter(|rejection| rejection.object == object.object);
+            let own = self
+                .intent
+                .rejections
+                .iter()
+                .filter(|rejection| rejection.object.as_ref() == Some(&object.object));
             let mut reasons: Vec<_> = own.take(MAX_REASONS).map(ToString::to_string).collect();
             if reasons.is_empty() {
                 // With it another object would be invalid.
@@ -148,6 +153,7 @@ impl ConditionUpdate {
 mod tests {
     use super::super::testing::session;
     use super::*;
+    use crate::api::ObjectKind;
     use crate::store::Rejection;
     use serde_json::json;
     use std::time::Duration;
@@ -162,8 +168,8 @@ mod tests {
         (kind, serde_json::from_value(value).unwrap())
     }
 
-    fn own(object: &str, generation: i64, in_force: Option<i64>) -> ObjectGeneration {
-        ObjectGeneration { object: object.into(), generation, in_force }
+    fn own(kind: ObjectKind, name: &str, generation: i64, in_force: Option<i64>) -> ObjectGeneration {
+        ObjectGeneration { object: ObjectRef::new(kind, name), generation, in_force }
     }
 
     fn counts(up: bool) -> Counts {
@@ -220,7 +226,7 @@ mod tests {
         let rejection = Rejection {
             file: String::new(),
             line: None,
-            object: "BGPPeer tor".into(),
+            object: Some(ObjectRef::new(ObjectKind::BGPPeer, "tor")),
             field: "spec.peerAddress".into(),
             problem: "no address".into(),
             remedy: "give one".into(),
@@ -228,9 +234,9 @@ mod tests {
         let mut intent = IntentStatus {
             rejections: vec![rejection],
             objects: vec![
-                own("BGPConfiguration default", 1, Some(1)),
-                own("BGPFilter f", 2, None),
-                own("BGPPeer tor", 4, Some(3)),
+                own(ObjectKind::BGPConfiguration, "default", 1, Some(1)),
+                own(ObjectKind::BGPFilter, "f", 2, None),
+                own(ObjectKind::BGPPeer, "tor", 4, Some(3)),
             ],
             ..IntentStatus::default()
         };
@@ -248,8 +254,8 @@ mod tests {
         listed[2].1.metadata.generation = Some(5);
         assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 60)), 0);
         intent.rejections.clear();
-        intent.objects[1] = own("BGPFilter f", 2, Some(2));
-        intent.objects[2] = own("BGPPeer tor", 5, Some(5));
+        intent.objects[1] = own(ObjectKind::BGPFilter, "f", 2, Some(2));
+        intent.objects[2] = own(ObjectKind::BGPPeer, "tor", 5, Some(5));
         assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 90)), 2);
         assert_eq!(conditions(&listed[2]), "Established True of 3:  | Accepted True of 5: in force on n1");
         let times =
@@ -262,7 +268,8 @@ mod tests {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
         let mut listed = [object(Kind::Peer, "tor", 3)];
-        let intent = IntentStatus { objects: vec![own("BGPPeer tor", 3, Some(3))], ..Default::default() };
+        let intent =
+            IntentStatus { objects: vec![own(ObjectKind::BGPPeer, "tor", 3, Some(3))], ..Default::default() };
         let mut writes = 0;
         // Up in one round, down in the next.
         for number in 0..1200 {
@@ -282,7 +289,8 @@ mod tests {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
         let mut listed = [object(Kind::Peer, "tor", 3)];
-        let intent = IntentStatus { objects: vec![own("BGPPeer tor", 3, Some(3))], ..Default::default() };
+        let intent =
+            IntentStatus { objects: vec![own(ObjectKind::BGPPeer, "tor", 3, Some(3))], ..Default::default() };
         assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 1)), 1);
         let ours = listed[0].1.data["status"].clone();
         listed[0].1.data["status"] = json!({"sessions": "many"});

@@ -26,8 +26,8 @@ fn object(name: &str, signal: &str, counter: u32) -> Object {
     }
 }
 
-fn failure(wait: Option<Duration>) -> Failure {
-    Failure { wait, ..Failure::silent("write it", Duration::ZERO) }
+fn failure(retry_after: Option<Duration>) -> ApiError {
+    ApiError { retry_after, ..ApiError::timeout("write it", Duration::ZERO) }
 }
 
 /// Formats writes in short: `+` for a whole object, `~` for the status alone, `-` for a deletion.

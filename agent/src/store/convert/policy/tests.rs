@@ -5,7 +5,7 @@ fn read(spec: Value) -> (Option<Policy>, Vec<(String, String)>) {
     let spec: BGPFilterSpec = serde_json::from_value(spec).unwrap();
     let mut found = Vec::new();
     let policy = policy(&spec, &mut Problems::of(0, &mut found));
-    (policy, found.into_iter().map(|problem| (problem.field, problem.problem)).collect())
+    (policy, found.into_iter().map(|found| (found.problem.field, found.problem.problem)).collect())
 }
 
 fn one(rule: Value) -> Rule {
@@ -13,14 +13,14 @@ fn one(rule: Value) -> Rule {
     policy.unwrap_or_else(|| panic!("{found:?}")).rules()[0].clone()
 }
 
-fn prefix(text: &str) -> heliograph_bgp::wire::Prefix {
+fn prefix(text: &str) -> heliograph_bgp::Prefix {
     text.parse::<ipnetwork::IpNetwork>().unwrap().into()
 }
 
 #[test]
-fn conditions_reach_the_speaker() {
+fn conditions_are_converted() {
     let not = |condition| Condition::Not(Box::new(condition));
-    let ten = |min_length, max_length| PrefixMatch { within: prefix("10.0.0.0/8"), min_length, max_length };
+    let ten = |min_length, max_length| PrefixMatch::new(prefix("10.0.0.0/8"), min_length, max_length);
     let cases = [
         (json!({"prefixes": [{"cidr": "10.0.0.0/8"}]}), vec![Condition::Prefix(vec![ten(8, 8)])]),
         (
@@ -57,7 +57,7 @@ fn conditions_reach_the_speaker() {
 }
 
 #[test]
-fn actions_and_changes_reach_the_speaker() {
+fn actions_and_modifications_are_converted() {
     for (action, expected) in
         [("Accept", Some(Action::Accept)), ("Reject", Some(Action::Reject)), ("Continue", None)]
     {
@@ -89,7 +89,7 @@ fn actions_and_changes_reach_the_speaker() {
 }
 
 #[test]
-fn communities_are_read_as_people_write_them() {
+fn communities_have_the_common_notation() {
     let extended = |octets| Some(Community::Extended(ExtendedCommunity(octets)));
     let cases = [
         ("64512:100", Some(Community::Standard(0xFC00_0064))),
@@ -113,7 +113,7 @@ fn communities_are_read_as_people_write_them() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn problems_have_the_field_of_the_rule() {
     let cases = [
         (
             json!({"action": "Accept", "match": {"prefixes": [{"cidr": "10.0.0.1/8"}]}}),

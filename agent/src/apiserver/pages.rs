@@ -1,18 +1,18 @@
-//! Lists in pages, so that not all of a large cluster is in memory at a time.
+//! Lists in pages, so that memory never holds all objects of a large cluster as JSON.
 
 use kube::api::ListParams;
 use kube::core::ListMeta;
 
-/// Objects a page.
-const PAGE: u32 = 500;
+/// The number of objects in a page.
+const PAGE_SIZE: u32 = 500;
 
-/// Asks for the first page.
+/// Returns the parameters of the request for the first page.
 pub fn first(params: ListParams) -> ListParams {
-    ListParams { limit: Some(PAGE), ..params }
+    ListParams { limit: Some(PAGE_SIZE), ..params }
 }
 
-/// Asks for the page after the one that a list was; whether there is one.
-pub fn turn(params: &mut ListParams, list: &ListMeta) -> bool {
+/// Sets the parameters to those for the page after `list`. Returns whether there is one.
+pub fn next(params: &mut ListParams, list: &ListMeta) -> bool {
     params.continue_token = list.continue_.clone().filter(|token| !token.is_empty());
     params.continue_token.is_some()
 }
@@ -22,16 +22,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_turned_to_the_last() {
+    fn the_last_page_has_no_next_one() {
         let mut page = first(ListParams::default().labels("a"));
         assert_eq!((page.limit, page.continue_token.as_deref()), (Some(500), None));
         let list =
             |token: Option<&str>| ListMeta { continue_: token.map(str::to_string), ..ListMeta::default() };
-        assert!(turn(&mut page, &list(Some("more"))));
+        assert!(next(&mut page, &list(Some("more"))));
         assert_eq!(
             (page.continue_token.as_deref(), page.label_selector.as_deref()),
             (Some("more"), Some("a"))
         );
-        assert!(!turn(&mut page, &list(Some(""))) && !turn(&mut page, &list(None)));
+        assert!(!next(&mut page, &list(Some(""))) && !next(&mut page, &list(None)));
     }
 }

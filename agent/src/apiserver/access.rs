@@ -1,4 +1,4 @@
-//! Where the API server is, and who we are to it.
+//! The address of the API server, and the credentials for it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,42 +11,42 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use tower::util::MapRequestLayer;
 
-use super::failure;
+use super::error::chain;
 
-/// The variables that a pod finds its API server by, and the files of these names that can be given instead.
+/// The environment variables with the API server's address in a pod, and the files that can replace them.
 const ENDPOINT: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
 
-/// Where the API server is, and who we are to it.
+/// The address of the API server, and the credentials for it.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// A kubeconfig; `None`: as KUBECONFIG says, or as a pod is given.
+    /// The path of a kubeconfig. `None`: that of KUBECONFIG, or a pod's ServiceAccount.
     pub kubeconfig: Option<PathBuf>,
-    /// A folder with files `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, which say where the API server is in
-    /// place of the pod's variables. Where they aren't there, these count.
+    /// A folder with files `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`, whose contents replace the pod's
+    /// environment variables. Without the files the variables are used.
     pub endpoint: Option<PathBuf>,
 }
 
 impl Access {
-    /// Finds the API server. A client for it, and its address.
+    /// Returns a client for the API server, and its address.
     ///
     /// # Errors
-    /// What is missing, in words.
+    /// There is no valid configuration. The message has the remedy.
     pub async fn connect(&self) -> Result<(Client, String), String> {
         let mut config = self.config().await.map_err(|error| {
             format!(
-                "there is no way to an API server: {error}; set KUBECONFIG, or run as a pod with a ServiceAccount"
+                "no API server is configured: {error}; set KUBECONFIG, or run as a pod with a ServiceAccount"
             )
         })?;
-        // What fails is tried again where it can be told of.
+        // Callers retry themselves, and report each error.
         config.default_retry = false;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_string();
-        let client = client(config)
-            .map_err(|error| format!("can't speak with {server}: {}", failure::chain(&error)))?;
+        let client =
+            client(config).map_err(|error| format!("can't make a client for {server}: {}", chain(&error)))?;
         Ok((client, server))
     }
 
-    /// What tells the cluster from others, also while its API server is away: the certificate authorities that we know it
-    /// by, of which a rotation replaces one after the other. Empty: it is not known by any of its own.
+    /// Returns the identity of the cluster, which is available without its API server, too: the hashes of its certificate
+    /// authorities, of which a rotation replaces one after the other. Empty: it has none of its own.
     pub async fn cluster(&self) -> Vec<String> {
         let authorities = self.config().await.ok().and_then(|config| config.root_cert).unwrap_or_default();
         authorities.iter().map(|certificate| format!("{:016x}", fnv1a(certificate))).collect()
@@ -54,9 +54,9 @@ impl Access {
 
     async fn config(&self) -> Result<kube::Config, String> {
         if let Some(path) = &self.kubeconfig {
-            return from_file(path).await.map_err(|error| failure::chain(&error));
+            return from_file(path).await.map_err(|error| chain(&error));
         }
-        let mut config = kube::Config::infer().await.map_err(|error| failure::chain(&error))?;
+        let mut config = kube::Config::infer().await.map_err(|error| chain(&error))?;
         if let Some(address) = self.endpoint.as_deref().and_then(endpoint) {
             config.cluster_url =
                 address.parse().map_err(|error| format!("{address} is no address: {error}"))?;
@@ -65,8 +65,8 @@ impl Access {
     }
 }
 
-/// A client that reads the token for each request anew where it is in a file, as a pod's is. The kubelet replaces it long
-/// before it expires, but when it was refused there is no reason to show it again for a minute, as kube would.
+/// Returns a client. It reads a token that is in a file, as a pod's is, for each request. The kubelet replaces it long
+/// before it expires; but after a 401 kube would send the old token for up to a minute more.
 fn client(mut config: kube::Config) -> kube::Result<Client> {
     let Some(file) = config.auth_info.token_file.take() else { return Client::try_from(config) };
     let authorize = MapRequestLayer::new(move |mut request: Request<Body>| {
@@ -78,8 +78,8 @@ fn client(mut config: kube::Config) -> kube::Result<Client> {
     Ok(ClientBuilder::try_from(config)?.with_layer(&authorize).build())
 }
 
-/// Who we are by the token in a file. Without one the API server answers 401, or 403 where it lets anybody ask; what that
-/// means is said where it fails.
+/// Returns the header with the token in a file. Without it the API server answers 401, or 403 where it allows anonymous
+/// requests; the error of the request has the remedy.
 fn authorization(file: &Path) -> Option<HeaderValue> {
     let token = std::fs::read_to_string(file).ok()?;
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim())).ok()?;
@@ -91,7 +91,7 @@ async fn from_file(path: &Path) -> Result<kube::Config, KubeconfigError> {
     kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
 }
 
-/// The API server's address by the files of a folder, if they are there.
+/// Returns the API server's address from the files of a folder, if they exist.
 fn endpoint(folder: &Path) -> Option<String> {
     let [host, port] = ENDPOINT.map(|name| std::fs::read_to_string(folder.join(name)).ok());
     let (host, port) = (host?, port?);
@@ -105,25 +105,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_that_in_its_file_now() {
+    fn the_token_is_read_from_its_file_each_time() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for token in ["first", "second\n"] {
             std::fs::write(file.path(), token).unwrap();
-            let shown = authorization(file.path()).unwrap();
-            assert_eq!(shown.to_str().unwrap(), format!("Bearer {}", token.trim()));
-            assert!(shown.is_sensitive());
+            let header = authorization(file.path()).unwrap();
+            assert_eq!(header.to_str().unwrap(), format!("Bearer {}", token.trim()));
+            assert!(header.is_sensitive());
         }
         assert_eq!(authorization(Path::new("/nowhere")), None);
     }
 
     #[tokio::test]
-    async fn a_cluster_is_known_by_its_authorities() {
+    async fn certificate_authorities_identify_a_cluster() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let access = Access { kubeconfig: Some(file.path().into()), endpoint: None };
         assert_eq!(access.cluster().await, [""; 0]);
         let certificate =
             |octets: &str| format!("-----BEGIN CERTIFICATE-----\n{octets}\n-----END CERTIFICATE-----\n");
-        let mut known = Vec::new();
+        let mut identities = Vec::new();
         for pem in [certificate("AAAA"), certificate("AAAA") + &certificate("BBBB"), certificate("BBBB")] {
             let authority = serde_json::json!(k8s_openapi::ByteString(pem.into_bytes()));
             let kubeconfig = serde_json::json!({"apiVersion": "v1", "kind": "Config", "current-context": "x",
@@ -132,14 +132,14 @@ mod tests {
                 "users": [{"name": "u", "user": {}}],
                 "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]});
             std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-            known.push(access.cluster().await);
+            identities.push(access.cluster().await);
         }
-        assert_eq!((known[0].len(), known[1].len(), known[2].len()), (1, 2, 1));
-        assert_eq!(known[1], [known[0].clone(), known[2].clone()].concat());
+        assert_eq!(identities.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
+        assert_eq!(identities[1], [identities[0].clone(), identities[2].clone()].concat());
     }
 
     #[test]
-    fn a_folder_says_where_the_api_server_is() {
+    fn the_address_is_read_from_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         assert_eq!(endpoint(folder.path()), None);
