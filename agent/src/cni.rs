@@ -1,6 +1,8 @@
-//! What makes the container runtime call the shim, and the shim know its node: `node.json` and the conflist, each put
-//! in place in one step and only when its content changes. Configurations of others are never touched.
+//! The installation of the CNI plugin: its binary, `node.json`, and the conflist by which the container runtime finds the
+//! plugin. Each file is replaced in one step and only if its content changes. Foreign configurations are never touched.
 
+use heliograph_cni::PLUGIN_NAME;
+use heliograph_cni::node::NodeFile;
 use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,102 +10,96 @@ use thiserror::Error;
 
 use crate::disk;
 
-/// The shim's picture of this node, in the run directory.
-pub const NODE_FILE: &str = "node.json";
-/// What the container runtime finds the network by, in the CNI configuration directory.
-pub const CONFLIST_FILE: &str = "10-heliograph.conflist";
-/// The versions of the CNI specification that the shim speaks and that are worth a choice, the newest last. Runtimes that
-/// know several choose among these; others, such as containerd 1.6, take the first and refuse what they don't know.
+/// The name of the conflist in the CNI configuration directory. Runtimes use the first file in lexical order.
+const CONFLIST_FILE: &str = "10-heliograph.conflist";
+/// The versions of the CNI specification in the conflist, the newest last. Newer runtimes choose the newest that they
+/// support. Others, such as containerd 1.6, use `cniVersion`, which is the first, and reject versions that they don't
+/// support.
 const CNI_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-/// Why a file could not be put in place or taken away.
+/// The reason for which a file could not be written or removed.
 #[derive(Debug, Error)]
-#[error("{what} {path}: {error}; see that the directory is there and that the agent may write to it")]
+#[error("{what} {path}: {error}; check that the directory exists and that the agent may write to it")]
 pub struct CniError {
-    /// What was tried.
+    /// The operation.
     what: &'static str,
-    /// On which file.
+    /// The file.
     path: PathBuf,
-    /// What came back.
+    /// The cause.
     error: io::Error,
 }
 
-/// Where the files go.
+/// The installer of the plugin's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installer {
     run_dir: PathBuf,
     conf_dir: PathBuf,
-    /// Our plugin, and the folder where the runtime looks for plugins.
+    /// The plugin's binary, and the folder in which the runtime finds plugins.
     plugin: Option<(PathBuf, PathBuf)>,
 }
 
-/// Name of the plugin's program.
-pub const PLUGIN: &str = "heliograph-cni";
-
-/// The reference plugin that makes a pod's `hostPort` work, which most nodes have.
+/// The name of the reference plugin for a pod's `hostPort`, which most nodes have.
 const PORT_MAP: &str = "portmap";
 
-/// The plugin that lies beside the program that runs.
-pub fn plugin_beside_us() -> PathBuf {
-    let ours = std::env::current_exe().unwrap_or_default();
-    ours.with_file_name(PLUGIN)
+/// Returns the path of the plugin in the folder of the running program.
+pub fn bundled_plugin() -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name(PLUGIN_NAME)
 }
 
 impl Installer {
-    /// An installer for these directories (`/run/heliograph` and `/etc/cni/net.d` on a real node).
+    /// Makes an installer for these directories (`/run/heliograph` and `/etc/cni/net.d` on a real node).
     pub fn new(run_dir: impl Into<PathBuf>, conf_dir: impl Into<PathBuf>) -> Self {
         Self { run_dir: run_dir.into(), conf_dir: conf_dir.into(), plugin: None }
     }
 
-    /// Has the plugin `program` put into the runtime's folder `bin_dir` before the conflist names it. It stays there when
-    /// the conflist goes: pods that are still there have to be taken down with it.
+    /// Installs also the plugin `program`, in the runtime's folder `bin_dir`, before the conflist. It stays there when the
+    /// conflist is removed: the runtime needs it to remove the existing pods.
     #[must_use]
     pub fn with_plugin(self, program: impl Into<PathBuf>, bin_dir: impl Into<PathBuf>) -> Self {
         Self { plugin: Some((program.into(), bin_dir.into())), ..self }
     }
 
-    /// Path of the node file.
+    /// Returns the path of `node.json`.
     pub fn node_file(&self) -> PathBuf {
-        self.run_dir.join(NODE_FILE)
+        NodeFile::path(&self.run_dir)
     }
 
-    /// Path of the conflist.
+    /// Returns the path of the conflist.
     pub fn conflist(&self) -> PathBuf {
         self.conf_dir.join(CONFLIST_FILE)
     }
 
-    /// Puts `node` (a `heliograph_cni::node::NodeFile`) in place, then, if pods can be wired (`ready`), the conflist:
-    /// from then on the runtime counts the node as ready, so it comes last. A conflist that is there stays when the
-    /// node isn't ready for a moment. Whether anything was written.
-    pub fn install<N: Serialize>(&self, node: &N, ready: bool) -> Result<bool, CniError> {
-        let mut written = put(&self.node_file(), &encoded(node, &self.node_file())?)?;
+    /// Writes `node.json`, then the plugin, and last, if pods can start (`ready`), the conflist: with it the runtime reports
+    /// the node as ready. An existing conflist stays while the node isn't ready. Returns whether anything was written.
+    pub fn install(&self, node: &NodeFile, ready: bool) -> Result<bool, CniError> {
+        let mut written = write(&self.node_file(), &encoded(node, &self.node_file())?)?;
         if let Some((program, folder)) = &self.plugin {
-            written |= put_program(program, &folder.join(PLUGIN))?;
+            written |= write_program(program, &folder.join(PLUGIN_NAME))?;
         }
         if ready {
-            written |= put(&self.conflist(), &self.conflist_content()?)?;
+            written |= write(&self.conflist(), &self.conflist_content()?)?;
         }
         Ok(written)
     }
 
-    /// Takes the conflist away, then the node file: this node isn't in the cluster any more. Whether anything was there.
-    pub fn withdraw(&self) -> Result<bool, CniError> {
+    /// Removes the conflist, then `node.json`, when this node isn't in the cluster any more. Returns whether they existed.
+    pub fn uninstall(&self) -> Result<bool, CniError> {
         let conflist = remove(&self.conflist())?;
         let node = remove(&self.node_file())?;
         Ok(conflist || node)
     }
 
-    /// A conflist must not name a plugin that isn't there: every pod would fail for the sake of a few host ports.
-    fn maps_ports(&self) -> bool {
+    /// Returns whether `portmap` is installed. A conflist with a missing plugin would make every pod fail.
+    fn has_port_map(&self) -> bool {
         self.plugin.as_ref().is_some_and(|(_, folder)| folder.join(PORT_MAP).is_file())
     }
 
     fn conflist_content(&self) -> Result<Vec<u8>, CniError> {
-        let mut plugins = vec![serde_json::json!({"type": PLUGIN, "runDir": self.run_dir})];
+        let mut plugins = vec![serde_json::json!({"type": PLUGIN_NAME, "runDir": self.run_dir})];
         let mut versions = &CNI_VERSIONS[..];
-        if self.maps_ports() {
+        if self.has_port_map() {
             plugins.push(serde_json::json!({"type": PORT_MAP, "capabilities": {"portMappings": true}}));
-            // All plugins of a list are spoken to in one version, and many a node's portmap knows no newer one.
+            // The runtime calls all plugins of a list in one version, and older versions of portmap support no newer one.
             versions = &CNI_VERSIONS[..1];
         }
         let conflist = serde_json::json!({
@@ -116,6 +112,7 @@ impl Installer {
     }
 }
 
+/// Encodes a value as JSON for a file.
 fn encoded<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, CniError> {
     let mut content = serde_json::to_vec_pretty(value).map_err(|error| CniError {
         what: "encode",
@@ -126,8 +123,8 @@ fn encoded<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, CniError> {
     Ok(content)
 }
 
-/// Copies a program in one step, unless the same is there, by size and time of change. One that runs goes on running.
-fn put_program(program: &Path, path: &Path) -> Result<bool, CniError> {
+/// Copies a program in one step, unless the file has its size and modification time. A running one continues.
+fn write_program(program: &Path, path: &Path) -> Result<bool, CniError> {
     let failed = |what, path: &Path| {
         let path = path.to_owned();
         move |error| CniError { what, path, error }
@@ -141,12 +138,12 @@ fn put_program(program: &Path, path: &Path) -> Result<bool, CniError> {
     }
     let content = std::fs::read(program).map_err(failed("read the CNI plugin", program))?;
     disk::replace(path, &content, 0o755, modified(&source)).map_err(failed("write", path))?;
-    tracing::info!(path = %path.display(), "plugin written");
+    tracing::info!(path = %path.display(), "plugin installed");
     Ok(true)
 }
 
-/// Writes the file in one step, unless it already says the same; whether it was written.
-fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
+/// Writes a file in one step, unless it has that content; returns whether it was written.
+fn write(path: &Path, content: &[u8]) -> Result<bool, CniError> {
     if std::fs::read(path).is_ok_and(|present| present == content) {
         return Ok(false);
     }
@@ -155,17 +152,18 @@ fn put(path: &Path, content: &[u8]) -> Result<bool, CniError> {
         path: path.to_owned(),
         error,
     })?;
-    tracing::info!(path = %path.display(), "written");
+    tracing::info!(path = %path.display(), "file written");
     Ok(true)
 }
 
+/// Removes a file; returns whether it existed.
 fn remove(path: &Path) -> Result<bool, CniError> {
-    let was_there =
+    let existed =
         disk::remove(path).map_err(|error| CniError { what: "remove", path: path.to_owned(), error })?;
-    if was_there {
-        tracing::info!(path = %path.display(), "removed");
+    if existed {
+        tracing::info!(path = %path.display(), "file removed");
     }
-    Ok(was_there)
+    Ok(existed)
 }
 
 #[cfg(test)]
@@ -180,8 +178,8 @@ mod tests {
         (folder, installer)
     }
 
-    fn node(mtu: u32) -> Value {
-        json!({"version": 1, "node": "rack1-a", "podCIDRs": ["10.244.1.0/24"], "mtu": mtu, "addresses": []})
+    fn node(mtu: u32) -> NodeFile {
+        NodeFile::new("rack1-a", vec!["10.244.1.0/24".parse().unwrap()], mtu, vec![])
     }
 
     fn read(path: &Path) -> Value {
@@ -192,7 +190,7 @@ mod tests {
     fn the_conflist_comes_only_when_ready_and_then_stays() {
         let (_folder, installer) = folder();
         assert!(installer.install(&node(1480), false).unwrap());
-        assert_eq!(read(&installer.node_file()), node(1480));
+        assert_eq!(NodeFile::load(&installer.run_dir).unwrap(), node(1480));
         assert!(!installer.conflist().exists());
         assert!(installer.install(&node(1480), true).unwrap());
         let conflist = read(&installer.conflist());
@@ -218,18 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn withdrawing_leaves_others_alone_and_is_idempotent() {
+    fn uninstalling_leaves_foreign_files_and_is_idempotent() {
         let (_folder, installer) = folder();
         installer.install(&node(1480), true).unwrap();
         let foreign = installer.conf_dir.join("10-other.conflist");
         std::fs::write(&foreign, "{}").unwrap();
-        assert!(installer.withdraw().unwrap());
-        assert!(!installer.withdraw().unwrap());
+        assert!(installer.uninstall().unwrap());
+        assert!(!installer.uninstall().unwrap());
         let left = |folder: &Path| {
             std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>()
         };
         assert_eq!(left(&installer.conf_dir), ["10-other.conflist"]);
-        assert!(left(&installer.run_dir).is_empty(), "no unfinished file stays either");
+        assert!(left(&installer.run_dir).is_empty(), "no temporary file is left either");
     }
 
     #[test]
@@ -240,21 +238,21 @@ mod tests {
         let installer = installer.with_plugin(&program, &bin_dir);
         let error = installer.install(&node(1480), true).unwrap_err();
         assert!(error.to_string().contains("CNI plugin"), "{error}");
-        assert!(!installer.conflist().exists(), "a conflist must not name a plugin that isn't there");
+        assert!(!installer.conflist().exists(), "a conflist must not name a missing plugin");
         for content in ["one", "two"] {
             std::fs::write(&program, content).unwrap();
             assert!(installer.install(&node(1480), true).unwrap());
-            let there = bin_dir.join(PLUGIN);
+            let there = bin_dir.join(PLUGIN_NAME);
             assert_eq!(std::fs::read_to_string(&there).unwrap(), content);
             assert_eq!(std::fs::metadata(&there).unwrap().permissions().mode() & 0o777, 0o755);
             assert!(!installer.install(&node(1480), true).unwrap(), "not written again");
         }
-        installer.withdraw().unwrap();
-        assert!(bin_dir.join(PLUGIN).exists(), "pods that are still there need it");
+        installer.uninstall().unwrap();
+        assert!(bin_dir.join(PLUGIN_NAME).exists(), "existing pods need it");
     }
 
     #[test]
-    fn host_ports_work_where_their_plugin_is() {
+    fn host_ports_work_if_their_plugin_is_installed() {
         let (folder, installer) = folder();
         let (program, bin_dir) = (folder.path().join("new"), folder.path().join("bin"));
         std::fs::write(&program, "ours").unwrap();
@@ -269,7 +267,7 @@ mod tests {
         assert_eq!(both["plugins"][0], alone["plugins"][0]);
         assert_eq!(both["plugins"][1]["type"], "portmap");
         assert_eq!(both["plugins"][1]["capabilities"]["portMappings"], true);
-        assert_eq!(both["cniVersions"], json!(["1.0.0"]), "what older plugins know");
+        assert_eq!(both["cniVersions"], json!(["1.0.0"]), "the version that older plugins support");
     }
 
     #[test]

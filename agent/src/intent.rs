@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use heliograph_bgp::Family;
 use heliograph_bgp::bfd;
 use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
+use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
 
 pub use selector::{Operator, Requirement, Selector};
@@ -43,9 +44,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Its first address of a family.
-    pub fn address(&self, v4: bool) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| address.is_ipv4() == v4)
+    /// Returns its first address of a family.
+    pub fn address(&self, family: IpFamily) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| IpFamily::of(*address) == family)
     }
 
     /// Returns the segment by the label.

@@ -14,4 +14,3 @@ pub mod reconcile;
 pub mod run;
 pub mod status;
 pub mod store;
-pub mod sum;

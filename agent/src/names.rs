@@ -2,6 +2,7 @@
 
 use heliograph_bgp::bfd;
 use heliograph_bgp::report::SessionState;
+use heliograph_cni::IpFamily;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::Serializer;
 
@@ -19,6 +20,14 @@ impl Named for SessionState {
 
     fn as_str(self) -> &'static str {
         SessionState::as_str(self)
+    }
+}
+
+impl Named for IpFamily {
+    const ALL: &'static [Self] = &IpFamily::ALL;
+
+    fn as_str(self) -> &'static str {
+        IpFamily::as_str(self)
     }
 }
 
@@ -87,7 +96,6 @@ pub fn deserialize<'de, T: Named, D: Deserializer<'de>>(deserializer: D) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::IpFamily;
     use crate::plan::{NeighborRole, Reachability};
     use crate::status::{Disposition, Role};
 

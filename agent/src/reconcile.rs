@@ -1,47 +1,47 @@
-//! Desired against actual: the difference, applied, and what failed tried again, each key by itself.
+//! Reconciling: applies the difference of the desired and the actual state, and retries what failed, each key by itself.
 //!
-//! [`diff`] is pure. [`Reconciler`] keeps what is wanted and what the kernel is known to hold, and is driven by calls to
-//! [`Reconciler::run`]: it reads the kernel whole when it has to (at first, after [`Reconciler::look_again`], after any
-//! failure), makes the changes, and says how things stand. Time comes in as a value.
+//! [`diff`] is pure. [`Reconciler`] keeps both states. Each call of [`Reconciler::run`] reads the kernel if necessary (the
+//! first time, after [`Reconciler::invalidate`], after any failure), makes the changes and returns a summary. The caller
+//! passes the time.
 //!
-//! What is missing is added at once. What is ours and not wanted is removed only when the caller says that the picture
-//! is complete (`may_delete`), so that a restart is not an outage.
+//! Missing objects are added at once. Objects of Heliograph that are not desired are deleted only when the caller permits
+//! it (`may_delete`), which is when the desired state is complete: so a restart is not an outage.
 
+use crate::backoff::Backoff;
 use crate::kernel::error::Cause;
 use crate::kernel::{
     Actual, Change, Desired, Device, DeviceForm, Foreign, Held, IpFamily, Kernel, KernelError, Key, METRIC,
-    Rules, TableState,
+    Rules, TableState, tunnel,
 };
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-/// Wait before the first repetition of what failed; doubled with each failure up to [`LONGEST_WAIT`].
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
-/// Longest wait between repetitions.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// A change can call for another: with a tunnel device made anew its routes went. Two passes do; the third sees that.
+/// The first and the longest pause before a retry.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// The number of passes over the difference in one run. A change can require another: when a tunnel device is created
+/// again, its routes are gone. Two passes are enough; the third finds nothing to do.
 const PASSES: u32 = 3;
 
-/// What separates a kernel from what is wanted of it.
+/// The difference of the desired and the actual state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// The changes to make, in an order in which they can be made: guard before tunnel before routes, and back.
+    /// The changes, in a possible order: the guard before the tunnel before the routes, and removals the other way round.
     pub changes: Vec<Change>,
-    /// What can't or must not be changed, and why.
+    /// The changes that are not possible or not allowed, with the reason.
     pub conflicts: BTreeMap<Key, KernelError>,
-    /// How many things of ours are not wanted but kept because the picture isn't complete yet.
+    /// The number of objects that are not desired but kept until deleting is permitted.
     pub kept: usize,
 }
 
-/// Compares. Pure.
+/// Compares the desired and the actual state.
 pub fn diff(desired: &Desired, actual: &Actual, may_delete: bool) -> Difference {
     let mut difference = Difference::default();
     let mut removals = Vec::new();
     diff_forwarding(desired, actual, &mut difference);
     diff_table(desired, actual, may_delete, &mut difference, &mut removals);
-    // Removed last in reverse order: routes, then the devices, then their guard.
+    // Removals come last, in reverse order: routes, then devices, then their guard.
     let table_removals = std::mem::take(&mut removals);
     diff_tunnels(desired, actual, &mut difference, &mut removals);
     let tunnel_removals = std::mem::take(&mut removals);
@@ -60,12 +60,12 @@ fn diff_forwarding(desired: &Desired, actual: &Actual, difference: &mut Differen
     if !desired.forwarding {
         return;
     }
-    // IPv6 forwarding makes a node ignore router advertisements, so it is asked for only where there are IPv6 pods.
+    // With IPv6 forwarding, a node ignores router advertisements, so it is turned on only if there are IPv6 pods.
     let v6 = desired.routes.keys().any(IpNetwork::is_ipv6);
-    let wanted = [Some(IpFamily::V4), v6.then_some(IpFamily::V6)].into_iter().flatten();
+    let families = [Some(IpFamily::V4), v6.then_some(IpFamily::V6)].into_iter().flatten();
     difference
         .changes
-        .extend(wanted.filter(|family| !actual.forwarding.contains(family)).map(Change::Forward));
+        .extend(families.filter(|family| !actual.forwarding.contains(family)).map(Change::Forward));
 }
 
 fn diff_table(
@@ -78,7 +78,7 @@ fn diff_table(
     let mut rules = desired.rules();
     let held = actual.table.rules();
     if let (None, Some(held), true) = (&rules.tunnel_sources, held, any_tunnel(actual)) {
-        // As long as there is a tunnel it is guarded.
+        // As long as there is a tunnel, its guard stays.
         rules.tunnel_sources = held.tunnel_sources.clone();
     }
     if desired.rules() == Rules::default() {
@@ -88,22 +88,23 @@ fn diff_table(
         return;
     }
     if let (Some(held), false) = (held, may_delete) {
-        difference.kept += keep_known(&mut rules, held);
+        difference.kept += add_existing(&mut rules, held);
     }
     if !matches!(&actual.table, TableState::Intact(held) if *held == rules) {
         difference.changes.push(Change::PutTable(rules));
     }
 }
 
-/// A node that isn't known yet may still be one, and so may a network of pods; how many addresses of nodes are kept.
-fn keep_known(rules: &mut Rules, held: &Rules) -> usize {
+/// Adds the nodes and networks in the actual rules to the desired ones, as the desired state may not be complete yet;
+/// returns the number of added node addresses.
+fn add_existing(rules: &mut Rules, held: &Rules) -> usize {
     if let (Some(nat), Some(held)) = (&mut rules.nat, &held.nat) {
         nat.inside.extend(&held.inside);
     }
     let (Some(sources), Some(held)) = (&mut rules.tunnel_sources, &held.tunnel_sources) else { return 0 };
-    let wanted = sources.len();
+    let desired = sources.len();
     sources.extend(held);
-    sources.len() - wanted
+    sources.len() - desired
 }
 
 fn any_tunnel(actual: &Actual) -> bool {
@@ -119,13 +120,10 @@ fn diff_tunnels(desired: &Desired, actual: &Actual, difference: &mut Difference,
         match (mtu, actual.tunnels.get(&family)) {
             (Some(mtu), Some(Device { form: DeviceForm::Foreign(kind), .. })) => {
                 let what = Change::PutTunnel { family, mtu }.to_string();
-                difference
-                    .conflicts
-                    .insert(Key::Tunnel(family), crate::kernel::tunnel::occupied(what, family, kind));
+                difference.conflicts.insert(Key::Tunnel(family), tunnel::conflict(what, family, kind));
             }
             (Some(mtu), Some(device)) => {
-                let right = Device { form: DeviceForm::External, mtu, up: true, filters_sources: false };
-                if *device != right {
+                if *device != Device::ready(mtu) {
                     difference.changes.push(Change::PutTunnel { family, mtu });
                 }
             }
@@ -140,7 +138,7 @@ fn diff_routes(desired: &Desired, actual: &Actual, difference: &mut Difference, 
     for (prefix, route) in &desired.routes {
         let foreign = actual.foreign.get(prefix);
         if let Some(foreign) = foreign.filter(|foreign| foreign.forbids_ours() || foreign.hides_ours()) {
-            difference.conflicts.insert(Key::Route(*prefix), in_the_way(*prefix, *foreign));
+            difference.conflicts.insert(Key::Route(*prefix), conflict(*prefix, *foreign));
             if foreign.forbids_ours() {
                 continue;
             }
@@ -156,92 +154,82 @@ fn diff_routes(desired: &Desired, actual: &Actual, difference: &mut Difference, 
     removals.extend(actual.strays.iter().map(|stray| Change::DeleteStray(*stray)));
 }
 
-fn in_the_way(prefix: IpNetwork, foreign: Foreign) -> KernelError {
+fn conflict(prefix: IpNetwork, foreign: Foreign) -> KernelError {
     let Foreign { metric, protocol } = foreign;
     let cause = if foreign.forbids_ours() {
         format!(
-            "there is a route of somebody else (protocol {protocol}, metric {metric}), so ours is not installed"
+            "a foreign route (protocol {protocol}, metric {metric}) exists, so that of Heliograph is not installed"
         )
     } else {
         format!(
-            "a route of somebody else (protocol {protocol}, metric {metric}) comes before ours, metric {METRIC}"
+            "a foreign route (protocol {protocol}, metric {metric}) is preferred to that of Heliograph, metric {METRIC}"
         )
     };
     KernelError::new(
         format!("route {prefix}"),
-        Cause::Occupied(cause),
-        format!("remove it if it is left over (ip route show {prefix}), or don't announce that prefix"),
+        Cause::Conflict(cause),
+        format!("remove it if nothing needs it (ip route show {prefix}), or don't advertise that prefix"),
     )
 }
 
-/// What is wrong, for the status.
+/// A problem with the kernel, for the status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// What was tried, on what.
+    /// The operation, and the object it was for.
     pub what: String,
-    /// What came back.
+    /// The cause.
     pub error: String,
-    /// What to do next.
+    /// The action that helps.
     pub remedy: String,
 }
 
-/// How the kernel stands to what is wanted.
+/// The state of the kernel compared with the desired one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Whether the kernel holds exactly what is wanted, but for what is kept until it may be removed.
+    /// Set if the actual state is the desired one, except for objects that are kept until deleting is permitted.
     pub in_sync: bool,
-    /// Routes of ours in the kernel.
+    /// The number of Heliograph's routes in the kernel.
     pub routes: usize,
-    /// Routes wanted.
+    /// The number of desired routes.
     pub desired: usize,
-    /// Things of ours that aren't wanted but kept until the picture is complete.
+    /// The number of objects that are not desired but kept until deleting is permitted.
     pub kept: usize,
-    /// Changes that the kernel has confirmed so far.
+    /// The number of changes that the kernel has confirmed so far.
     pub changes: u64,
-    /// Requests that it has refused or not answered so far.
+    /// The number of requests that it has rejected or not answered so far.
     pub failures: u64,
-    /// What is wrong; failures of the same sort are one entry.
+    /// The problems; similar ones are one entry.
     pub errors: Vec<Problem>,
 }
 
-/// What failed, and when it is tried again.
+/// A failed change, and the time of its retry.
 #[derive(Debug, Clone)]
 struct Failure {
     error: KernelError,
-    attempts: u32,
+    backoff: Backoff,
     due: Instant,
 }
 
-impl Failure {
-    /// The failure after one more attempt at `now`.
-    fn again(before: Option<&Failure>, error: KernelError, now: Instant) -> Self {
-        let attempts = before.map_or(1, |before| before.attempts.saturating_add(1));
-        // 2^10 times the shortest wait is beyond the longest.
-        let wait = SHORTEST_WAIT.saturating_mul(1 << (attempts - 1).min(10)).min(LONGEST_WAIT);
-        Self { error, attempts, due: now + wait }
-    }
-}
-
-/// Keeps one kernel as wanted.
+/// Keeps one kernel in the desired state.
 #[derive(Debug)]
 pub struct Reconciler<K> {
     kernel: K,
     desired: Desired,
     may_delete: bool,
-    /// What the kernel held when last read, with what it has confirmed since.
+    /// The state that was read last, with the changes that the kernel has confirmed since.
     actual: Actual,
-    /// Whether the kernel has to be read before the next change.
+    /// Set if the kernel has to be read before the next change.
     stale: bool,
     failures: BTreeMap<Key, Failure>,
-    /// Of changes, confirmed and failed, since the start.
+    /// The numbers of confirmed and failed changes since the start.
     confirmed: u64,
     failed: u64,
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// A reconciler that wants nothing yet, and so does nothing but add until it is told otherwise.
+    /// Makes a reconciler whose desired state is empty and that may not delete anything yet.
     pub fn new(kernel: K) -> Self {
         Self {
             kernel,
@@ -255,83 +243,83 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// The kernel, for look-ups.
+    /// Returns the kernel, for look-ups.
     pub fn kernel(&self) -> &K {
         &self.kernel
     }
 
-    /// Sets what is wanted. `may_delete`: what is ours and not in it may go (the store is in sync, and the peers have
-    /// said all they know or have had their time).
-    pub fn want(&mut self, desired: Desired, may_delete: bool) {
+    /// Sets the desired state. `may_delete` permits deleting other objects of Heliograph: the store is in sync, and the peers
+    /// have sent all their routes or the time for it is over.
+    pub fn set_desired(&mut self, desired: Desired, may_delete: bool) {
         self.desired = desired;
         self.may_delete = may_delete;
     }
 
-    /// Has the next run read the kernel anew. After a change of the `underlay` what failed for routes is tried again at
-    /// once, because the reason may be gone.
-    pub fn look_again(&mut self, underlay: bool) {
+    /// Makes the next run read the kernel again. After a change of the `underlay`, failed routes are retried at once, as the
+    /// cause may be gone.
+    pub fn invalidate(&mut self, underlay: bool) {
         self.stale = true;
         if underlay {
             self.failures.retain(|key, _| !matches!(key, Key::Route(_)));
         }
     }
 
-    /// Whether the kernel is known to hold the route that is wanted for a prefix.
+    /// Returns whether the desired route to a prefix is installed.
     pub fn installed(&self, prefix: &IpNetwork) -> bool {
         match (self.actual.routes.get(prefix), self.desired.routes.get(prefix)) {
-            (Some(Held::Route(held)), Some(wanted)) => held == wanted,
+            (Some(Held::Route(held)), Some(desired)) => held == desired,
             _ => false,
         }
     }
 
-    /// When something that failed is to be tried again: call [`Reconciler::run`] then.
+    /// Returns the time of the next retry, at which [`Reconciler::run`] has to be called.
     pub fn next_retry(&self) -> Option<Instant> {
         self.failures.values().map(|failure| failure.due).min()
     }
 
-    /// Brings the kernel as near to what is wanted as it lets itself be brought now.
+    /// Makes all changes that are possible now.
     pub async fn run(&mut self, now: Instant) -> Summary {
-        if !self.look(now).await {
+        if !self.read(now).await {
             return self.summary();
         }
-        // Until the changes are through, what the kernel holds isn't known; also if this future is dropped midway.
+        // The actual state is unknown until all changes are made, also if this future is dropped before that.
         self.stale = true;
         for _ in 0..PASSES {
             if !self.pass(now).await {
                 break;
             }
         }
-        self.forget_settled();
-        // Nor is it known what a failed change has done: the next attempt starts from the truth.
+        self.drop_settled();
+        // A failed change may have had an effect, so the kernel is read again before the next attempt.
         self.stale = !self.failures.is_empty();
         self.summary()
     }
 
-    /// Forgets failures of what needs no change any more, and of what waits for something else: that one's time counts,
-    /// and a time that has passed would have the caller run again and again.
-    fn forget_settled(&mut self) {
+    /// Drops failures of keys that need no change any more or wait for another change. Their retry time would be in the past,
+    /// and the caller would run again and again.
+    fn drop_settled(&mut self) {
         let changes = self.difference().changes;
-        let open = changes.iter().filter(|change| self.obstacle(change).is_none());
+        let open = changes.iter().filter(|change| self.prerequisite(change).is_none());
         let open: BTreeSet<Key> = open.map(Change::key).collect();
         self.failures.retain(|key, _| open.contains(key));
     }
 
-    /// Makes the changes that can be made now; whether there were any.
+    /// Makes the changes that are possible now; returns whether there were any.
     async fn pass(&mut self, now: Instant) -> bool {
         let changes = self.difference().changes;
         let due: Vec<Change> = changes.into_iter().filter(|change| self.is_due(change.key(), now)).collect();
         let mut any = false;
         for batch in due.chunk_by(|a, b| a.is_route() && b.is_route()) {
             let ready: Vec<Change> =
-                batch.iter().filter(|change| self.obstacle(change).is_none()).cloned().collect();
+                batch.iter().filter(|change| self.prerequisite(change).is_none()).cloned().collect();
             any |= !ready.is_empty();
             self.apply(&ready, now).await;
         }
         any
     }
 
-    /// Reads the kernel if need be; whether what it holds is known now.
-    async fn look(&mut self, now: Instant) -> bool {
+    /// Reads the kernel if necessary; returns whether the actual state is known.
+    async fn read(&mut self, now: Instant) -> bool {
         if !self.stale {
             return true;
         }
@@ -360,10 +348,10 @@ impl<K: Kernel> Reconciler<K> {
         for (change, result) in changes.iter().zip(results) {
             match result {
                 Ok(()) => {
-                    tracing::debug!(%change, "done");
+                    tracing::debug!(%change, "change confirmed");
                     self.confirmed += 1;
                     self.failures.remove(&change.key());
-                    self.actual.note(change);
+                    self.actual.apply(change);
                 }
                 Err(error) => self.fail(change.key(), error, now),
             }
@@ -374,10 +362,11 @@ impl<K: Kernel> Reconciler<K> {
         self.failed += 1;
         let before = self.failures.get(&key);
         if before.is_none_or(|before| before.error != error) {
-            tracing::warn!(%error, "the kernel is not as wanted");
+            tracing::warn!(%error, "the kernel is not in the desired state");
         }
-        let failure = Failure::again(before, error, now);
-        self.failures.insert(key, failure);
+        let mut backoff = before.map_or(BACKOFF, |before| before.backoff.clone());
+        let due = now + backoff.next_pause();
+        self.failures.insert(key, Failure { error, backoff, due });
     }
 
     fn is_due(&self, key: Key, now: Instant) -> bool {
@@ -388,33 +377,33 @@ impl<K: Kernel> Reconciler<K> {
         diff(&self.desired, &self.actual, self.may_delete)
     }
 
-    /// What has to come before a change. There is no tunnel without its guard, and no route without its tunnel.
-    fn obstacle(&self, change: &Change) -> Option<KernelError> {
+    /// Returns the error of a change that has to wait for another: a tunnel for its guard, a route for its tunnel.
+    fn prerequisite(&self, change: &Change) -> Option<KernelError> {
         let exists = |family| {
             self.actual.tunnels.get(&family).is_some_and(|device| device.form == DeviceForm::External)
         };
         let guarded = self.actual.table.guards();
-        let families = [IpFamily::V4, IpFamily::V6];
         let waits_for = match change {
             Change::PutTunnel { family, .. } if !guarded && !exists(*family) => {
-                "packets from strangers are kept out (the nftables table)".to_owned()
+                "the nftables table drops tunnelled packets from other hosts than nodes".to_owned()
             }
             Change::AddRoute(_, route) | Change::ReplaceRoute(_, route) => {
                 let missing = |family: &IpFamily| route.needs_tunnel(*family) && !exists(*family);
-                format!("there is the tunnel device {}", families.into_iter().find(missing)?.device())
+                format!(
+                    "the tunnel device {} exists",
+                    tunnel::device_name(IpFamily::ALL.into_iter().find(missing)?)
+                )
             }
             Change::DeleteTable => {
-                format!(
-                    "the tunnel device {} is gone",
-                    families.into_iter().find(|family| exists(*family))?.device()
-                )
+                let family = IpFamily::ALL.into_iter().find(|family| exists(*family))?;
+                format!("the tunnel device {} is deleted", tunnel::device_name(family))
             }
             _ => return None,
         };
         Some(KernelError::from_cause(change.to_string(), Cause::Waiting(waits_for)))
     }
 
-    /// How things stand. Errors of the same sort become one entry, so that a thousand routes don't make a thousand.
+    /// Returns the summary. Similar errors are one entry, so that a thousand routes don't make a thousand entries.
     fn summary(&self) -> Summary {
         let difference = self.difference();
         let failed = self.failures.values().map(|failure| failure.error.clone());
@@ -422,7 +411,7 @@ impl<K: Kernel> Reconciler<K> {
             .changes
             .iter()
             .filter(|change| !self.failures.contains_key(&change.key()))
-            .filter_map(|change| self.obstacle(change));
+            .filter_map(|change| self.prerequisite(change));
         let errors = grouped(failed.chain(waiting).chain(difference.conflicts.into_values()));
         Summary {
             in_sync: !self.stale && errors.is_empty() && difference.changes.is_empty(),
@@ -436,16 +425,17 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
+/// Groups errors with the same cause and remedy.
 fn grouped(errors: impl Iterator<Item = KernelError>) -> Vec<Problem> {
     let mut groups: Vec<(Problem, usize)> = Vec::new();
     let mut places: HashMap<(String, String), usize> = HashMap::new();
     for error in errors {
-        let sort = (error.cause.to_string(), error.remedy);
-        match places.get(&sort) {
+        let group = (error.cause.to_string(), error.remedy);
+        match places.get(&group) {
             Some(place) => groups[*place].1 += 1,
             None => {
-                let problem = Problem { what: error.what, error: sort.0.clone(), remedy: sort.1.clone() };
-                places.insert(sort, groups.len());
+                let problem = Problem { what: error.what, error: group.0.clone(), remedy: group.1.clone() };
+                places.insert(group, groups.len());
                 groups.push((problem, 0));
             }
         }

@@ -1,4 +1,4 @@
-//! The kernel part against a real kernel, each test in a network namespace of its own. Needs root, `ip` and `nft`.
+//! Tests of the kernel module on a real kernel, each in its own network namespace. They need root, `ip` and `nft`.
 #![allow(missing_docs)]
 
 mod common;
@@ -10,29 +10,29 @@ use heliograph_agent::reconcile::Reconciler;
 use std::time::{Duration, Instant};
 
 #[test]
-fn routes_of_every_sort_are_put_changed_and_removed() {
+fn routes_of_every_kind_are_added_replaced_and_deleted() {
     in_namespace(|| async {
         let oif = underlay();
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
-        let shapes = [
+        let forms = [
             Route::Blackhole,
             Route::unicast([direct("192.0.2.2", oif)]),
             Route::unicast([direct("192.0.2.2", oif), direct("192.0.2.3", oif)]),
             Route::unicast([direct("2001:db8::9", oif)]),
             Route::unicast([direct("192.0.2.3", oif), direct("192.0.2.4", oif), direct("192.0.2.5", oif)]),
         ];
-        let shapes6 = [
+        let forms6 = [
             Route::Blackhole,
             Route::unicast([direct("2001:db8::2", oif)]),
             Route::unicast([direct("2001:db8::2", oif), direct("2001:db8::3", oif)]),
         ];
-        // Every change from one shape to another, in both families, is a replace that must leave just one route.
-        for before in 0..shapes.len() {
-            for after in 0..shapes.len() {
-                for shape in [before, after] {
-                    let six = shapes6[shape % shapes6.len()].clone();
-                    let desired = routes(&[("10.1.0.0/24", shapes[shape].clone()), ("fd01::/64", six)]);
-                    bring_in_sync(&mut reconciler, &desired).await;
+        // Every change from one form to another, in both families, is a replace that must leave exactly one route.
+        for before in 0..forms.len() {
+            for after in 0..forms.len() {
+                for form in [before, after] {
+                    let six = forms6[form % forms6.len()].clone();
+                    let desired = routes(&[("10.1.0.0/24", forms[form].clone()), ("fd01::/64", six)]);
+                    apply_in_sync(&mut reconciler, &desired).await;
                     let actual = reconciler.kernel().dump().await.unwrap();
                     let expected =
                         desired.routes.into_iter().map(|(prefix, route)| (prefix, Held::Route(route)));
@@ -40,13 +40,13 @@ fn routes_of_every_sort_are_put_changed_and_removed() {
                 }
             }
         }
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
         assert_eq!(sh("ip route show proto 104; ip -6 route show proto 104"), "");
     });
 }
 
 #[test]
-fn another_process_sees_what_we_mean() {
+fn iproute2_shows_the_intended_routes() {
     in_namespace(|| async {
         let oif = underlay();
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
@@ -55,27 +55,27 @@ fn another_process_sees_what_we_mean() {
             ("10.2.0.0/24", Route::unicast([direct("192.0.2.2", oif)])),
             ("10.3.0.0/24", Route::unicast([direct("192.0.2.2", oif), direct("192.0.2.3", oif)])),
         ]);
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         let shown = sh("ip route show proto 104");
         assert!(shown.contains("blackhole 10.1.0.0/24 metric 104"), "{shown}");
         assert!(shown.contains("10.2.0.0/24 via 192.0.2.2 dev up0 metric 104"), "{shown}");
         assert!(shown.contains("nexthop via 192.0.2.3 dev up0 weight 1"), "{shown}");
-        // A pod's host route, put by the shim, wins over the blackhole of the node's prefix.
+        // A pod's host route, which the plugin adds, is preferred to the blackhole of the node's prefix.
         sh("ip route add 10.1.0.7/32 dev up0 proto 105");
-        let way = sh("ip route get 10.1.0.7");
-        assert!(way.contains("dev up0"), "{way}");
+        let route = sh("ip route get 10.1.0.7");
+        assert!(route.contains("dev up0"), "{route}");
     });
 }
 
 #[test]
-fn a_restart_without_memory_keeps_what_is_right_and_removes_the_rest_when_allowed() {
+fn a_restart_keeps_correct_routes_and_deletes_the_rest_when_permitted() {
     in_namespace(|| async {
         let oif = underlay();
         let desired = routes(&[
             ("10.1.0.0/24", Route::Blackhole),
             ("10.2.0.0/24", Route::unicast([direct("192.0.2.2", oif)])),
         ]);
-        bring_in_sync(&mut Reconciler::new(Linux::open().unwrap()), &desired).await;
+        apply_in_sync(&mut Reconciler::new(Linux::open().unwrap()), &desired).await;
         sh("ip route add blackhole 10.9.0.0/24 proto 104 metric 104");
         sh("ip route add blackhole 10.9.0.0/24 proto 104 metric 7");
         sh("ip route add 10.8.0.0/24 via 192.0.2.2 tos 0x10 proto 104 metric 104");
@@ -83,13 +83,13 @@ fn a_restart_without_memory_keeps_what_is_right_and_removes_the_rest_when_allowe
 
         let mut monitor = Linux::open().unwrap().changes().unwrap();
         let mut after = Reconciler::new(Linux::open().unwrap());
-        after.want(desired.clone(), false);
+        after.set_desired(desired.clone(), false);
         let summary = after.run(Instant::now()).await;
         assert!(summary.in_sync && summary.kept == 4, "{summary:?}");
         let hint = tokio::time::timeout(Duration::from_millis(50), monitor.next()).await;
-        assert!(hint.is_err(), "routes that are right are not written again: {hint:?}");
+        assert!(hint.is_err(), "correct routes are not written again: {hint:?}");
 
-        after.want(desired, true);
+        after.set_desired(desired, true);
         let summary = after.run(Instant::now()).await;
         assert!(summary.in_sync && summary.kept == 0 && summary.routes == 2, "{summary:?}");
         assert_eq!(sh("ip route show proto 104 | wc -l; ip -6 route show proto 104 | wc -l"), "2\n0\n");
@@ -123,22 +123,22 @@ fn foreign_routes_are_never_touched() {
             ("192.0.2.0/24", ours),
         ]);
         desired.routes.insert(at("fd02::/64"), Route::Blackhole);
-        // A connected network has a higher metric than ours here, so ours would cut the node off.
+        // In IPv6 a connected network has a higher metric, so this route would make its link unusable.
         desired.routes.insert(at("2001:db8::/64"), Route::Blackhole);
         for _ in 0..2 {
-            let summary = bring(&mut reconciler, &desired).await;
+            let summary = apply(&mut reconciler, &desired).await;
             assert_eq!(summary.errors.len(), 5, "{:#?}", summary.errors);
-            assert!(summary.errors.iter().all(|problem| problem.error.contains("somebody else")));
+            assert!(summary.errors.iter().all(|problem| problem.error.contains("foreign route")));
             assert_eq!(summary.routes, 3);
             assert_eq!(foreign(), before);
         }
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
         assert_eq!(foreign(), before);
     });
 }
 
 #[test]
-fn what_somebody_changes_is_noticed_and_put_right() {
+fn changes_by_other_programs_are_noticed_and_reverted() {
     in_namespace(|| async {
         let oif = underlay();
         let kernel = Linux::open().unwrap();
@@ -149,31 +149,31 @@ fn what_somebody_changes_is_noticed_and_put_right() {
             ("10.2.0.0/24", Route::unicast([direct("192.0.2.2", oif)])),
             ("fd01::/64", Route::unicast([direct("2001:db8::2", oif)])),
         ]);
-        // Bringing interfaces up goes on for a moment.
+        // Interfaces come up asynchronously.
         while tokio::time::timeout(Duration::from_millis(200), changes.next()).await.is_ok() {}
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         let quiet = tokio::time::timeout(Duration::from_millis(50), changes.next()).await;
-        assert!(quiet.is_err(), "our own changes are no news: {quiet:?}");
-        let meddling = [
+        assert!(quiet.is_err(), "own changes give no hint: {quiet:?}");
+        let changes_by_others = [
             ("ip route del 10.1.0.0/24", false),
             ("ip route replace 10.2.0.0/24 via 192.0.2.9 proto 104 metric 104", false),
             ("ip route replace 10.2.0.0/24 via 192.0.2.2 proto 104 metric 104 mtu 1300", false),
             ("ip route replace 10.2.0.0/24 via 192.0.2.2 proto 104 metric 104 src 192.0.2.1", false),
             ("ip -6 route del fd01::/64", false),
-            // Routes over a link that goes down vanish, IPv4 ones without a word about them.
+            // The kernel deletes routes over a link that goes down, IPv4 ones without a notification.
             (
                 "ip link set up0 down && ip link set up0 up && ip -6 addr replace 2001:db8::1/64 dev up0 nodad",
                 true,
             ),
         ];
-        for (command, underlay) in meddling {
+        for (command, underlay) in changes_by_others {
             sh(command);
-            wait_for(&format!("{command} is put right"), async || {
+            wait_for(&format!("{command} is reverted"), async || {
                 let hint = tokio::time::timeout(Duration::from_millis(200), changes.next()).await;
                 if let Ok(hint) = hint {
-                    let hint = hint.expect("the subscription stays");
-                    assert!(hint.ours || underlay, "{command}: {hint:?}");
-                    reconciler.look_again(hint.underlay);
+                    let hint = hint.expect("the subscription continues");
+                    assert!(hint.own_objects || underlay, "{command}: {hint:?}");
+                    reconciler.invalidate(hint.underlay);
                 }
                 let summary = reconciler.run(Instant::now()).await;
                 summary.in_sync
@@ -188,7 +188,7 @@ fn what_somebody_changes_is_noticed_and_put_right() {
 }
 
 #[test]
-fn the_kernels_refusal_comes_back_for_each_route_with_advice() {
+fn the_kernels_error_is_returned_for_each_route_with_a_remedy() {
     in_namespace(|| async {
         let oif = underlay();
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
@@ -198,22 +198,22 @@ fn the_kernels_refusal_comes_back_for_each_route_with_advice() {
             ("10.3.0.0/24", Route::unicast([direct("192.0.2.2", oif)])),
             ("10.4.0.0/24", Route::unicast([direct("192.0.2.2", 4711)])),
         ]);
-        let summary = bring(&mut reconciler, &desired).await;
+        let summary = apply(&mut reconciler, &desired).await;
         assert_eq!(summary.routes, 2, "{summary:#?}");
         let [gateway] = summary.errors.as_slice() else {
-            panic!("two of a sort are one entry: {summary:#?}")
+            panic!("two similar errors are one entry: {summary:#?}")
         };
         assert!(
             gateway.what.contains("10.2.0.0/24") && gateway.what.ends_with("(and 1 more)"),
             "{gateway:?}"
         );
-        assert!(gateway.error.contains("invalid gateway"), "the kernel's own words: {gateway:?}");
+        assert!(gateway.error.contains("invalid gateway"), "the kernel's explanation: {gateway:?}");
         assert!(gateway.remedy.contains("next hop is on a link"), "{gateway:?}");
     });
 }
 
 #[test]
-fn the_segment_is_the_kernels_answer() {
+fn the_segment_is_that_of_the_kernels_routes() {
     in_namespace(|| async {
         let oif = underlay();
         sh("ip route add default via 192.0.2.254 && ip route add unreachable 203.0.113.0/24");
@@ -221,26 +221,30 @@ fn the_segment_is_the_kernels_answer() {
         sh("ip route add 198.51.100.77/32 dev up0 src 192.0.2.1");
         sh("ip -6 route add default via 2001:db8::fe dev up0");
         let kernel = Linux::open().unwrap();
-        let near = |source: &str| Segment::Direct { oif, name: "up0".into(), source: ip(source) };
-        let far = |gateway: &str, source: &str| Segment::Routed {
+        let direct_by = |source: &str| Segment::Direct { oif, name: "up0".into(), source: ip(source) };
+        let routed_by = |gateway: &str, source: &str| Segment::Routed {
             gateway: ip(gateway),
             oif,
             name: "up0".into(),
             source: ip(source),
         };
-        let ask = async |address: &str| kernel.segment(ip(address)).await.unwrap();
-        assert_eq!(ask("192.0.2.77").await, near("192.0.2.1"));
-        assert_eq!(ask("198.51.100.77").await, near("192.0.2.1"), "a host route says so too");
-        assert_eq!(ask("198.51.100.1").await, far("192.0.2.254", "192.0.2.1"));
-        assert_eq!(ask("192.0.2.1").await, Segment::Local);
-        assert!(matches!(ask("203.0.113.5").await, Segment::Unreachable { .. }));
-        assert!(matches!(ask("203.0.114.5").await, Segment::Unreachable { .. }));
-        assert!(matches!(ask("2001:db8:2::5").await, Segment::Unreachable { .. }));
-        assert_eq!(ask("2001:db8::77").await, near("2001:db8::1"));
-        assert_eq!(ask("2001:db8:1::1").await, far("2001:db8::fe", "2001:db8::1"));
-        assert_eq!(ask("2001:db8::1").await, Segment::Local);
+        let segment = async |address: &str| kernel.segment(ip(address)).await.unwrap();
+        assert_eq!(segment("192.0.2.77").await, direct_by("192.0.2.1"));
+        assert_eq!(
+            segment("198.51.100.77").await,
+            direct_by("192.0.2.1"),
+            "a host route has the same result"
+        );
+        assert_eq!(segment("198.51.100.1").await, routed_by("192.0.2.254", "192.0.2.1"));
+        assert_eq!(segment("192.0.2.1").await, Segment::Local);
+        assert!(matches!(segment("203.0.113.5").await, Segment::Unreachable { .. }));
+        assert!(matches!(segment("203.0.114.5").await, Segment::Unreachable { .. }));
+        assert!(matches!(segment("2001:db8:2::5").await, Segment::Unreachable { .. }));
+        assert_eq!(segment("2001:db8::77").await, direct_by("2001:db8::1"));
+        assert_eq!(segment("2001:db8:1::1").await, routed_by("2001:db8::fe", "2001:db8::1"));
+        assert_eq!(segment("2001:db8::1").await, Segment::Local);
 
-        // Routes of ours that cover next hops say nothing about the underlay.
+        // Heliograph's routes to networks of next hops must be ignored.
         let mut reconciler = Reconciler::new(kernel.clone());
         let mut desired = Desired::default();
         for prefix in ["198.51.0.0/16", "192.0.2.64/26", "203.0.113.0/28", "2001:db8:1::/64", "198.18.0.0/15"]
@@ -250,15 +254,18 @@ fn the_segment_is_the_kernels_answer() {
         }
         desired.routes.insert(at("192.0.2.160/27"), Route::Blackhole);
         desired.routes.insert(at("2001:db8::a0/123"), Route::Blackhole);
-        bring_in_sync(&mut reconciler, &desired).await;
-        assert_eq!(ask("192.0.2.77").await, near("192.0.2.1"));
-        assert_eq!(ask("192.0.2.161").await, near("192.0.2.1"));
-        assert_eq!(ask("2001:db8::a1").await, near("2001:db8::1"));
-        assert_eq!(ask("198.51.100.1").await, far("192.0.2.254", "192.0.2.1"));
-        assert!(matches!(ask("203.0.113.5").await, Segment::Unreachable { .. }));
-        assert_eq!(ask("2001:db8:1::1").await, far("2001:db8::fe", "2001:db8::1"));
+        apply_in_sync(&mut reconciler, &desired).await;
+        assert_eq!(segment("192.0.2.77").await, direct_by("192.0.2.1"));
+        assert_eq!(segment("192.0.2.161").await, direct_by("192.0.2.1"));
+        assert_eq!(segment("2001:db8::a1").await, direct_by("2001:db8::1"));
+        assert_eq!(segment("198.51.100.1").await, routed_by("192.0.2.254", "192.0.2.1"));
+        assert!(matches!(segment("203.0.113.5").await, Segment::Unreachable { .. }));
+        assert_eq!(segment("2001:db8:1::1").await, routed_by("2001:db8::fe", "2001:db8::1"));
         sh("ip route del default");
-        assert!(matches!(ask("198.18.0.1").await, Segment::Unreachable { .. }), "only ours leads there");
+        assert!(
+            matches!(segment("198.18.0.1").await, Segment::Unreachable { .. }),
+            "only a route of Heliograph leads there"
+        );
 
         let found = kernel.underlay(ip("192.0.2.1")).await.unwrap();
         assert_eq!((found.oif, found.name.as_str(), found.mtu), (oif, "up0", 1500));
@@ -268,12 +275,12 @@ fn the_segment_is_the_kernels_answer() {
 }
 
 #[test]
-fn the_underlay_gives_hints_and_pods_do_not() {
+fn changes_of_the_underlay_give_hints_and_those_of_pods_do_not() {
     in_namespace(|| async {
         underlay();
         let kernel = Linux::open().unwrap();
         let mut changes = kernel.changes().unwrap();
-        // Bringing interfaces up goes on for a moment.
+        // Interfaces come up asynchronously.
         while tokio::time::timeout(Duration::from_millis(200), changes.next()).await.is_ok() {}
         sh("ip link add hg0123456789ab type veth peer name hgba9876543210 && ip link set hg0123456789ab up");
         sh("ip route add 10.1.0.9/32 dev hg0123456789ab proto 105");
@@ -294,7 +301,7 @@ fn the_underlay_gives_hints_and_pods_do_not() {
 }
 
 #[test]
-fn the_guard_is_written_when_different_and_leaves_other_tables_alone() {
+fn the_guard_is_written_if_it_differs_and_foreign_tables_are_not_changed() {
     in_namespace(|| async {
         sh("nft add table inet other && nft add chain inet other c '{ type filter hook input priority 0; }'");
         sh("nft add rule inet other c counter");
@@ -303,16 +310,16 @@ fn the_guard_is_written_when_different_and_leaves_other_tables_alone() {
         let sources = [ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::2")].into();
         let mut desired = Desired { allowed_tunnel_sources: sources, ..Desired::default() };
         let handle = || sh("nft -a list table inet heliograph | head -1");
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         let first = handle();
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         assert_eq!(handle(), first, "not written again");
         let listed = sh("nft list table inet heliograph");
         for part in ["192.0.2.1, 192.0.2.2", "2001:db8::2", "hook input priority raw", "drop"] {
             assert!(listed.contains(part), "{part} is missing in {listed}");
         }
 
-        for meddling in [
+        for change in [
             "nft delete element inet heliograph nodes4 '{ 192.0.2.2 }'",
             "nft flush chain inet heliograph tunnels",
             "nft add element inet heliograph nodes4 '{ 203.0.113.7 }'",
@@ -326,44 +333,44 @@ fn the_guard_is_written_when_different_and_leaves_other_tables_alone() {
             "nft add rule inet heliograph tunnels accept",
             "nft delete table inet heliograph",
         ] {
-            sh(meddling);
-            bring_in_sync(&mut reconciler, &desired).await;
-            // All but the handle, which counts on.
-            assert_eq!(sh("nft list table inet heliograph"), listed, "after {meddling}");
+            sh(change);
+            apply_in_sync(&mut reconciler, &desired).await;
+            // Except for the handle, which is a new one.
+            assert_eq!(sh("nft list table inet heliograph"), listed, "after {change}");
         }
         desired.allowed_tunnel_sources.remove(&ip("192.0.2.1"));
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         assert!(!sh("nft list table inet heliograph").contains("192.0.2.1"));
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
         assert_eq!(sh("nft list tables").trim(), "table inet other");
         assert_eq!(sh("nft -s list table inet other"), other);
     });
 }
 
 #[test]
-fn forwarding_is_turned_on_for_the_families_there_are() {
+fn forwarding_is_turned_on_for_the_families_of_routes() {
     in_namespace(|| async {
         sh("echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding");
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
         let mut desired = routes(&[("10.1.0.0/24", Route::Blackhole)]);
         desired.forwarding = true;
         let state = || sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding");
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         assert_eq!(state(), "1\n0\n");
         desired.routes.insert(at("fd01::/64"), Route::Blackhole);
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         assert_eq!(state(), "1\n1\n");
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
-        assert_eq!(state(), "1\n1\n", "others may rely on it by now");
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
+        assert_eq!(state(), "1\n1\n", "other programs may need it");
     });
 }
 
 #[test]
-fn without_the_tunnel_device_everything_else_works_and_the_advice_is_right() {
+fn without_the_tunnel_device_everything_else_works_and_the_error_has_a_remedy() {
     in_namespace(|| async {
         let oif = underlay();
-        // A device of our name that isn't ours stands for a missing module too, and is to be had on every kernel.
+        // A foreign device of that name has the same effect as a missing module, and works on every kernel.
         sh("ip link add heliograph4 type veth peer name other4");
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
         let desired = routes(&[
@@ -371,30 +378,30 @@ fn without_the_tunnel_device_everything_else_works_and_the_advice_is_right() {
             ("10.3.0.0/24", Route::unicast([tunnel("198.51.100.3")])),
         ]);
         let desired = with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]);
-        let summary = bring(&mut reconciler, &desired).await;
+        let summary = apply(&mut reconciler, &desired).await;
         assert_eq!(summary.routes, 1, "{summary:#?}");
         assert!(
             summary.errors.iter().any(|problem| problem.remedy.contains("rename or remove it")),
             "{summary:#?}"
         );
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
-        assert!(sh("ip link show heliograph4").contains("heliograph4"), "it isn't ours to remove");
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
+        assert!(sh("ip link show heliograph4").contains("heliograph4"), "a foreign device is not deleted");
         assert_eq!(sh("nft list tables"), "");
         sh("ip link del heliograph4");
 
         let probe =
             std::process::Command::new("ip").args("link add probe4 type ipip external".split(' ')).output();
         if probe.unwrap().status.success() {
-            return; // This kernel has ipip: tests/tunnel.rs tells the rest.
+            return; // This kernel has ipip, and tests/tunnel.rs tests it.
         }
-        let summary = bring(&mut reconciler, &desired).await;
+        let summary = apply(&mut reconciler, &desired).await;
         let missing = summary.errors.iter().find(|problem| problem.what.contains("heliograph4")).unwrap();
         assert!(missing.remedy.contains("modprobe ipip"), "{missing:?}");
     });
 }
 
 #[test]
-fn without_the_capability_the_advice_names_it() {
+fn without_the_capability_the_error_names_it() {
     in_namespace(|| async {
         preflight().unwrap();
         // SAFETY: capset takes a header and two data blocks, all of which live through the call; it only takes
@@ -405,17 +412,17 @@ fn without_the_capability_the_advice_names_it() {
             nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), none.as_ptr())
         };
         assert_eq!(dropped, 0);
-        let advice = preflight().unwrap_err().to_string();
-        assert!(advice.contains("CAP_NET_ADMIN") && advice.contains("root"), "{advice}");
+        let error = preflight().unwrap_err().to_string();
+        assert!(error.contains("CAP_NET_ADMIN") && error.contains("root"), "{error}");
         let kernel = Linux::open().unwrap();
         let change = heliograph_agent::kernel::Change::AddRoute(at("10.1.0.0/24"), Route::Blackhole);
-        let refused = kernel.apply(&[change]).await.pop().unwrap().unwrap_err();
-        assert!(refused.remedy.contains("NET_ADMIN"), "{refused}");
+        let rejected = kernel.apply(&[change]).await.pop().unwrap().unwrap_err();
+        assert!(rejected.remedy.contains("NET_ADMIN"), "{rejected}");
     });
 }
 
 #[test]
-fn a_thousand_changes_each_get_their_own_answer() {
+fn each_of_a_thousand_changes_gets_its_own_result() {
     in_namespace(|| async {
         let oif = underlay();
         let kernel = Linux::open().unwrap();
@@ -436,7 +443,7 @@ fn a_thousand_changes_each_get_their_own_answer() {
     });
 }
 
-/// Figures for people: `cargo test -p heliograph-agent --test kernel -- --ignored --nocapture measure`.
+/// A measurement: `cargo test -p heliograph-agent --test kernel -- --ignored --nocapture measure`.
 #[test]
 #[ignore = "a measurement, not a test"]
 fn measure_programming() {
@@ -453,7 +460,7 @@ fn measure_programming() {
                 [("add", &desired), ("look, nothing to do", &desired), ("delete", &Desired::default())]
             {
                 let start = Instant::now();
-                bring_in_sync(&mut reconciler, desired).await;
+                apply_in_sync(&mut reconciler, desired).await;
                 let spent = start.elapsed();
                 let rate = f64::from(count) / spent.as_secs_f64() / 1e6;
                 println!("{count} routes, {what}: {:.1} ms, {rate:.2} M/s", spent.as_secs_f64() * 1e3);

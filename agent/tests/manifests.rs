@@ -1,4 +1,4 @@
-//! What users apply: one file that holds all its parts, of this very version, asking for no more than it needs.
+//! Tests of the manifests: one file that contains all parts, the version of the image, and minimal permissions.
 #![allow(missing_docs)]
 
 use serde_yaml::{Deserializer, Value};
@@ -22,7 +22,7 @@ fn documents(text: &str) -> Vec<Value> {
     all.filter(|document| !document.is_null()).collect()
 }
 
-/// The files of a kustomization in order, those of folders it names in their place.
+/// Returns the files of a kustomization in order, those of a folder in its place.
 fn parts(folder: &str) -> Vec<String> {
     let kustomization = &documents(&text(&format!("{folder}kustomization.yaml")))[0];
     let resources =
@@ -46,14 +46,14 @@ fn named<'a>(all: &'a [Value], kind: &str) -> &'a Value {
 #[test]
 fn install_yaml_is_the_kustomization_in_one_file() {
     let parts = parts("");
-    // Kinds first: nothing of a kind can be applied before it is known.
+    // Definitions first: an object can't be applied before its kind is defined.
     assert_eq!(parts[0], "crds.yaml");
     let whole: String = parts.iter().map(|part| format!("---\n{}", text(part))).collect();
     assert!(text("install.yaml") == whole, "manifests/install.yaml is not up to date: run `make manifests`");
 }
 
 #[test]
-fn the_image_is_of_this_version_and_not_pulled_where_it_is() {
+fn the_image_is_of_this_version_and_pulled_only_if_missing() {
     let all = installed();
     let container = &named(&all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], format!("heliograph:{VERSION}").as_str());
@@ -63,7 +63,7 @@ fn the_image_is_of_this_version_and_not_pulled_where_it_is() {
 }
 
 #[test]
-fn the_pod_asks_for_no_more_than_it_needs() {
+fn the_pod_has_minimal_permissions() {
     let all = installed();
     let pod = &named(&all, "DaemonSet")["spec"]["template"]["spec"];
     assert_eq!(pod["containers"].as_sequence().unwrap().len(), 1);
@@ -80,18 +80,18 @@ fn the_pod_asks_for_no_more_than_it_needs() {
         all.iter().filter_map(|document| document.get("rules")?.as_sequence()).flatten().collect();
     assert!(!rules.is_empty());
     for rule in rules {
-        for words in ["apiGroups", "resources", "verbs"].map(|field| list(&rule[field])) {
-            assert!(!words.contains(&"*".to_string()), "{rule:?}");
+        for values in ["apiGroups", "resources", "verbs"].map(|field| list(&rule[field])) {
+            assert!(!values.contains(&"*".to_string()), "{rule:?}");
         }
     }
-    // A Secret is read in our own namespace only.
+    // Secrets are read in Heliograph's namespace only.
     let cluster_wide = named(&all, "ClusterRole")["rules"].as_sequence().unwrap();
     assert!(!cluster_wide.is_empty());
     assert!(cluster_wide.iter().all(|rule| !list(&rule["resources"]).contains(&"secrets".to_string())));
 }
 
 #[test]
-fn what_the_agent_is_told_is_what_it_takes() {
+fn the_agent_supports_its_environment_and_arguments() {
     let all = installed();
     let container = &named(&all, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
     let help = Command::new(env!("CARGO_BIN_EXE_heliograph")).args(["agent", "--help"]).output().unwrap();

@@ -1,7 +1,7 @@
-//! NAT outgoing against a real kernel: who sees which address, and what the table looks like to `nft`. Needs root, `ip`
-//! and `nft`.
+//! Tests of NAT outgoing on a real kernel: the source addresses that receivers get, and the table as `nft` shows it. They
+//! need root, `ip` and `nft`.
 //!
-//! A node with a pod, another node with a pod behind it, and a host outside.
+//! There are a node with a pod, another node with a pod behind it, and a host outside.
 #![allow(missing_docs)]
 
 mod common;
@@ -15,16 +15,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-/// Namespaces around the test's own, which is the node.
-struct Neighbours {
+/// The namespaces around the test's own, which is the node.
+struct Neighbors {
     pod: Place,
     /// Another node, with a pod's address on its loopback.
     peer: Place,
-    /// Outside.
+    /// A host outside.
     host: Place,
 }
 
-impl Neighbours {
+impl Neighbors {
     fn new() -> Self {
         let all = Self { pod: Place::new(), peer: Place::new(), host: Place::new() };
         for (number, name) in (1..).zip(["pod", "peer", "host"]) {
@@ -41,11 +41,11 @@ impl Neighbours {
                  ip address add 10.{number}.0.2/24 dev eth0; ip -6 address add fd0{number}::2/64 dev eth0 nodad
                  ip route add default via 10.{number}.0.1; ip -6 route add default via fd0{number}::1"
             ));
-            sh(&once_ours(&format!("fd0{number}::1")));
-            place.sh(&once_ours(&format!("fd0{number}::2")));
+            sh(&once_local(&format!("fd0{number}::1")));
+            place.sh(&once_local(&format!("fd0{number}::2")));
         }
         all.peer.sh("ip address add 10.20.0.2/32 dev lo && ip -6 address add fd20::2/128 dev lo nodad");
-        all.peer.sh(&once_ours("fd20::2"));
+        all.peer.sh(&once_local("fd20::2"));
         sh("ip route add 10.20.0.0/24 via 10.2.0.2 && ip -6 route add fd20::/64 via fd02::2");
         sh("echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
         all
@@ -56,35 +56,35 @@ impl Neighbours {
             "pod" => &self.pod,
             "peer" => &self.peer,
             "host" => &self.host,
-            _ => panic!("nobody is called {name}"),
+            _ => panic!("there is no namespace {name}"),
         }
     }
 
-    /// A socket in a neighbour's namespace, which it stays in.
-    fn socket(&self, neighbour: &str, address: IpAddr) -> UdpSocket {
-        let socket = self.place(neighbour).within(move || UdpSocket::bind((address, 0)).unwrap());
+    /// Opens a socket in a neighbor's namespace.
+    fn socket(&self, neighbor: &str, address: IpAddr) -> UdpSocket {
+        let socket = self.place(neighbor).within(move || UdpSocket::bind((address, 0)).unwrap());
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket
     }
 
-    /// The address under which one hears the other, asked at one of its own; an answer has to come back.
-    fn heard(&self, from: &str, to: &str, at: &str) -> String {
+    /// Sends a packet to an address of a neighbor, and an answer back; returns the source address that the receiver got.
+    fn source_address(&self, from: &str, to: &str, at: &str) -> String {
         let at = ip(at);
         let any = ip(if at.is_ipv4() { "0.0.0.0" } else { "::" });
-        let (asking, asked) = (self.socket(from, any), self.socket(to, at));
-        asking.send_to(b"?", asked.local_addr().unwrap()).unwrap();
+        let (client, server) = (self.socket(from, any), self.socket(to, at));
+        client.send_to(b"?", server.local_addr().unwrap()).unwrap();
         let mut octets = [0; 9];
         let (_, source) =
-            asked.recv_from(&mut octets).unwrap_or_else(|error| panic!("{from} to {at}: {error}"));
-        asked.send_to(b"!", source).unwrap();
-        let (_, answering) =
-            asking.recv_from(&mut octets).unwrap_or_else(|error| panic!("{at} to {from}: {error}"));
-        assert_eq!(answering.ip(), at);
+            server.recv_from(&mut octets).unwrap_or_else(|error| panic!("{from} to {at}: {error}"));
+        server.send_to(b"!", source).unwrap();
+        let (_, from_server) =
+            client.recv_from(&mut octets).unwrap_or_else(|error| panic!("{at} to {from}: {error}"));
+        assert_eq!(from_server.ip(), at);
         source.ip().to_string()
     }
 }
 
-/// The pod's networks translated, but for pods and nodes.
+/// Returns a desired state that translates the pod's packets, except those to pods and nodes.
 fn outgoing() -> Desired {
     let inside = ["10.1.0.0/24", "10.20.0.0/24", "10.2.0.2/32", "fd01::/64", "fd20::/64", "fd02::2/128"];
     let nat = NatOutgoing {
@@ -95,36 +95,36 @@ fn outgoing() -> Desired {
 }
 
 #[test]
-fn pods_reach_the_outside_as_the_node_and_the_cluster_as_themselves() {
+fn packets_of_pods_are_translated_only_if_they_leave_the_cluster() {
     in_namespace(|| async {
-        let neighbours = Neighbours::new();
+        let neighbors = Neighbors::new();
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
-        let heard = |to: &str, at: &str| neighbours.heard("pod", to, at);
-        assert_eq!(heard("host", "10.3.0.2"), "10.1.0.2", "before");
-        bring_in_sync(&mut reconciler, &outgoing()).await;
-        assert_eq!(heard("host", "10.3.0.2"), "10.3.0.1");
-        assert_eq!(heard("host", "fd03::2"), "fd03::1");
+        let source = |to: &str, at: &str| neighbors.source_address("pod", to, at);
+        assert_eq!(source("host", "10.3.0.2"), "10.1.0.2", "before");
+        apply_in_sync(&mut reconciler, &outgoing()).await;
+        assert_eq!(source("host", "10.3.0.2"), "10.3.0.1");
+        assert_eq!(source("host", "fd03::2"), "fd03::1");
         for (at, address) in [
             ("10.20.0.2", "10.1.0.2"),
             ("fd20::2", "fd01::2"),
             ("10.2.0.2", "10.1.0.2"),
             ("fd02::2", "fd01::2"),
         ] {
-            assert_eq!(heard("peer", at), address, "to {at}");
+            assert_eq!(source("peer", at), address, "to {at}");
         }
-        // What is no pod's is not translated, nor is what comes in.
-        assert_eq!(neighbours.heard("peer", "host", "10.3.0.2"), "10.2.0.2");
-        assert_eq!(neighbours.heard("host", "pod", "10.1.0.2"), "10.3.0.2");
-        assert_eq!(neighbours.heard("host", "pod", "fd01::2"), "fd03::2");
+        // Packets of other sources and incoming packets are not translated.
+        assert_eq!(neighbors.source_address("peer", "host", "10.3.0.2"), "10.2.0.2");
+        assert_eq!(neighbors.source_address("host", "pod", "10.1.0.2"), "10.3.0.2");
+        assert_eq!(neighbors.source_address("host", "pod", "fd01::2"), "fd03::2");
 
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
         assert_eq!(sh("nft list tables"), "");
-        assert_eq!(heard("host", "fd03::2"), "fd01::2", "after");
+        assert_eq!(source("host", "fd03::2"), "fd01::2", "after");
     });
 }
 
 #[test]
-fn the_table_is_what_nft_would_show_and_others_keep_theirs_octet_for_octet() {
+fn nft_shows_the_intended_table_and_foreign_tables_stay_the_same() {
     in_namespace(|| async {
         // A service proxy's table has the same hook and priority.
         sh("nft -f - <<END
@@ -142,7 +142,7 @@ END");
         };
         let before = others();
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
-        bring_in_sync(&mut reconciler, &outgoing()).await;
+        apply_in_sync(&mut reconciler, &outgoing()).await;
         let listed = sh("nft list table inet heliograph");
         let wanted = "\
 table inet heliograph {
@@ -182,32 +182,32 @@ table inet heliograph {
 ";
         assert_eq!(listed, wanted);
         assert_eq!(others(), before);
-        // What nft itself writes in our place is taken for ours.
+        // A table that nft writes with this content is accepted as intact.
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, sh("nft -s list table inet heliograph")).unwrap();
         sh(&format!("nft delete table inet heliograph && nft -f {}", file.path().display()));
         let actual = reconciler.kernel().dump().await.unwrap();
         assert_eq!(actual.table, TableState::Intact(outgoing().rules()));
 
-        for meddling in [
+        for change in [
             "nft add element inet heliograph inside4 '{ 8.8.8.8 }'",
             "nft delete element inet heliograph pods6 '{ fd01::/64 }'",
             "nft flush chain inet heliograph nat-outgoing",
             "nft insert rule inet heliograph nat-outgoing ip daddr 8.8.8.8 accept",
         ] {
-            sh(meddling);
+            sh(change);
             let altered = reconciler.kernel().dump().await.unwrap().table;
-            assert_ne!(altered, TableState::Intact(outgoing().rules()), "{meddling}");
-            bring_in_sync(&mut reconciler, &outgoing()).await;
-            assert_eq!(sh("nft list table inet heliograph"), wanted, "after {meddling}");
+            assert_ne!(altered, TableState::Intact(outgoing().rules()), "{change}");
+            apply_in_sync(&mut reconciler, &outgoing()).await;
+            assert_eq!(sh("nft list table inet heliograph"), wanted, "after {change}");
         }
-        bring_in_sync(&mut reconciler, &Desired::default()).await;
+        apply_in_sync(&mut reconciler, &Desired::default()).await;
         assert_eq!(others(), before);
     });
 }
 
 #[test]
-fn a_table_for_many_nodes_is_one_transaction_and_read_back_as_written() {
+fn a_table_for_many_nodes_is_one_transaction_and_is_read_back_unchanged() {
     in_namespace(|| async {
         let mut desired = outgoing();
         let nat = desired.nat_outgoing.as_mut().unwrap();
@@ -223,7 +223,7 @@ fn a_table_for_many_nodes_is_one_transaction_and_read_back_as_written() {
         nat.inside.insert(ip("0.0.0.0"), ip("0.255.255.255"));
         desired.allowed_tunnel_sources = nodes;
         let mut reconciler = Reconciler::new(Linux::open().unwrap());
-        bring_in_sync(&mut reconciler, &desired).await;
+        apply_in_sync(&mut reconciler, &desired).await;
         let Rules { tunnel_sources, nat } = desired.rules();
         let held = reconciler.kernel().dump().await.unwrap().table;
         assert!(held == TableState::Intact(Rules { tunnel_sources, nat }), "{held:?}");

@@ -1,5 +1,5 @@
-//! The tunnels against a real kernel that has ipip. Where the machine's kernel has none, the lab runs this file with
-//! `--ignored` in User-mode Linux. Needs root, `ip`, `nft` and `ping`.
+//! Tests of the tunnels on a real kernel with ipip. If the machine's kernel has none, the lab runs this file with `--ignored`
+//! in User-mode Linux. They need root, `ip`, `nft` and `ping`.
 //!
 //! Two nodes in network namespaces, on two segments with a router between them.
 #![allow(missing_docs)]
@@ -41,7 +41,7 @@ fn racks() -> Racks {
     racks
         .router
         .sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
-    // What the router sees is the proof: tunnelled packets, and none of the pods' own.
+    // The router's counters are the proof: tunnelled packets, and no bare packets of pods.
     racks.router.sh("nft -f - <<END
 table inet seen {
   chain passing {
@@ -56,7 +56,7 @@ END");
 }
 
 impl Racks {
-    /// Packets the router passed on, tunnelled and bare ones of pods.
+    /// Returns the numbers of forwarded packets: tunnelled ones, and bare ones of pods.
     fn seen(&self) -> (u64, u64) {
         let count = |name: &str| {
             let listed = self.router.sh("nft list table inet seen");
@@ -83,62 +83,62 @@ fn node_b() -> Desired {
     with_tunnel4(to_a, "198.51.100.3", &["192.0.2.1", "198.51.100.3"])
 }
 
-/// Packets that a rule of node's guard counted.
+/// Returns the number of packets that a rule of the node's guard counted.
 fn counted(node: &Place, comment: &str) -> u64 {
     let listed = node.sh("nft list table inet heliograph");
     listed.lines().filter(|line| line.contains(&format!("comment \"{comment}\""))).map(packets).sum()
 }
 
-/// The packet count in a rule as `nft` prints it.
+/// Returns the packet count in a rule as `nft` prints it.
 fn packets(rule: &str) -> u64 {
     let after = rule.split("packets ").nth(1).expect("a rule with a counter");
     after.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Fails with a clear word where there is no ipip.
+/// Fails with a clear message if the kernel has no ipip.
 fn need_ipip() {
     Place::new().within(|| {
         let made = Command::new("ip").args("link add probe4 type ipip external".split(' ')).output().unwrap();
-        let said = String::from_utf8_lossy(&made.stderr).into_owned();
+        let error = String::from_utf8_lossy(&made.stderr).into_owned();
         assert!(
             made.status.success(),
             "this kernel has no ipip ({}): run these tests in the lab",
-            said.trim()
+            error.trim()
         );
     });
 }
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn pods_reach_each_other_through_the_tunnel_and_strangers_do_not() {
+fn pods_reach_each_other_through_the_tunnel_and_other_hosts_do_not() {
     need_ipip();
     let racks = racks();
-    // Where new devices get a strict filter, packets from a node's own address must still be taken.
+    // If new devices get a strict filter, packets from a node's own address must still be accepted.
     racks.b.sh("echo 1 > /proc/sys/net/ipv4/conf/default/rp_filter");
-    racks.a.bring_in_sync(&node_a());
-    racks.b.bring_in_sync(&node_b());
+    racks.a.apply_in_sync(&node_a());
+    racks.b.apply_in_sync(&node_b());
 
     assert!(racks.a.pings("-I 10.1.0.7 10.3.0.7"), "pod to pod");
     let (tunnelled, bare) = racks.seen();
     assert!(tunnelled >= 6 && bare == 0, "{tunnelled} tunnelled, {bare} bare");
     assert!(racks.b.pings("-I 10.3.0.7 10.1.0.7"), "and the other way");
     assert!(racks.a.pings("-I 192.0.2.1 10.3.0.7"), "node to pod");
-    assert!(racks.a.pings("-M do -s 1452 -I 10.1.0.7 10.3.0.7"), "what fills the device's MTU");
-    assert!(!racks.a.can("ping -n -c 1 -W 1 -M do -s 1453 -I 10.1.0.7 10.3.0.7"), "an octet more");
+    assert!(racks.a.pings("-M do -s 1452 -I 10.1.0.7 10.3.0.7"), "a packet of the device's MTU");
+    assert!(!racks.a.can("ping -n -c 1 -W 1 -M do -s 1453 -I 10.1.0.7 10.3.0.7"), "one octet more");
     assert!(counted(&racks.b, "tunnelled by a node") > 0);
     assert_eq!(counted(&racks.b, "tunnelled by a stranger"), 0);
 
-    // The router is no node. What it sends through a tunnel of its own is dropped before it is unpacked.
+    // The router is no node. Packets that it sends through its own tunnel are dropped before decapsulation.
     racks.router.sh("ip link add s0 type ipip external && ip link set s0 up");
     racks
         .router
         .sh("ip route add 10.3.0.0/24 encap ip id 0 dst 198.51.100.3 src 198.51.100.254 ttl 64 dev s0");
     assert!(!racks.router.can("ping -n -c 2 -i 0.2 -W 2 -I 198.51.100.254 10.3.0.7"));
     assert_eq!(counted(&racks.b, "tunnelled by a stranger"), 2);
-    // The same packets are taken as soon as it is one.
+    // The same packets are accepted when it is a node.
     let mut grown = node_b();
     grown.allowed_tunnel_sources.insert(ip("198.51.100.254"));
-    racks.b.bring_in_sync(&grown);
+    racks.b.apply_in_sync(&grown);
     assert!(racks.router.pings("-I 198.51.100.254 10.3.0.7"));
     assert_eq!(counted(&racks.b, "tunnelled by a stranger"), 0);
 }
@@ -149,77 +149,77 @@ fn a_restart_keeps_the_device_and_its_routes() {
     need_ipip();
     let racks = racks();
     let device = || racks.a.sh("ip -d -o link show heliograph4");
-    racks.a.bring_in_sync(&node_a());
+    racks.a.apply_in_sync(&node_a());
     let first = racks.a.sh("ip -o link show heliograph4 | cut -d: -f1");
     assert!(device().contains("ipip external") && device().contains("mtu 1480"), "{}", device());
     let same = || racks.a.sh("ip -o link show heliograph4 | cut -d: -f1") == first;
-    racks.a.bring_in_sync(&node_a());
+    racks.a.apply_in_sync(&node_a());
     assert!(same(), "kept");
     let mut smaller = node_a();
     smaller.tunnels.v4.as_mut().unwrap().mtu = 1380;
-    racks.a.bring_in_sync(&smaller);
-    assert!(same() && device().contains("mtu 1380"), "adjusted, not made anew");
+    racks.a.apply_in_sync(&smaller);
+    assert!(same() && device().contains("mtu 1380"), "adjusted, not created again");
     racks.a.sh("ip link set heliograph4 down");
-    racks.a.bring_in_sync(&node_a());
+    racks.a.apply_in_sync(&node_a());
     assert!(same() && device().contains("UP") && device().contains("mtu 1480"), "{}", device());
-    assert_eq!(racks.a.sh("ip route show proto 104 | wc -l"), "2\n", "its routes are back");
+    assert_eq!(racks.a.sh("ip route show proto 104 | wc -l"), "2\n", "its routes are restored");
 
-    // One of our name and kind, but bound to one peer, can't be made external: it is made anew.
+    // A device of the same name and kind that is bound to one remote end can't be made external: it is created again.
     racks
         .a
         .sh("ip link del heliograph4 && ip link add heliograph4 type ipip local 192.0.2.1 remote 192.0.2.9");
-    racks.a.bring_in_sync(&node_a());
+    racks.a.apply_in_sync(&node_a());
     assert!(device().contains("ipip external"), "{}", device());
-    // Somebody takes it away altogether.
+    // Another program deletes it.
     racks.a.sh("ip link del heliograph4");
-    racks.a.bring_in_sync(&node_a());
+    racks.a.apply_in_sync(&node_a());
 
     let tunl0 = racks.a.can("ip link show tunl0");
     for _ in 0..2 {
-        racks.a.bring_in_sync(&Desired::default());
+        racks.a.apply_in_sync(&Desired::default());
         assert!(!racks.a.can("ip link show heliograph4"));
         assert_eq!(racks.a.sh("ip route show proto 104; nft list tables"), "");
-        assert_eq!(racks.a.can("ip link show tunl0"), tunl0, "the module's own device isn't ours");
+        assert_eq!(racks.a.can("ip link show tunl0"), tunl0, "the module's own device is foreign");
     }
 }
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn routes_of_every_sort_change_into_each_other() {
+fn routes_of_every_kind_are_replaced_by_each_other() {
     need_ipip();
     let racks = racks();
     let oif = racks.a.within(|| index("up0"));
-    let near = Hop::Direct { via: ip("192.0.2.9"), oif };
-    let shapes = [
+    let direct = Hop::Direct { via: ip("192.0.2.9"), oif };
+    let forms = [
         Route::Blackhole,
-        Route::unicast([near]),
+        Route::unicast([direct]),
         over("198.51.100.3", "192.0.2.1"),
         over("198.51.100.4", "192.0.2.1"),
         Route::unicast([tunnel("198.51.100.3"), tunnel("198.51.100.4")]),
-        Route::unicast([tunnel("198.51.100.3"), near]),
+        Route::unicast([tunnel("198.51.100.3"), direct]),
     ];
     racks.a.within(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut reconciler = Reconciler::new(Linux::open().unwrap());
-            for before in &shapes {
-                for after in &shapes {
-                    for shape in [before, after] {
-                        let desired = routes(&[("10.3.0.0/24", shape.clone())]);
-                        bring_in_sync(
+            for before in &forms {
+                for after in &forms {
+                    for form in [before, after] {
+                        let desired = routes(&[("10.3.0.0/24", form.clone())]);
+                        apply_in_sync(
                             &mut reconciler,
                             &with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]),
                         )
                         .await;
                         let actual = reconciler.kernel().dump().await.unwrap();
-                        assert_eq!(actual.routes, [(at("10.3.0.0/24"), Held::Route(shape.clone()))].into());
+                        assert_eq!(actual.routes, [(at("10.3.0.0/24"), Held::Route(form.clone()))].into());
                     }
                 }
             }
-            // What others do to an encapsulated route shows and is put right.
+            // Changes of an encapsulated route by other programs are noticed and reverted.
             let desired = routes(&[("10.3.0.0/24", over("198.51.100.3", "192.0.2.1"))]);
             let desired = with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]);
-            bring_in_sync(&mut reconciler, &desired).await;
+            apply_in_sync(&mut reconciler, &desired).await;
             for change in ["dst 198.51.100.9 src 192.0.2.1 ttl 64", "dst 198.51.100.3 src 192.0.2.1 ttl 9"] {
                 sh(&format!(
                     "ip route replace 10.3.0.0/24 metric 104 proto 104 encap ip id 0 {change} dev heliograph4"
@@ -228,7 +228,7 @@ fn routes_of_every_sort_change_into_each_other() {
                     reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")],
                     held(&desired)
                 );
-                bring_in_sync(&mut reconciler, &desired).await;
+                apply_in_sync(&mut reconciler, &desired).await;
                 assert_eq!(
                     reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")],
                     held(&desired)
@@ -244,16 +244,16 @@ fn held(desired: &Desired) -> Held {
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn multipath_over_two_tunnels_reaches_both_nodes() {
+fn multipath_through_two_tunnels_reaches_both_nodes() {
     need_ipip();
     let racks = racks();
-    // Node b under two addresses, as if it were two nodes that announce the same prefix.
+    // Node b has two addresses, like two nodes that advertise the same prefix.
     racks.b.sh("ip address add 198.51.100.4/24 dev up0");
     let mut a = node_a();
     a.routes.insert(at("10.3.0.0/24"), Route::unicast([tunnel("198.51.100.3"), tunnel("198.51.100.4")]));
     a.allowed_tunnel_sources.insert(ip("198.51.100.4"));
-    racks.a.bring_in_sync(&a);
-    racks.b.bring_in_sync(&node_b());
+    racks.a.apply_in_sync(&a);
+    racks.b.apply_in_sync(&node_b());
     racks.a.sh("echo 1 > /proc/sys/net/ipv4/fib_multipath_hash_policy");
     racks
         .router
@@ -261,7 +261,7 @@ fn multipath_over_two_tunnels_reaches_both_nodes() {
     for remote in ["198.51.100.3", "198.51.100.4"] {
         racks.router.sh(&format!("nft add rule ip paths c meta l4proto 4 ip daddr {remote} counter"));
     }
-    // By layer 4 hash, many flows take both ways: TCP attempts to closed ports will do.
+    // By layer 4 hash, many flows use both paths. TCP connections to closed ports are enough.
     let knock =
         "for p in $(seq 1001 1040); do timeout 5 bash -c \"</dev/tcp/10.3.0.7/$p\" 2>/dev/null; done; true";
     racks.a.sh(knock);
@@ -272,36 +272,39 @@ fn multipath_over_two_tunnels_reaches_both_nodes() {
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn another_external_device_in_the_way_is_named() {
+fn another_external_device_is_named_in_the_error() {
     need_ipip();
     let racks = racks();
     racks.a.sh("ip link add theirs type ipip external");
-    let summary = racks.a.bring(&node_a());
+    let summary = racks.a.apply(&node_a());
     let problem = summary.errors.iter().find(|problem| problem.what.contains("heliograph4")).unwrap();
     assert!(problem.remedy.contains("find the other"), "{problem:?}");
     assert_eq!(summary.routes, 1, "the blackhole is in place");
     racks.a.sh("ip link del theirs");
-    racks.a.bring_in_sync(&node_a());
+    racks.a.apply_in_sync(&node_a());
 }
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn a_way_through_our_own_tunnel_is_no_answer_about_the_underlay() {
+fn a_route_through_the_tunnel_is_ignored_in_segment_look_ups() {
     need_ipip();
     let racks = racks();
     let mut desired = node_a();
     desired.routes.insert(at("198.51.100.0/24"), over("198.51.100.3", "192.0.2.1"));
-    racks.a.bring_in_sync(&desired);
-    let answer = racks.a.within(|| {
+    racks.a.apply_in_sync(&desired);
+    let segment = racks.a.within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { Linux::open().unwrap().segment(ip("198.51.100.3")).await.unwrap() })
     });
-    assert!(matches!(answer, Segment::Routed { gateway, .. } if gateway == ip("192.0.2.254")), "{answer:?}");
+    assert!(
+        matches!(segment, Segment::Routed { gateway, .. } if gateway == ip("192.0.2.254")),
+        "{segment:?}"
+    );
 }
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn the_ipv6_tunnel_carries_both_families() {
+fn the_ipv6_tunnel_transports_both_families() {
     need_ipip();
     let racks = racks();
     let node = |own4: &str, own6: &str, far4: &str, far6: &str, local: &str, remote: &str| {
@@ -320,8 +323,8 @@ fn the_ipv6_tunnel_carries_both_families() {
     for place in [&racks.a, &racks.b] {
         place.sh("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
     }
-    racks.a.bring_in_sync(&a);
-    racks.b.bring_in_sync(&b);
+    racks.a.apply_in_sync(&a);
+    racks.b.apply_in_sync(&b);
     assert!(racks.a.pings("-I fd01::7 fd03::7"), "IPv6 in IPv6");
     assert!(racks.a.pings("-I 10.1.0.7 10.3.0.7"), "IPv4 in IPv6");
     let (tunnelled, bare) = racks.seen();
@@ -333,23 +336,26 @@ fn the_ipv6_tunnel_carries_both_families() {
         })
     });
     assert_eq!(form, DeviceForm::External);
-    racks.a.bring_in_sync(&Desired::default());
+    racks.a.apply_in_sync(&Desired::default());
     assert!(!racks.a.can("ip link show heliograph6"));
 }
 
 #[test]
 #[ignore = "needs ipip: run by the lab in UML"]
-fn a_tunnel_lost_under_way_comes_back_with_its_routes_in_one_run() {
+fn a_deleted_tunnel_is_restored_with_its_routes_in_one_run() {
     need_ipip();
     in_namespace(|| async {
         underlay();
         let kernel = Linux::open().unwrap();
         let mut changes = kernel.changes().unwrap();
         let mut reconciler = Reconciler::new(kernel);
-        bring_in_sync(&mut reconciler, &node_a()).await;
+        apply_in_sync(&mut reconciler, &node_a()).await;
         sh("ip link del heliograph4");
-        wait_for("the loss is noticed", async || changes.next().await.is_some_and(|hint| hint.ours)).await;
-        reconciler.look_again(false);
+        wait_for("the deletion is noticed", async || {
+            changes.next().await.is_some_and(|hint| hint.own_objects)
+        })
+        .await;
+        reconciler.invalidate(false);
         let summary = reconciler.run(Instant::now()).await;
         assert!(summary.in_sync && summary.routes == 2, "{summary:#?}");
     });

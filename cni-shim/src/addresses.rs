@@ -1,14 +1,16 @@
-//! Which address of a pod CIDR comes next. Pure: the store says what is taken.
+//! Selection of the next address of a pod CIDR. Pure: the caller checks whether an address is taken.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-/// The next free address of `cidr` after `last`, going round at the end, so that an address just given back is the
-/// last to be given out again (others may still have it in their caches). `None`: every one is taken.
+use crate::IpFamily;
+
+/// Returns the next free address of `cidr` after `last`, continuing at the start of the CIDR, so that a released address is
+/// the last to be allocated again (others may still have it in their caches). `None`: all addresses are taken.
 ///
-/// Never given out: the network's own address (for IPv6 the subnet-router anycast address, RFC 4291 §2.6.1), the
-/// first host, which is kept for the node, and IPv4's broadcast address.
+/// These are never allocated: the network's own address (for IPv6 the subnet-router anycast address, RFC 4291 §2.6.1),
+/// the first host, which is kept for the node, and IPv4's broadcast address.
 pub(crate) fn next_free<E>(
     cidr: IpNetwork,
     last: Option<IpAddr>,
@@ -22,7 +24,7 @@ pub(crate) fn next_free<E>(
         _ => first,
     };
     for candidate in (start..=end).chain(first..start) {
-        let address = address(candidate, cidr.is_ipv4());
+        let address = address(candidate, IpFamily::of_network(&cidr));
         if !taken(address)? {
             return Ok(Some(address));
         }
@@ -30,11 +32,15 @@ pub(crate) fn next_free<E>(
     Ok(None)
 }
 
-/// First and last address that may be given out, as numbers; `None` where the CIDR is too small for any.
+/// Returns the first and last address that may be allocated, as numbers; `None` if the CIDR is too small.
 fn usable(cidr: IpNetwork) -> Option<(u128, u128)> {
     let network = number(cidr.network());
-    let (bits, kept_at_end) = if cidr.is_ipv4() { (32, 1) } else { (128, 0) };
-    let hosts = u128::MAX.checked_shr(128 - (bits - u32::from(cidr.prefix()))).unwrap_or(0);
+    let family = IpFamily::of_network(&cidr);
+    let kept_at_end = match family {
+        IpFamily::V4 => 1,
+        IpFamily::V6 => 0,
+    };
+    let hosts = u128::MAX.checked_shr(128 - u32::from(family.bits() - cidr.prefix())).unwrap_or(0);
     let first = network.checked_add(2)?;
     let last = (network | hosts).checked_sub(kept_at_end)?;
     (first <= last).then_some((first, last))
@@ -47,12 +53,11 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-fn address(number: u128, is_ipv4: bool) -> IpAddr {
-    if is_ipv4 {
-        // The range was made from a 32-bit network, so nothing is cut off.
-        IpAddr::V4(Ipv4Addr::from(number as u32))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(number))
+fn address(number: u128, family: IpFamily) -> IpAddr {
+    match family {
+        // The range was made from a 32-bit network, so no bits are lost.
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::from(number as u32)),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::from(number)),
     }
 }
 
@@ -77,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_addresses_are_never_given_out() {
+    fn reserved_addresses_are_never_allocated() {
         assert_eq!(all("10.0.0.0/29"), ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         assert_eq!(all("10.0.0.0/30"), ["10.0.0.2"]);
         assert_eq!(all("255.255.255.248/30"), ["255.255.255.250"]);
@@ -97,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_given_back_is_the_last_to_come_again() {
+    fn a_released_address_is_the_last_to_be_allocated_again() {
         let mut taken = BTreeSet::new();
         let mut last = None;
         let mut seen = Vec::new();
@@ -111,10 +116,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back in whatever order, nothing is given out twice, nothing outside the
-        /// CIDR, and a refusal comes only when every usable address is taken.
+        /// For any order of allocations and releases: no address is allocated twice or from outside the CIDR, and
+        /// allocation fails only when every usable address is taken.
         #[test]
-        fn no_duplicates_and_no_refusal_before_the_end(
+        fn no_duplicates_and_no_failure_before_exhaustion(
             base in any::<u32>(),
             prefix in 24u8..=32,
             v6 in any::<bool>(),
@@ -137,7 +142,7 @@ mod tests {
                     _ => match next_free(cidr, last, |a| Ok::<_, Infallible>(taken.contains(&a))).unwrap() {
                         Some(address) => {
                             prop_assert!(cidr.contains(address));
-                            prop_assert!(taken.insert(address), "{address} given out twice");
+                            prop_assert!(taken.insert(address), "{address} allocated twice");
                             last = Some(address);
                         }
                         None => prop_assert_eq!(taken.len(), size),

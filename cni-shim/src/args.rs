@@ -1,18 +1,18 @@
-//! The environment a runtime passes a verb's parameters in (CNI 1.1, section 2, "Parameters").
+//! The environment variables in which a runtime passes a verb's parameters (CNI 1.1, section 2, "Parameters").
 
 use std::path::PathBuf;
 
 use crate::attachment::Attachment;
 use crate::error::{CniError, code};
 
-/// The kernel's IFNAMSIZ less the terminating zero.
+/// The kernel's IFNAMSIZ without the terminating zero.
 const IFNAME_MAX: usize = 15;
 
-/// What is asked for. Each verb carries the parameters it needs, so none is checked twice or forgotten.
+/// A verb with the parameters it needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Add(Attachment, PathBuf),
-    /// The namespace isn't used: the host's end takes the pod's end with it, and DEL must do without anyway.
+    /// DEL needs no namespace: the kernel deletes the pod's end together with the host's end.
     Del(Attachment),
     Check(Attachment, PathBuf),
     Gc,
@@ -21,7 +21,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Reads the command from `env`, a look-up in the environment.
+    /// Reads the command from `env`, a function that looks up an environment variable.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, CniError> {
         let set = |name: &str| env(name).filter(|value| !value.is_empty());
         let command = set("CNI_COMMAND").unwrap_or_default();
@@ -59,7 +59,7 @@ fn netns(set: &impl Fn(&str) -> Option<String>) -> Result<PathBuf, CniError> {
     })
 }
 
-/// The specification wants the names of the invalid variables in the message.
+/// Returns the error for an invalid variable. The specification requires the variable's name in the message.
 pub(crate) fn invalid(variable: &str, problem: &str) -> CniError {
     CniError::new(
         code::INVALID_ENVIRONMENT,
@@ -72,7 +72,7 @@ fn check_container_id(id: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if !id.starts_with(|c: char| c.is_ascii_alphanumeric()) || !id.chars().all(allowed) {
         return Err(format!(
-            "{id:?} must begin with a letter or digit and go on with letters, digits, '_', '.' and '-'"
+            "{id:?} must begin with a letter or digit and continue with letters, digits, '_', '.' and '-'"
         ));
     }
     Ok(())
@@ -82,11 +82,11 @@ fn check_ifname(name: &str) -> Result<(), String> {
     let problem = if name.len() > IFNAME_MAX {
         format!("is longer than {IFNAME_MAX} bytes")
     } else if name == "." || name == ".." {
-        "is a directory's name".into()
+        "is the name of a directory".into()
     } else if let Some(bad) =
         name.chars().find(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
     {
-        format!("has {bad:?} in it")
+        format!("contains {bad:?}")
     } else {
         return Ok(());
     };
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verb_takes_what_it_needs() {
+    fn each_verb_gets_its_parameters() {
         let attachment = Attachment { container_id: "c1".into(), ifname: "eth0".into() };
         let key = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
         let with = |more: &[(&'static str, &'static str)]| parse(&[&key, more].concat());

@@ -1,15 +1,18 @@
-//! An attachment: one interface of one container, what CNI calls add, check and delete on.
+//! The attachment: one interface of one container in one network (CNI 1.1, section 1).
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What the names of all host ends of pods' veths begin with.
+use crate::hash::fnv1a;
+
+/// The prefix of the names of the host ends of all pods' veth pairs.
 pub const HOST_INTERFACE_PREFIX: &str = "hg";
 
+/// The number of hex digits after the prefix.
 const HASH_DIGITS: usize = 12;
 
-/// Identity of an attachment: the pair CNI 1.1 (section 3) says is unique.
+/// An attachment. CNI 1.1 (section 3) guarantees that the pair is unique.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Attachment {
@@ -30,26 +33,21 @@ impl fmt::Display for Attachment {
     }
 }
 
-/// Name of the host's end of the veth for interface `ifname` of container `container_id`: `hg` and twelve hex
-/// digits, the same at every call, so that DEL finds the interface even when every record of it is lost.
+/// Returns the name of the host end of the veth pair for interface `ifname` of container `container_id`: `hg` and
+/// twelve hex digits. It depends on nothing else, so DEL finds the interface even without the address store.
 pub fn host_interface(container_id: &str, ifname: &str) -> String {
-    // The separator can't occur in a container id, so no two pairs run together.
-    let bytes = container_id.bytes().chain([0]).chain(ifname.bytes());
-    let hash = fnv1a(bytes);
+    // The separator can't occur in a container id, so two different pairs never give the same bytes.
+    // The names of existing interfaces must not change with the build, so the hash must not either.
+    let hash = fnv1a([container_id.as_bytes(), &[0], ifname.as_bytes()].concat());
     let folded = (hash >> 48) ^ (hash & 0xffff_ffff_ffff);
     format!("{HOST_INTERFACE_PREFIX}{folded:0width$x}", width = HASH_DIGITS)
 }
 
-/// Whether `name` has the form [`host_interface`] gives.
+/// Returns whether `name` has the form that [`host_interface`] returns.
 pub fn is_host_interface(name: &str) -> bool {
     name.strip_prefix(HOST_INTERFACE_PREFIX).is_some_and(|digits| {
         digits.len() == HASH_DIGITS && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
-}
-
-/// FNV-1a, 64 bit. The standard library's hasher may change between compilers; names in a running kernel may not.
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -58,7 +56,7 @@ mod tests {
 
     #[test]
     fn names_are_stable_short_and_distinct() {
-        // Pinned: a change would orphan the interfaces of running pods at an upgrade.
+        // Pinned: after a change, an upgrade would no longer find the interfaces of running pods.
         assert_eq!(host_interface("abc", "eth0"), "hg4ae81be84f2c");
         assert_ne!(host_interface("abc", "eth0"), host_interface("abc", "eth1"));
         assert_ne!(host_interface("abce", "th0"), host_interface("abc", "eth0"));
@@ -67,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_names_are_told_apart() {
+    fn foreign_names_are_recognized() {
         for name in
             ["hg", "hg0", "hg00000000000g", "hg0000000000000", "eth0", "HG000000000000", "hgABCDEF012345"]
         {

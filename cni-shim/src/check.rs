@@ -1,8 +1,7 @@
-//! CHECK: is everything still there that ADD made?
+//! The verb CHECK: compares the present state with the result of ADD.
 
 use std::net::IpAddr;
 
-use crate::ROUTE_PROTOCOL;
 use crate::attachment::Attachment;
 use crate::config::Config;
 use crate::error::{CniError, code};
@@ -10,11 +9,12 @@ use crate::net::{Link, Mac, Net, NetError, Side};
 use crate::plan::gateway_for;
 use crate::result::{Interface, Success};
 use crate::store::Store;
+use crate::{IpFamily, ROUTE_PROTOCOL};
 
-/// Compares `prevResult`, the address store and the kernel, and reports everything that is missing at once.
+/// Compares `prevResult`, the address store and the kernel, and reports all differences in one error.
 pub(crate) fn check(net: &mut dyn Net, config: &Config, attachment: &Attachment) -> Result<(), CniError> {
     let Some(expected) = &config.prev_result()? else {
-        let details = "CHECK compares with the result of ADD, which the runtime must pass on as prevResult";
+        let details = "CHECK compares with the result of ADD, which the runtime must pass as prevResult";
         return Err(CniError::new(code::INVALID_CONFIG, "CHECK without prevResult", details));
     };
     let mut problems = Vec::new();
@@ -63,7 +63,7 @@ fn check_kernel(
     };
     let pod = check_link(net, Side::Pod, &attachment.ifname, interface(&attachment.ifname, true), problems)?;
     let host = check_link(net, Side::Host, &host_name, interface(&host_name, false), problems)?;
-    // Nothing else can be right without both ends, and one message says it better than ten.
+    // Without both ends everything else is missing too: one message is clearer than ten.
     let (Some(pod), Some(host)) = (pod, host) else {
         return Ok(());
     };
@@ -74,8 +74,8 @@ fn check_kernel(
         }
         check_host_route(net, &host, address, problems)?;
         check_default_route(net, &pod, address, expected, problems)?;
-        check_neighbour(net, Side::Host, &host, address, pod.mac, problems)?;
-        check_neighbour(net, Side::Pod, &pod, gateway_for(address), host.mac, problems)?;
+        check_neighbor(net, Side::Host, &host, address, pod.mac, problems)?;
+        check_neighbor(net, Side::Pod, &pod, gateway_for(address), host.mac, problems)?;
     }
     Ok(())
 }
@@ -128,7 +128,7 @@ fn check_host_route(
     Ok(())
 }
 
-/// Only if `prevResult` still has the route: a later plugin of the chain may have replaced it.
+/// Checks the default route if `prevResult` still contains it: a later plugin of the chain may have replaced it.
 fn check_default_route(
     net: &mut dyn Net,
     pod: &Link,
@@ -143,13 +143,13 @@ fn check_default_route(
     let ours = |route: &crate::net::Route| {
         route.prefix_len == 0 && route.gateway == Some(gateway) && route.interface == Some(pod.index)
     };
-    if !net.pod_routes(gateway)?.iter().any(ours) {
+    if !net.pod_routes(IpFamily::of(address))?.iter().any(ours) {
         problems.push(format!("the pod's default route via {gateway} is missing"));
     }
     Ok(())
 }
 
-fn check_neighbour(
+fn check_neighbor(
     net: &mut dyn Net,
     side: Side,
     on: &Link,
@@ -157,10 +157,10 @@ fn check_neighbour(
     wanted: Option<Mac>,
     problems: &mut Vec<String>,
 ) -> Result<(), NetError> {
-    match net.neighbour(side, on.index, address)? {
-        None => problems.push(format!("the permanent neighbour entry for {address} is missing in {side}")),
+    match net.neighbor(side, on.index, address)? {
+        None => problems.push(format!("the permanent neighbor entry for {address} is missing in {side}")),
         Some(found) if Some(found) != wanted => {
-            problems.push(format!("the neighbour entry for {address} in {side} has the stale MAC {found}"));
+            problems.push(format!("the neighbor entry for {address} in {side} has the stale MAC {found}"));
         }
         Some(_) => {}
     }

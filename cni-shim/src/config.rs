@@ -1,4 +1,4 @@
-//! The network configuration on standard input, and the versions of the specification it may ask for.
+//! The network configuration on standard input, and the supported versions of the specification.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::DEFAULT_RUN_DIR;
 use crate::attachment::Attachment;
-use crate::conflist::PLUGIN_TYPE;
 use crate::error::{CniError, code};
 use crate::result::Success;
+use crate::{DEFAULT_RUN_DIR, PLUGIN_NAME};
 
-/// A version of the CNI specification this plugin speaks. 0.1 and 0.2 had another result type and are long gone
-/// from every runtime that is still maintained; 0.3.0 and 0.3.1 differ in a spelling mistake.
+/// A supported version of the CNI specification. 0.1 and 0.2 had another result type, and no maintained runtime uses
+/// them any more; 0.3.0 and 0.3.1 differ in a spelling mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     V0_3_0,
@@ -23,7 +22,7 @@ pub(crate) enum Version {
     V1_1_0,
 }
 
-/// The version used where nobody asked for another.
+/// The version that is used if the runtime specified none.
 pub(crate) const NEWEST_VERSION: Version = Version::V1_1_0;
 
 impl Version {
@@ -50,16 +49,16 @@ impl fmt::Display for Version {
     }
 }
 
-/// What standard input held, for verbs other than VERSION.
+/// The network configuration, for verbs other than VERSION.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub version: Version,
     pub run_dir: PathBuf,
-    /// Passed through to the result.
+    /// Copied to the result.
     pub dns: Option<Value>,
-    /// Kept as it came: DEL does without it, whatever it looks like.
+    /// Not decoded yet: DEL works without it, even if it is invalid.
     prev_result: Option<Value>,
-    /// Fields that ask for what this plugin doesn't do, with their values and why not.
+    /// Fields that ask for unsupported features, with their values and the reason.
     unsupported: Vec<(&'static str, Value, &'static str)>,
     pub valid_attachments: Option<Vec<Attachment>>,
 }
@@ -84,12 +83,12 @@ fn default_run_dir() -> PathBuf {
     DEFAULT_RUN_DIR.into()
 }
 
-/// Runtimes in Go write an empty list as `null`; that is not the same as to say nothing.
+/// Decodes `null`, which runtimes in Go write for an empty list. A missing field is something else.
 fn null_is_empty<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Vec<Attachment>>, D::Error> {
     Ok(Some(Option::deserialize(json)?.unwrap_or_default()))
 }
 
-/// The `cniVersion` of a configuration, as it stands there; `None` where there is none to be found.
+/// Returns the `cniVersion` of a configuration unchanged; `None` if there is none or the JSON is invalid.
 pub(crate) fn version_text(stdin: &[u8]) -> Option<String> {
     let json: Value = serde_json::from_slice(stdin).ok()?;
     Some(json.get("cniVersion")?.as_str()?.to_owned())
@@ -100,12 +99,12 @@ impl Config {
         let json: Value = serde_json::from_slice(stdin).map_err(|e| {
             CniError::new(code::DECODE, "the network configuration is not JSON", e.to_string())
         })?;
-        // The version first: the rest may look different in a version we don't know.
+        // The version first: the rest may have another form in a version that is not supported.
         let version = decode_version(&json)?;
         let wire: Wire = serde_json::from_value(json).map_err(|e| {
             CniError::new(
                 code::INVALID_CONFIG,
-                "the network configuration is not one for this plugin",
+                "the network configuration is not valid for this plugin",
                 e.to_string(),
             )
         })?;
@@ -120,7 +119,7 @@ impl Config {
         })
     }
 
-    /// The result of the plugins before this one, or of ADD where the verb is CHECK.
+    /// Returns the result of the plugins before this one, or of ADD if the verb is CHECK.
     pub fn prev_result(&self) -> Result<Option<Success>, CniError> {
         let decode = |value: &Value| {
             Success::deserialize(value)
@@ -129,9 +128,9 @@ impl Config {
         self.prev_result.as_ref().map(decode).transpose()
     }
 
-    /// Refuses what would otherwise be silently not done. Not for DEL and GC: what is wrong with a configuration
-    /// must not keep anybody from cleaning up.
-    pub fn refuse_unsupported(&self) -> Result<(), CniError> {
+    /// Returns an error if the configuration asks for an unsupported feature, which would otherwise be ignored silently.
+    /// Not called for DEL and GC: an invalid configuration must not prevent cleaning up.
+    pub fn reject_unsupported(&self) -> Result<(), CniError> {
         let Some((key, value, why)) = self.unsupported.first() else { return Ok(()) };
         Err(CniError::new(
             code::UNSUPPORTED_FIELD,
@@ -150,8 +149,8 @@ fn unsupported(ipam: Option<Value>, ip_masq: Option<Value>) -> Vec<(&'static str
 }
 
 fn decode_version(json: &Value) -> Result<Version, CniError> {
-    let speaks = || Version::ALL.map(Version::as_str).join(", ");
-    // Without the field the version is 0.1.0, as it was before there was the field.
+    let supported = || Version::ALL.map(Version::as_str).join(", ");
+    // A missing field means 0.1.0, the only version without the field.
     let text = match json.get("cniVersion") {
         None | Some(Value::Null) => "0.1.0",
         Some(Value::String(text)) => text,
@@ -163,7 +162,7 @@ fn decode_version(json: &Value) -> Result<Version, CniError> {
         CniError::new(
             code::INCOMPATIBLE_VERSION,
             format!("CNI version {text} is not supported"),
-            format!("cniVersion {text} was asked for; this plugin speaks {}", speaks()),
+            format!("cniVersion {text} was requested; this plugin supports {}", supported()),
         )
     })
 }
@@ -176,12 +175,12 @@ impl Wire {
         let name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if !self.name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !self.name.chars().all(name_char) {
             return invalid(format!(
-                "name {:?} must begin with a letter or digit and go on with letters, digits, '_', '.' and '-'",
+                "name {:?} must begin with a letter or digit and continue with letters, digits, '_', '.' and '-'",
                 self.name
             ));
         }
         if self.plugin_type.is_empty() {
-            return invalid(format!("type is empty; it must be {PLUGIN_TYPE:?}"));
+            return invalid(format!("type is empty; it must be {PLUGIN_NAME:?}"));
         }
         if !self.run_dir.is_absolute() {
             return invalid(format!("runDir {} must be an absolute path", self.run_dir.display()));
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtimes_configuration_is_understood() {
+    fn a_runtimes_configuration_is_decoded() {
         let config = decode(
             r#"{"cniVersion":"1.0.0","name":"heliograph","type":"heliograph-cni","runDir":"/x","args":{"a":1},
                "runtimeConfig":{"portMappings":[]},"ipMasq":false,"ipam":{},"dns":{"nameservers":["10.96.0.10"]}}"#,
@@ -232,16 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn what_only_some_verbs_need_is_refused_only_for_them() {
+    fn fields_that_only_some_verbs_use_are_rejected_only_for_these() {
         let with = |field: &str| {
             decode(&format!(r#"{{"cniVersion":"1.1.0","name":"n","type":"t",{field}}}"#))
-                .expect("good enough for DEL")
+                .expect("valid for DEL")
         };
         for field in [r#""ipMasq":true"#, r#""ipam":{"type":"host-local"}"#] {
-            let error = with(field).refuse_unsupported().unwrap_err();
+            let error = with(field).reject_unsupported().unwrap_err();
             let (key, value) = field.split_once(':').unwrap();
             assert_eq!(error.code, 2);
-            // The specification wants key and value in the message.
+            // The specification requires key and value in the message.
             assert!(error.msg.contains(key.trim_matches('"')) && error.msg.contains(value), "{error:?}");
         }
         let error = with(r#""prevResult":{"ips":[{"address":"nonsense"}]}"#).prev_result().unwrap_err();
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn no_valid_attachments_and_no_word_about_them_are_two_things() {
+    fn an_empty_list_of_valid_attachments_differs_from_a_missing_one() {
         let with = |more: &str| {
             let json = format!(r#"{{"cniVersion":"1.1.0","name":"n","type":"t"{more}}}"#);
             decode(&json).unwrap().valid_attachments
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_found_even_where_the_rest_is_bad() {
+    fn the_version_is_found_even_if_the_rest_is_invalid() {
         assert_eq!(version_text(br#"{"cniVersion":"9.9.9"}"#).as_deref(), Some("9.9.9"));
         assert_eq!(version_text(b"{"), None);
     }

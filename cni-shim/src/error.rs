@@ -1,4 +1,4 @@
-//! What a failed verb prints: the error object of CNI 1.1, section 5.
+//! The error object that a failed verb prints (CNI 1.1, section 5).
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::net::NetError;
 use crate::node::NodeFileError;
 use crate::store::StoreError;
 
-/// Error codes. Below 100 they are the specification's, from 100 on our own.
+/// Error codes: below 100 those of the specification, from 100 on those of this plugin.
 pub(crate) mod code {
     pub const INCOMPATIBLE_VERSION: u32 = 1;
     pub const UNSUPPORTED_FIELD: u32 = 2;
@@ -22,13 +22,13 @@ pub(crate) mod code {
     pub const ALREADY_ATTACHED: u32 = 101;
     /// CHECK found something missing or changed.
     pub const CHECK_FAILED: u32 = 102;
-    /// The kernel refused a step.
+    /// The kernel rejected a step.
     pub const KERNEL: u32 = 103;
     /// The address store can't be read or written.
     pub const STORE: u32 = 104;
 }
 
-/// A verb's failure: a code for the runtime, a line for the pod's event, and the rest for who looks closer.
+/// The error of a verb: a code for the runtime, one line for the pod's event, and details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CniError {
     pub code: u32,
@@ -41,7 +41,7 @@ impl CniError {
         Self { code, msg: msg.into(), details: details.into() }
     }
 
-    /// The object printed on standard output. `cni_version` is the version in use, as far as it is known.
+    /// Returns the object to print on standard output. `cni_version` is the version in use, the newest if unknown.
     pub fn to_json(&self, cni_version: &str) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -53,7 +53,7 @@ impl CniError {
             details: &'a str,
         }
         let printed = Printed { cni_version, code: self.code, msg: &self.msg, details: &self.details };
-        serde_json::to_string(&printed).expect("strings and a number have no way to fail")
+        serde_json::to_string(&printed).expect("strings and a number always serialize")
     }
 }
 
@@ -65,9 +65,7 @@ impl From<NodeFileError> for CniError {
                 "the Heliograph agent is not ready on this node",
                 error.to_string(),
             ),
-            NodeFileError::Read { .. } | NodeFileError::Write { .. } => {
-                Self::new(code::IO, "node.json can't be read", error.to_string())
-            }
+            NodeFileError::Read { .. } => Self::new(code::IO, "node.json can't be read", error.to_string()),
             NodeFileError::Decode { .. } => {
                 Self::new(code::DECODE, "node.json can't be decoded", error.to_string())
             }
@@ -80,7 +78,7 @@ impl From<NodeFileError> for CniError {
 
 impl From<NetError> for CniError {
     fn from(error: NetError) -> Self {
-        Self::new(code::KERNEL, "the kernel refused a step of the pod's wiring", error.to_string())
+        Self::new(code::KERNEL, "the kernel rejected a step of the pod's set-up", error.to_string())
     }
 }
 
@@ -105,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_printed_as_the_specification_says() {
+    fn errors_have_the_form_of_the_specification() {
         let error = CniError::new(code::TRY_AGAIN_LATER, "not yet", "wait");
         assert_eq!(
             error.to_json("1.0.0"),

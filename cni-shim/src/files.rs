@@ -1,38 +1,25 @@
-//! Files that are whole or not there.
+//! Files that are replaced in one step.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-/// Puts `bytes` in the place of `path` in one step (write beside it, rename): a reader sees the old or the new
-/// content, never a part. With `durable` it also outlives a power cut, at the cost of two fsyncs.
+/// Replaces the content of a file in one step, by a rename: a reader gets the old or the new content, never a part of it.
+/// The content may be lost in a power cut, which is no loss on a tmpfs.
 ///
 /// Two writers of the same path must exclude each other.
-pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let beside = beside(path);
-    let written = write(&beside, bytes, durable).and_then(|()| fs::rename(&beside, path));
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // Best effort: the leftover is overwritten by the next writer anyway.
-        let _ = fs::remove_file(&beside);
+        // Best effort: the next writer overwrites a file that is left.
+        let _ = fs::remove_file(&temporary);
     }
-    written?;
-    if durable && let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    written
 }
 
-fn write(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
-    Ok(())
-}
-
-/// A hidden name in the same folder: runtimes that list the folder by extension don't take it for a config.
-fn beside(path: &Path) -> PathBuf {
+/// Returns a hidden name in the same folder.
+fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
 }
@@ -42,11 +29,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_and_nothing_is_left_beside_it() {
+    fn a_file_is_replaced_and_no_temporary_file_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
-        replace(&path, b"one", true).unwrap();
-        replace(&path, b"two", false).unwrap();
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -57,7 +44,7 @@ mod tests {
         let path = folder.path().join("taken");
         fs::create_dir(&path).unwrap();
         fs::write(path.join("x"), b"").unwrap();
-        replace(&path, b"two", false).unwrap_err();
+        replace(&path, b"two").unwrap_err();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

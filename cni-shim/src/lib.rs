@@ -1,30 +1,32 @@
-//! The Heliograph CNI plugin: wires the pods of one node, without asking anybody.
+//! The Heliograph CNI plugin: attaches the pods of one node to the network, without the agent or an API server.
 //!
-//! Two kinds of callers use this crate:
+//! Two programs use this crate:
 //!
 //! - the binary `heliograph-cni`, which a container runtime starts for each verb of the
-//!   [CNI specification](https://www.cni.dev/docs/spec/) 1.1 and which is nothing but [`run`];
-//! - the node agent, which writes the two files the plugin lives from: [`node::NodeFile`]
-//!   (`node.json`: pod CIDRs, MTU) and [`conflist::Conflist`] (what makes the runtime call us).
+//!   [CNI specification](https://www.cni.dev/docs/spec/) 1.1 and which only calls [`run`];
+//! - the node agent, which writes [`node::NodeFile`] (`node.json`: pod CIDRs, MTU) for the plugin. It also uses the
+//!   names and numbers defined here, and the netlink codec.
 //!
-//! # How a pod is wired
-//! An address a family is reserved in the run directory under a file lock, then a pure plan of small steps is
-//! carried out: a veth pair whose far end is born inside the pod's namespace, a host route to the pod's address
-//! (route protocol 105), permanent neighbour entries both ways, and a default route in the pod. There is no
+//! # Steps
+//! The plugin reserves one address per family in the run directory under a file lock. Then it executes a pure plan of
+//! small steps: it creates a veth pair whose peer is in the pod's namespace from the start, a host route to the pod's
+//! address (route protocol 105), permanent neighbor entries on both sides, and a default route in the pod. There is no
 //! bridge, no proxy ARP and no address on the host's end, so there is nothing to resolve and nothing to spoof.
 //! Every step has an undo; an ADD that fails leaves nothing.
 //!
 //! Pods can't spoof IPv4 sources (strict reverse-path filter on each veth). IPv6 has no such filter in the
-//! kernel; that takes a packet filter rule, which is the agent's to set.
+//! kernel; it needs a packet filter rule, which the agent has to set.
 
 mod addresses;
 mod args;
 mod attachment;
 mod check;
+pub mod codec;
 mod config;
-pub mod conflist;
 mod error;
+mod family;
 mod files;
+mod hash;
 mod namespace;
 mod net;
 mod netlink;
@@ -35,10 +37,15 @@ mod store;
 mod verbs;
 
 pub use attachment::{HOST_INTERFACE_PREFIX, host_interface, is_host_interface};
+pub use family::IpFamily;
+pub use hash::fnv1a;
 pub use verbs::run;
 
-/// Route protocol number of everything this plugin puts into a routing table (`proto 105`).
+/// The plugin's name in the network configuration, and the file name of its binary.
+pub const PLUGIN_NAME: &str = "heliograph-cni";
+
+/// The route protocol number of every route that the plugin installs (`proto 105`).
 pub const ROUTE_PROTOCOL: u8 = 105;
 
-/// Where the agent and the plugin meet unless the network configuration says otherwise.
+/// The run directory, which agent and plugin share, unless the network configuration names another.
 pub const DEFAULT_RUN_DIR: &str = "/run/heliograph";

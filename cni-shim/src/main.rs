@@ -1,4 +1,4 @@
-//! `heliograph-cni`: started by the container runtime for every CNI verb.
+//! `heliograph-cni`: the CNI plugin, which the container runtime starts for every verb.
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
 
-/// A network namespace other than our own.
+/// A network namespace other than the one of this process.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     file: File,
@@ -16,7 +16,7 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Opens the namespace at `path`; one that is our own is refused, as a pod on the host's network needs no wiring.
+    /// Opens the namespace at `path`. The host's namespace is an error: a pod on the host's network has no attachment.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         // Of this thread, not of the process: they may differ in tests.
@@ -29,12 +29,12 @@ impl Namespace {
         Ok(Self { file, own })
     }
 
-    /// The descriptor to name the namespace by in a netlink request.
+    /// Returns the descriptor that identifies the namespace in a netlink request.
     pub fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    /// Runs `work` in the namespace. Only this thread moves, and it is back when this returns without error.
+    /// Runs `work` in the namespace. Only this thread enters it, and it has left it when this returns without error.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
         let done = work();

@@ -1,13 +1,14 @@
-//! What the plugin asks of the kernel, as a trait: the real one is [`crate::netlink`], tests have a faulty fake.
+//! The kernel operations that the plugin needs, as a trait. [`crate::netlink`] implements it; tests use a faulty fake.
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::IpFamily;
 use crate::plan::Step;
 
-/// Which end of the veth, and with it which namespace.
+/// An end of the veth pair, and with it a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Side {
     Host,
@@ -28,7 +29,7 @@ impl fmt::Display for Side {
 pub(crate) struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// Makes any six bytes a locally administered unicast address.
+    /// Makes a locally administered unicast address of any six bytes.
     pub fn local(mut bytes: [u8; 6]) -> Self {
         bytes[0] = (bytes[0] & !0b01) | 0b10;
         Self(bytes)
@@ -69,7 +70,7 @@ pub(crate) struct Link {
     pub mac: Option<Mac>,
     pub mtu: u32,
     pub up: bool,
-    /// `veth` and the like; empty for hardware.
+    /// `veth`, for example; empty for hardware.
     pub kind: String,
 }
 
@@ -84,15 +85,15 @@ pub(crate) struct Route {
     pub table: u32,
 }
 
-/// A request the kernel refused.
+/// A request that the kernel rejected.
 #[derive(Debug, thiserror::Error)]
 #[error("{tried}: {source}{}{}", message.as_ref().map(|m| format!(" ({m})")).unwrap_or_default(), remedy(source))]
 pub(crate) struct NetError {
-    /// What was tried, on what.
+    /// The operation, and the object it was for.
     pub tried: String,
-    /// What the kernel answered.
+    /// The error that the kernel returned.
     pub source: io::Error,
-    /// Its own words for it, where it had some.
+    /// The kernel's explanation (extended ACK), if it gave one.
     pub message: Option<String>,
 }
 
@@ -112,31 +113,31 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// The kernel's network, as far as this plugin needs it. One value serves one verb on one pod.
+/// The kernel's network configuration, as far as this plugin needs it. One value is used for one verb on one pod.
 pub(crate) trait Net {
-    /// Carries out one step of a plan.
+    /// Executes one step of a plan.
     fn apply(&mut self, step: &Step) -> Result<(), NetError>;
 
-    /// Deletes an interface of the host, with all that hangs on it. Says whether there was one.
+    /// Deletes an interface of the host with everything that depends on it; returns whether it existed.
     fn delete_host_link(&mut self, name: &str) -> Result<bool, NetError>;
 
-    /// The interface of that name, if there is one.
+    /// Returns the interface of that name, if there is one.
     fn link(&mut self, side: Side, name: &str) -> Result<Option<Link>, NetError>;
 
-    /// All interfaces of the host.
+    /// Returns all interfaces of the host.
     fn host_links(&mut self) -> Result<Vec<Link>, NetError>;
 
-    /// The host's route to exactly this address (/32 or /128), local addresses included, if there is one.
+    /// Returns the host's route to exactly this address (/32 or /128), local addresses included, if there is one.
     fn host_route(&mut self, address: IpAddr) -> Result<Option<Route>, NetError>;
 
-    /// Whether the interface has the address.
+    /// Returns whether the interface has the address.
     fn has_address(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<bool, NetError>;
 
-    /// The pod's routes of the address's family in the main table.
-    fn pod_routes(&mut self, family_of: IpAddr) -> Result<Vec<Route>, NetError>;
+    /// Returns the pod's routes of a family in the main table.
+    fn pod_routes(&mut self, family: IpFamily) -> Result<Vec<Route>, NetError>;
 
-    /// The permanent neighbour entry for the address, if there is one.
-    fn neighbour(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<Option<Mac>, NetError>;
+    /// Returns the MAC of the permanent neighbor entry for the address, if there is one.
+    fn neighbor(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<Option<Mac>, NetError>;
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `node.json`: what the agent tells the plugin about this node. The agent writes it, the plugin reads it at every
-//! ADD, so pods start while the agent is restarting.
+//! `node.json`: the facts about this node that the plugin needs. The agent writes the file, the plugin reads it at every
+//! ADD, so pods start while the agent restarts.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,104 +8,95 @@ use std::path::{Path, PathBuf};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::files;
+use crate::IpFamily;
 
-/// The only format of `node.json` there is so far; it grows by fields, and the number changes only when an older
-/// reader would do harm.
+/// The version of the format of `node.json`. New fields don't change it; a change that breaks older readers does.
 pub const VERSION: u32 = 1;
 
-/// The file's name inside the run directory.
+/// The file's name in the run directory.
 pub const FILE_NAME: &str = "node.json";
 
 /// The smallest MTU IPv6 works with (RFC 8200 §5).
 const IPV6_MINIMUM_MTU: u32 = 1280;
 /// The smallest MTU IPv4 works with (RFC 791 §3.2).
 const IPV4_MINIMUM_MTU: u32 = 68;
-/// What a veth takes.
+/// The largest MTU of a veth.
 const MAXIMUM_MTU: u32 = 65535;
 
-/// The content of `node.json`. Fields it doesn't know are ignored: the plugin may be older than the agent.
+/// The content of `node.json`. Unknown fields are ignored: the plugin may be older than the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeFile {
-    /// Format of the file, [`VERSION`].
+    /// The version of the format, [`VERSION`].
     pub version: u32,
     /// The node's name in Kubernetes.
     pub node: String,
-    /// What pods get their addresses from, IPv4 and IPv6: one address a family, from the first CIDR of the family
-    /// that has one left.
+    /// The CIDRs from which pods get addresses, IPv4 and IPv6: one address per family, from the first CIDR of the
+    /// family with a free address.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<IpNetwork>,
-    /// MTU of the pods' interfaces, in bytes: the underlay's less what a tunnel may take.
+    /// The MTU of the pods' interfaces, in bytes: the underlay's minus the tunnel's overhead.
     pub mtu: u32,
     /// The node's own addresses, for people who read the file.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
 }
 
-/// Why `node.json` could not be read or written.
+/// The reason for which `node.json` could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeFileError {
-    /// There is no file: the agent hasn't written it yet.
+    /// The file does not exist: the agent hasn't written it yet.
     #[error(
-        "{path} is not there: the Heliograph agent has not written it yet (it does so once it knows this node's \
-         pod CIDRs; see `heliograph status`)"
+        "{path} does not exist: the Heliograph agent has not written it yet (it writes it when this node has pod \
+         CIDRs; see `heliograph status`)"
     )]
     Missing {
-        /// Where it was looked for.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// The file is there but can't be read.
+    /// The file exists but can't be read.
     #[error("read {path}: {source}")]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The error that the kernel returned.
         source: io::Error,
     },
-    /// Not the JSON it should be.
-    #[error("{path} is not a node file: {source}; the agent writes it anew when it starts")]
+    /// The content is not the expected JSON.
+    #[error("{path} is not a node file: {source}; restart the agent, which writes it again")]
     Decode {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Where and what.
+        /// The position and kind of the mistake.
         source: serde_json::Error,
     },
-    /// A format this plugin doesn't know.
+    /// The version of the format is not supported.
     #[error(
-        "{path} has version {found}, this plugin reads version {VERSION}: install the plugin that came with the agent"
+        "{path} has version {found}, this plugin supports version {VERSION}: install the plugin of the agent's version"
     )]
     Version {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The version it has.
+        /// The version in the file.
         found: u32,
     },
-    /// JSON of the right shape that can't be right.
+    /// A value is invalid.
     #[error("{path}: {problem}")]
     Invalid {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What can't be.
+        /// The invalid value.
         problem: String,
-    },
-    /// The file could not be put in place.
-    #[error("write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel answered.
-        source: io::Error,
     },
 }
 
 impl NodeFile {
-    /// A file of the current version.
+    /// Makes a file of the current version.
     pub fn new(node: impl Into<String>, pod_cidrs: Vec<IpNetwork>, mtu: u32, addresses: Vec<IpAddr>) -> Self {
         Self { version: VERSION, node: node.into(), pod_cidrs, mtu, addresses }
     }
 
-    /// Where the file is for a run directory.
+    /// Returns the path of the file in a run directory.
     pub fn path(run_dir: &Path) -> PathBuf {
         run_dir.join(FILE_NAME)
     }
@@ -113,7 +104,7 @@ impl NodeFile {
     /// Reads and checks `run_dir/node.json`.
     ///
     /// # Errors
-    /// [`NodeFileError`], with [`NodeFileError::Missing`] kept apart: that one passes by itself.
+    /// [`NodeFileError::Missing`] if there is no file yet, another [`NodeFileError`] if it can't be used.
     pub fn load(run_dir: &Path) -> Result<Self, NodeFileError> {
         let path = Self::path(run_dir);
         let bytes = match std::fs::read(&path) {
@@ -126,25 +117,8 @@ impl NodeFile {
         Self::decode(&bytes, &path)
     }
 
-    /// Writes `run_dir/node.json` in one step, making the directory if need be. A reader sees the old file or the
-    /// new one.
-    ///
-    /// # Errors
-    /// [`NodeFileError::Invalid`] if what is to be written makes no sense, [`NodeFileError::Write`] otherwise.
-    pub fn write(&self, run_dir: &Path) -> Result<(), NodeFileError> {
-        let path = Self::path(run_dir);
-        self.validate().map_err(|problem| NodeFileError::Invalid { path: path.clone(), problem })?;
-        let write = || {
-            std::fs::create_dir_all(run_dir)?;
-            let mut bytes = serde_json::to_vec(self)?;
-            bytes.push(b'\n');
-            files::replace(&path, &bytes, true)
-        };
-        write().map_err(|source| NodeFileError::Write { path: path.clone(), source })
-    }
-
     fn decode(bytes: &[u8], path: &Path) -> Result<Self, NodeFileError> {
-        // The version first: a newer file may have another shape, and then that is what to say.
+        // The version first: a newer file may have another form, and then the version is the error to report.
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -163,12 +137,12 @@ impl NodeFile {
         if self.node.is_empty() {
             return Err("node is empty: it must be the node's name".into());
         }
-        let (minimum, why) = match self.pod_cidrs.iter().any(IpNetwork::is_ipv6) {
-            true => (IPV6_MINIMUM_MTU, "IPv6 needs"),
-            false => (IPV4_MINIMUM_MTU, "IPv4 needs"),
+        let (family, minimum) = match self.pod_cidrs.iter().any(IpNetwork::is_ipv6) {
+            true => (IpFamily::V6, IPV6_MINIMUM_MTU),
+            false => (IpFamily::V4, IPV4_MINIMUM_MTU),
         };
         if self.mtu < minimum {
-            return Err(format!("mtu {} is too small: {why} at least {minimum}", self.mtu));
+            return Err(format!("mtu {} is too small: {family} needs at least {minimum}", self.mtu));
         }
         if self.mtu > MAXIMUM_MTU {
             return Err(format!("mtu {} is too large: a veth takes at most {MAXIMUM_MTU}", self.mtu));
@@ -186,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_is_the_agreed_one() {
+    fn the_format_is_stable() {
         let file = NodeFile::new(
             "rack1-a",
             vec!["10.244.1.0/24".parse().unwrap()],
@@ -199,22 +173,21 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_agents_fields_are_tolerated() {
+    fn a_newer_agents_fields_are_ignored() {
         let file = decode(r#"{"version":1,"node":"a","podCIDRs":[],"mtu":1500,"later":{"x":1}}"#).unwrap();
         assert!(file.addresses.is_empty());
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_file_is_loaded_from_the_run_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let run_dir = folder.path().join("run");
         let file = NodeFile::new("a", vec!["fd00::/64".parse().unwrap()], 1280, vec![]);
-        file.write(&run_dir).unwrap();
-        assert_eq!(NodeFile::load(&run_dir).unwrap(), file);
+        std::fs::write(NodeFile::path(folder.path()), serde_json::to_vec(&file).unwrap()).unwrap();
+        assert_eq!(NodeFile::load(folder.path()).unwrap(), file);
     }
 
     #[test]
-    fn errors_say_what_is_wrong_and_where() {
+    fn errors_name_the_file_and_the_mistake() {
         let folder = tempfile::tempdir().unwrap();
         let missing = NodeFile::load(folder.path()).unwrap_err();
         assert!(matches!(missing, NodeFileError::Missing { .. }));

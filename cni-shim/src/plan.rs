@@ -1,26 +1,27 @@
-//! How a pod is wired: a pure plan of steps, and their execution with undo.
+//! The set-up of an attachment: a pure plan of steps, and their execution with undo.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use crate::IpFamily;
 use crate::net::{Mac, Net, NetError, Side};
 
-/// The pods' IPv4 next hop. No interface has it: the pod has a permanent neighbour entry for it.
+/// The pods' IPv4 next hop. No interface has it: the pod has a permanent neighbor entry for it.
 pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 /// The pods' IPv6 next hop, likewise.
 pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
-/// What the plan is made from.
+/// The input of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wiring {
     pub veth: Veth,
-    /// The pod's addresses, at most one a family.
+    /// The pod's addresses, at most one per family.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A veth pair, one end here and the other in the pod's namespace.
+/// A veth pair: one end in the host's namespace, the other in the pod's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Veth {
     pub host_name: String,
@@ -39,44 +40,23 @@ impl Veth {
     }
 }
 
-/// One change to the kernel. Interfaces are named, not numbered: numbers exist only after the first step.
+/// One change to the kernel. It names interfaces, as their indices exist only after the first step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Creates the veth pair.
     CreateVeth(Veth),
-    /// Sets `net.FAMILY.conf.INTERFACE.KEY`.
-    Sysctl {
-        side: Side,
-        interface: String,
-        family: &'static str,
-        key: &'static str,
-        value: &'static str,
-    },
-    Up {
-        side: Side,
-        interface: String,
-    },
-    /// Gives the pod's end its address, as a /32 or /128.
-    PodAddress {
-        interface: String,
-        address: IpAddr,
-    },
-    /// The host's route to the pod.
-    HostRoute {
-        interface: String,
-        address: IpAddr,
-    },
-    /// The pod's only route.
-    DefaultRoute {
-        interface: String,
-        gateway: IpAddr,
-    },
-    /// A permanent neighbour entry.
-    Neighbour {
-        side: Side,
-        interface: String,
-        address: IpAddr,
-        mac: Mac,
-    },
+    /// Sets the sysctl `net.FAMILY.conf.INTERFACE.KEY`.
+    Sysctl { side: Side, interface: String, family: IpFamily, key: &'static str, value: &'static str },
+    /// Brings an interface up.
+    Up { side: Side, interface: String },
+    /// Adds the address to the pod's end, as a /32 or /128.
+    PodAddress { interface: String, address: IpAddr },
+    /// Adds the host's route to the pod.
+    HostRoute { interface: String, address: IpAddr },
+    /// Adds the pod's only route.
+    DefaultRoute { interface: String, gateway: IpAddr },
+    /// Adds a permanent neighbor entry.
+    Neighbor { side: Side, interface: String, address: IpAddr, mac: Mac },
 }
 
 impl fmt::Display for Step {
@@ -90,7 +70,7 @@ impl fmt::Display for Step {
                 )
             }
             Self::Sysctl { side, interface, family, key, value } => {
-                write!(f, "set net.{family}.conf.{interface}.{key}={value} in {side}")
+                write!(f, "set net.{}.conf.{interface}.{key}={value} in {side}", family.sysctl())
             }
             Self::Up { side, interface } => write!(f, "bring {interface} up in {side}"),
             Self::PodAddress { interface, address } => {
@@ -102,26 +82,28 @@ impl fmt::Display for Step {
             Self::DefaultRoute { interface, gateway } => {
                 write!(f, "add the pod's default route via {gateway} through {interface}")
             }
-            Self::Neighbour { side, interface, address, mac } => {
-                write!(f, "add neighbour {address} at {mac} to {interface} in {side}")
+            Self::Neighbor { side, interface, address, mac } => {
+                write!(f, "add neighbor {address} at {mac} to {interface} in {side}")
             }
         }
     }
 }
 
-/// The next hop of a pod for the family of `address`.
+/// Returns the next hop of a pod for the family of `address`.
 pub(crate) fn gateway_for(address: IpAddr) -> IpAddr {
-    if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 }
+    match IpFamily::of(address) {
+        IpFamily::V4 => GATEWAY_V4,
+        IpFamily::V6 => GATEWAY_V6,
+    }
 }
 
-/// An address as the one-address network it is to the kernel.
+/// Returns an address as a network of one address.
 pub(crate) fn host_network(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }
 
-/// The steps that wire a pod, in order: sysctls before the interfaces come up, so that neither end listens to
-/// router advertisements for even a moment; everything that needs a live interface after; the host's route last,
-/// when the pod is ready for what comes through it.
+/// Returns the steps that set up an attachment, in order. Sysctls come before the interfaces are up, so that neither end
+/// ever accepts a router advertisement. The host's route comes last, when the pod is ready for packets.
 pub(crate) fn plan(wiring: &Wiring) -> Vec<Step> {
     let veth = &wiring.veth;
     let mut steps = vec![Step::CreateVeth(veth.clone())];
@@ -135,9 +117,9 @@ pub(crate) fn plan(wiring: &Wiring) -> Vec<Step> {
         let host = || veth.host_name.clone();
         steps.extend([
             Step::PodAddress { interface: pod(), address },
-            Step::Neighbour { side: Side::Pod, interface: pod(), address: gateway, mac: veth.host_mac },
+            Step::Neighbor { side: Side::Pod, interface: pod(), address: gateway, mac: veth.host_mac },
             Step::DefaultRoute { interface: pod(), gateway },
-            Step::Neighbour { side: Side::Host, interface: host(), address, mac: veth.pod_mac },
+            Step::Neighbor { side: Side::Host, interface: host(), address, mac: veth.pod_mac },
             Step::HostRoute { interface: host(), address },
         ]);
     }
@@ -145,21 +127,22 @@ pub(crate) fn plan(wiring: &Wiring) -> Vec<Step> {
 }
 
 fn sysctls(wiring: &Wiring) -> Vec<Step> {
+    use IpFamily::{V4, V6};
     use Side::{Host, Pod};
     let mut settings = vec![
-        // Pods are no routers: nobody's router advertisement may redirect them or the host (CVE-2020-10749).
-        (Pod, "ipv6", "accept_ra", "0"),
-        (Host, "ipv6", "accept_ra", "0"),
+        // Without this, a router advertisement from a pod could redirect the host or another pod (CVE-2020-10749).
+        (Pod, V6, "accept_ra", "0"),
+        (Host, V6, "accept_ra", "0"),
         // No link-local address on the host's end: pods reach the host by its own addresses only.
-        (Host, "ipv6", "addr_gen_mode", "1"),
-        // A pod sends from its own address: RFC 3704 §2.2, strict.
-        (Host, "ipv4", "rp_filter", "1"),
-        (Host, "ipv4", "forwarding", "1"),
+        (Host, V6, "addr_gen_mode", "1"),
+        // A pod sends from its own address only: RFC 3704 §2.2, strict.
+        (Host, V4, "rp_filter", "1"),
+        (Host, V4, "forwarding", "1"),
     ];
     if wiring.addresses.iter().any(IpAddr::is_ipv6) {
-        settings.push((Host, "ipv6", "forwarding", "1"));
-        // Some runtimes make namespaces with IPv6 turned off.
-        settings.push((Pod, "ipv6", "disable_ipv6", "0"));
+        settings.push((Host, V6, "forwarding", "1"));
+        // Some runtimes create namespaces with IPv6 turned off.
+        settings.push((Pod, V6, "disable_ipv6", "0"));
     }
     let step = |(side, family, key, value)| Step::Sysctl {
         side,
@@ -171,27 +154,27 @@ fn sysctls(wiring: &Wiring) -> Vec<Step> {
     settings.into_iter().map(step).collect()
 }
 
-/// Why a plan was not carried out, and whether that left something.
+/// The failure of a plan.
 #[derive(Debug, thiserror::Error)]
-#[error("{cause}{}", undo.as_ref().map(|e| format!("; and undoing it failed too: {e}")).unwrap_or_default())]
+#[error("{cause}{}", undo.as_ref().map(|e| format!("; undoing it failed too: {e}")).unwrap_or_default())]
 pub(crate) struct Failure {
     pub cause: NetError,
-    /// Set if something may be left in the kernel.
+    /// The failure of the undo: if there is one, something may be left in the kernel.
     pub undo: Option<NetError>,
 }
 
-/// Carries out the steps; at the first that fails, undoes what was done.
+/// Executes the steps; if one fails, undoes those that were executed.
 pub(crate) fn execute(net: &mut dyn Net, steps: &[Step]) -> Result<(), Failure> {
     for (at, step) in steps.iter().enumerate() {
         if let Err(cause) = net.apply(step) {
-            // The failed step too: an error is no proof that nothing happened.
+            // The failed step too: it may have had an effect in spite of the error.
             return Err(Failure { cause, undo: undo(net, &steps[..=at]).err() });
         }
     }
     Ok(())
 }
 
-/// Undoes steps. All the others hang on the veth, and the kernel takes them away with it, on both sides.
+/// Undoes steps. All others depend on the veth pair, and the kernel removes them with it, on both sides.
 fn undo(net: &mut dyn Net, steps: &[Step]) -> Result<(), NetError> {
     for step in steps.iter().rev() {
         match step {
@@ -203,7 +186,7 @@ fn undo(net: &mut dyn Net, steps: &[Step]) -> Result<(), NetError> {
             | Step::PodAddress { .. }
             | Step::HostRoute { .. }
             | Step::DefaultRoute { .. }
-            | Step::Neighbour { .. } => {}
+            | Step::Neighbor { .. } => {}
         }
     }
     Ok(())
@@ -245,16 +228,16 @@ mod tests {
                 "bring hg000000000001 up in the host",
                 "bring eth0 up in the pod",
                 "add 10.244.1.2 to eth0 in the pod",
-                "add neighbour 169.254.1.1 at 02:00:00:00:00:01 to eth0 in the pod",
+                "add neighbor 169.254.1.1 at 02:00:00:00:00:01 to eth0 in the pod",
                 "add the pod's default route via 169.254.1.1 through eth0",
-                "add neighbour 10.244.1.2 at 02:00:00:00:00:02 to hg000000000001 in the host",
+                "add neighbor 10.244.1.2 at 02:00:00:00:00:02 to hg000000000001 in the host",
                 "add the host's route to 10.244.1.2 through hg000000000001",
             ]
         );
     }
 
     #[test]
-    fn a_dual_stack_pod_gets_everything_twice_and_sysctls_come_before_up() {
+    fn a_dual_stack_pod_gets_everything_for_both_families_and_sysctls_come_before_up() {
         let steps = plan(&wiring(&["10.244.1.2", "fd00::2"]));
         let routes = steps.iter().filter(|s| matches!(s, Step::HostRoute { .. })).count();
         assert_eq!(routes, 2);

@@ -6,10 +6,11 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::IpFamily;
 use crate::config::Version;
 
-/// A result in the shape of 1.1; [`Success::to_json`] takes away or adds what older versions have differently.
-/// Fields that other plugins of the chain set and we don't know are kept in `other`.
+/// A result in the form of 1.1; [`Success::to_json`] converts it to older versions. Unknown fields, which other plugins
+/// of the chain set, are kept in `other`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Success {
@@ -33,7 +34,7 @@ pub(crate) struct Interface {
     pub mac: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// The namespace's path; empty on the host.
+    /// The path of the namespace; empty for the host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
     #[serde(flatten)]
@@ -64,7 +65,7 @@ pub(crate) struct Route {
 }
 
 impl Success {
-    /// The JSON text for a runtime that speaks `version`.
+    /// Returns the JSON text in a version of the specification.
     pub fn to_json(&self, version: Version) -> String {
         let mut result = self.clone();
         result.other.insert("cniVersion".into(), version.as_str().into());
@@ -72,7 +73,10 @@ impl Success {
             // `version` was dropped from IPs in 1.0.0.
             ip.other.remove("version");
             if version < Version::V1_0_0 {
-                let family = if ip.address.is_ipv4() { "4" } else { "6" };
+                let family = match IpFamily::of_network(&ip.address) {
+                    IpFamily::V4 => "4",
+                    IpFamily::V6 => "6",
+                };
                 ip.other.insert("version".into(), family.into());
             }
         }
@@ -80,10 +84,10 @@ impl Success {
             // An interface's MTU is new in 1.1.0.
             result.interfaces.iter_mut().for_each(|interface| interface.mtu = None);
         }
-        serde_json::to_string(&result).expect("strings, numbers and JSON values have no way to fail")
+        serde_json::to_string(&result).expect("strings, numbers and JSON values always serialize")
     }
 
-    /// Addresses on the interface `ifname` inside a container.
+    /// Returns the addresses of the interface `ifname` in the container.
     pub fn pod_addresses<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a Ip> {
         self.ips.iter().filter(move |ip| {
             let interface = ip.interface.and_then(|index| self.interfaces.get(index));
@@ -110,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_version_gets_its_own_shape() {
+    fn each_version_has_its_own_form() {
         for version in Version::ALL {
             let json: Value = serde_json::from_str(&sample().to_json(version)).unwrap();
             assert_eq!(json["cniVersion"], version.as_str());
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_survives_being_read_back() {
+    fn a_result_that_is_read_back_is_the_same() {
         for version in Version::ALL {
             let text = sample().to_json(version);
             let back: Success = serde_json::from_str(&text).unwrap();

@@ -1,7 +1,8 @@
-//! Who has which address: one small file in the run directory, changed under a file lock and always whole.
+//! The address store: the allocations of all attachments, in one small file in the run directory that is changed under a
+//! file lock and replaced in one step.
 //!
-//! The run directory is a tmpfs, so a reboot, which ends all pods, also empties the store; and a file made there
-//! costs no more than a netlink call.
+//! The run directory is a tmpfs: a reboot, which ends all pods, also empties the store, and writing a file costs no more
+//! than a netlink call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -13,14 +14,16 @@ use std::path::{Path, PathBuf};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::IpFamily;
 use crate::addresses::next_free;
 use crate::attachment::Attachment;
 use crate::files;
 use crate::net::NetError;
 
+/// The version of the format of the file.
 const VERSION: u32 = 1;
 
-/// Why the store could not do what was asked.
+/// The reason for which an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error(
@@ -33,19 +36,19 @@ pub(crate) enum StoreError {
     #[error("{tried} {path}: {source}")]
     Io { tried: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "{path} is damaged ({problem}); delete it: a new one is begun, and addresses of running pods are still known \
+        "{path} is damaged ({problem}); delete it: a new one is created, and addresses of running pods are still found \
          by their host routes"
     )]
     Damaged { path: PathBuf, problem: String },
     #[error(
-        "{wanted} and {holder} would both have the host interface {interface}; restart the pod to get another id"
+        "{wanted} and {holder} would both have the host interface {interface}; restart the pod, which then gets another id"
     )]
     Collision { wanted: Attachment, holder: Attachment, interface: String },
     #[error(transparent)]
     Net(#[from] NetError),
 }
 
-/// What one attachment holds.
+/// The allocation of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     #[serde(flatten)]
@@ -56,13 +59,13 @@ pub(crate) struct Record {
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
-    /// By host interface, which is what `ip link` shows to who goes looking.
+    /// By host interface, the name that `ip link` shows.
     attachments: BTreeMap<String, Record>,
-    /// The last address given out of each CIDR.
+    /// The address of each CIDR that was allocated last.
     last: BTreeMap<IpNetwork, IpAddr>,
 }
 
-/// The store, locked: nobody else reads or writes it until this is dropped (or the process dies).
+/// The store, locked: no other process reads or writes it until this is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
@@ -71,8 +74,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Locks and reads the store of a run directory, making it if need be. Waits for others; they hold the lock
-    /// for well under a millisecond, and the kernel frees it when they die.
+    /// Locks and reads the store of a run directory; creates it if there is none. Waits for other processes, which hold
+    /// the lock for less than a millisecond; the kernel releases it when they end.
     pub fn open(run_dir: &Path) -> Result<Self, StoreError> {
         let folder = run_dir.join("pods");
         let io_error = |tried, path: &Path| {
@@ -83,7 +86,7 @@ impl Store {
             .recursive(true)
             .mode(0o755)
             .create(&folder)
-            .map_err(io_error("make", &folder))?;
+            .map_err(io_error("create", &folder))?;
         let lock_path = folder.join("lock");
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock_path);
         let lock = lock.map_err(io_error("open", &lock_path))?;
@@ -102,20 +105,20 @@ impl Store {
         Ok(Self { path, content, _lock: lock })
     }
 
-    /// What the attachment holds.
+    /// Returns the allocation of an attachment.
     pub fn find(&self, attachment: &Attachment) -> Option<&Record> {
         let record = self.content.attachments.get(&attachment.host_interface())?;
         (record.attachment == *attachment).then_some(record)
     }
 
-    /// All that is held.
+    /// Returns all allocations.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.content.attachments.values()
     }
 
-    /// Reserves an address for each family of `cidrs`. Addresses the attachment has from an ADD that was killed are
-    /// given again. `in_kernel` is asked about each candidate: an address somebody is reachable at is not free,
-    /// whatever became of its record.
+    /// Allocates an address for each family of `cidrs`. An attachment that has addresses, from an ADD that was killed,
+    /// gets the same again. `in_kernel` returns whether the kernel has a route to a candidate: such an address is not
+    /// free, even if the store has no record of it.
     pub fn reserve(
         &mut self,
         attachment: &Attachment,
@@ -142,7 +145,8 @@ impl Store {
         for family in &families {
             let address = self.pick(family, |a| Ok(taken.contains(&a) || in_kernel(a)?))?;
             let Some(address) = address else {
-                let taken = taken.iter().filter(|a| a.is_ipv4() == family[0].is_ipv4()).count();
+                let of = IpFamily::of_network(&family[0]);
+                let taken = taken.iter().filter(|a| IpFamily::of(**a) == of).count();
                 return Err(StoreError::Exhausted { cidrs: family.clone(), taken });
             };
             addresses.push(address);
@@ -169,7 +173,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Gives back what the attachment holds. Says whether it held anything.
+    /// Releases the allocation of an attachment; returns whether there was one.
     pub fn release(&mut self, attachment: &Attachment) -> Result<bool, StoreError> {
         if self.find(attachment).is_none() {
             return Ok(false);
@@ -179,7 +183,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Which of `cidrs`, by family, has nothing left; for STATUS.
+    /// Returns an error if the CIDRs of a family have no free address; for STATUS.
     pub fn exhausted(&self, cidrs: &[IpNetwork]) -> Result<(), StoreError> {
         let families = families(cidrs);
         if families.is_empty() {
@@ -196,8 +200,8 @@ impl Store {
     }
 
     fn save(&self) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(&self.content).expect("maps with string keys have no way to fail");
-        files::replace(&self.path, &bytes, false).map_err(|source| StoreError::Io {
+        let bytes = serde_json::to_vec(&self.content).expect("maps with string keys always serialize");
+        files::replace(&self.path, &bytes).map_err(|source| StoreError::Io {
             tried: "write",
             path: self.path.clone(),
             source,
@@ -214,18 +218,18 @@ impl Content {
 fn decode(bytes: &[u8]) -> Result<Content, String> {
     let content: Content = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if content.version != VERSION {
-        return Err(format!("version {}, this plugin knows {VERSION}", content.version));
+        return Err(format!("version {}, this plugin supports {VERSION}", content.version));
     }
     Ok(content)
 }
 
-/// The CIDRs by family, IPv4 first, each in the order given.
+/// Returns the CIDRs by family, IPv4 first, each in the given order.
 fn families(cidrs: &[IpNetwork]) -> Vec<Vec<IpNetwork>> {
-    let (v4, v6): (Vec<_>, Vec<_>) = cidrs.iter().copied().partition(IpNetwork::is_ipv4);
-    [v4, v6].into_iter().filter(|family| !family.is_empty()).collect()
+    let of = |family| cidrs.iter().copied().filter(|cidr| IpFamily::of_network(cidr) == family).collect();
+    IpFamily::ALL.map(of).into_iter().filter(|cidrs: &Vec<_>| !cidrs.is_empty()).collect()
 }
 
-/// Whether addresses reserved earlier are still what a new reservation would look like.
+/// Returns whether addresses that were allocated earlier fit the present CIDRs.
 fn fits(addresses: &[IpAddr], families: &[Vec<IpNetwork>]) -> bool {
     addresses.len() == families.len()
         && addresses
@@ -256,19 +260,19 @@ mod tests {
     }
 
     #[test]
-    fn one_address_a_family_and_the_next_cidr_when_one_is_full() {
+    fn one_address_per_family_and_the_next_cidr_when_one_is_full() {
         let dir = tempfile::tempdir().unwrap();
         let from = ["fd00::/126", "10.0.0.0/30", "10.0.1.0/30", "fd01::/126"];
         assert_eq!(reserve(dir.path(), "a", &from).unwrap(), ["10.0.0.2", "fd00::2"]);
         assert_eq!(reserve(dir.path(), "b", &from).unwrap(), ["10.0.1.2", "fd00::3"]);
         let full = reserve(dir.path(), "c", &from).unwrap_err().to_string();
         assert!(full.contains("10.0.0.0/30, 10.0.1.0/30") && full.contains("2 pods"), "{full}");
-        // The refused one left nothing behind.
+        // The failed allocation left no record.
         assert_eq!(Store::open(dir.path()).unwrap().records().count(), 2);
     }
 
     #[test]
-    fn a_second_family_that_is_full_costs_no_address_of_the_first() {
+    fn a_full_family_takes_no_address_of_the_other() {
         let dir = tempfile::tempdir().unwrap();
         reserve(dir.path(), "a", &["10.0.0.0/29", "fd00::/127"]).unwrap_err();
         assert_eq!(Store::open(dir.path()).unwrap().records().count(), 0);
@@ -286,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn release_is_idempotent_and_the_address_rests() {
+    fn release_is_idempotent_and_the_address_is_not_reused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let from = ["10.0.0.0/29"];
         reserve(dir.path(), "a", &from).unwrap();
@@ -296,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_routes_to_is_not_free() {
+    fn an_address_that_the_kernel_routes_to_is_not_free() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
         let routed = |a: IpAddr| Ok(a.to_string() == "10.0.0.2");
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_store_is_refused_with_a_remedy() {
+    fn a_damaged_store_is_an_error_with_a_remedy() {
         let dir = tempfile::tempdir().unwrap();
         reserve(dir.path(), "a", &["10.0.0.0/24"]).unwrap();
         let path = dir.path().join("pods/attachments.json");
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leftover_of_a_killed_writer_does_no_harm() {
+    fn a_temporary_file_of_a_killed_writer_does_no_harm() {
         let dir = tempfile::tempdir().unwrap();
         let first = reserve(dir.path(), "a", &["10.0.0.0/24"]).unwrap();
         fs::write(dir.path().join("pods/.attachments.json.tmp"), b"{\"vers").unwrap();
@@ -329,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_collision_is_an_error_not_a_mix_up() {
+    fn a_hash_collision_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         reserve(dir.path(), "a", &["10.0.0.0/24"]).unwrap();
         let path = dir.path().join("pods/attachments.json");

@@ -1,4 +1,4 @@
-//! The verbs, from the environment and standard input to what is printed.
+//! The verbs: from the environment and standard input to the printed result.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::IpFamily;
 use crate::args::{Command, invalid};
 use crate::attachment::{Attachment, is_host_interface};
 use crate::check::check;
@@ -30,12 +31,12 @@ pub fn run() -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => exit,
-        // Nobody hears the result: the runtime takes that as a failure and calls DEL.
+        // The runtime didn't get the result; it treats that as a failure and calls DEL.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// `version` is set as soon as it is known, so that errors are printed in it.
+/// Executes the verb. `version` is set as soon as it is decoded, so that errors are printed in it.
 fn perform(version: &mut Version) -> Result<String, CniError> {
     let command = Command::from_env(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
     let stdin = read_stdin()?;
@@ -46,7 +47,7 @@ fn perform(version: &mut Version) -> Result<String, CniError> {
     *version = config.version;
     match command {
         Command::Add(attachment, netns) => {
-            config.refuse_unsupported()?;
+            config.reject_unsupported()?;
             let node = NodeFile::load(&config.run_dir)?;
             let result = add(&mut kernel(&netns)?, &config, &node, &attachment, &netns)?;
             Ok(result.to_json(config.version))
@@ -67,7 +68,7 @@ fn perform(version: &mut Version) -> Result<String, CniError> {
         }
         Command::Status => {
             since(Version::V1_1_0, config.version, "STATUS")?;
-            config.refuse_unsupported()?;
+            config.reject_unsupported()?;
             status(&config.run_dir)?;
             Ok(String::new())
         }
@@ -98,11 +99,11 @@ fn since(first: Version, asked: Version, verb: &str) -> Result<(), CniError> {
     Err(CniError::new(
         code::INCOMPATIBLE_VERSION,
         format!("CNI version {asked} has no {verb}"),
-        format!("{verb} came with {first}"),
+        format!("{verb} is part of the specification since {first}"),
     ))
 }
 
-/// The answer to VERSION names the version it was asked in, whether or not that is one we speak.
+/// Returns the result of VERSION. It contains the requested version, even if that is not supported.
 fn versions(stdin: &[u8]) -> String {
     let asked = version_text(stdin).unwrap_or_else(|| NEWEST_VERSION.to_string());
     serde_json::json!({"cniVersion": asked, "supportedVersions": Version::ALL.map(Version::as_str)})
@@ -121,22 +122,22 @@ fn add(
         return Err(CniError::new(
             code::ALREADY_ATTACHED,
             format!("the container already has an interface {}", attachment.ifname),
-            format!("{attachment} is there in {}; DEL comes before another ADD", netns.display()),
+            format!("{attachment} exists in {}; call DEL before another ADD", netns.display()),
         ));
     }
-    // Left by an ADD that was killed, if it is there at all: the pod end is not in this namespace.
+    // An ADD that was killed may have left it: the pod's end is not in this namespace.
     let host_name = attachment.host_interface();
     net.delete_host_link(&host_name)?;
 
     let addresses = reserve(net, config, node, attachment)?;
-    let wired = random_macs().and_then(|[host_mac, pod_mac]| {
+    let result = random_macs().and_then(|[host_mac, pod_mac]| {
         let veth = Veth { host_name, host_mac, pod_name: attachment.ifname.clone(), pod_mac, mtu: node.mtu };
         let wiring = Wiring { veth, addresses };
-        execute(net, &plan(&wiring)).map(|()| wiring).map_err(CannotWire::Plan)
+        execute(net, &plan(&wiring)).map(|()| wiring).map_err(SetUpError::Plan)
     });
-    match wired {
+    match result {
         Ok(wiring) => Ok(success(before, config, &wiring, netns)),
-        Err(failure) => Err(give_up(config, attachment, failure)),
+        Err(failure) => Err(abort_add(config, attachment, failure)),
     }
 }
 
@@ -151,39 +152,39 @@ fn reserve(
     Ok(store.reserve(attachment, &node.pod_cidrs, in_kernel)?)
 }
 
-enum CannotWire {
+enum SetUpError {
     Random(io::Error),
     Plan(Failure),
 }
 
-/// After a failed ADD: the address goes back, unless the kernel may still route to the pod.
-fn give_up(config: &Config, attachment: &Attachment, failure: CannotWire) -> CniError {
+/// Releases the address after a failed ADD, unless the kernel may still route to the pod; returns the error to report.
+fn abort_add(config: &Config, attachment: &Attachment, failure: SetUpError) -> CniError {
     let mut error = match &failure {
-        CannotWire::Random(e) => {
+        SetUpError::Random(e) => {
             CniError::new(code::IO, "no random bytes for the MAC addresses", e.to_string())
         }
-        CannotWire::Plan(failure) => {
-            let msg = format!("the kernel refused a step of the pod's wiring: {}", failure.cause.tried);
+        SetUpError::Plan(failure) => {
+            let msg = format!("the kernel rejected a step of the pod's set-up: {}", failure.cause.tried);
             CniError::new(code::KERNEL, msg, failure.to_string())
         }
     };
-    if matches!(&failure, CannotWire::Plan(Failure { undo: Some(_), .. })) {
+    if matches!(&failure, SetUpError::Plan(Failure { undo: Some(_), .. })) {
         error.details.push_str("; the address stays reserved until DEL");
     } else if let Err(e) = Store::open(&config.run_dir).and_then(|mut store| store.release(attachment)) {
-        error.details.push_str(&format!("; and the address was not given back: {e}"));
+        error.details.push_str(&format!("; the address was not released: {e}"));
     }
     error
 }
 
-fn random_macs() -> Result<[Mac; 2], CannotWire> {
+fn random_macs() -> Result<[Mac; 2], SetUpError> {
     let mut bytes = [0; 12];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(CannotWire::Random)?;
+    read.map_err(SetUpError::Random)?;
     let [a, b, c, d, e, f, rest @ ..] = bytes;
     Ok([Mac::local([a, b, c, d, e, f]), Mac::local(rest)])
 }
 
-/// The result of ADD, put behind that of an earlier plugin of the chain if there was one.
+/// Returns the result of ADD, appended to that of an earlier plugin of the chain if there was one.
 fn success(before: Success, config: &Config, wiring: &Wiring, netns: &Path) -> Success {
     let mut result = before;
     let Wiring { veth, addresses } = wiring;
@@ -199,7 +200,10 @@ fn success(before: Success, config: &Config, wiring: &Wiring, netns: &Path) -> S
     let index = result.interfaces.len() - 1;
     for &address in addresses {
         let gateway = gateway_for(address);
-        let everything = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        let default_route = match IpFamily::of(address) {
+            IpFamily::V4 => "0.0.0.0/0",
+            IpFamily::V6 => "::/0",
+        };
         result.ips.push(Ip {
             address: host_network(address),
             gateway: Some(gateway),
@@ -207,7 +211,7 @@ fn success(before: Success, config: &Config, wiring: &Wiring, netns: &Path) -> S
             other: Default::default(),
         });
         result.routes.push(Route {
-            dst: everything.parse().expect("a constant prefix"),
+            dst: default_route.parse().expect("a constant prefix"),
             gw: Some(gateway),
             other: Default::default(),
         });
@@ -218,15 +222,15 @@ fn success(before: Success, config: &Config, wiring: &Wiring, netns: &Path) -> S
     result
 }
 
-/// Removes what ADD made, as much of it as there is. The interface goes first: while it is there, its address is
-/// in use.
+/// Removes everything that ADD created and that still exists. The interface comes first: while it exists, its address
+/// is in use.
 fn del(net: &mut dyn Net, run_dir: &Path, attachment: &Attachment) -> Result<(), CniError> {
     net.delete_host_link(&attachment.host_interface())?;
     match Store::open(run_dir) {
         Ok(mut store) => {
             store.release(attachment)?;
         }
-        // A store that can't be read holds no address of this pod that could be given back; ADD will tell.
+        // A store that can't be read has no allocation to release; the next ADD reports the error.
         Err(error) => {
             eprintln!("heliograph-cni: DEL of {attachment} found no usable address store: {error}")
         }
@@ -234,14 +238,14 @@ fn del(net: &mut dyn Net, run_dir: &Path, attachment: &Attachment) -> Result<(),
     Ok(())
 }
 
-/// Removes what belongs to no valid attachment: interfaces first, then records. Goes on after an error and reports
-/// all of them at the end.
+/// Removes everything that belongs to no valid attachment: interfaces first, then allocations. Continues after an error
+/// and reports all errors at the end.
 fn gc(net: &mut dyn Net, config: &Config) -> Result<(), CniError> {
     let valid = config.valid_attachments.as_ref().ok_or_else(|| {
         CniError::new(
             code::INVALID_CONFIG,
             "GC without cni.dev/valid-attachments",
-            "without the list of valid attachments every pod would be taken down; an empty list says that is meant",
+            "without the list of valid attachments all pods would lose their network; pass an empty list if that is intended",
         )
     })?;
     let valid_interfaces: BTreeSet<String> = valid.iter().map(Attachment::host_interface).collect();
@@ -274,7 +278,7 @@ fn release_all(run_dir: &Path, stale: impl Fn(&Attachment) -> bool) -> Result<()
     stale.iter().try_for_each(|attachment| store.release(attachment).map(drop))
 }
 
-/// Whether an ADD would find what it needs.
+/// Returns an error if an ADD would fail for lack of `node.json` or of a free address.
 fn status(run_dir: &Path) -> Result<(), CniError> {
     let ready = || -> Result<(), CniError> {
         let node = NodeFile::load(run_dir)?;

@@ -8,19 +8,19 @@ use super::*;
 use crate::net::{Link, NetError};
 use crate::plan::Step;
 
-/// When a step is told to fail: before it has any effect, or after (the answer is lost, the effect is there).
+/// An injected fault: a step fails before it has any effect, or after (the effect exists, the answer is lost).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Before(usize),
     After(usize),
 }
 
-/// A kernel of sets. Deleting the veth deletes what hangs on it, as the real one does.
+/// A kernel of sets. Deleting the veth pair deletes everything that depends on it, as in the real kernel.
 #[derive(Debug, Default)]
 struct FakeNet {
-    /// Host interface to pod interface.
+    /// The pod interfaces by host interface.
     veths: BTreeMap<String, String>,
-    /// Host interface to the effects that go with it.
+    /// The steps that were applied, by host interface.
     effects: BTreeMap<String, Vec<Step>>,
     routes: BTreeSet<IpAddr>,
     applied: usize,
@@ -28,7 +28,7 @@ struct FakeNet {
     deletes_fail: bool,
 }
 
-fn refused(what: impl std::fmt::Display) -> NetError {
+fn rejected(what: impl std::fmt::Display) -> NetError {
     NetError::new(what.to_string(), io::Error::from_raw_os_error(libc::EBUSY))
 }
 
@@ -64,18 +64,18 @@ impl Net for FakeNet {
         let at = self.applied;
         self.applied += 1;
         if self.fault == Some(Fault::Before(at)) {
-            return Err(refused(step));
+            return Err(rejected(step));
         }
         self.effect(step);
         if self.fault == Some(Fault::After(at)) {
-            return Err(refused(step));
+            return Err(rejected(step));
         }
         Ok(())
     }
 
     fn delete_host_link(&mut self, name: &str) -> Result<bool, NetError> {
         if self.deletes_fail && self.veths.contains_key(name) {
-            return Err(refused(format!("delete interface {name}")));
+            return Err(rejected(format!("delete interface {name}")));
         }
         for step in self.effects.remove(name).unwrap_or_default() {
             if let Step::HostRoute { address, .. } = step {
@@ -88,7 +88,7 @@ impl Net for FakeNet {
     fn link(&mut self, side: Side, name: &str) -> Result<Option<Link>, NetError> {
         let there = match side {
             Side::Host => self.veths.contains_key(name),
-            // One pod's namespace: none of these tests has two.
+            // There is one pod's namespace: none of these tests has two.
             Side::Pod => self.veths.values().any(|pod| pod == name),
         };
         Ok(there.then(|| veth_link(name)))
@@ -113,11 +113,11 @@ impl Net for FakeNet {
         unimplemented!("CHECK is tested on the real kernel")
     }
 
-    fn pod_routes(&mut self, _: IpAddr) -> Result<Vec<crate::net::Route>, NetError> {
+    fn pod_routes(&mut self, _: IpFamily) -> Result<Vec<crate::net::Route>, NetError> {
         unimplemented!("CHECK is tested on the real kernel")
     }
 
-    fn neighbour(&mut self, _: Side, _: u32, _: IpAddr) -> Result<Option<Mac>, NetError> {
+    fn neighbor(&mut self, _: Side, _: u32, _: IpAddr) -> Result<Option<Mac>, NetError> {
         unimplemented!("CHECK is tested on the real kernel")
     }
 }
@@ -162,7 +162,7 @@ fn attachment(id: &str) -> Attachment {
     Attachment { container_id: id.into(), ifname: "eth0".into() }
 }
 
-/// The number of steps of a dual-stack ADD, from the fake itself so that the sweep can't fall short.
+/// Returns the number of steps of an ADD, counted by the fake, so that the sweep covers all of them.
 fn steps_of_add(node: &Node) -> usize {
     let mut net = FakeNet::default();
     node.add(&mut net, "count").unwrap();
@@ -179,13 +179,13 @@ fn a_failed_add_leaves_nothing_whichever_step_it_was() {
         for fault in [Fault::Before(at), Fault::After(at)] {
             let mut net = FakeNet::failing(fault);
             let error = node.add(&mut net, "c1").unwrap_err();
-            assert_eq!(net.applied, at + 1, "the fault of {fault:?} was met and was the last step");
+            assert_eq!(net.applied, at + 1, "the fault of {fault:?} was hit and was the last step");
             assert_eq!(error.code, code::KERNEL, "{fault:?}: {error:?}");
             assert!(net.is_clean(), "{fault:?} left {net:?}");
             assert!(node.holders().is_empty(), "{fault:?} left an address");
         }
     }
-    // And what failed so often works at once when the kernel does.
+    // Without faults the same ADD works.
     let mut net = FakeNet::default();
     node.add(&mut net, "c1").unwrap();
     assert_eq!((net.veths.len(), net.routes.len()), (1, 2));
@@ -222,7 +222,7 @@ fn an_add_after_a_killed_one_starts_over_with_the_same_address() {
 }
 
 #[test]
-fn an_interface_that_is_there_is_an_error_and_is_left_alone() {
+fn an_existing_interface_is_an_error_and_is_left_alone() {
     let node = Node::new(&["10.0.0.0/24"]);
     let mut net = FakeNet::default();
     node.add(&mut net, "c1").unwrap();
@@ -232,7 +232,7 @@ fn an_interface_that_is_there_is_an_error_and_is_left_alone() {
 }
 
 #[test]
-fn a_lost_store_gives_out_no_address_twice() {
+fn a_lost_store_allocates_no_address_twice() {
     let node = Node::new(&["10.0.0.0/29"]);
     let mut net = FakeNet::default();
     let first = node.add(&mut net, "c1").unwrap();
@@ -255,7 +255,7 @@ fn del_succeeds_with_a_damaged_store() {
 }
 
 #[test]
-fn gc_keeps_the_valid_and_nothing_else() {
+fn gc_keeps_only_valid_attachments() {
     let node = Node::new(&["10.0.0.0/24"]);
     let mut net = FakeNet::default();
     for (at, id) in ["c1", "c2", "c3"].into_iter().enumerate() {
@@ -267,8 +267,8 @@ fn gc_keeps_the_valid_and_nothing_else() {
 
     net.deletes_fail = true;
     let error = gc(&mut net, &node.config(valid.clone())).unwrap_err();
-    assert_eq!(error.details.matches("delete interface").count(), 2, "goes on after an error: {error:?}");
-    assert_eq!(node.holders().len(), 3, "addresses of interfaces that are still there stay");
+    assert_eq!(error.details.matches("delete interface").count(), 2, "continues after an error: {error:?}");
+    assert_eq!(node.holders().len(), 3, "addresses of interfaces that still exist stay");
 
     net.deletes_fail = false;
     gc(&mut net, &node.config(valid)).unwrap();
@@ -281,13 +281,13 @@ fn gc_keeps_the_valid_and_nothing_else() {
 }
 
 #[test]
-fn status_says_why_add_would_fail() {
+fn status_reports_why_add_would_fail() {
     let dir = tempfile::tempdir().unwrap();
     let error = status(dir.path()).unwrap_err();
     assert!(error.code == 50 && error.details.contains("node.json"), "{error:?}");
 
     let node = Node::new(&["10.0.0.0/30"]);
-    node.file.write(&node.run_dir).unwrap();
+    std::fs::write(NodeFile::path(&node.run_dir), serde_json::to_vec(&node.file).unwrap()).unwrap();
     status(&node.run_dir).unwrap();
     node.add(&mut FakeNet::default(), "c1").unwrap();
     let error = status(&node.run_dir).unwrap_err();
@@ -295,7 +295,7 @@ fn status_says_why_add_would_fail() {
 }
 
 #[test]
-fn the_result_goes_behind_that_of_an_earlier_plugin() {
+fn the_result_is_appended_to_that_of_an_earlier_plugin() {
     let node = Node::new(&["10.0.0.0/24", "fd00::/64"]);
     let config = node.config(serde_json::json!({"dns": {"nameservers": ["10.96.0.10"]}, "prevResult":
         {"cniVersion": "1.1.0", "interfaces": [{"name": "x"}], "ips": [], "theirs": 1}}));
@@ -314,7 +314,7 @@ fn the_result_goes_behind_that_of_an_earlier_plugin() {
 }
 
 #[test]
-fn version_echoes_what_was_asked() {
+fn version_returns_the_requested_version() {
     let answer = |stdin: &[u8]| -> serde_json::Value { serde_json::from_str(&versions(stdin)).unwrap() };
     let json = answer(br#"{"cniVersion":"0.4.0"}"#);
     assert_eq!(json["cniVersion"], "0.4.0");

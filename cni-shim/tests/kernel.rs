@@ -1,4 +1,5 @@
-//! The plugin on the real kernel, called as a container runtime calls it. Needs root (it makes network namespaces).
+//! Tests of the plugin on the real kernel, called as a container runtime calls it. They need root, as they create network
+//! namespaces.
 
 mod common;
 
@@ -30,7 +31,7 @@ fn two_pods_reach_each_other_and_the_host_in_both_families() {
 }
 
 #[test]
-fn an_ipv4_pod_is_wired_as_documented() {
+fn an_ipv4_pod_is_attached_as_documented() {
     let node = Node::new(&["10.244.1.0/26"], 1400);
     let pod = Pod::new("a");
     let result = node.add(&pod);
@@ -54,12 +55,12 @@ fn an_ipv4_pod_is_wired_as_documented() {
     let mac = |at: usize| result["interfaces"][at]["mac"].as_str().unwrap();
     let route = node.namespace.ip("route show 10.244.1.2");
     assert_eq!(route.trim(), format!("10.244.1.2 dev {host} proto 105 scope link"));
-    let neighbour = node.namespace.ip("neighbour show 10.244.1.2");
-    assert_eq!(neighbour.trim(), format!("10.244.1.2 dev {host} lladdr {} PERMANENT", mac(1)));
+    let neighbor = node.namespace.ip("neighbor show 10.244.1.2");
+    assert_eq!(neighbor.trim(), format!("10.244.1.2 dev {host} lladdr {} PERMANENT", mac(1)));
     let route = pod.namespace.ip("route show default");
     assert_eq!(route.trim(), "default via 169.254.1.1 dev eth0 proto 105 onlink");
-    let neighbour = pod.namespace.ip("neighbour show 169.254.1.1");
-    assert_eq!(neighbour.trim(), format!("169.254.1.1 dev eth0 lladdr {} PERMANENT", mac(0)));
+    let neighbor = pod.namespace.ip("neighbor show 169.254.1.1");
+    assert_eq!(neighbor.trim(), format!("169.254.1.1 dev eth0 lladdr {} PERMANENT", mac(0)));
 
     assert_eq!(node.namespace.ip(&format!("-6 address show dev {host}")), "", "no link-local address");
     assert_eq!(node.namespace.sysctl(&format!("ipv6/conf/{host}/accept_ra")), "0");
@@ -115,7 +116,7 @@ fn check_finds_what_is_missing() {
     let host = heliograph_cni::host_interface("a", "eth0");
     let mac = result["interfaces"][1]["mac"].as_str().unwrap();
 
-    // What is broken, how, what CHECK says, and how it is mended.
+    // Whether the host is damaged (else the pod), the damage, the text of CHECK, and the repair.
     let damage = [
         (
             true,
@@ -131,15 +132,15 @@ fn check_finds_what_is_missing() {
         ),
         (
             true,
-            format!("neighbour del 10.244.1.2 dev {host}"),
-            "neighbour entry for 10.244.1.2 is missing",
-            format!("neighbour replace 10.244.1.2 dev {host} lladdr {mac} nud permanent"),
+            format!("neighbor del 10.244.1.2 dev {host}"),
+            "neighbor entry for 10.244.1.2 is missing",
+            format!("neighbor replace 10.244.1.2 dev {host} lladdr {mac} nud permanent"),
         ),
         (
             true,
-            format!("neighbour replace 10.244.1.2 dev {host} lladdr 02:00:00:00:00:01 nud permanent"),
+            format!("neighbor replace 10.244.1.2 dev {host} lladdr 02:00:00:00:00:01 nud permanent"),
             "stale MAC 02:00:00:00:00:01",
-            format!("neighbour replace 10.244.1.2 dev {host} lladdr {mac} nud permanent"),
+            format!("neighbor replace 10.244.1.2 dev {host} lladdr {mac} nud permanent"),
         ),
         (
             false,
@@ -158,7 +159,7 @@ fn check_finds_what_is_missing() {
         node.check(&pod, &result).ok();
     }
 
-    // A later plugin of the chain that took the route over says so by leaving it out.
+    // A later plugin of the chain that replaced the route has removed it from the result.
     let mut without_route = result.clone();
     without_route["routes"] = json!([]);
     pod.namespace.ip("route del default");
@@ -187,7 +188,7 @@ fn del_may_be_called_twice_and_without_the_namespace() {
     assert_eq!((node.namespace.interfaces().len(), pod.namespace.interfaces().len(), node.held()), (0, 0, 0));
     assert_eq!(node.namespace.ip("route show proto 105"), "");
 
-    // The namespace goes first, and with it the veth; and one DEL more for a pod that never was.
+    // The namespace is deleted before DEL, and with it the veth pair; and one DEL for a pod that never existed.
     let gone = Pod::new("b");
     node.add(&gone);
     let Pod { id, namespace } = gone;
@@ -217,8 +218,8 @@ fn fifty_adds_at_once_get_fifty_addresses() {
 fn an_add_killed_at_any_moment_leaves_nothing_after_del() {
     let node = Node::new(&DUAL, 1480);
     let pod = Pod::new("a");
-    // Kill later and later until one gets through, so that a sweep covers the whole ADD at any speed of the
-    // machine; and sweep again where the scheduler let none land between the address and the result.
+    // Kill later and later until an ADD completes, so that the sweep covers all of it on a machine of any speed; repeat
+    // the sweep if no kill came between the address and the result.
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut in_the_middle = 0;
     while in_the_middle == 0 {
@@ -252,7 +253,7 @@ fn an_add_killed_in_the_middle_can_be_repeated() {
     let node = Node::new(&["10.244.1.0/24"], 1480);
     let pod = Pod::new("a");
     let first = node.add(&pod);
-    // As a kill between the veth and the result leaves it, with the runtime making a new namespace.
+    // The state that a kill between the veth pair and the result leaves, when the runtime creates a new namespace.
     let again = Pod::new("a");
     let second = node.add(&again);
     assert_eq!(first["ips"], second["ips"]);
@@ -262,7 +263,7 @@ fn an_add_killed_in_the_middle_can_be_repeated() {
 }
 
 #[test]
-fn a_full_node_says_so_and_recovers() {
+fn a_full_node_returns_an_error_and_recovers() {
     let node = Node::new(&["10.244.1.0/29"], 1480);
     let pods: Vec<Pod> = (0..5).map(|at| Pod::new(&format!("pod-{at}"))).collect();
     pods.iter().for_each(|pod| drop(node.add(pod)));
@@ -279,9 +280,9 @@ fn a_full_node_says_so_and_recovers() {
 }
 
 #[test]
-fn addresses_of_the_node_and_of_unrecorded_pods_are_not_given_out() {
+fn addresses_of_the_node_and_of_unrecorded_pods_are_not_allocated() {
     let node = Node::new(&["10.244.1.0/24"], 1480);
-    // The agent's hold on its own CIDR doesn't make every address look taken; a tunnel's address is.
+    // The agent's blackhole for its own CIDR doesn't make all addresses taken; an address of the node is.
     node.namespace.ip("route add blackhole 10.244.1.0/24 proto 104");
     node.namespace.ip("address add 10.244.1.2/32 dev lo");
     let (a, b) = (Pod::new("a"), Pod::new("b"));
@@ -290,7 +291,7 @@ fn addresses_of_the_node_and_of_unrecorded_pods_are_not_given_out() {
     assert_eq!(node.add(&b)["ips"][0]["address"], "10.244.1.4/32");
     assert_eq!(node.held(), 1);
 
-    // What has lost its record is found by GC.
+    // GC finds the attachment that has no record any more.
     let valid = json!({"cni.dev/valid-attachments": [{"containerID": "b", "ifname": "eth0"}]});
     node.call("GC", None, valid).ok();
     assert_eq!(node.namespace.interfaces(), [heliograph_cni::host_interface("b", "eth0")]);
@@ -310,7 +311,7 @@ fn a_missing_node_file_is_try_again_later() {
 }
 
 #[test]
-fn an_interface_that_is_there_is_refused_and_not_harmed() {
+fn an_existing_interface_is_an_error_and_is_not_changed() {
     let node = Node::new(&["10.244.1.0/24"], 1480);
     let pod = Pod::new("a");
     let result = node.add(&pod);
@@ -332,7 +333,7 @@ fn bad_namespaces_are_named() {
 }
 
 #[test]
-fn results_come_in_the_version_asked_for() {
+fn results_have_the_requested_version() {
     let node = Node::new(&["10.244.1.0/24"], 1480);
     for (at, version) in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"].into_iter().enumerate() {
         let pod = Pod::new(&format!("pod-{at}"));
@@ -341,20 +342,20 @@ fn results_come_in_the_version_asked_for() {
         assert_eq!(result["cniVersion"], version);
         let checked = node.call("CHECK", Some(&pod), json!({"cniVersion": version, "prevResult": result}));
         if version < "0.4.0" {
-            assert_eq!(checked.error().0, 1, "CHECK came with 0.4.0");
+            assert_eq!(checked.error().0, 1, "CHECK exists since 0.4.0");
         } else {
             checked.ok();
         }
         let status = node.call("STATUS", None, asked);
-        assert_eq!(status.success, version == "1.1.0", "STATUS came with 1.1.0");
+        assert_eq!(status.success, version == "1.1.0", "STATUS exists since 1.1.0");
     }
     let pod = Pod::new("old");
     let answer = node.call("ADD", Some(&pod), json!({"cniVersion": "0.2.0"}));
-    assert_eq!(answer.json()["cniVersion"], "1.1.0", "an error is in a version we do speak");
+    assert_eq!(answer.json()["cniVersion"], "1.1.0", "the error is in a supported version");
     assert_eq!(answer.error().0, 1);
 }
 
-/// Waits for a condition; panics when it doesn't come.
+/// Waits for a condition; panics if it doesn't hold after some seconds.
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {

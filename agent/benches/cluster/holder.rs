@@ -1,5 +1,5 @@
-//! Another agent, as far as the Lease goes: one of all counts the sessions of BGPPeers, and the one that is measured is one
-//! of the thousands that don't.
+//! The holder of the Lease: the leader counts the sessions of BGPPeers, and the measured agent is one of the thousands that
+//! don't.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,14 +11,14 @@ use tokio::time::interval;
 use crate::user::User;
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/heliograph-system/leases";
-/// As agents do.
+/// The interval of renewals, the same as an agent's.
 const RENEW: Duration = Duration::from_secs(20);
 
-/// It holds the Lease until dropped.
+/// A task that holds the Lease until it is dropped.
 pub struct Holder(tokio::task::JoinHandle<()>);
 
 impl Holder {
-    /// The Lease is held when this returns.
+    /// Takes the Lease and starts the task.
     pub async fn start(admin: Client) -> Self {
         let admin = User(admin);
         renew(&admin).await;

@@ -1,4 +1,4 @@
-//! The kubelets of all nodes, as far as an API server sees them.
+//! The kubelets of all nodes, as clients of the API server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,14 +12,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::objects::{heartbeat, name, node};
 use crate::user::User;
 
-/// A kubelet reports its node's status this often where nothing changes (nodeStatusReportFrequency).
+/// The interval of a kubelet's reports if nothing changes (nodeStatusReportFrequency).
 const REPORT: Duration = Duration::from_secs(300);
-/// One report in so many comes besides, as something did change.
+/// The number of regular reports per extra one, which is caused by a change.
 const CHURN: u32 = 10;
-/// Requests at a time while nodes are made.
+/// The number of parallel requests while nodes are created.
 const AT_ONCE: usize = 16;
 
-/// Makes the nodes of a range, as their kubelets do when they register.
+/// Creates the nodes of a range, as their kubelets do when they register.
 pub async fn register(admin: &User, nodes: std::ops::Range<usize>) {
     stream::iter(nodes)
         .for_each_concurrent(AT_ONCE, async |n| {
@@ -29,7 +29,7 @@ pub async fn register(admin: &User, nodes: std::ops::Range<usize>) {
         .await;
 }
 
-/// Kubelets that report, until dropped.
+/// Kubelets that send reports until they are dropped.
 pub struct Kubelets {
     reports: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
@@ -47,11 +47,11 @@ impl Kubelets {
                 loop {
                     tokio::select! {
                         _ = next.tick() => break,
-                        // One that was refused has said so.
+                        // A failed request has panicked with its answer.
                         Some(patch) = patches.join_next() => patch.expect("a kubelet's report"),
                     }
                 }
-                // In an order in which neighbours don't follow each other.
+                // In an order in which neighbors don't follow each other.
                 let n = turn.wrapping_mul(7919) % nodes;
                 let (admin, done) = (User(admin.clone()), done.clone());
                 let body = heartbeat(SystemTime::now());
@@ -67,9 +67,9 @@ impl Kubelets {
         Self { reports, task }
     }
 
-    /// Whether all reports so far were taken.
-    pub fn all_is_well(&self) -> Result<()> {
-        ensure!(!self.task.is_finished(), "a kubelet's report was refused: see above");
+    /// Returns an error if a report was rejected.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.task.is_finished(), "a kubelet's report was rejected: see above");
         Ok(())
     }
 

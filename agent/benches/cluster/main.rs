@@ -1,7 +1,7 @@
-//! One agent in clusters of thousands of nodes: `cargo bench -p heliograph-agent`, with options after `--`.
+//! A benchmark of one agent in clusters of thousands of nodes: `cargo bench -p heliograph-agent`, with options after `--`.
 //!
-//! The agent, the API server and etcd are real; the other nodes are Node objects that change as kubelets change them,
-//! and BGP speakers that say what such nodes say. Everything happens in network namespaces of its own.
+//! The agent, the API server and etcd are real. The other nodes are Node objects that change as kubelets change them, and
+//! BGP speakers that send the messages of such nodes. Everything runs in its own network namespaces.
 
 #[path = "../../tests/common/binaries.rs"]
 mod binaries;
@@ -45,13 +45,13 @@ struct Arguments {
     /// Starts of an agent in each cluster.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds from the agent's start until it is taken to be at rest.
+    /// Seconds from the agent's start to the measurement at rest.
     #[arg(long, default_value_t = 60)]
     settle: u64,
-    /// Seconds for which it is then watched at rest.
+    /// Seconds of the measurement at rest.
     #[arg(long, default_value_t = 60)]
     rest: u64,
-    /// Small numbers: whether it works, not how much it takes.
+    /// Runs with small numbers, as a test and not as a measurement.
     #[arg(long)]
     test: bool,
     /// Given by cargo.
@@ -78,13 +78,12 @@ fn cluster(name: &str) -> Result<Cluster> {
     let reflected = match topology {
         "mesh" => false,
         "reflectors" => true,
-        _ => bail!("no topology is called {topology}: choose of mesh and reflectors"),
+        _ => bail!("there is no topology {topology}: use mesh or reflectors"),
     };
     Ok(Cluster { reflected, nodes })
 }
 
 async fn measure(arguments: &Arguments, clusters: Vec<Cluster>) -> Result<()> {
-    // A developer's machine may lack it; what to do has been said.
     let server = server::Server::start().await;
     let site = Site::prepare(server).await?;
     for cluster in clusters {

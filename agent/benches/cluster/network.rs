@@ -1,4 +1,4 @@
-//! Two network namespaces: one for the agent, one for everything else, and a cable between them.
+//! Two network namespaces, one for the agent and one for everything else, and a veth pair between them.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,28 +11,28 @@ use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Where the agent finds the API server.
+/// The address of the API server for the agent.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 100, 255, 254);
-/// The agent's device.
+/// The name of the agent's interface.
 const DEVICE: &str = "up0";
 
-/// The IPv4 InternalIP of node `n`.
+/// Returns the IPv4 InternalIP of node `n`.
 pub fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 100, (n / 250) as u8, (n % 250 + 1) as u8)
 }
 
-/// Which node has this address.
+/// Returns the number of the node with this address.
 pub fn node_at(address: Ipv4Addr) -> usize {
     let [_, _, high, low] = address.octets();
     usize::from(high) * 250 + usize::from(low) - 1
 }
 
-/// The IPv6 InternalIP of node `n`.
+/// Returns the IPv6 InternalIP of node `n`.
 pub fn address6(n: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 100, 0, 0, 0, 0, 0, n as u16 + 1)
 }
 
-/// The pod CIDRs of node `n`.
+/// Returns the pod CIDRs of node `n`.
 pub fn pod_cidrs(n: usize) -> [IpNetwork; 2] {
     let v4 = Ipv4Addr::new(10, 128 + (n / 256) as u8, (n % 256) as u8, 0);
     let v6 = Ipv6Addr::new(0xfd00, 128, 0, n as u16, 0, 0, 0, 0);
@@ -40,21 +40,21 @@ pub fn pod_cidrs(n: usize) -> [IpNetwork; 2] {
         .map(|(address, length)| IpNetwork::new(address, length).expect("a length that fits"))
 }
 
-/// Leaves the machine's network for one of our own, with the addresses of all nodes but the agent's.
+/// Enters a new network namespace, which has the addresses of all nodes except the agent's.
 pub fn enter() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace: this benchmark needs root")?;
     let limit = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, limit.1, limit.1)?;
-    // In the main table, so that the way to the agent is a better match.
+    // In the main table, so that the route to the agent is more specific.
     ip("link set lo up\n route add local 10.100.0.0/16 dev lo table main\n")
 }
 
-/// The agent's namespace. Gone, with the cable, once nobody is in it.
+/// The agent's namespace. The kernel deletes it, with the veth pair, after the last process in it has ended.
 pub struct AgentNet(File);
 
 impl AgentNet {
-    /// A new one, with a cable to us.
+    /// Creates it with a veth pair to the present namespace.
     pub fn new() -> Result<Self> {
         let others = std::process::id();
         let this = std::thread::spawn(move || -> Result<Self> {
@@ -76,20 +76,20 @@ impl AgentNet {
         Ok(this)
     }
 
-    /// Tells where the addresses of these nodes are, once and for all: what is looked up is limited for the whole
-    /// machine (net.ipv4.neigh.default.gc_thresh3), what is permanent isn't counted.
+    /// Adds permanent neighbor entries for the addresses of these nodes. Dynamic entries are limited for the whole machine
+    /// (net.ipv4.neigh.default.gc_thresh3), permanent ones are not.
     pub fn place(&self, nodes: std::ops::Range<usize>) -> Result<()> {
         let mac = std::fs::read_to_string("/sys/class/net/agent/address");
         let mac = mac.or_else(|_| mac_of("agent")).context("cannot read the address of device agent")?;
-        let places = nodes.map(address).chain([GATEWAY]);
-        let commands: String = places
+        let addresses = nodes.map(address).chain([GATEWAY]);
+        let commands: String = addresses
             .map(|to| format!("neigh replace {to} lladdr {} dev {DEVICE} nud permanent\n", mac.trim()))
             .collect();
         let mut command = self.command("ip");
         batch(command.args(["-batch", "-"]), &commands)
     }
 
-    /// A command that runs in it.
+    /// Makes a command that runs in the namespace.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())).arg(program);
@@ -97,7 +97,7 @@ impl AgentNet {
     }
 }
 
-/// Of a device of our own namespace: /sys shows that in which it was mounted.
+/// Returns the MAC of a device of the present namespace. /sys shows the namespace in which it was mounted.
 fn mac_of(device: &str) -> std::io::Result<String> {
     let output = Command::new("ip").args(["-brief", "link", "show", device]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

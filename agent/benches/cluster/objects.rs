@@ -1,4 +1,4 @@
-//! What is in the API server: nodes as kubelets describe them, and what Heliograph is told.
+//! The objects in the API server: nodes as kubelets describe them, and the configuration of Heliograph.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::network::{address, address6, pod_cidrs};
 
-/// The AS of everybody here.
+/// The AS number of all speakers.
 pub const ASN: u32 = 64512;
-/// Images that a node reports: kubelets name 50 at most, and nodes of an ordinary size have some 30.
+/// The number of images that a node reports: kubelets report 50 at most, and nodes of a usual size have about 30.
 const IMAGES: usize = 30;
 const REFLECTOR: &str = "heliograph.io/reflector";
-/// The conditions of which a kubelet says again and again that they still hold.
+/// The conditions that a kubelet reports periodically.
 const CONDITIONS: [(&str, &str, &str, &str); 4] = [
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
@@ -21,10 +21,10 @@ const CONDITIONS: [(&str, &str, &str, &str); 4] = [
     ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
 ];
 
-/// A cluster to measure an agent in: the one of node 0.
+/// A cluster for a measurement. The agent is that of node 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// With two reflectors; else a full mesh.
+    /// Set for two reflectors, else there is a full mesh.
     pub reflected: bool,
     pub nodes: usize,
 }
@@ -58,7 +58,7 @@ pub fn is_reflector(n: usize) -> bool {
     n == 1 || n == 2
 }
 
-/// Node `n` as its kubelet makes it.
+/// Returns node `n` as its kubelet creates it.
 pub fn node(n: usize) -> Value {
     let name = name(n);
     let mut labels = json!({
@@ -74,8 +74,8 @@ pub fn node(n: usize) -> Value {
         "hugepages-2Mi": "0", "memory": "32596980Ki", "pods": "110"});
     let images: Vec<_> = (0..IMAGES)
         .map(|image| {
-            let place = format!("registry.example.com/platform/component-{image}");
-            json!({"names": [format!("{place}@sha256:{:064x}", image * 7919 + n % 5), format!("{place}:v1.{image}.0")],
+            let image_name = format!("registry.example.com/platform/component-{image}");
+            json!({"names": [format!("{image_name}@sha256:{:064x}", image * 7919 + n % 5), format!("{image_name}:v1.{image}.0")],
                 "sizeBytes": 10_000_000 + image * 1_234_567})
         })
         .collect();
@@ -104,7 +104,7 @@ pub fn node(n: usize) -> Value {
     })
 }
 
-/// What a kubelet says of its node every five minutes: the same, and that it was looked at.
+/// Returns the patch that a kubelet sends every five minutes: unchanged conditions with a new time.
 pub fn heartbeat(now: SystemTime) -> Value {
     json!({"status": {"conditions": conditions(now)}})
 }

@@ -1,6 +1,6 @@
-//! The other nodes as BGP speakers: they wait for the agent, tell it their routes, and keep the session up.
+//! The other nodes as BGP speakers: they wait for the agent, advertise their routes, and keep the session up.
 //!
-//! Messages are made beforehand, and what comes is cut into messages and not looked at: what is measured is the agent.
+//! Messages are encoded in advance, and received ones are not decoded: only the agent is to be measured.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::network::{address, address6, node_at, pod_cidrs};
 use crate::objects::{ASN, Cluster, is_reflector};
 
-/// As the agent's default.
+/// The hold time, the same as the agent's default.
 const HOLD_SECONDS: u16 = 90;
 const FAMILIES: [Family; 2] = [Family::Ipv4Unicast, Family::Ipv6Unicast];
 const CODEC: Codec = Codec {
@@ -28,7 +28,7 @@ const CODEC: Codec = Codec {
     path_ids: PathIds { receive: heliograph_bgp::FamilySet::NONE, send: heliograph_bgp::FamilySet::NONE },
 };
 
-/// Speaks for all nodes but the agent's, until dropped.
+/// The speakers of all nodes except the agent's, until they are dropped.
 pub struct Peers(tokio::task::JoinHandle<()>);
 
 impl Peers {
@@ -40,7 +40,7 @@ impl Peers {
             let mut sessions = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let table = table.clone();
-                // The agent may close one whenever it likes.
+                // The agent may close a session at any time.
                 sessions.spawn(async move { drop(session(stream, table).await) });
             }
         })))
@@ -53,7 +53,7 @@ impl Drop for Peers {
     }
 }
 
-/// What a reflector tells: the routes of all nodes.
+/// Returns the messages of a reflector: the routes of all nodes.
 fn table(cluster: Cluster) -> Arc<Bytes> {
     let mut out = BytesMut::new();
     for n in 1..cluster.nodes {
@@ -62,13 +62,13 @@ fn table(cluster: Cluster) -> Arc<Bytes> {
             attributes.originator_id = Some(address(n));
             attributes.cluster_list = [address(1)].into_iter().collect();
         }
-        announce(n, &attributes, &mut out);
+        advertise(n, &attributes, &mut out);
     }
     Arc::new(out.freeze())
 }
 
-/// The routes of node `n`.
-fn announce(n: usize, attributes: &Attributes, out: &mut BytesMut) {
+/// Appends the routes of node `n`.
+fn advertise(n: usize, attributes: &Attributes, out: &mut BytesMut) {
     let next_hops: [IpAddr; 2] = [address(n).into(), address6(n).into()];
     for ((family, cidr), next_hop) in FAMILIES.into_iter().zip(pod_cidrs(n)).zip(next_hops) {
         let next_hop = NextHop { address: next_hop, link_local: None };
@@ -92,7 +92,7 @@ async fn session(mut stream: TcpStream, table: Option<Arc<Bytes>>) -> Result<()>
     stream.set_nodelay(true)?;
     let mut framer = Framer::new();
     let mut buffer = [0; 8192];
-    let mut told = false;
+    let mut sent = false;
     loop {
         let count = stream.read(&mut buffer).await?;
         if count == 0 {
@@ -106,12 +106,12 @@ async fn session(mut stream: TcpStream, table: Option<Arc<Bytes>>) -> Result<()>
                     encode(&open(local), &CODEC, &mut out);
                     encode(&Message::Keepalive, &CODEC, &mut out);
                 }
-                MessageType::Keepalive if told => encode(&Message::Keepalive, &CODEC, &mut out),
+                MessageType::Keepalive if sent => encode(&Message::Keepalive, &CODEC, &mut out),
                 MessageType::Keepalive => {
-                    told = true;
+                    sent = true;
                     match &table {
                         Some(table) => out.extend_from_slice(table),
-                        None => announce(
+                        None => advertise(
                             node_at(local),
                             &Attributes { local_pref: Some(100), ..Attributes::local() },
                             &mut out,

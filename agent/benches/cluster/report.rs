@@ -1,11 +1,11 @@
-//! Figures for people.
+//! The printed report.
 
 use std::time::Duration;
 
 use crate::objects::Cluster;
 use crate::run::{Outcome, Phase};
 
-/// One start in one line.
+/// Returns the result of one start in one line.
 pub fn line(outcome: &Outcome) -> String {
     ROWS.iter()
         .map(|(what, figure)| format!("{what} {}", figure(outcome).shown()))
@@ -13,7 +13,7 @@ pub fn line(outcome: &Outcome) -> String {
         .join(", ")
 }
 
-/// Medians of all starts.
+/// Prints a table of the medians of all starts.
 pub fn table(cluster: Cluster, outcomes: &[Outcome]) {
     println!("\n| {cluster} | median | least | most |\n|---|---|---|---|");
     for (what, figure) in ROWS {
@@ -30,7 +30,7 @@ pub fn table(cluster: Cluster, outcomes: &[Outcome]) {
     println!();
 }
 
-/// A number and what it is in.
+/// A number with its unit.
 struct Figure(f64, &'static str);
 
 impl Figure {

@@ -1,4 +1,4 @@
-//! One start of an agent in a cluster, and what it took.
+//! One start of an agent in a cluster, and its measurement.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,35 +20,35 @@ use crate::tap::{Passed, Tap};
 use crate::usage;
 use crate::user::{OURS, User, until};
 
-/// For all routes to be in the kernel.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// How often the kernel is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// The longest time until all routes are in the kernel.
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// The interval of reading the kernel's routes.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What happened in a while.
+/// The measurements of one phase.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Phase {
     pub time: Duration,
     pub cpu: Duration,
     pub passed: Passed,
-    /// What the agent asked the API server, watches included, and what it wrote.
+    /// The numbers of the agent's requests to the API server: reads (with watches) and writes.
     pub reads: usize,
     pub writes: usize,
-    /// Reports of kubelets.
+    /// The number of kubelets' reports.
     pub reports: usize,
 }
 
-/// What one start of an agent took.
+/// The measurements of one start of an agent.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Until the last route was in the kernel.
+    /// The phase until the last route was in the kernel.
     pub start: Phase,
-    /// From then on until it was taken to be at rest.
+    /// The phase from then on to the measurement at rest.
     pub settling: Phase,
     pub rest: Phase,
-    /// Of memory, in octets: until the last route, and until the end.
+    /// The peaks of memory in octets: until the last route, and until the end.
     pub peaks: [u64; 2],
-    /// Its objects in the API server.
+    /// The number of the agent's objects in the API server.
     pub objects: usize,
 }
 
@@ -67,7 +67,7 @@ impl Site {
         Ok(Self { server, admin, nodes: 0.into() })
     }
 
-    /// Makes it a cluster.
+    /// Creates the nodes and the configuration of a cluster.
     pub async fn make(&self, cluster: Cluster) -> Result<()> {
         ensure!(self.nodes.get() <= cluster.nodes, "{cluster}: give clusters in order of their size");
         register(&self.admin, self.nodes.get()..cluster.nodes).await;
@@ -78,7 +78,7 @@ impl Site {
         Ok(())
     }
 
-    /// Starts an agent in it, as on a node that is new.
+    /// Starts an agent as on a new node, and measures it.
     pub async fn run(&self, cluster: Cluster, settle: Duration, rest: Duration) -> Result<Outcome> {
         for kind in ["bgpsessions", "bgpnodes"] {
             self.admin.delete(&format!("{OURS}/{kind}")).await;
@@ -91,7 +91,7 @@ impl Site {
         let kubelets = Kubelets::start(self.server.client("admin").await, cluster.nodes);
         let _holder = Holder::start(self.server.client("admin").await).await;
         let folder = tempfile::tempdir()?;
-        let (kubeconfig, api) = self.way_in()?;
+        let (kubeconfig, api) = self.kubeconfig()?;
         fs::write(folder.path().join("kubeconfig"), kubeconfig)?;
         let tap = Tap::start((GATEWAY, api.port()).into(), api).await?;
 
@@ -104,7 +104,7 @@ impl Site {
             lines: self.server.audit().lines().count(),
         };
         let begin = meter.read()?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let wanted = cluster.nodes - 1;
         while agent.routes() != [wanted, wanted] {
             let ended = agent.child.try_wait()?;
@@ -113,10 +113,10 @@ impl Site {
                 "{:?} of {wanted} routes, the agent has {}\n{}",
                 agent.routes(),
                 ended.map_or("not ended".into(), |status| format!("ended with {status}")),
-                agent.last_words()
+                agent.log_tail()
             );
-            kubelets.all_is_well()?;
-            tokio::time::sleep(LOOK).await;
+            kubelets.check()?;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let routed = meter.read()?;
         let peak = usage::peak(agent.child.id());
@@ -128,7 +128,7 @@ impl Site {
             agent.routes() == [wanted, wanted],
             "routes were lost: {:?}\n{}",
             agent.routes(),
-            agent.last_words()
+            agent.log_tail()
         );
         Ok(Outcome {
             start: begin.until(&routed),
@@ -139,8 +139,8 @@ impl Site {
         })
     }
 
-    /// How the agent gets to the API server, and where that really is.
-    fn way_in(&self) -> Result<(String, SocketAddr)> {
+    /// Returns the agent's kubeconfig, and the real address of the API server.
+    fn kubeconfig(&self) -> Result<(String, SocketAddr)> {
         let text = fs::read_to_string(self.server.kubeconfig("agent"))?;
         let (_, rest) = text.split_once("https://127.0.0.1:").context("an API server at 127.0.0.1")?;
         let port: u16 = rest.split('"').next().unwrap_or_default().parse()?;
@@ -158,7 +158,7 @@ impl Site {
     }
 }
 
-/// The agent of node 0, until dropped.
+/// The agent of node 0, until it is dropped.
 struct Agent {
     child: Child,
     folder: tempfile::TempDir,
@@ -183,11 +183,11 @@ impl Agent {
         Ok(Self { child: command.spawn().context("cannot run nsenter (util-linux)")?, folder })
     }
 
-    /// How many routes to pods of other nodes the kernel has, by family.
+    /// Returns the numbers of the kernel's routes to pods of other nodes, IPv4 and IPv6.
     fn routes(&self) -> [usize; 2] {
         let read =
             |file| fs::read_to_string(format!("/proc/{}/net/{file}", self.child.id())).unwrap_or_default();
-        // Numbers of IPv4 are written the other way round: 10.128.0.0/9. Our own are blackholes, by way of nobody.
+        // The octets of IPv4 addresses are reversed: 10.128.0.0/9. The node's own routes are blackholes without a next hop.
         let v4 = |to: &str, via: &str| to.ends_with("0A") && via != "00000000";
         let v6 = |to: &str, via: &str| to.starts_with("fd000080") && via.bytes().any(|digit| digit != b'0');
         let count = |text: String, columns: [usize; 2], wanted: &dyn Fn(&str, &str) -> bool| {
@@ -198,7 +198,7 @@ impl Agent {
         [count(read("route"), [1, 2], &v4), count(read("ipv6_route"), [0, 4], &v6)]
     }
 
-    fn last_words(&self) -> String {
+    fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -211,7 +211,7 @@ impl Drop for Agent {
     }
 }
 
-/// What all meters show at a moment.
+/// The values of all counters at one moment.
 struct Reading {
     at: Instant,
     since: Phase,
@@ -236,24 +236,24 @@ impl Reading {
 
 struct Meter<'a> {
     site: &'a Site,
-    /// The number of its process.
+    /// The process id of the agent.
     agent: u32,
     tap: &'a Tap,
     kubelets: &'a Kubelets,
-    /// Of the audit log, from before.
+    /// The number of lines of the audit log before the start.
     lines: usize,
 }
 
 impl Meter<'_> {
     fn read(&self) -> Result<Reading> {
-        self.kubelets.all_is_well()?;
+        self.kubelets.check()?;
         let (at, cpu) = (Instant::now(), usage::cpu(self.agent));
         let log = self.site.server.audit();
         let (mut reads, mut writes) = (0, 0);
         for entry in log.lines().skip(self.lines).filter_map(|line| serde_json::from_str::<Value>(line).ok())
         {
             match (entry["verb"].as_str(), entry["stage"].as_str()) {
-                // A watch is told of as it begins and as it ends.
+                // The log contains the begin and the end of a watch.
                 (Some("watch"), Some("ResponseStarted")) | (Some("get" | "list"), _) => reads += 1,
                 (Some("watch"), _) => {}
                 _ => writes += 1,

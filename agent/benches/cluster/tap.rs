@@ -1,4 +1,4 @@
-//! On the way between the agent and its API server: counts what passes.
+//! A TCP proxy between the agent and its API server that counts octets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf};
 
-/// Octets that have passed, with what TLS adds.
+/// The numbers of forwarded octets, including TLS.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Passed {
     pub to_agent: u64,
     pub from_agent: u64,
 }
 
-/// Passes on what comes on one address to another, until dropped.
+/// A proxy from one address to another, until it is dropped.
 pub struct Tap {
     counts: [Arc<AtomicU64>; 2],
     task: tokio::task::JoinHandle<()>,
@@ -27,13 +27,13 @@ impl Tap {
         let counts = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
         let [to_agent, from_agent] = counts.clone();
         let task = tokio::spawn(async move {
-            let mut ways = tokio::task::JoinSet::new();
+            let mut directions = tokio::task::JoinSet::new();
             while let Ok((agent, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(to).await else { continue };
                 let ((from_agent_half, to_agent_half), (from_server, to_server)) =
                     (agent.into_split(), server.into_split());
-                ways.spawn(pass(from_server, to_agent_half, to_agent.clone()));
-                ways.spawn(pass(from_agent_half, to_server, from_agent.clone()));
+                directions.spawn(pass(from_server, to_agent_half, to_agent.clone()));
+                directions.spawn(pass(from_agent_half, to_server, from_agent.clone()));
             }
         });
         Ok(Self { counts, task })

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use heliograph_cni::fnv1a;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request};
 use kube::Client;
@@ -11,7 +12,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::util::MapRequestLayer;
 
 use super::error::chain;
-use crate::sum::fnv1a;
 
 /// The environment variables with the API server's address in a pod, and the files that can replace them.
 const ENDPOINT: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];

@@ -1,38 +1,39 @@
-//! What this node's kernel should hold of ours: the whole truth that `plan` makes and `reconcile` puts in place.
+//! The desired state of this node's kernel: `plan` makes it, `reconcile` applies it.
 
+use super::IpFamily;
 use super::ranges::Ranges;
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Bytes which an IPv4 tunnel header takes from the underlay's MTU.
+/// The length of the outer header of an IPv4 tunnel in bytes.
 pub const IPIP_OVERHEAD: u32 = 20;
-/// Bytes which an IPv6 tunnel header takes from the underlay's MTU.
+/// The length of the outer header of an IPv6 tunnel in bytes.
 pub const IP6TNL_OVERHEAD: u32 = 40;
 
-/// All that this node's kernel should hold of ours. Everything empty means: purge.
+/// The desired state of Heliograph's objects in the kernel. The default is empty: everything is removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// The routes of the main table that bear our protocol number.
+    /// The routes of the main table with Heliograph's protocol number.
     pub routes: BTreeMap<IpNetwork, Route>,
-    /// The tunnel devices, at most one a family.
+    /// The tunnel devices, at most one per family.
     pub tunnels: Tunnels,
-    /// Addresses of known nodes: the only ones from which tunnelled packets are taken.
+    /// The addresses of nodes: tunnelled packets from other addresses are dropped.
     pub allowed_tunnel_sources: BTreeSet<IpAddr>,
-    /// What leaves the cluster under this node's address; `None`: nothing does.
+    /// NAT outgoing; `None`: off.
     pub nat_outgoing: Option<NatOutgoing>,
-    /// Whether this node forwards packets (sets the sysctls; they are never reverted).
+    /// Set if this node forwards packets (sets the sysctls, which are never reset).
     pub forwarding: bool,
 }
 
 impl Desired {
-    /// Whether nothing of ours is wanted.
+    /// Returns whether the kernel should contain nothing of Heliograph.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty() && self.tunnels == Tunnels::default() && self.rules() == Rules::default()
     }
 
-    /// What our nftables table should do.
+    /// Returns the desired content of Heliograph's nftables table.
     pub fn rules(&self) -> Rules {
         let guarded = self.tunnels != Tunnels::default() || !self.allowed_tunnel_sources.is_empty();
         Rules {
@@ -42,65 +43,65 @@ impl Desired {
     }
 }
 
-/// What our nftables table does.
+/// The content of Heliograph's nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// The only addresses from which tunnelled packets are taken; `None`: tunnelled packets are let be.
+    /// The only addresses from which tunnelled packets are accepted; `None`: tunnelled packets are not filtered.
     pub tunnel_sources: Option<BTreeSet<IpAddr>>,
-    /// What leaves the cluster under this node's address.
+    /// NAT outgoing.
     pub nat: Option<NatOutgoing>,
 }
 
-/// Traffic that leaves the cluster under the node's address.
+/// NAT outgoing: packets that leave the cluster get the node's address as source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NatOutgoing {
-    /// What this node's pods send,
+    /// The pod CIDRs of this node: the sources that are translated.
     pub pods: Ranges,
-    /// except to these: the cluster's networks and its nodes.
+    /// The cluster's networks and nodes: the destinations to which nothing is translated.
     pub inside: Ranges,
 }
 
-/// The tunnel devices wanted, at most one a family of the outer header.
+/// The desired tunnel devices, at most one per family of the outer header.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tunnels {
-    /// `heliograph4`, packets in IPv4.
+    /// `heliograph4`, whose outer header is IPv4.
     pub v4: Option<TunnelDevice<Ipv4Addr>>,
-    /// `heliograph6`, packets in IPv6.
+    /// `heliograph6`, whose outer header is IPv6.
     pub v6: Option<TunnelDevice<Ipv6Addr>>,
 }
 
-/// One `external` tunnel device: the remote end is in each route, not in the device.
+/// One `external` tunnel device: each route, not the device, contains the remote end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TunnelDevice<A> {
     /// This node's address on the underlay, the source of the outer header.
     pub local: A,
-    /// MTU of the device in bytes: the underlay's less the outer header.
+    /// The MTU of the device in bytes: the underlay's minus the outer header.
     pub mtu: u32,
 }
 
-/// Where packets for one prefix go.
+/// The route to one prefix, without the prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// To one next hop, or spread over several. Make it with [`Route::unicast`], which sorts.
+    /// To one next hop, or to several equal ones (ECMP). [`Route::unicast`] makes it, sorted.
     Unicast(Vec<Hop>),
-    /// Nowhere, silently: for what is announced but has no pod (yet).
+    /// Drops packets silently: for addresses of this node's pod CIDRs that no pod has.
     Blackhole,
 }
 
 impl Route {
-    /// A route over `hops`, sorted and without duplicates so that equal routes compare equal.
+    /// Makes a route over `hops`, sorted and without duplicates, so that equal routes compare equal.
     pub fn unicast(hops: impl IntoIterator<Item = Hop>) -> Self {
         let sorted: BTreeSet<Hop> = hops.into_iter().collect();
         Route::Unicast(sorted.into_iter().collect())
     }
 
-    /// Whether one of its hops leads through the tunnel of a family.
-    pub fn needs_tunnel(&self, family: super::IpFamily) -> bool {
+    /// Returns whether one of its next hops is behind the tunnel of a family.
+    pub fn needs_tunnel(&self, family: IpFamily) -> bool {
         match self {
             Route::Blackhole => false,
-            Route::Unicast(hops) => hops.iter().any(
-                |hop| matches!(hop, Hop::Tunnel { remote, .. } if super::IpFamily::of(*remote) == family),
-            ),
+            Route::Unicast(hops) => hops
+                .iter()
+                .any(|hop| matches!(hop, Hop::Tunnel { remote, .. } if IpFamily::of(*remote) == family)),
         }
     }
 }
@@ -110,16 +111,16 @@ impl Route {
 pub enum Hop {
     /// On the same L2 segment.
     Direct {
-        /// The neighbour's address.
+        /// The next hop's address.
         via: IpAddr,
-        /// Index of the interface the neighbour is on.
+        /// The index of the interface towards it.
         oif: u32,
     },
-    /// Through the tunnel device of `remote`'s family.
+    /// Behind the tunnel device of `remote`'s family.
     Tunnel {
-        /// The far node's address, destination of the outer header.
+        /// The remote node's address, the destination of the outer header.
         remote: IpAddr,
-        /// This node's address, source of the outer header.
+        /// This node's address, the source of the outer header.
         local: IpAddr,
     },
 }
@@ -148,34 +149,34 @@ impl fmt::Display for Hop {
     }
 }
 
-/// The kernel's answer on where a next hop is, our own routes left aside.
+/// The segment of a next hop, as the kernel's foreign routes determine it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Segment {
-    /// On a link of this node: no gateway between.
+    /// On a link of this node, without a gateway.
     Direct {
-        /// Index of the interface it is on.
+        /// The index of the interface.
         oif: u32,
-        /// Name of that interface.
+        /// The name of the interface.
         name: String,
-        /// The address of ours the kernel would use towards it.
+        /// The source address that the kernel selects.
         source: IpAddr,
     },
-    /// Behind a gateway, so on another segment.
+    /// Behind a gateway, hence on another segment.
     Routed {
-        /// The gateway the kernel would use.
+        /// The gateway.
         gateway: IpAddr,
-        /// Index of the interface towards the gateway.
+        /// The index of the interface towards the gateway.
         oif: u32,
-        /// Name of that interface.
+        /// The name of the interface.
         name: String,
-        /// The address of ours the kernel would use towards it.
+        /// The source address that the kernel selects.
         source: IpAddr,
     },
-    /// The kernel has no way there.
+    /// The kernel has no route to it.
     Unreachable {
-        /// What the kernel answered.
+        /// The error that the kernel returned.
         error: String,
     },
-    /// It is an address of this node itself.
+    /// An address of this node itself.
     Local,
 }

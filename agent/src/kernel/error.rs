@@ -1,87 +1,88 @@
-//! What goes wrong with a kernel: what was tried, what came back, what to do next.
+//! Errors of kernel operations: the operation, the cause, and the remedy.
 
 use nix::errno::Errno;
 use thiserror::Error;
 
-/// The result of asking something of the kernel.
+/// The result of a kernel operation.
 pub type KernelResult<T> = Result<T, KernelError>;
 
-/// One failed request to the kernel.
+/// A failed kernel operation.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what}: {cause}; {remedy}")]
 pub struct KernelError {
-    /// What was tried, on what.
+    /// The operation, and the object it was for.
     pub what: String,
-    /// What came back.
+    /// The cause.
     pub cause: Cause,
-    /// What to do next.
+    /// The action that helps.
     pub remedy: String,
 }
 
-/// What came back.
+/// The cause of a failed kernel operation.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Cause {
-    /// The kernel refused, with an error number and perhaps words of its own.
-    #[error("{} ({errno:?}){}", .errno.desc(), spoken(.message))]
-    Refused {
+    /// The kernel rejected the request.
+    #[error("{} ({errno:?}){}", .errno.desc(), explanation(.message))]
+    Rejected {
         /// The error number.
         errno: Errno,
-        /// The kernel's explanation (extended ACK), where it gave one.
+        /// The kernel's explanation (extended ACK), if it gave one.
         message: Option<String>,
     },
-    /// The kernel's tables changed under each of several attempts to read them.
+    /// The kernel's tables changed during each of several attempts to read them.
     #[error("the dump was interrupted by changes {0} times in a row")]
     Interrupted(u32),
-    /// No answer in time, or none at all.
+    /// The kernel sent no answer in time.
     #[error("no answer from the kernel")]
-    Silent,
-    /// An answer of a form that isn't understood.
+    NoAnswer,
+    /// The answer has an unexpected form.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
-    /// Something of somebody else is in the way.
+    /// A foreign object conflicts.
     #[error("{0}")]
-    Occupied(String),
-    /// A program that was run failed.
-    #[error("{program} failed: {output}")]
-    Program {
-        /// The program.
-        program: &'static str,
-        /// What it said.
-        output: String,
-    },
-    /// A file of the kernel's could not be read or written.
+    Conflict(String),
+    /// A file in /proc could not be read or written.
     #[error("{0}")]
     File(String),
-    /// Something else has to succeed first.
-    #[error("held back until {0}")]
+    /// Another change has to succeed first.
+    #[error("waits until {0}")]
     Waiting(String),
 }
 
-fn spoken(message: &Option<String>) -> String {
-    message.as_ref().map(|text| format!(", the kernel says: {text}")).unwrap_or_default()
+impl From<std::io::Error> for Cause {
+    fn from(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) => Cause::Rejected { errno: Errno::from_raw(code), message: None },
+            None => Cause::Unexpected(error.to_string()),
+        }
+    }
+}
+
+fn explanation(message: &Option<String>) -> String {
+    message.as_ref().map(|text| format!(", the kernel's explanation: {text}")).unwrap_or_default()
 }
 
 impl KernelError {
-    /// An error with its three parts.
+    /// Makes an error of its three parts.
     pub fn new(what: impl Into<String>, cause: Cause, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), cause, remedy: remedy.into() }
     }
 
-    /// An error from its cause alone, with the remedy that fits it.
+    /// Makes an error with the general remedy for its cause.
     pub fn from_cause(what: impl Into<String>, cause: Cause) -> Self {
         let remedy = remedy_for(&cause);
         Self { what: what.into(), cause, remedy: remedy.into() }
     }
 
-    /// The error number, where the kernel gave one.
+    /// Returns the error number, if the kernel returned one.
     pub fn errno(&self) -> Option<Errno> {
         match self.cause {
-            Cause::Refused { errno, .. } => Some(errno),
+            Cause::Rejected { errno, .. } => Some(errno),
             _ => None,
         }
     }
 
-    /// The same with a remedy that knows more.
+    /// Replaces the remedy by a more specific one.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = remedy.into();
@@ -91,31 +92,33 @@ impl KernelError {
 
 fn remedy_for(cause: &Cause) -> &'static str {
     match cause {
-        Cause::Refused { errno, .. } => match errno {
+        Cause::Rejected { errno, .. } => match errno {
             Errno::EPERM | Errno::EACCES => {
                 "run as root or with the capability NET_ADMIN, in the node's own network namespace"
             }
             Errno::ENETUNREACH | Errno::EHOSTUNREACH => {
-                "see that the next hop is on a link of this node that is up (ip route get NEXTHOP)"
+                "check that the next hop is on a link of this node that is up (ip route get NEXTHOP)"
             }
             Errno::ENETDOWN => "bring the interface of the next hop up (ip link set DEV up)",
             Errno::ENODEV | Errno::ENXIO => {
-                "the interface is gone or not made yet; it is tried again when links change"
+                "the interface does not exist (any more); the agent tries again when links change"
             }
-            Errno::EEXIST => "something else with the same key is in the way; remove or move it",
-            Errno::ENOENT | Errno::ESRCH => "it was gone already; the kernel will be read again",
-            Errno::ENOBUFS | Errno::ENOMEM => "the kernel is short of memory; it is tried again",
-            Errno::EBUSY | Errno::EAGAIN | Errno::EINTR => "it is tried again",
+            Errno::EEXIST => "a foreign object has the same key; remove or change it",
+            Errno::ENOENT | Errno::ESRCH => "it no longer exists; the agent reads the kernel again",
+            Errno::ENOBUFS | Errno::ENOMEM => "the kernel is short of memory; the agent tries again",
+            Errno::EBUSY | Errno::EAGAIN | Errno::EINTR => "the agent tries again",
             Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
                 "this kernel lacks the feature; load its module or use a kernel that has it"
             }
-            _ => "it is tried again; if it stays, report it with the output of `ip -d route show proto 104`",
+            _ => {
+                "the agent tries again; if the error stays, report it with the output of `ip -d route show proto 104`"
+            }
         },
         Cause::Interrupted(_) => {
-            "something changes routes without pause (ip monitor route); it is tried again"
+            "a program changes routes all the time (see ip monitor route); the agent tries again"
         }
-        Cause::Silent => "it is tried again",
-        Cause::Waiting(_) => "see the error it waits for",
-        _ => "it is tried again",
+        Cause::NoAnswer => "the agent tries again",
+        Cause::Waiting(_) => "see the error of that change",
+        _ => "the agent tries again",
     }
 }

@@ -1,5 +1,5 @@
-//! A kernel that fails on purpose. It keeps to the rules of the real one where reconciling depends on them: keys of
-//! routes, what a replace hits, routes that go with their device.
+//! A fake kernel with injected faults. It follows the rules of the real one on which reconciling depends: keys of routes,
+//! the route that a replace replaces, routes that are deleted with their device.
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::{
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What can be made to fail.
+/// An operation that can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     /// Reading everything.
@@ -35,7 +35,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// All of them, to sweep.
+    /// All operations.
     pub const ALL: [Op; 9] = [
         Op::Dump,
         Op::Forward,
@@ -62,52 +62,52 @@ impl Op {
     }
 }
 
-/// How it fails.
+/// The effect of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Refused, nothing done.
-    Refuse,
-    /// Done, but the answer is lost.
-    DoneUnanswered,
+    /// The operation is rejected and has no effect.
+    Reject,
+    /// The operation has its effect, but the answer is lost.
+    LoseAnswer,
 }
 
-/// A fault to come.
+/// An injected fault.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
-    /// What fails.
+    /// The operation that fails.
     pub op: Op,
-    /// How.
+    /// The effect.
     pub effect: Effect,
-    /// How many times more; `u32::MAX` is always.
+    /// The number of times it still happens; `u32::MAX` is always.
     pub times: u32,
 }
 
-/// What the fake holds and what it was asked.
+/// The state of the fake, and the record of the requests.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The kernel's content.
+    /// The kernel's state.
     pub actual: Actual,
-    /// Faults to come.
+    /// The injected faults.
     pub faults: Vec<Fault>,
-    /// Every change that was asked for, in order.
-    pub asked: Vec<Change>,
-    /// How often it was read.
+    /// All requested changes, in order.
+    pub requested: Vec<Change>,
+    /// The number of dumps.
     pub dumps: u32,
 }
 
-/// The fake. Clones share their state, so that a test can meddle while a reconciler holds one.
+/// The fake kernel. Clones share their state, so that a test can change it while a reconciler uses it.
 #[derive(Debug, Clone, Default)]
 pub struct Fake {
     state: Arc<Mutex<State>>,
 }
 
 impl Fake {
-    /// Its state.
+    /// Locks and returns the state.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    /// Routes of others, which nobody may change.
+    /// Returns the foreign routes, which must never change.
     pub fn foreign(&self) -> BTreeMap<ipnetwork::IpNetwork, Foreign> {
         self.state().actual.foreign.clone()
     }
@@ -123,31 +123,32 @@ impl State {
     }
 
     fn change(&mut self, change: &Change) -> KernelResult<()> {
-        self.asked.push(change.clone());
+        self.requested.push(change.clone());
         let what = change.to_string();
-        let refused = |errno| KernelError::from_cause(what.clone(), Cause::Refused { errno, message: None });
+        let rejected =
+            |errno| KernelError::from_cause(what.clone(), Cause::Rejected { errno, message: None });
         let effect = self.fault(Op::of(change));
-        if effect == Some(Effect::Refuse) {
-            return Err(refused(Errno::EBUSY));
+        if effect == Some(Effect::Reject) {
+            return Err(rejected(Errno::EBUSY));
         }
-        if let Some(errno) = self.objection(change) {
-            return Err(refused(errno));
+        if let Some(errno) = self.rejection(change) {
+            return Err(rejected(errno));
         }
         if let Change::ReplaceRoute(prefix, _) = change {
-            // The real kernel would put ours in the place of a foreign route with the same key.
+            // The real kernel would replace a foreign route with the same key.
             if self.actual.foreign.get(prefix).is_some_and(|foreign| foreign.metric == METRIC) {
                 self.actual.foreign.remove(prefix);
             }
         }
         self.check_guarded(change);
-        self.actual.note(change);
+        self.actual.apply(change);
         match effect {
-            Some(_) => Err(KernelError::from_cause(what, Cause::Silent)),
+            Some(_) => Err(KernelError::from_cause(what, Cause::NoAnswer)),
             None => Ok(()),
         }
     }
 
-    /// No tunnel may ever be open to strangers.
+    /// Checks that there is never a tunnel without the rules that drop packets from other hosts than nodes.
     fn check_guarded(&self, change: &Change) {
         let tunnel = |device: &Device| device.form == DeviceForm::External;
         let guarded = self.actual.table.guards();
@@ -155,22 +156,22 @@ impl State {
             Change::PutTable(Rules { tunnel_sources: Some(_), .. }) => {}
             Change::PutTable(_) if !guarded => {}
             Change::DeleteTable | Change::PutTable(_) => {
-                assert!(!self.actual.tunnels.values().any(tunnel), "the guard went before the tunnel");
+                assert!(!self.actual.tunnels.values().any(tunnel), "the guard was removed before the tunnel");
             }
             Change::PutTunnel { family, .. } => {
                 let kept = self.actual.tunnels.get(family).is_some_and(tunnel);
-                assert!(guarded || kept, "a tunnel was made without a guard");
+                assert!(guarded || kept, "a tunnel was created without a guard");
             }
             _ => {}
         }
     }
 
-    /// Why the real kernel would refuse.
-    fn objection(&self, change: &Change) -> Option<Errno> {
+    /// Returns the error with which the real kernel would reject the change.
+    fn rejection(&self, change: &Change) -> Option<Errno> {
         let external = |family: &IpFamily| {
             self.actual.tunnels.get(family).is_some_and(|device| device.form == DeviceForm::External)
         };
-        let homeless = |route: &Route| match route {
+        let without_device = |route: &Route| match route {
             Route::Blackhole => false,
             Route::Unicast(hops) => hops
                 .iter()
@@ -180,9 +181,9 @@ impl State {
             Change::AddRoute(prefix, route) => {
                 let taken = self.actual.routes.contains_key(prefix)
                     || self.actual.foreign.get(prefix).is_some_and(|foreign| foreign.metric == METRIC);
-                taken.then_some(Errno::EEXIST).or(homeless(route).then_some(Errno::ENODEV))
+                taken.then_some(Errno::EEXIST).or(without_device(route).then_some(Errno::ENODEV))
             }
-            Change::ReplaceRoute(_, route) => homeless(route).then_some(Errno::ENODEV),
+            Change::ReplaceRoute(_, route) => without_device(route).then_some(Errno::ENODEV),
             _ => None,
         }
     }
@@ -200,16 +201,16 @@ impl Kernel for Fake {
 
     async fn apply(&self, changes: &[Change]) -> Vec<KernelResult<()>> {
         let keys: std::collections::BTreeSet<Key> = changes.iter().map(Change::key).collect();
-        assert_eq!(keys.len(), changes.len(), "one change a key at a time");
+        assert_eq!(keys.len(), changes.len(), "one change per key at a time");
         changes.iter().map(|change| self.state().change(change)).collect()
     }
 
     async fn segment(&self, _next_hop: IpAddr) -> KernelResult<Segment> {
-        Ok(Segment::Unreachable { error: "a fake leads nowhere".to_owned() })
+        Ok(Segment::Unreachable { error: "the fake has no segments".to_owned() })
     }
 
     async fn underlay(&self, local: IpAddr) -> KernelResult<Underlay> {
-        let cause = Cause::Unexpected("a fake has no interfaces".to_owned());
+        let cause = Cause::Unexpected("the fake has no interfaces".to_owned());
         Err(KernelError::from_cause(format!("find the interface of {local}"), cause))
     }
 }

@@ -1,17 +1,17 @@
-//! The real kernel, through netlink and /proc/sys, in the network namespace of the thread that opens it.
+//! The real kernel, by netlink and /proc/sys, in the network namespace of the thread that opens it.
 
 use super::error::{Cause, KernelError, KernelResult};
-use super::message::{self, Devices, Seen};
+use super::message::{self, Devices, DumpedRoute, netlink_family};
 use super::netlink::Netlink;
 use super::watch::Changes;
 use super::{
     Actual, Change, DeviceForm, IpFamily, Kernel, METRIC, Segment, Underlay, segment, sysctl, table, tunnel,
 };
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteHeader, RouteMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ pub struct Linux {
     pub(super) netlink: Netlink,
 }
 
-/// Name and MTU of an interface.
+/// The name and MTU of an interface.
 pub(super) struct Link {
     pub(super) name: String,
     pub(super) mtu: u32,
@@ -33,17 +33,17 @@ impl Linux {
         Ok(Self { netlink: Netlink::open()? })
     }
 
-    /// Subscribes to hints that something changed. Subscribe first and look then, so that nothing falls between.
+    /// Subscribes to hints that the kernel changed. Subscribe before the first dump, so that no change is missed.
     pub fn changes(&self) -> KernelResult<Changes> {
         Changes::subscribe(self.netlink.port())
     }
 
-    /// An interface by its index.
+    /// Returns an interface by its index.
     pub(super) async fn link(&self, index: u32) -> KernelResult<Link> {
         let what = format!("look up interface {index}");
-        let mut question = LinkMessage::default();
-        question.header.index = index;
-        let answer = self.netlink.get(&what, RouteNetlinkMessage::GetLink(question)).await?;
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        let answer = self.netlink.get(&what, RouteNetlinkMessage::GetLink(request)).await?;
         let RouteNetlinkMessage::NewLink(link) = answer else {
             return Err(KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}"))));
         };
@@ -58,7 +58,7 @@ impl Linux {
         Ok(found)
     }
 
-    /// A global address of ours on an interface.
+    /// Returns a global address of this node on an interface.
     pub(super) async fn address_on(&self, oif: u32, family: IpFamily) -> KernelResult<Option<IpAddr>> {
         let addresses = self.addresses(family).await?;
         let on_link = addresses.iter().filter(|address| address.header.index == oif);
@@ -67,10 +67,10 @@ impl Linux {
     }
 
     async fn addresses(&self, family: IpFamily) -> KernelResult<Vec<AddressMessage>> {
-        let mut question = AddressMessage::default();
-        question.header.family = netlink_family(family);
+        let mut request = AddressMessage::default();
+        request.header.family = netlink_family(family);
         let answers =
-            self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(question));
+            self.netlink.dump("read this node's addresses", RouteNetlinkMessage::GetAddress(request));
         let addresses = answers.await?.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
             _ => None,
@@ -78,13 +78,13 @@ impl Linux {
         Ok(addresses.collect())
     }
 
-    /// The routes of the main table; none in a family that the kernel doesn't have.
+    /// Returns the routes of the main table; none in a family that the kernel doesn't support.
     pub(super) async fn main_table(&self, family: IpFamily) -> KernelResult<Vec<RouteMessage>> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = netlink_family(family);
-        question.header.table = RouteHeader::RT_TABLE_MAIN;
-        let what = format!("read the {family:?} routes");
-        let answers = match self.netlink.dump(&what, RouteNetlinkMessage::GetRoute(question)).await {
+        let mut request = RouteMessage::default();
+        request.header.address_family = netlink_family(family);
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        let what = format!("read the {family} routes");
+        let answers = match self.netlink.dump(&what, RouteNetlinkMessage::GetRoute(request)).await {
             Err(error)
                 if family == IpFamily::V6
                     && matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) =>
@@ -102,10 +102,10 @@ impl Linux {
         Ok(routes.collect())
     }
 
-    /// Reads the tunnel devices into `actual`; the indices of those that can carry our routes.
+    /// Reads the tunnel devices into `actual`; returns the indices of those that Heliograph's routes can use.
     async fn dump_devices(&self, actual: &mut Actual) -> KernelResult<Devices> {
         let mut devices = Devices::new();
-        for family in [IpFamily::V4, IpFamily::V6] {
+        for family in IpFamily::ALL {
             if let Some((index, device)) = tunnel::find(&self.netlink, family).await? {
                 if device.form == DeviceForm::External {
                     devices.insert(family, index);
@@ -116,7 +116,7 @@ impl Linux {
         Ok(devices)
     }
 
-    /// Makes a change that isn't one to a route.
+    /// Makes one change.
     async fn apply_one(&self, change: &Change) -> KernelResult<()> {
         let what = change.to_string();
         match change {
@@ -134,13 +134,13 @@ impl Linux {
         }
     }
 
-    /// Makes changes to routes, many in a send.
+    /// Makes changes to routes, many with one send.
     async fn apply_routes(&self, changes: &[Change]) -> Vec<KernelResult<()>> {
         let devices = match self.dump_devices(&mut Actual::default()).await {
             Ok(devices) => devices,
             Err(error) => return changes.iter().map(|_| Err(error.clone())).collect(),
         };
-        // What can't be written takes its place among the results; the rest goes to the kernel in order.
+        // A route that can't be encoded gets its error at once; the others are sent to the kernel in order.
         let mut results = Vec::with_capacity(changes.len());
         let mut requests = Vec::with_capacity(changes.len());
         for change in changes {
@@ -154,7 +154,7 @@ impl Linux {
         }
         let mut answers = self.netlink.change_all(requests).await.into_iter();
         let fill = |(change, result): (&Change, Option<KernelResult<()>>)| {
-            result.unwrap_or_else(|| settle(change, answers.next().unwrap_or(Ok(()))))
+            result.unwrap_or_else(|| interpret(change, answers.next().unwrap_or(Ok(()))))
         };
         changes.iter().zip(results).map(fill).collect()
     }
@@ -164,19 +164,19 @@ impl Kernel for Linux {
     async fn dump(&self) -> KernelResult<Actual> {
         let mut actual = Actual { table: table::dump()?, ..Actual::default() };
         let devices = self.dump_devices(&mut actual).await?;
-        for family in [IpFamily::V4, IpFamily::V6] {
+        for family in IpFamily::ALL {
             if sysctl::forwards(family)? {
                 actual.forwarding.insert(family);
             }
             for route in self.main_table(family).await? {
                 match message::decode(&route, &devices) {
-                    Some(Seen::Ours(prefix, held)) => {
+                    Some(DumpedRoute::Ours(prefix, held)) => {
                         actual.routes.insert(prefix, held);
                     }
-                    Some(Seen::Stray(stray)) => {
+                    Some(DumpedRoute::Stray(stray)) => {
                         actual.strays.insert(stray);
                     }
-                    Some(Seen::Foreign(prefix, foreign)) => actual.note_foreign(prefix, foreign),
+                    Some(DumpedRoute::Foreign(prefix, foreign)) => actual.add_foreign(prefix, foreign),
                     None => {}
                 }
             }
@@ -205,7 +205,7 @@ impl Kernel for Linux {
             return Err(KernelError::new(
                 format!("find the interface of {local}"),
                 Cause::Unexpected("no interface of this node has that address".to_owned()),
-                "see that the Node's InternalIP is an address of this machine (ip address), and that --node names \
+                "check that the Node's InternalIP is an address of this machine (ip address), and that --node names \
                  this machine",
             ));
         };
@@ -215,14 +215,7 @@ impl Kernel for Linux {
     }
 }
 
-fn netlink_family(family: IpFamily) -> AddressFamily {
-    match family {
-        IpFamily::V4 => AddressFamily::Inet,
-        IpFamily::V6 => AddressFamily::Inet6,
-    }
-}
-
-/// This node's end of an address: with a point-to-point peer that is the `local` attribute.
+/// Returns this node's own address: with a point-to-point peer that is the attribute `local`.
 fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     let mut own = None;
     for attribute in &message.attributes {
@@ -235,11 +228,11 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     own
 }
 
-/// The request for a change to a route.
+/// Returns the request for a change to a route.
 fn request(change: &Change, devices: &Devices) -> KernelResult<(RouteNetlinkMessage, u16)> {
     let write = |prefix, route, flags| match message::encode(prefix, route, devices) {
         Ok(message) => Ok((RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | flags)),
-        Err(reason) => Err(unwritable(change.to_string(), &reason)),
+        Err(reason) => Err(encode_error(change.to_string(), &reason)),
     };
     match change {
         Change::AddRoute(prefix, route) => write(*prefix, route, NLM_F_EXCL),
@@ -255,34 +248,32 @@ fn request(change: &Change, devices: &Devices) -> KernelResult<(RouteNetlinkMess
     }
 }
 
-fn unwritable(what: String, reason: &message::Unwritable) -> KernelError {
+fn encode_error(what: String, reason: &message::EncodeError) -> KernelError {
     let remedy = match reason {
-        message::Unwritable::NoDevice(_) => "see the error of the tunnel device; the route follows it",
-        message::Unwritable::WrongPayload { .. } => {
+        message::EncodeError::NoDevice(_) => "see the error of the tunnel device",
+        message::EncodeError::WrongPayload { .. } => {
             "give both nodes an InternalIP of the prefix's family, or set encapsulation: Never"
         }
-        message::Unwritable::SpreadOverTunnels(_) => {
-            "make one path better than the others (local preference)"
-        }
-        _ => "see that both nodes have an InternalIP of that family",
+        message::EncodeError::MultipathTunnels(_) => "prefer one path (local preference)",
+        _ => "check that both nodes have an InternalIP of that family",
     };
     KernelError::new(what, Cause::Unexpected(reason.to_string()), remedy)
 }
 
-/// What an answer means for a change: a route that is gone already needs no deleting, and a rejection may be known.
-fn settle(change: &Change, answer: KernelResult<()>) -> KernelResult<()> {
+/// Interprets the answer to a change: deleting a route that no longer exists succeeds, and some errors get a more specific
+/// remedy.
+fn interpret(change: &Change, answer: KernelResult<()>) -> KernelResult<()> {
     match (change, answer) {
         (Change::DeleteRoute(_) | Change::DeleteStray(_), Err(error))
             if matches!(error.errno(), Some(Errno::ESRCH | Errno::ENOENT)) =>
         {
             Ok(())
         }
-        (Change::AddRoute(prefix, _), Err(error)) if error.errno() == Some(Errno::EEXIST) => {
-            Err(error.with_remedy(format!(
-                "somebody else's route {prefix} has the metric {METRIC}, which is ours; remove it or change its metric \
+        (Change::AddRoute(prefix, _), Err(error)) if error.errno() == Some(Errno::EEXIST) => Err(error
+            .with_remedy(format!(
+                "a foreign route {prefix} has Heliograph's metric {METRIC}; remove it or change its metric \
                  (ip route show {prefix})"
-            )))
-        }
+            ))),
         (_, answer) => answer,
     }
 }

@@ -1,6 +1,8 @@
-//! Our routes ⇄ netlink route messages, in full: whatever differs from how we write a route shows as altered.
+//! Conversion between [`Route`] and netlink route messages. A route of Heliograph that differs in anything from what
+//! [`encode`] writes is decoded as altered.
 
-use super::{Foreign, Held, Hop, IpFamily, METRIC, PROTOCOL, Route, Stray};
+use super::{Foreign, Held, Hop, IpFamily, METRIC, PROTOCOL, Route, Stray, tunnel};
+use heliograph_cni::codec::ip_address;
 use ipnetwork::IpNetwork;
 use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
@@ -11,35 +13,35 @@ use netlink_packet_route::route::{
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// TTL of the outer header: the inner one's would make the underlay's hops part of the pods' path.
+/// The TTL of the outer header. If it were copied from the inner header, the underlay's hops would count for pods.
 const TUNNEL_TTL: u8 = 64;
 
-/// Indices of our tunnel devices, without which a hop through a tunnel can't be written or read.
+/// The indices of the tunnel devices, which are needed to encode and decode next hops behind a tunnel.
 pub type Devices = BTreeMap<IpFamily, u32>;
 
-/// Why a route can't be put into a message.
+/// The reason for which a route can't be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unwritable {
-    /// The tunnel device isn't there.
-    #[error("tunnel device {} does not exist", .0.device())]
+pub enum EncodeError {
+    /// The tunnel device doesn't exist.
+    #[error("tunnel device {} does not exist", tunnel::device_name(*.0))]
     NoDevice(IpFamily),
-    /// The two ends of a tunnel are of different families.
+    /// The two ends of a tunnel have different families.
     #[error("tunnel from {local} to {remote} mixes address families")]
     MixedEnds {
-        /// This end.
+        /// The local end.
         local: IpAddr,
-        /// The far end.
+        /// The remote end.
         remote: IpAddr,
     },
-    /// `ipip` carries IPv4 only.
+    /// An `ipip` tunnel transports IPv4 only.
     #[error("IPv6 prefix {prefix} can't go through the IPv4 tunnel to {remote}")]
     WrongPayload {
         /// The prefix.
         prefix: IpNetwork,
-        /// The far end.
+        /// The remote end.
         remote: IpAddr,
     },
-    /// IPv6 routes have no IPv4 gateways.
+    /// An IPv6 route can't have an IPv4 gateway.
     #[error("IPv6 prefix {prefix} can't have the IPv4 gateway {via}")]
     WrongGateway {
         /// The prefix.
@@ -47,22 +49,22 @@ pub enum Unwritable {
         /// The gateway.
         via: IpAddr,
     },
-    /// Linux's IPv6 multipath takes next hops with a gateway only, and one through a tunnel has none.
-    #[error("IPv6 prefix {0} can't be spread over tunnels")]
-    SpreadOverTunnels(IpNetwork),
+    /// Multipath of Linux for IPv6 requires gateways, and a next hop behind a tunnel has none.
+    #[error("IPv6 prefix {0} can't have several paths through tunnels")]
+    MultipathTunnels(IpNetwork),
     /// A unicast route needs a next hop.
     #[error("route {0} has no next hop")]
     NoHop(IpNetwork),
 }
 
-/// The message for a route of ours.
-pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<RouteMessage, Unwritable> {
-    let mut message = skeleton(prefix, METRIC, 0);
+/// Encodes a route.
+pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<RouteMessage, EncodeError> {
+    let mut message = route_message(prefix, METRIC, 0);
     message.header.kind = RouteType::Unicast;
     match route {
         Route::Blackhole => message.header.kind = RouteType::BlackHole,
         Route::Unicast(hops) => match hops.as_slice() {
-            [] => return Err(Unwritable::NoHop(prefix)),
+            [] => return Err(EncodeError::NoHop(prefix)),
             [hop] => {
                 let (oif, attributes) = encode_hop(prefix, hop, devices)?;
                 message.attributes.push(RouteAttribute::Oif(oif));
@@ -70,7 +72,7 @@ pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<Rou
             }
             several => {
                 if prefix.is_ipv6() && several.iter().any(|hop| matches!(hop, Hop::Tunnel { .. })) {
-                    return Err(Unwritable::SpreadOverTunnels(prefix));
+                    return Err(EncodeError::MultipathTunnels(prefix));
                 }
                 let hops = several.iter().map(|hop| {
                     let (oif, attributes) = encode_hop(prefix, hop, devices)?;
@@ -79,7 +81,7 @@ pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<Rou
                     next_hop.attributes = attributes;
                     Ok(next_hop)
                 });
-                let hops = hops.collect::<Result<Vec<_>, Unwritable>>()?;
+                let hops = hops.collect::<Result<Vec<_>, EncodeError>>()?;
                 message.attributes.push(RouteAttribute::MultiPath(hops));
             }
         },
@@ -87,16 +89,16 @@ pub fn encode(prefix: IpNetwork, route: &Route, devices: &Devices) -> Result<Rou
     Ok(message)
 }
 
-/// The message that deletes the route with our protocol number at this metric and TOS, whatever its next hops.
+/// Encodes the deletion of the route with Heliograph's protocol number at this metric and TOS, with any next hops.
 pub fn encode_delete(prefix: IpNetwork, metric: u32, tos: u8) -> RouteMessage {
-    let mut message = skeleton(prefix, metric, tos);
-    // Any scope and type: only prefix, TOS, metric and protocol say which route is meant.
+    let mut message = route_message(prefix, metric, tos);
+    // Any scope and type: only prefix, TOS, metric and protocol select the route.
     message.header.scope = RouteScope::NoWhere;
     message.header.kind = RouteType::Unspec;
     message
 }
 
-fn skeleton(prefix: IpNetwork, metric: u32, tos: u8) -> RouteMessage {
+fn route_message(prefix: IpNetwork, metric: u32, tos: u8) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(prefix);
     message.header.destination_prefix_length = prefix.prefix();
@@ -109,22 +111,22 @@ fn skeleton(prefix: IpNetwork, metric: u32, tos: u8) -> RouteMessage {
     message
 }
 
-/// The netlink family of a prefix.
+/// Returns the netlink family of a prefix.
 pub fn family_of(prefix: IpNetwork) -> AddressFamily {
-    if prefix.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    netlink_family(IpFamily::of_network(&prefix))
 }
 
 fn encode_hop(
     prefix: IpNetwork,
     hop: &Hop,
     devices: &Devices,
-) -> Result<(u32, Vec<RouteAttribute>), Unwritable> {
+) -> Result<(u32, Vec<RouteAttribute>), EncodeError> {
     match *hop {
         Hop::Direct { via, oif } => {
             let gateway = match (prefix.is_ipv4(), via) {
                 (true, IpAddr::V4(_)) | (false, IpAddr::V6(_)) => RouteAttribute::Gateway(via.into()),
                 (true, IpAddr::V6(_)) => RouteAttribute::Via(RouteVia::from(via)),
-                (false, IpAddr::V4(_)) => return Err(Unwritable::WrongGateway { prefix, via }),
+                (false, IpAddr::V4(_)) => return Err(EncodeError::WrongGateway { prefix, via }),
             };
             Ok((oif, vec![gateway]))
         }
@@ -133,12 +135,12 @@ fn encode_hop(
             let (kind, encap) = match (local, remote) {
                 (IpAddr::V4(local), IpAddr::V4(remote)) => (RouteLwEnCapType::Ip, encap4(local, remote)),
                 (IpAddr::V6(local), IpAddr::V6(remote)) => (RouteLwEnCapType::Ip6, encap6(local, remote)),
-                _ => return Err(Unwritable::MixedEnds { local, remote }),
+                _ => return Err(EncodeError::MixedEnds { local, remote }),
             };
             if family == IpFamily::V4 && prefix.is_ipv6() {
-                return Err(Unwritable::WrongPayload { prefix, remote });
+                return Err(EncodeError::WrongPayload { prefix, remote });
             }
-            let oif = *devices.get(&family).ok_or(Unwritable::NoDevice(family))?;
+            let oif = *devices.get(&family).ok_or(EncodeError::NoDevice(family))?;
             Ok((oif, vec![RouteAttribute::EncapType(kind), RouteAttribute::Encap(encap)]))
         }
     }
@@ -162,19 +164,19 @@ fn encap6(local: std::net::Ipv6Addr, remote: std::net::Ipv6Addr) -> Vec<RouteLwT
     ]
 }
 
-/// A route of the main table, as far as it matters to us.
+/// A decoded route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    /// Ours at our metric.
+pub enum DumpedRoute {
+    /// A route of Heliograph at its metric and TOS.
     Ours(IpNetwork, Held),
-    /// Ours at another metric or TOS.
+    /// A route of Heliograph at another metric or TOS.
     Stray(Stray),
-    /// Somebody else's.
+    /// A foreign route.
     Foreign(IpNetwork, Foreign),
 }
 
-/// What a dumped message is to us; `None` for what isn't a route of the main table.
-pub fn decode(message: &RouteMessage, devices: &Devices) -> Option<Seen> {
+/// Decodes a message of a dump; `None` if it isn't a route of the main table.
+pub fn decode(message: &RouteMessage, devices: &Devices) -> Option<DumpedRoute> {
     let header = &message.header;
     if table_of(message) != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
@@ -183,19 +185,19 @@ pub fn decode(message: &RouteMessage, devices: &Devices) -> Option<Seen> {
     let metric = metric_of(message);
     let protocol = u8::from(header.protocol);
     if protocol != PROTOCOL {
-        return Some(Seen::Foreign(prefix, Foreign { metric, protocol }));
+        return Some(DumpedRoute::Foreign(prefix, Foreign { metric, protocol }));
     }
     if metric != METRIC || header.tos != 0 {
-        return Some(Seen::Stray(Stray { prefix, metric, tos: header.tos }));
+        return Some(DumpedRoute::Stray(Stray { prefix, metric, tos: header.tos }));
     }
     let held = match decode_route(message, devices) {
         Some(route) => Held::Route(route),
         None => Held::Altered(format!("{:?} {:?}", header.kind, message.attributes)),
     };
-    Some(Seen::Ours(prefix, held))
+    Some(DumpedRoute::Ours(prefix, held))
 }
 
-/// The table a route is in.
+/// Returns the table of a route.
 pub fn table_of(message: &RouteMessage) -> u32 {
     let table = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
@@ -204,7 +206,7 @@ pub fn table_of(message: &RouteMessage) -> u32 {
     table.unwrap_or_else(|| u32::from(message.header.table))
 }
 
-/// The metric of a route; one without is of metric 0.
+/// Returns the metric of a route, by default 0.
 pub fn metric_of(message: &RouteMessage) -> u32 {
     let metric = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Priority(metric) => Some(*metric),
@@ -213,7 +215,7 @@ pub fn metric_of(message: &RouteMessage) -> u32 {
     metric.unwrap_or(0)
 }
 
-/// The prefix of a route; a default route carries no destination.
+/// Returns the prefix of a route. A default route has no destination attribute.
 pub fn prefix_of(message: &RouteMessage) -> Option<IpNetwork> {
     let destination = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(address) => address_of(address),
@@ -228,7 +230,7 @@ pub fn prefix_of(message: &RouteMessage) -> Option<IpNetwork> {
     IpNetwork::new(address, message.header.destination_prefix_length).ok()
 }
 
-/// The IP address in a route attribute.
+/// Returns the IP address in a route attribute.
 pub fn address_of(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
@@ -237,7 +239,7 @@ pub fn address_of(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The route a message says, if nothing in it differs from how we write routes.
+/// Decodes a route; `None` if anything in it differs from what [`encode`] writes.
 fn decode_route(message: &RouteMessage, devices: &Devices) -> Option<Route> {
     let mut multipath = None;
     let mut oif = None;
@@ -256,12 +258,12 @@ fn decode_route(message: &RouteMessage, devices: &Devices) -> Option<Route> {
         }
     }
     match (message.header.kind, multipath) {
-        // IPv6 shows the loopback device on a blackhole.
+        // An IPv6 blackhole has the loopback device.
         (RouteType::BlackHole, None) => Some(Route::Blackhole),
         (RouteType::Unicast, None) => Some(Route::unicast([decode_hop(oif?, &hop_attributes, devices)?])),
         (RouteType::Unicast, Some(hops)) => {
             let hops = hops.iter().map(|hop| {
-                // The field holds the weight less one.
+                // The field contains the weight minus one.
                 let even = hop.hops == 0;
                 even.then(|| decode_hop(hop.interface_index, &hop.attributes, devices))?
             });
@@ -297,31 +299,31 @@ fn decode_hop(oif: u32, attributes: &[RouteAttribute], devices: &Devices) -> Opt
     }
 }
 
-/// The two ends in an encapsulation, if the rest of it is as we write it.
+/// Decodes the two ends of an encapsulation; `None` if the rest differs from what [`encode`] writes.
 fn decode_encap(parts: &[RouteLwTunnelEncap]) -> Option<(IpAddr, IpAddr)> {
     let mut encap = Encap::default();
     for part in parts {
         match part {
-            // Two faults of netlink-packet-route 0.34: in one of several next hops it looks for the kind of
-            // encapsulation in the wrong place and leaves all parts as they came, and it panics when a part that it
-            // doesn't know (the kernel's padding) is written through its wrapper.
+            // Two bugs of netlink-packet-route 0.34: for multipath next hops it looks for the type of encapsulation in
+            // the wrong place and leaves all parts undecoded, and it panics when an unknown part (the kernel's padding)
+            // is emitted by its wrapper.
             RouteLwTunnelEncap::Other(part)
             | RouteLwTunnelEncap::Ip(RouteIpTunnel::Other(part))
-            | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Other(part)) => encap.take(part),
-            RouteLwTunnelEncap::Ip(part) => encap.take(part),
-            RouteLwTunnelEncap::Ip6(part) => encap.take(part),
+            | RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Other(part)) => encap.add(part),
+            RouteLwTunnelEncap::Ip(part) => encap.add(part),
+            RouteLwTunnelEncap::Ip6(part) => encap.add(part),
             _ => return None,
         }
     }
     (encap.ttl == Some(TUNNEL_TTL) && encap.plain).then_some((encap.local?, encap.remote?))
 }
 
-/// What an encapsulation says. IPv4's and IPv6's have the same numbers for the same things (lwtunnel.h).
+/// A decoded encapsulation. The attributes of IPv4 and IPv6 have the same numbers (lwtunnel.h).
 struct Encap {
     local: Option<IpAddr>,
     remote: Option<IpAddr>,
     ttl: Option<u8>,
-    /// Whether there is nothing in it that we never write.
+    /// Set if it contains nothing that [`encode`] never writes.
     plain: bool,
 }
 
@@ -336,22 +338,25 @@ impl Encap {
     const SOURCE: u16 = 3;
     const TTL: u16 = 4;
 
-    fn take(&mut self, part: &impl Nla) {
+    fn add(&mut self, part: &impl Nla) {
         let mut value = vec![0; part.value_len()];
         part.emit_value(&mut value);
         match part.kind() {
-            Self::DESTINATION => self.remote = address_in(&value),
-            Self::SOURCE => self.local = address_in(&value),
+            Self::DESTINATION => self.remote = ip_address(&value),
+            Self::SOURCE => self.local = ip_address(&value),
             Self::TTL => self.ttl = value.first().copied(),
-            // The rest is zero where we wrote nothing: key, TOS, flags, padding.
+            // The rest (key, TOS, flags, padding) must be zero, as `encode` writes none of it.
             _ => self.plain &= value.iter().all(|octet| *octet == 0),
         }
     }
 }
 
-fn address_in(value: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
-    v4.or_else(|| <[u8; 16]>::try_from(value).ok().map(IpAddr::from))
+/// Returns the netlink number of a family.
+pub fn netlink_family(family: IpFamily) -> AddressFamily {
+    match family {
+        IpFamily::V4 => AddressFamily::Inet,
+        IpFamily::V6 => AddressFamily::Inet6,
+    }
 }
 
 #[cfg(test)]
@@ -374,55 +379,55 @@ mod tests {
         Hop::Tunnel { remote: remote.parse().unwrap(), local: local.parse().unwrap() }
     }
 
-    fn there_and_back(at: &str, route: Route) {
+    fn encode_and_decode(at: &str, route: Route) {
         let message = encode(prefix(at), &route, &devices()).unwrap();
-        assert_eq!(decode(&message, &devices()), Some(Seen::Ours(prefix(at), Held::Route(route))));
+        assert_eq!(decode(&message, &devices()), Some(DumpedRoute::Ours(prefix(at), Held::Route(route))));
     }
 
     #[test]
     fn routes_survive_the_message() {
-        there_and_back("10.1.0.0/24", Route::Blackhole);
-        there_and_back("fd00::/64", Route::Blackhole);
-        there_and_back("0.0.0.0/0", Route::unicast([direct("192.0.2.1")]));
-        there_and_back("10.1.0.0/24", Route::unicast([direct("fe80::1")]));
-        there_and_back("fd00::/64", Route::unicast([direct("2001:db8::1"), direct("2001:db8::2")]));
-        there_and_back(
+        encode_and_decode("10.1.0.0/24", Route::Blackhole);
+        encode_and_decode("fd00::/64", Route::Blackhole);
+        encode_and_decode("0.0.0.0/0", Route::unicast([direct("192.0.2.1")]));
+        encode_and_decode("10.1.0.0/24", Route::unicast([direct("fe80::1")]));
+        encode_and_decode("fd00::/64", Route::unicast([direct("2001:db8::1"), direct("2001:db8::2")]));
+        encode_and_decode(
             "10.1.0.0/24",
             Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]),
         );
-        there_and_back(
+        encode_and_decode(
             "10.1.0.0/24",
             Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), tunnel("192.0.2.8", "192.0.2.1")]),
         );
-        there_and_back("10.1.0.0/24", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
-        there_and_back("fd00::/64", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
+        encode_and_decode("10.1.0.0/24", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
+        encode_and_decode("fd00::/64", Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
     }
 
     #[test]
-    fn what_cannot_be_written_says_why() {
+    fn encoding_errors_give_the_reason() {
         let at6 = prefix("fd00::/64");
         let at4 = prefix("10.0.0.0/8");
         let none = Devices::new();
         let over4 = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
-        assert_eq!(encode(at4, &over4, &none), Err(Unwritable::NoDevice(IpFamily::V4)));
-        assert!(matches!(encode(at6, &over4, &devices()), Err(Unwritable::WrongPayload { .. })));
+        assert_eq!(encode(at4, &over4, &none), Err(EncodeError::NoDevice(IpFamily::V4)));
+        assert!(matches!(encode(at6, &over4, &devices()), Err(EncodeError::WrongPayload { .. })));
         let mixed = Route::unicast([tunnel("192.0.2.9", "2001:db8::1")]);
-        assert!(matches!(encode(at4, &mixed, &devices()), Err(Unwritable::MixedEnds { .. })));
+        assert!(matches!(encode(at4, &mixed, &devices()), Err(EncodeError::MixedEnds { .. })));
         let via4 = Route::unicast([direct("192.0.2.1")]);
-        assert!(matches!(encode(at6, &via4, &devices()), Err(Unwritable::WrongGateway { .. })));
+        assert!(matches!(encode(at6, &via4, &devices()), Err(EncodeError::WrongGateway { .. })));
         let two =
             Route::unicast([tunnel("2001:db8::9", "2001:db8::1"), tunnel("2001:db8::8", "2001:db8::1")]);
-        assert_eq!(encode(at6, &two, &devices()), Err(Unwritable::SpreadOverTunnels(at6)));
-        assert_eq!(encode(at4, &Route::unicast([]), &devices()), Err(Unwritable::NoHop(at4)));
+        assert_eq!(encode(at6, &two, &devices()), Err(EncodeError::MultipathTunnels(at6)));
+        assert_eq!(encode(at4, &Route::unicast([]), &devices()), Err(EncodeError::NoHop(at4)));
     }
 
     #[test]
-    fn what_somebody_changed_is_altered() {
+    fn changed_routes_are_altered() {
         let at = prefix("10.1.0.0/24");
         let route = Route::unicast([direct("192.0.2.1")]);
         let mut message = encode(at, &route, &devices()).unwrap();
         message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet([192, 0, 2, 7].into())));
-        assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
+        assert!(matches!(decode(&message, &devices()), Some(DumpedRoute::Ours(_, Held::Altered(_)))));
 
         let two = Route::unicast([direct("192.0.2.1"), direct("192.0.2.2")]);
         let mut message = encode(at, &two, &devices()).unwrap();
@@ -431,16 +436,16 @@ mod tests {
                 hops[0].hops = 4;
             }
         }
-        assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
+        assert!(matches!(decode(&message, &devices()), Some(DumpedRoute::Ours(_, Held::Altered(_)))));
 
-        // The tunnel device was made anew: the old route went with it, but if it shows, it isn't what is wanted.
+        // After the tunnel device was created again, a route through the old one is not the desired one.
         let over = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
         let message = encode(at, &over, &Devices::from([(IpFamily::V4, 99)])).unwrap();
-        assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
+        assert!(matches!(decode(&message, &devices()), Some(DumpedRoute::Ours(_, Held::Altered(_)))));
     }
 
     #[test]
-    fn the_kernels_padding_is_no_change() {
+    fn padding_of_the_kernel_is_no_change() {
         use netlink_packet_core::DefaultNla;
         let route = Route::unicast([tunnel("192.0.2.9", "192.0.2.1")]);
         let mut message = encode(prefix("10.1.0.0/24"), &route, &devices()).unwrap();
@@ -455,21 +460,21 @@ mod tests {
         pad(&mut message, RouteLwTunnelEncap::Other(DefaultNla::new(7, vec![])));
         pad(&mut message, RouteLwTunnelEncap::Ip(RouteIpTunnel::Tos(0)));
         let held = Held::Route(route);
-        assert_eq!(decode(&message, &devices()), Some(Seen::Ours(prefix("10.1.0.0/24"), held)));
+        assert_eq!(decode(&message, &devices()), Some(DumpedRoute::Ours(prefix("10.1.0.0/24"), held)));
         pad(&mut message, RouteLwTunnelEncap::Ip(RouteIpTunnel::Tos(16)));
-        assert!(matches!(decode(&message, &devices()), Some(Seen::Ours(_, Held::Altered(_)))));
+        assert!(matches!(decode(&message, &devices()), Some(DumpedRoute::Ours(_, Held::Altered(_)))));
     }
 
     #[test]
-    fn strays_foreign_and_other_tables_are_told_apart() {
+    fn strays_foreign_routes_and_other_tables_are_distinguished() {
         let at = prefix("10.1.0.0/24");
         let mut message = encode(at, &Route::Blackhole, &devices()).unwrap();
         message.header.tos = 8;
         let stray = Stray { prefix: at, metric: METRIC, tos: 8 };
-        assert_eq!(decode(&message, &devices()), Some(Seen::Stray(stray)));
+        assert_eq!(decode(&message, &devices()), Some(DumpedRoute::Stray(stray)));
         message.header.protocol = 4.into();
         let foreign = Foreign { metric: METRIC, protocol: 4 };
-        assert_eq!(decode(&message, &devices()), Some(Seen::Foreign(at, foreign)));
+        assert_eq!(decode(&message, &devices()), Some(DumpedRoute::Foreign(at, foreign)));
         message.header.table = 100;
         assert_eq!(decode(&message, &devices()), None);
     }

@@ -1,11 +1,11 @@
-//! The node's kernel: what is ours in it, read whole, changed one thing at a time.
+//! Heliograph's objects in the kernel of this node: reading all of them, and changing them one by one.
 //!
-//! Ours is what bears our route protocol number in the main table, our device names and our nftables table.
-//! Nothing else is ever changed, except three sysctls that are written only when they stand in the way
-//! (forwarding for both families, the reverse path filter of our own tunnel devices).
+//! Heliograph owns the routes of the main table with its protocol number, the devices with its names, and its nftables
+//! table. Everything else is foreign and never changed, except three sysctls, which are written only if their value
+//! prevents forwarding (forwarding for both families, the reverse path filter of Heliograph's own tunnel devices).
 //!
-//! [`Kernel`] is the face that [`crate::reconcile`] works with; [`linux::Linux`] is the real one and
-//! `fake::Fake` a faulty one for tests.
+//! [`crate::reconcile`] uses the trait [`Kernel`]; [`linux::Linux`] implements it, and so does `fake::Fake`, which injects
+//! faults in tests.
 
 pub mod desired;
 pub mod error;
@@ -26,88 +26,50 @@ pub mod watch;
 
 pub use desired::{Desired, Hop, NatOutgoing, Route, Rules, Segment, TunnelDevice, Tunnels};
 pub use error::{KernelError, KernelResult};
+pub use heliograph_cni::IpFamily;
 pub use preflight::preflight;
 
-use crate::names::named;
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 
-/// Route protocol number of the agent's routes (`ip route … proto 104`).
+/// The route protocol number of the agent's routes (`ip route … proto 104`).
 pub const PROTOCOL: u8 = 104;
-/// Route protocol number of the shim's host routes to pods.
-pub const SHIM_PROTOCOL: u8 = 105;
-/// Metric of our routes. The kernel tells routes apart by prefix, TOS and metric, so a metric of our own keeps
-/// a replace of ours from ever hitting somebody else's route (docs/decisions/own-metric.md).
+/// The metric of the agent's routes. The kernel identifies routes by prefix, TOS and metric. As no other program uses this
+/// metric, replacing a route never replaces a foreign one (docs/decisions/own-metric.md).
 pub const METRIC: u32 = 104;
-/// Names of our interfaces begin with this: the host ends of pods' veth pairs.
-pub const POD_LINK_PREFIX: &str = "hg";
 
-/// An address family, of prefixes or of a tunnel's outer header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum IpFamily {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-named!(IpFamily { V4 => "IPv4", V6 => "IPv6" });
-
-impl IpFamily {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
-    }
-
-    /// Our tunnel device whose outer header is of this family.
-    pub fn device(self) -> &'static str {
-        match self {
-            IpFamily::V4 => "heliograph4",
-            IpFamily::V6 => "heliograph6",
-        }
-    }
-
-    /// The kernel's name for the kind of that device.
-    pub fn device_kind(self) -> &'static str {
-        match self {
-            IpFamily::V4 => "ipip",
-            IpFamily::V6 => "ip6tnl",
-        }
-    }
-}
-
-/// All of ours that is in the kernel, and what stands in its way.
+/// The actual state: Heliograph's objects in the kernel, and the foreign routes that conflict with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Actual {
-    /// Routes of ours in the form in which we write them.
+    /// Heliograph's routes at its metric and TOS, by prefix.
     pub routes: BTreeMap<IpNetwork, Held>,
-    /// Routes with our protocol number which we wouldn't write so: another metric or TOS.
+    /// Routes with Heliograph's protocol number at another metric or TOS.
     pub strays: BTreeSet<Stray>,
-    /// Routes of others on a prefix, the one with the lowest metric.
+    /// Foreign routes by prefix; of several, the one that conflicts most.
     pub foreign: BTreeMap<IpNetwork, Foreign>,
-    /// Our tunnel devices.
+    /// Heliograph's tunnel devices.
     pub tunnels: BTreeMap<IpFamily, Device>,
-    /// Our nftables table.
+    /// Heliograph's nftables table.
     pub table: TableState,
-    /// Families in which forwarding is on.
+    /// The families in which forwarding is on.
     pub forwarding: BTreeSet<IpFamily>,
 }
 
 impl Actual {
-    /// Takes note of a route of somebody else: of several on a prefix the one that is most in our way.
-    pub fn note_foreign(&mut self, prefix: IpNetwork, foreign: Foreign) {
+    /// Adds a foreign route. Of several routes to a prefix, only the one that conflicts most is kept.
+    pub fn add_foreign(&mut self, prefix: IpNetwork, foreign: Foreign) {
         let rank = |foreign: &Foreign| (!foreign.forbids_ours(), foreign.metric);
-        let noted = self.foreign.entry(prefix).or_insert(foreign);
-        if rank(&foreign) < rank(noted) {
-            *noted = foreign;
+        let present = self.foreign.entry(prefix).or_insert(foreign);
+        if rank(&foreign) < rank(present) {
+            *present = foreign;
         }
     }
 
-    /// Takes note of a change that the kernel confirmed.
-    pub fn note(&mut self, change: &Change) {
+    /// Applies a change that the kernel confirmed.
+    pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Forward(family) => {
                 self.forwarding.insert(*family);
@@ -115,9 +77,7 @@ impl Actual {
             Change::PutTable(rules) => self.table = TableState::Intact(rules.clone()),
             Change::DeleteTable => self.table = TableState::Absent,
             Change::PutTunnel { family, mtu } => {
-                let device =
-                    Device { form: DeviceForm::External, mtu: *mtu, up: true, filters_sources: false };
-                let before = self.tunnels.insert(*family, device);
+                let before = self.tunnels.insert(*family, Device::ready(*mtu));
                 if before.is_some_and(|before| before.form != DeviceForm::External) {
                     self.drop_routes_over(*family);
                 }
@@ -138,95 +98,102 @@ impl Actual {
         }
     }
 
-    /// Routes go with the device they lead over.
+    /// Removes the routes through a device, which the kernel deletes with the device.
     fn drop_routes_over(&mut self, family: IpFamily) {
         self.routes.retain(|_, held| !matches!(held, Held::Route(route) if route.needs_tunnel(family)));
     }
 }
 
-/// A route of ours as the kernel has it.
+/// A route of Heliograph in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
-    /// One that [`Desired`] can say.
+    /// A route that [`Desired`] can describe.
     Route(Route),
-    /// One that somebody changed (an MTU, a weight, another kind of encapsulation): never what is wanted.
+    /// A route that another program changed (an MTU, a weight, another kind of encapsulation): never the desired one.
     Altered(String),
 }
 
-/// A route with our protocol number at a metric or TOS we don't use.
+/// A route with Heliograph's protocol number at another metric or TOS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stray {
-    /// Its prefix.
+    /// The prefix.
     pub prefix: IpNetwork,
-    /// Its metric.
+    /// The metric.
     pub metric: u32,
-    /// Its TOS octet.
+    /// The TOS octet.
     pub tos: u8,
 }
 
-/// A route of somebody else in the main table.
+/// A foreign route in the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Foreign {
-    /// Its metric.
+    /// The metric.
     pub metric: u32,
-    /// Its protocol number; 2 is the kernel's own, for a connected network.
+    /// The protocol number; 2 is that of the kernel, for a connected network.
     pub protocol: u8,
 }
 
 impl Foreign {
-    /// Route protocol number of connected networks.
+    /// The route protocol number of connected networks (RTPROT_KERNEL).
     const KERNEL: u8 = 2;
 
-    /// Whether we must not write a route of ours on the same prefix: it would take the place of a connected
-    /// network (IPv6 gives those a higher metric than ours), or the kernel couldn't tell the two apart.
+    /// Returns whether a route of Heliograph to the same prefix must not be installed. It would be preferred to a connected
+    /// network, which in IPv6 has a higher metric, or it would have the same key in the kernel as the foreign route.
     pub fn forbids_ours(&self) -> bool {
         self.protocol == Self::KERNEL || self.metric == METRIC
     }
 
-    /// Whether the kernel would prefer it to ours.
+    /// Returns whether the kernel prefers this route to Heliograph's.
     pub fn hides_ours(&self) -> bool {
         self.metric < METRIC
     }
 }
 
-/// A device under one of our names.
+/// A device with one of Heliograph's names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// What it is.
+    /// The form of the device.
     pub form: DeviceForm,
-    /// Its MTU in bytes.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// Whether it is administratively up.
+    /// Set if the device is administratively up.
     pub up: bool,
-    /// Whether it has a reverse path filter, so that packets from nodes' own addresses would be lost.
+    /// Set if the device has a reverse path filter, which would drop packets from the nodes' own addresses.
     pub filters_sources: bool,
 }
 
-/// What a device under one of our names is.
+impl Device {
+    /// Makes a tunnel device in the desired state.
+    pub fn ready(mtu: u32) -> Self {
+        Self { form: DeviceForm::External, mtu, up: true, filters_sources: false }
+    }
+}
+
+/// The form of a device with one of Heliograph's names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceForm {
-    /// Our tunnel, collecting metadata.
+    /// Heliograph's tunnel: each route has its own remote end (`external`).
     External,
-    /// The right kind of tunnel but bound to one peer: an unfinished one of ours, to be made anew.
+    /// A tunnel of the right kind that is bound to one remote end: to be created again.
     Bound,
-    /// Something else, hence somebody else's.
+    /// A device of another kind, which is foreign.
     Foreign(String),
 }
 
-/// The state of our nftables table.
+/// The state of Heliograph's nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum TableState {
-    /// There is none (or nftables isn't to be had, in which case putting one says why).
+    /// There is no table, perhaps because the kernel has no nftables: then writing one returns the reason.
     #[default]
     Absent,
-    /// As we would write it, for these rules.
+    /// The table is as Heliograph writes it for these rules.
     Intact(Rules),
-    /// There, but not as we would write it; so much could be read from it.
+    /// The table differs from what Heliograph writes; these rules could be read from it.
     Altered(Rules),
 }
 
 impl TableState {
-    /// What it does, as far as it could be read.
+    /// Returns the rules, as far as they could be read.
     pub fn rules(&self) -> Option<&Rules> {
         match self {
             TableState::Absent => None,
@@ -234,44 +201,44 @@ impl TableState {
         }
     }
 
-    /// Whether strangers' tunnelled packets are kept out.
+    /// Returns whether the table drops tunnelled packets that don't come from a node.
     pub fn guards(&self) -> bool {
         matches!(self, TableState::Intact(Rules { tunnel_sources: Some(_), .. }))
     }
 }
 
-/// One change to the kernel. All are confirmed by the kernel, one by one.
+/// One change to the kernel, which the kernel confirms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Turn forwarding on.
     Forward(IpFamily),
-    /// Write our nftables table anew.
+    /// Replace Heliograph's nftables table.
     PutTable(Rules),
-    /// Remove our nftables table.
+    /// Delete Heliograph's nftables table.
     DeleteTable,
-    /// Make our tunnel device, or correct its MTU, state and filter; make it anew if it is not external.
+    /// Create the tunnel device, or correct its MTU, state and filter; create it again if it is not external.
     PutTunnel {
-        /// IpFamily of the outer header.
+        /// The family of the outer header.
         family: IpFamily,
-        /// MTU in bytes.
+        /// The MTU in bytes.
         mtu: u32,
     },
-    /// Remove our tunnel device.
+    /// Delete the tunnel device.
     DeleteTunnel(IpFamily),
-    /// Add a route that is not there yet.
+    /// Add a route that does not exist yet.
     AddRoute(IpNetwork, Route),
-    /// Put a route in the place of ours.
+    /// Replace Heliograph's route.
     ReplaceRoute(IpNetwork, Route),
-    /// Remove our route.
+    /// Delete Heliograph's route.
     DeleteRoute(IpNetwork),
-    /// Remove a route with our protocol number at a foreign metric.
+    /// Delete a route with Heliograph's protocol number at another metric or TOS.
     DeleteStray(Stray),
 }
 
-/// What a change is about. At most one change a key is under way.
+/// The object of a change. At most one change per key is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// Reading everything.
+    /// The dump of everything.
     Dump,
     /// The forwarding sysctl.
     Forwarding(IpFamily),
@@ -279,14 +246,14 @@ pub enum Key {
     Table,
     /// A tunnel device.
     Tunnel(IpFamily),
-    /// The route of ours on a prefix.
+    /// Heliograph's route to a prefix.
     Route(IpNetwork),
     /// A stray route.
     Stray(Stray),
 }
 
 impl Change {
-    /// What the change is about.
+    /// Returns the object of the change.
     pub fn key(&self) -> Key {
         match self {
             Change::Forward(family) => Key::Forwarding(*family),
@@ -298,10 +265,8 @@ impl Change {
             Change::DeleteStray(stray) => Key::Stray(*stray),
         }
     }
-}
 
-impl Change {
-    /// Whether it is a change to a route.
+    /// Returns whether it is a change to a route.
     pub fn is_route(&self) -> bool {
         matches!(self.key(), Key::Route(_) | Key::Stray(_))
     }
@@ -310,8 +275,7 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Forward(IpFamily::V4) => write!(f, "turn on IPv4 forwarding"),
-            Change::Forward(IpFamily::V6) => write!(f, "turn on IPv6 forwarding"),
+            Change::Forward(family) => write!(f, "turn on {family} forwarding"),
             Change::PutTable(rules) => {
                 write!(f, "write nftables table inet {}", table::TABLE)?;
                 if let Some(sources) = &rules.tunnel_sources {
@@ -319,11 +283,13 @@ impl fmt::Display for Change {
                 }
                 write!(f, "{}", if rules.nat.is_some() { " with NAT outgoing" } else { "" })
             }
-            Change::DeleteTable => write!(f, "remove nftables table inet {}", table::TABLE),
+            Change::DeleteTable => write!(f, "delete nftables table inet {}", table::TABLE),
             Change::PutTunnel { family, mtu } => {
-                write!(f, "set up tunnel device {} with MTU {mtu}", family.device())
+                write!(f, "set up tunnel device {} with MTU {mtu}", tunnel::device_name(*family))
             }
-            Change::DeleteTunnel(family) => write!(f, "remove tunnel device {}", family.device()),
+            Change::DeleteTunnel(family) => {
+                write!(f, "delete tunnel device {}", tunnel::device_name(*family))
+            }
             Change::AddRoute(prefix, route) => write!(f, "add route {prefix} {route}"),
             Change::ReplaceRoute(prefix, route) => write!(f, "replace route {prefix} by {route}"),
             Change::DeleteRoute(prefix) => write!(f, "delete route {prefix}"),
@@ -334,28 +300,28 @@ impl fmt::Display for Change {
     }
 }
 
-/// Where one of this node's own addresses is.
+/// The interface that has one of this node's own addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Underlay {
-    /// Index of the interface that has the address.
+    /// The index of the interface.
     pub oif: u32,
-    /// Name of that interface.
+    /// The name of the interface.
     pub name: String,
-    /// MTU of that interface in bytes.
+    /// The MTU of the interface in bytes.
     pub mtu: u32,
 }
 
-/// A kernel to be kept as wanted.
+/// The operations on a kernel that reconciling needs.
 pub trait Kernel {
-    /// Reads all that is ours, whole. An interrupted dump is repeated, and an error if it stays interrupted.
+    /// Reads the actual state. A dump that changes interrupt is repeated; an error if it is interrupted each time.
     fn dump(&self) -> impl Future<Output = KernelResult<Actual>> + Send;
 
-    /// Makes the changes and says of each, in the same order, whether the kernel confirmed it.
+    /// Makes the changes; returns the result of each, in the same order.
     fn apply(&self, changes: &[Change]) -> impl Future<Output = Vec<KernelResult<()>>> + Send;
 
-    /// Where a next hop is: one look-up in the kernel's tables, routes of ours left aside.
+    /// Looks up the segment of a next hop in the kernel's routes, ignoring Heliograph's own.
     fn segment(&self, next_hop: IpAddr) -> impl Future<Output = KernelResult<Segment>> + Send;
 
-    /// The interface that has this address of ours, and its MTU.
+    /// Returns the interface that has this address of the node.
     fn underlay(&self, local: IpAddr) -> impl Future<Output = KernelResult<Underlay>> + Send;
 }

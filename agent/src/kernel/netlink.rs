@@ -1,7 +1,8 @@
-//! A rtnetlink connection: requests with their answers, dumps that are whole, many changes in one send.
+//! An rtnetlink connection: requests with their answers, complete dumps, many changes in one send.
 
 use super::error::{Cause, KernelError, KernelResult};
 use futures::StreamExt;
+use heliograph_cni::codec::extended_ack;
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -11,15 +12,15 @@ use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::time::Duration;
 
-/// How often an interrupted dump is repeated before it counts as failed.
+/// The number of attempts to get a dump that no change interrupts.
 const DUMP_ATTEMPTS: u32 = 8;
-/// Requests put into one send. The kernel answers each at once, so their acknowledgements (under 1 KiB each as
-/// the kernel accounts for them) must fit the socket's receive buffer, 208 KiB by default.
+/// The number of requests in one send. The kernel answers all of them before the send returns, so their
+/// acknowledgements (each counts as less than 1 KiB) must fit into the socket's receive buffer, 208 KiB by default.
 const BATCH: usize = 128;
-/// The kernel answers while it handles the send; only a lost answer takes longer than this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time after which an answer counts as lost. The kernel answers before the send returns.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection to the kernel's routing side, in the network namespace in which it was made.
+/// A connection to rtnetlink in the network namespace in which it was opened.
 #[derive(Clone, Debug)]
 pub(super) struct Netlink {
     handle: ConnectionHandle<RouteNetlinkMessage>,
@@ -27,25 +28,17 @@ pub(super) struct Netlink {
 }
 
 impl Netlink {
-    /// Opens a connection; its driver runs as a task on the current runtime.
+    /// Opens a connection, whose driver runs as a task of the current runtime.
     pub(super) fn open() -> KernelResult<Self> {
         let what = "open a routing netlink socket";
-        let failed = |error: std::io::Error| {
-            KernelError::from_cause(
-                what,
-                error.raw_os_error().map_or_else(
-                    || Cause::Unexpected(error.to_string()),
-                    |code| Cause::Refused { errno: Errno::from_raw(code), message: None },
-                ),
-            )
-        };
+        let failed = |error: std::io::Error| KernelError::from_cause(what, Cause::from(error));
         let (mut connection, handle, _unsolicited) =
             rtnetlink::proto::new_connection::<RouteNetlinkMessage>(NETLINK_ROUTE).map_err(failed)?;
-        // End-of-dump messages carry the interrupted flag too, and acknowledgements tell requests of a batch apart.
+        // The end of a dump can have the interrupted flag, and each request of a batch has its own acknowledgement.
         connection.set_forward_done(true);
         connection.set_forward_ack(true);
         let socket = connection.socket_mut().socket_mut();
-        // Kernels from 4.12 on know these; an older one only explains less and filters less.
+        // Kernels before 4.12 lack these options: their errors have no explanation, and their dumps are filtered less.
         for option in
             [socket.set_ext_ack(true), socket.set_cap_ack(true), socket.set_netlink_get_strict_chk(true)]
         {
@@ -53,32 +46,34 @@ impl Netlink {
                 tracing::debug!(%error, "netlink option not available");
             }
         }
-        // Left alone it would get its port only with the first send.
+        // Without this, the socket would get its port only at the first send.
         let address = socket.bind_auto().map_err(failed)?;
         tokio::spawn(connection);
         Ok(Self { handle, port: address.port_number() })
     }
 
-    /// The port under which the kernel knows this socket; notifications name it as the originator.
+    /// Returns the socket's port. Notifications of changes by this socket contain it.
     pub(super) fn port(&self) -> u32 {
         self.port
     }
 
-    /// One request with one answer.
+    /// Sends a request that has one answer.
     pub(super) async fn get(
         &self,
         what: &str,
         message: RouteNetlinkMessage,
     ) -> KernelResult<RouteNetlinkMessage> {
         let answers = self.exchange(what, vec![framed(message, NLM_F_REQUEST)], 1).await?;
-        match answers.into_iter().next().map(|answer| answer.payload) {
-            Some(NetlinkPayload::InnerMessage(inner)) => Ok(inner),
-            Some(NetlinkPayload::Error(error)) if error.code.is_some() => Err(refused(what, &error)),
-            other => Err(KernelError::from_cause(what, Cause::Unexpected(format!("{other:?}")))),
+        match answers.into_iter().next().map(|answer| (answer.payload, answer.header.flags)) {
+            Some((NetlinkPayload::InnerMessage(inner), _)) => Ok(inner),
+            Some((NetlinkPayload::Error(error), flags)) if error.code.is_some() => {
+                Err(rejection(what, &error, flags))
+            }
+            answer => Err(unexpected(what, &answer.map(|(payload, _)| payload))),
         }
     }
 
-    /// One request that changes something, confirmed.
+    /// Sends a request for a change and waits for its confirmation.
     pub(super) async fn change(
         &self,
         what: &str,
@@ -87,11 +82,11 @@ impl Netlink {
     ) -> KernelResult<()> {
         let answers =
             self.exchange(what, vec![framed(message, NLM_F_REQUEST | NLM_F_ACK | flags)], 1).await?;
-        answers.first().map_or_else(|| Err(silent(what)), |answer| confirmed(what, answer))
+        answers.first().map_or_else(|| Err(no_answer(what)), |answer| confirmation(what, answer))
     }
 
-    /// Many independent requests that change something. The kernel works through a send in order and answers each
-    /// request, so the n-th acknowledgement belongs to the n-th request.
+    /// Sends many independent requests for changes. The kernel handles the requests of a send in order and answers each,
+    /// so the n-th acknowledgement belongs to the n-th request.
     pub(super) async fn change_all(
         &self,
         requests: Vec<(String, RouteNetlinkMessage, u16)>,
@@ -116,13 +111,13 @@ impl Netlink {
             };
             let mut answers = answers.iter();
             results.extend(what.iter().map(|what| match answers.next() {
-                Some(answer) => confirmed(what, answer),
-                None => Err(silent(what)),
+                Some(answer) => confirmation(what, answer),
+                None => Err(no_answer(what)),
             }));
         }
     }
 
-    /// A whole dump: repeated while the kernel says that its tables changed meanwhile.
+    /// Requests a complete dump. It is repeated if the kernel's tables changed meanwhile.
     pub(super) async fn dump(
         &self,
         what: &str,
@@ -136,7 +131,7 @@ impl Netlink {
         Err(KernelError::from_cause(what, Cause::Interrupted(DUMP_ATTEMPTS)))
     }
 
-    /// One dump, or `None` if it was interrupted.
+    /// Requests a dump once; `None` if it was interrupted.
     async fn dump_once(
         &self,
         what: &str,
@@ -148,11 +143,14 @@ impl Netlink {
         let mut interrupted = false;
         let mut ended = false;
         for answer in answers {
-            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+            let flags = answer.header.flags;
+            interrupted |= flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
                 NetlinkPayload::InnerMessage(inner) => items.push(inner),
                 NetlinkPayload::Done(_) => ended = true,
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(refused(what, &error)),
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(rejection(what, &error, flags));
+                }
                 NetlinkPayload::Overrun(_) => interrupted = true,
                 _ => {}
             }
@@ -161,21 +159,21 @@ impl Netlink {
             return Ok(None);
         }
         if !ended {
-            return Err(silent(what));
+            return Err(no_answer(what));
         }
         Ok(Some(items))
     }
 
-    /// Sends the messages in one go and collects answers: up to `limit`, or until the connection says that all
-    /// requests have been answered.
+    /// Sends the messages at once and collects answers: `limit` of them, or those to all requests.
     async fn exchange(
         &self,
         what: &str,
         messages: Vec<NetlinkMessage<RouteNetlinkMessage>>,
         limit: usize,
     ) -> KernelResult<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
-        let stream = self.handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| silent(what))?;
-        tokio::time::timeout(PATIENCE, stream.take(limit).collect()).await.map_err(|_| silent(what))
+        let stream =
+            self.handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| no_answer(what))?;
+        tokio::time::timeout(TIMEOUT, stream.take(limit).collect()).await.map_err(|_| no_answer(what))
     }
 }
 
@@ -185,64 +183,26 @@ fn framed(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetli
     framed
 }
 
-fn silent(what: &str) -> KernelError {
-    KernelError::from_cause(what, Cause::Silent)
+fn no_answer(what: &str) -> KernelError {
+    KernelError::from_cause(what, Cause::NoAnswer)
 }
 
-fn confirmed(what: &str, answer: &NetlinkMessage<RouteNetlinkMessage>) -> KernelResult<()> {
+fn confirmation(what: &str, answer: &NetlinkMessage<RouteNetlinkMessage>) -> KernelResult<()> {
     match &answer.payload {
         NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
-        NetlinkPayload::Error(error) => Err(refused(what, error)),
-        other => Err(KernelError::from_cause(what, Cause::Unexpected(format!("{other:?}")))),
+        NetlinkPayload::Error(error) => Err(rejection(what, error, answer.header.flags)),
+        other => Err(unexpected(what, other)),
     }
 }
 
-fn refused(what: &str, error: &ErrorMessage) -> KernelError {
+fn unexpected(what: &str, answer: &impl std::fmt::Debug) -> KernelError {
+    KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}")))
+}
+
+/// Returns the error in an acknowledgement with these flags.
+fn rejection(what: &str, error: &ErrorMessage, flags: u16) -> KernelError {
     let errno = Errno::from_raw(error.raw_code().abs());
-    KernelError::from_cause(what, Cause::Refused { errno, message: explanation(&error.header) })
-}
-
-/// The kernel's words in an extended ACK: attributes after the header of the request, which comes back capped.
-pub(super) fn explanation(payload: &[u8]) -> Option<String> {
-    const REQUEST_HEADER: usize = 16;
-    const ATTRIBUTE_MESSAGE: u16 = 1;
-    let mut rest = payload.get(REQUEST_HEADER..)?;
-    while rest.len() >= 4 {
-        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
-        let kind = u16::from_ne_bytes([rest[2], rest[3]]);
-        let value = rest.get(4..length)?;
-        if kind == ATTRIBUTE_MESSAGE {
-            return Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned());
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::explanation;
-
-    #[test]
-    fn the_kernels_words_are_found_after_other_attributes() {
-        let mut payload = vec![0; 16];
-        payload.extend(8u16.to_ne_bytes());
-        payload.extend(2u16.to_ne_bytes());
-        payload.extend([1, 2, 3, 4]);
-        payload.extend(9u16.to_ne_bytes());
-        payload.extend(1u16.to_ne_bytes());
-        payload.extend(b"oops\0\0\0\0");
-        assert_eq!(explanation(&payload).as_deref(), Some("oops"));
-    }
-
-    #[test]
-    fn cut_off_attributes_are_no_words() {
-        assert_eq!(explanation(&[]), None);
-        assert_eq!(explanation(&[0; 18]), None);
-        let mut payload = vec![0; 16];
-        payload.extend([200, 0, 1, 0, b'x']);
-        assert_eq!(explanation(&payload), None);
-        payload[16] = 0;
-        assert_eq!(explanation(&payload), None, "an attribute of length 0 must not loop");
-    }
+    // The error message as it was received: `header` is all that followed the error number.
+    let payload = [error.raw_code().to_ne_bytes().as_slice(), &error.header].concat();
+    KernelError::from_cause(what, Cause::Rejected { errno, message: extended_ack(&payload, flags) })
 }

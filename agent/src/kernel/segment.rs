@@ -1,33 +1,33 @@
-//! Which segment a next hop is on: the kernel's answer, routes of ours left aside.
+//! The look-up of a next hop's segment in the kernel's routes, ignoring Heliograph's own.
 //!
-//! The kernel is asked twice: for the table entry that matches (whose route is it?) and for the way it would take
-//! (gateway, interface, source). If the entry is ours, the answer would be about the overlay, not about the
-//! underlay it rests on: then the main table is read and the longest prefix among the routes of others decides.
+//! Two look-ups are needed: one for the entry of the table that matches (is it Heliograph's?), and one for the resolved
+//! route (gateway, interface, source). An entry of Heliograph would describe the overlay and not the underlay: then the
+//! main table is read, and the foreign route with the longest prefix decides.
 
 use super::error::{Cause, KernelResult};
 use super::linux::Linux;
-use super::message::{address_of, metric_of, prefix_of, table_of};
-use super::{IpFamily, PROTOCOL, Segment};
+use super::message::{address_of, metric_of, netlink_family, prefix_of, table_of};
+use super::{IpFamily, PROTOCOL, Segment, tunnel};
 use ipnetwork::IpNetwork;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use std::net::IpAddr;
 
-/// Answers [`super::Kernel::segment`].
+/// Implements [`super::Kernel::segment`].
 pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
-    let what = format!("look up the way to {next_hop}");
-    let ask = |flags| RouteNetlinkMessage::GetRoute(question(next_hop, flags));
-    let matched = match kernel.netlink.get(&what, ask(RouteFlags::FibMatch)).await {
+    let what = format!("look up the route to {next_hop}");
+    let request = |flags| RouteNetlinkMessage::GetRoute(lookup(next_hop, flags));
+    let matched = match kernel.netlink.get(&what, request(RouteFlags::FibMatch)).await {
         Ok(RouteNetlinkMessage::NewRoute(message)) => message,
         Ok(other) => return Err(unexpected(&what, &other)),
-        // A blackhole, and it may be ours.
-        Err(error) if means_no_way(&error) && error.errno() == Some(Errno::EINVAL) => {
-            return beside_ours(kernel, next_hop).await;
+        // A blackhole, which may be Heliograph's.
+        Err(error) if means_no_route(&error) && error.errno() == Some(Errno::EINVAL) => {
+            return segment_by_foreign_routes(kernel, next_hop).await;
         }
-        Err(error) if means_no_way(&error) => {
+        Err(error) if means_no_route(&error) => {
             return Ok(Segment::Unreachable { error: error.cause.to_string() });
         }
         Err(error) => return Err(error),
@@ -36,28 +36,28 @@ pub(super) async fn locate(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Seg
         return Ok(Segment::Local);
     }
     if u8::from(matched.header.protocol) == PROTOCOL {
-        return beside_ours(kernel, next_hop).await;
+        return segment_by_foreign_routes(kernel, next_hop).await;
     }
     if matched.header.kind != RouteType::Unicast {
-        return Ok(dead_end(&matched));
+        return Ok(unreachable_by(&matched));
     }
-    let resolved = match kernel.netlink.get(&what, ask(RouteFlags::empty())).await {
+    let resolved = match kernel.netlink.get(&what, request(RouteFlags::empty())).await {
         Ok(RouteNetlinkMessage::NewRoute(message)) => message,
         Ok(other) => return Err(unexpected(&what, &other)),
-        Err(error) if means_no_way(&error) => {
+        Err(error) if means_no_route(&error) => {
             return Ok(Segment::Unreachable { error: error.cause.to_string() });
         }
         Err(error) => return Err(error),
     };
-    answer(kernel, &Way::of(&resolved), next_hop).await
+    segment_of(kernel, &FirstHop::of(&resolved), next_hop).await
 }
 
-/// Whether a rejection is an answer: there is no route, or one of type unreachable, prohibit or blackhole. The last comes
-/// as an invalid argument, and so does a question that the kernel doesn't understand, but to that it says what is wrong.
-fn means_no_way(error: &super::KernelError) -> bool {
+/// Returns whether an error means that there is no route, or one of type unreachable, prohibit or blackhole. For the last,
+/// the kernel returns EINVAL, as it does for an invalid request; but then it adds an explanation.
+fn means_no_route(error: &super::KernelError) -> bool {
     match &error.cause {
-        Cause::Refused { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. } => true,
-        Cause::Refused { errno: Errno::EINVAL, message } => message.is_none(),
+        Cause::Rejected { errno: Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES, .. } => true,
+        Cause::Rejected { errno: Errno::EINVAL, message } => message.is_none(),
         _ => false,
     }
 }
@@ -66,36 +66,34 @@ fn unexpected(what: &str, answer: &RouteNetlinkMessage) -> super::KernelError {
     super::KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}")))
 }
 
-fn question(address: IpAddr, flags: RouteFlags) -> RouteMessage {
+/// Makes the request for a look-up.
+fn lookup(address: IpAddr, flags: RouteFlags) -> RouteMessage {
     let mut message = RouteMessage::default();
-    let (family, bits) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
-    message.header.address_family = family;
-    message.header.destination_prefix_length = bits;
+    let family = IpFamily::of(address);
+    message.header.address_family = netlink_family(family);
+    message.header.destination_prefix_length = family.bits();
     message.header.flags = flags;
     message.attributes.push(RouteAttribute::Destination(address.into()));
     message
 }
 
-fn dead_end(route: &RouteMessage) -> Segment {
-    Segment::Unreachable { error: format!("the way there is a route of type {:?}", route.header.kind) }
+fn unreachable_by(route: &RouteMessage) -> Segment {
+    Segment::Unreachable { error: format!("the route to it is of type {:?}", route.header.kind) }
 }
 
-/// The way a route message says.
+/// The first next hop of a route.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Way {
+struct FirstHop {
     oif: Option<u32>,
     gateway: Option<IpAddr>,
     source: Option<IpAddr>,
 }
 
-impl Way {
+impl FirstHop {
     fn of(message: &RouteMessage) -> Self {
-        let mut way = Self::default();
-        way.read(&message.attributes);
-        way
+        let mut hop = Self::default();
+        hop.read(&message.attributes);
+        hop
     }
 
     fn read(&mut self, attributes: &[RouteAttribute]) {
@@ -106,7 +104,7 @@ impl Way {
                 RouteAttribute::Via(RouteVia::Inet6(address)) => self.gateway = Some(IpAddr::V6(*address)),
                 RouteAttribute::PrefSource(address) => self.source = address_of(address),
                 RouteAttribute::MultiPath(hops) => {
-                    // Equal paths: the first stands for all, as for where the next hop is they must agree.
+                    // The segment must be the same for all paths, so the first is enough.
                     if let Some(first) = hops.first() {
                         self.oif = Some(first.interface_index);
                         self.read(&first.attributes);
@@ -118,45 +116,46 @@ impl Way {
     }
 }
 
-async fn answer(kernel: &Linux, way: &Way, next_hop: IpAddr) -> KernelResult<Segment> {
-    let Some(oif) = way.oif else {
-        return Ok(Segment::Unreachable { error: "the kernel's route has no interface".to_owned() });
+async fn segment_of(kernel: &Linux, hop: &FirstHop, next_hop: IpAddr) -> KernelResult<Segment> {
+    let Some(oif) = hop.oif else {
+        return Ok(Segment::Unreachable { error: "the route has no interface".to_owned() });
     };
     let link = kernel.link(oif).await?;
     let name = link.name;
-    if [IpFamily::V4, IpFamily::V6].iter().any(|family| family.device() == name) {
+    if tunnel::is_device_name(&name) {
         return Ok(Segment::Unreachable {
-            error: format!("the only way leads through our own tunnel {name}"),
+            error: format!("the only route to it goes through the tunnel {name}"),
         });
     }
-    let source = match way.source {
+    let source = match hop.source {
         Some(source) => source,
         None => match kernel.address_on(oif, IpFamily::of(next_hop)).await? {
             Some(source) => source,
-            None => return Ok(Segment::Unreachable { error: format!("no address of ours on {name}") }),
+            None => return Ok(Segment::Unreachable { error: format!("this node has no address on {name}") }),
         },
     };
-    Ok(match way.gateway {
+    Ok(match hop.gateway {
         None => Segment::Direct { oif, name, source },
         Some(gateway) => Segment::Routed { gateway, oif, name, source },
     })
 }
 
-async fn beside_ours(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
+async fn segment_by_foreign_routes(kernel: &Linux, next_hop: IpAddr) -> KernelResult<Segment> {
     let routes = kernel.main_table(IpFamily::of(next_hop)).await?;
-    match best_of_others(&routes, next_hop) {
+    match best_foreign_route(&routes, next_hop) {
         Some(route) => match route.header.kind {
-            RouteType::Unicast => answer(kernel, &Way::of(route), next_hop).await,
-            _ => Ok(dead_end(route)),
+            RouteType::Unicast => segment_of(kernel, &FirstHop::of(route), next_hop).await,
+            _ => Ok(unreachable_by(route)),
         },
         None => Ok(Segment::Unreachable {
-            error: "no route but those that Heliograph itself installed".to_owned(),
+            error: "there are no routes to it except those of Heliograph".to_owned(),
         }),
     }
 }
 
-/// The route which the kernel would use if ours weren't there: longest prefix, then lowest metric.
-fn best_of_others(routes: &[RouteMessage], next_hop: IpAddr) -> Option<&RouteMessage> {
+/// Returns the route that the kernel would use without Heliograph's: the one with the longest prefix, then the lowest
+/// metric.
+fn best_foreign_route(routes: &[RouteMessage], next_hop: IpAddr) -> Option<&RouteMessage> {
     routes
         .iter()
         .filter(|route| u8::from(route.header.protocol) != PROTOCOL && route.header.tos == 0)
@@ -184,11 +183,11 @@ mod tests {
     }
 
     fn chosen(routes: &[RouteMessage], to: &str) -> Option<u32> {
-        best_of_others(routes, to.parse().unwrap()).and_then(|route| Way::of(route).oif)
+        best_foreign_route(routes, to.parse().unwrap()).and_then(|route| FirstHop::of(route).oif)
     }
 
     #[test]
-    fn ours_are_left_aside_and_the_longest_prefix_of_others_decides() {
+    fn own_routes_are_ignored_and_the_longest_foreign_prefix_decides() {
         let routes = [
             route("0.0.0.0/0", 4, 0, 1),
             route("192.0.2.0/24", 2, 0, 2),

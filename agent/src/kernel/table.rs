@@ -1,32 +1,31 @@
-//! Our nftables table, whole: who may send us tunnelled packets, and what leaves the cluster under the node's address.
+//! Heliograph's nftables table: the guard of the tunnels, and NAT outgoing.
 //!
-//! The guard of the tunnels drops tunnelled packets (protocol 4, over IPv6 also 41) which don't come from a known node:
-//! without it every node would be an open decapsulator (CVE-2020-10136). It hooks into `input`, which the kernel runs
-//! before it hands a packet to the tunnel, and touches only packets for this node: tunnels of others that pass through
-//! are let be.
+//! The guard drops tunnelled packets (protocol 4, over IPv6 also 41) that don't come from a node: without it every node
+//! would be an open decapsulator (CVE-2020-10136). It hooks into `input`, which the kernel runs before the tunnel gets the
+//! packet. It filters only packets to this node: forwarded packets of foreign tunnels are not affected.
 //!
-//! NAT outgoing masquerades what this node's pods send to addresses that are neither in the cluster's networks nor a
-//! node's. It comes after routing and after the service proxy has put a pod's address in a service's place.
+//! NAT outgoing masquerades packets of this node's pods to addresses that are neither in the cluster's networks nor of a
+//! node. It runs after routing and after a service proxy has translated a service's address to a pod's.
 //!
-//! The table is put in place in one transaction that replaces the one before; tables of others are never read or
-//! written. What the kernel holds is compared with what we would write, step by step, so that a change by somebody else
-//! shows.
+//! One transaction replaces the whole table; foreign tables are never read or written. The kernel's table is compared with
+//! the desired one, expression by expression, so that a change by another program is noticed.
 
-use super::TableState;
 use super::desired::{NatOutgoing, Rules};
 use super::error::KernelResult;
-use super::nft::attribute::{Attribute, find, find_number, find_text, read};
+use super::nft::attribute::{Attribute, find_number, find_text};
 use super::nft::rule::{DATA_VALUE, Expression, LIST_ELEMENT, Rule, field};
 use super::nft::{self, Object, Transaction};
 use super::ranges::{self, Ranges};
+use super::{IpFamily, TableState};
+use heliograph_cni::codec::{attributes, find, ip_address};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Name of our table in family `inet`.
+/// The name of Heliograph's table, which is of family `inet`.
 pub const TABLE: &str = "heliograph";
 
-/// Attributes (NFTA_TABLE_…, NFTA_CHAIN_…, NFTA_SET_…, NFTA_SET_ELEM_LIST_…, NFTA_SET_ELEM_…).
+/// Attribute types (NFTA_TABLE_…, NFTA_CHAIN_…, NFTA_SET_…, NFTA_SET_ELEM_LIST_…, NFTA_SET_ELEM_…).
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 const CHAIN_TABLE: u16 = 1;
@@ -46,16 +45,17 @@ const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_FLAGS: u16 = 3;
-/// Elements are the ends of ranges (NFT_SET_INTERVAL).
+/// The flag of a set whose elements are the ends of ranges (NFT_SET_INTERVAL).
 const INTERVALS: u32 = 4;
-/// An element is the first address after a range (NFT_SET_ELEM_INTERVAL_END).
+/// The flag of an element that is the first address after a range (NFT_SET_ELEM_INTERVAL_END).
 const RANGE_END: u32 = 1;
-/// Elements a message: at most 48 octets each, and a list must not exceed what an attribute can say.
-const ELEMENTS_A_MESSAGE: usize = 1000;
-/// What an accepting chain does at its end (NF_ACCEPT).
+/// The number of elements in one message. An element has at most 48 octets, and their list is one attribute of at most
+/// 65,531.
+const ELEMENTS_PER_MESSAGE: usize = 1000;
+/// The policy of a chain that accepts (NF_ACCEPT).
 const ACCEPT: u32 = 1;
 
-/// A chain that sees packets.
+/// A base chain.
 struct Chain {
     name: &'static str,
     kind: &'static str,
@@ -64,30 +64,57 @@ struct Chain {
     rules: Vec<Rule>,
 }
 
-/// The table that does what the rules say.
+/// The content of the table for some rules.
 struct Table {
     sets: BTreeMap<&'static str, Ranges>,
     chains: Vec<Chain>,
 }
 
-const NODES: [&str; 2] = ["nodes4", "nodes6"];
-const PODS: [&str; 2] = ["pods4", "pods6"];
-const INSIDE: [&str; 2] = ["inside4", "inside6"];
-
-fn is_v4(set: &str) -> bool {
-    set.ends_with('4')
+/// A pair of sets with the same content, one per family: nf_tables has no set of both.
+struct SetPair {
+    v4: &'static str,
+    v6: &'static str,
 }
 
-/// What a set is made of: nodes are single addresses, everything else may be ranges.
+const NODES: SetPair = SetPair { v4: "nodes4", v6: "nodes6" };
+const PODS: SetPair = SetPair { v4: "pods4", v6: "pods6" };
+const INSIDE: SetPair = SetPair { v4: "inside4", v6: "inside6" };
+
+impl SetPair {
+    /// Returns the name of the set of a family.
+    fn name(&self, family: IpFamily) -> &'static str {
+        match family {
+            IpFamily::V4 => self.v4,
+            IpFamily::V6 => self.v6,
+        }
+    }
+
+    /// Returns both sets by name, each with the addresses of its family.
+    fn split(&self, all: &Ranges) -> [(&'static str, Ranges); 2] {
+        IpFamily::ALL.map(|family| {
+            let mut ranges = Ranges::default();
+            all.family(family).for_each(|(first, last)| ranges.insert(first, last));
+            (self.name(family), ranges)
+        })
+    }
+}
+
+/// Returns the family of a set's elements.
+fn family_of(set: &str) -> IpFamily {
+    if set.ends_with('4') { IpFamily::V4 } else { IpFamily::V6 }
+}
+
+/// Returns the number by which `nft` recognizes the type of a set's elements: ipv4_addr or ipv6_addr.
+fn key_type(family: IpFamily) -> u32 {
+    match family {
+        IpFamily::V4 => 7,
+        IpFamily::V6 => 8,
+    }
+}
+
+/// Returns the flags of a set: nodes are single addresses, the other sets contain ranges.
 fn set_flags(set: &str) -> u32 {
-    if NODES.contains(&set) { 0 } else { INTERVALS }
-}
-
-/// A set's own half of addresses of both families.
-fn half(set: &'static str, all: &Ranges) -> (&'static str, Ranges) {
-    let mut half = Ranges::default();
-    all.family(is_v4(set)).for_each(|(first, last)| half.insert(first, last));
-    (set, half)
+    if IpFamily::ALL.iter().any(|family| NODES.name(*family) == set) { 0 } else { INTERVALS }
 }
 
 impl Table {
@@ -95,49 +122,53 @@ impl Table {
         let mut table = Self { sets: BTreeMap::new(), chains: Vec::new() };
         if let Some(sources) = &rules.tunnel_sources {
             let nodes = sources.iter().map(|address| IpNetwork::from(*address)).collect();
-            table.sets.extend(NODES.map(|set| half(set, &nodes)));
-            // The priority named `raw`: before connection tracking, so that strangers' packets leave no state.
+            table.sets.extend(NODES.split(&nodes));
+            // The priority named `raw`: before connection tracking, so that dropped packets leave no state.
             let rules = guard_rules();
             table.chains.push(Chain { name: "tunnels", kind: "filter", hook: 1, priority: -300, rules });
         }
         if let Some(nat) = &rules.nat {
-            table.sets.extend(PODS.map(|set| half(set, &nat.pods)));
-            table.sets.extend(INSIDE.map(|set| half(set, &nat.inside)));
+            table.sets.extend(PODS.split(&nat.pods));
+            table.sets.extend(INSIDE.split(&nat.inside));
             // The priority named `srcnat`.
-            let rules = vec![outgoing_rule(true), outgoing_rule(false)];
+            let rules = IpFamily::ALL.map(outgoing_rule).into();
             table.chains.push(Chain { name: "nat-outgoing", kind: "nat", hook: 4, priority: 100, rules });
         }
         table
     }
 }
 
-/// The value of a packet's `meta nfproto`.
-fn protocol_family(v4: bool) -> u8 {
-    if v4 { 2 } else { 10 }
-}
-
-/// Goes on with packets of a family.
-fn of_family(v4: bool) -> [Expression; 2] {
+/// Continues with packets of a family.
+fn of_family(family: IpFamily) -> [Expression; 2] {
+    /// NFT_META_NFPROTO.
     const NFPROTO: u32 = 15;
-    [Expression::meta(NFPROTO), Expression::compare(true, protocol_family(v4))]
+    // NFPROTO_IPV4 and NFPROTO_IPV6.
+    let number = match family {
+        IpFamily::V4 => 2,
+        IpFamily::V6 => 10,
+    };
+    [Expression::meta(NFPROTO), Expression::compare(true, number)]
 }
 
-/// Goes on with packets that carry something else than this protocol.
-fn not_carrying(protocol: u8) -> [Expression; 2] {
+/// Continues with packets of any other protocol than this.
+fn not_of_protocol(protocol: u8) -> [Expression; 2] {
+    /// NFT_META_L4PROTO.
     const L4PROTO: u32 = 16;
     [Expression::meta(L4PROTO), Expression::compare(false, protocol)]
 }
 
-fn source(v4: bool) -> Expression {
-    if v4 { Expression::network_header(12, 4) } else { Expression::network_header(8, 16) }
+fn source(family: IpFamily) -> Expression {
+    match family {
+        IpFamily::V4 => Expression::network_header(12, 4),
+        IpFamily::V6 => Expression::network_header(8, 16),
+    }
 }
 
-fn destination(v4: bool) -> Expression {
-    if v4 { Expression::network_header(16, 4) } else { Expression::network_header(24, 16) }
-}
-
-fn set_of(sets: [&'static str; 2], v4: bool) -> &'static str {
-    sets[usize::from(!v4)]
+fn destination(family: IpFamily) -> Expression {
+    match family {
+        IpFamily::V4 => Expression::network_header(16, 4),
+        IpFamily::V6 => Expression::network_header(24, 16),
+    }
 }
 
 fn guard_rules() -> Vec<Rule> {
@@ -146,41 +177,44 @@ fn guard_rules() -> Vec<Rule> {
         comment,
     };
     let counted = |verdict| [Expression::counter(), verdict];
-    let by_a_node = |v4| [source(v4), Expression::lookup(true, set_of(NODES, v4))];
+    let from_node = |family| [source(family), Expression::lookup(true, NODES.name(family))];
+    let [v4, v6] = IpFamily::ALL.map(of_family);
     vec![
-        // Protocol 41 over IPv4 can't enter our tunnel: it may be somebody's own 6in4.
-        rule("not tunnelled", &[&of_family(true), &not_carrying(4), &[Expression::accept()]]),
+        // The tunnel doesn't accept protocol 41 over IPv4: it may be a foreign 6in4 tunnel.
+        rule("not tunnelled", &[&v4, &not_of_protocol(4), &[Expression::accept()]]),
         rule(
             "not tunnelled over IPv6",
-            &[&of_family(false), &not_carrying(4), &not_carrying(41), &[Expression::accept()]],
+            &[&v6, &not_of_protocol(4), &not_of_protocol(41), &[Expression::accept()]],
         ),
-        rule("tunnelled by a node", &[&of_family(true), &by_a_node(true), &counted(Expression::accept())]),
+        rule("tunnelled by a node", &[&v4, &from_node(IpFamily::V4), &counted(Expression::accept())]),
         rule(
             "tunnelled by a node over IPv6",
-            &[&of_family(false), &by_a_node(false), &counted(Expression::accept())],
+            &[&v6, &from_node(IpFamily::V6), &counted(Expression::accept())],
         ),
         rule("tunnelled by a stranger", &[&counted(Expression::drop())]),
     ]
 }
 
-fn outgoing_rule(v4: bool) -> Rule {
-    let [family, is_family] = of_family(v4);
-    let from_a_pod = Expression::lookup(true, set_of(PODS, v4));
-    let to_outside = Expression::lookup(false, set_of(INSIDE, v4));
+fn outgoing_rule(family: IpFamily) -> Rule {
+    let [load_family, compare_family] = of_family(family);
     let expressions = vec![
-        family,
-        is_family,
-        source(v4),
-        from_a_pod,
-        destination(v4),
-        to_outside,
+        load_family,
+        compare_family,
+        source(family),
+        Expression::lookup(true, PODS.name(family)),
+        destination(family),
+        Expression::lookup(false, INSIDE.name(family)),
         Expression::counter(),
         Expression::masquerade(),
     ];
-    Rule { expressions, comment: if v4 { "leaves the cluster" } else { "leaves the cluster over IPv6" } }
+    let comment = match family {
+        IpFamily::V4 => "leaves the cluster",
+        IpFamily::V6 => "leaves the cluster over IPv6",
+    };
+    Rule { expressions, comment }
 }
 
-/// Puts the table in place, in one step with taking the former away.
+/// Replaces the table in one transaction.
 pub(super) fn put(what: &str, rules: &Rules) -> KernelResult<()> {
     let table = Table::of(rules);
     let mut transaction = removal();
@@ -193,19 +227,20 @@ pub(super) fn put(what: &str, rules: &Rules) -> KernelResult<()> {
     }
     transaction.commit(what).map_err(|error| match nft::is_absent(&error) {
         true => error.with_remedy(
-            "see that the kernel has nftables with NAT (modprobe nf_tables nft_masq), or set natOutgoing: Disabled and \
+            "check that the kernel has nftables with NAT (modprobe nf_tables nft_masq), or set natOutgoing: Disabled and \
              encapsulation: Never",
         ),
         false => error,
     })
 }
 
-/// Removes the table, also if there is none.
+/// Deletes the table, if there is one.
 pub(super) fn delete(what: &str) -> KernelResult<()> {
     removal().commit(what)
 }
 
-/// Deleting what isn't there is an error, so it is added first: that does nothing to one that is there.
+/// Begins a transaction that deletes the table. It adds it first, which doesn't change an existing one, because deleting a
+/// table that doesn't exist is an error.
 fn removal() -> Transaction {
     let mut transaction = Transaction::default();
     let name = [Attribute::text(TABLE_NAME, TABLE)];
@@ -215,14 +250,13 @@ fn removal() -> Transaction {
 }
 
 fn add_set(transaction: &mut Transaction, number: u32, name: &str, members: &Ranges) {
-    // The types by which `nft` knows how to show the members: ipv4_addr and ipv6_addr.
-    let (kind, length) = if is_v4(name) { (7, 4) } else { (8, 16) };
+    let family = family_of(name);
     let set = [
         Attribute::text(SET_TABLE, TABLE),
         Attribute::text(SET_NAME, name),
         Attribute::number(SET_FLAGS, set_flags(name)),
-        Attribute::number(SET_KEY_TYPE, kind),
-        Attribute::number(SET_KEY_LENGTH, length),
+        Attribute::number(SET_KEY_TYPE, key_type(family)),
+        Attribute::number(SET_KEY_LENGTH, u32::from(family.bits() / 8)),
         Attribute::number(SET_ID, number),
     ];
     transaction.add(Object::Set, &set);
@@ -230,7 +264,7 @@ fn add_set(transaction: &mut Transaction, number: u32, name: &str, members: &Ran
         INTERVALS => ends(members),
         _ => single_addresses(members).into_iter().map(|address| (address, false)).collect(),
     };
-    for elements in elements.chunks(ELEMENTS_A_MESSAGE) {
+    for elements in elements.chunks(ELEMENTS_PER_MESSAGE) {
         let elements = elements.iter().map(|(address, end)| {
             let octets = match address {
                 IpAddr::V4(address) => address.octets().to_vec(),
@@ -249,9 +283,9 @@ fn add_set(transaction: &mut Transaction, number: u32, name: &str, members: &Ran
     }
 }
 
-/// Ranges as their ends: the first address of each, and the first after it, unless there is none.
+/// Returns ranges as their ends: the first address of each, and the first after it, if there is one.
 fn ends(ranges: &Ranges) -> Vec<(IpAddr, bool)> {
-    let all = ranges.family(true).chain(ranges.family(false));
+    let all = IpFamily::ALL.into_iter().flat_map(|family| ranges.family(family));
     all.flat_map(|(first, last)| [Some((first, false)), ranges::after(last).map(|end| (end, true))])
         .flatten()
         .collect()
@@ -259,14 +293,14 @@ fn ends(ranges: &Ranges) -> Vec<(IpAddr, bool)> {
 
 fn add_chain(transaction: &mut Transaction, chain: &Chain) {
     let named = [Attribute::text(CHAIN_TABLE, TABLE), Attribute::text(CHAIN_NAME, chain.name)];
-    transaction.add(Object::Chain, &[named.as_slice(), &chain_says(chain)].concat());
+    transaction.add(Object::Chain, &[named.as_slice(), &chain_attributes(chain)].concat());
     for rule in &chain.rules {
         let place = [Attribute::text(field::TABLE, TABLE), Attribute::text(field::CHAIN, chain.name)];
         transaction.add(Object::Rule, &[place.as_slice(), &rule.attributes()].concat());
     }
 }
 
-fn chain_says(chain: &Chain) -> [Attribute; 3] {
+fn chain_attributes(chain: &Chain) -> [Attribute; 3] {
     let hook = vec![
         Attribute::number(HOOK_NUMBER, chain.hook),
         Attribute::octets(HOOK_PRIORITY, chain.priority.to_be_bytes()),
@@ -278,48 +312,49 @@ fn chain_says(chain: &Chain) -> [Attribute; 3] {
     ]
 }
 
-/// What the kernel shows of our table; each thing as its attributes.
-struct Shown {
+/// The table in the kernel; each object as its attributes.
+struct ActualTable {
     flags: u32,
     chains: Vec<Vec<u8>>,
     rules: Vec<Vec<u8>>,
-    sets: BTreeMap<String, ShownSet>,
+    sets: BTreeMap<String, ActualSet>,
 }
 
-/// What the kernel shows of a set.
-struct ShownSet {
+/// A set in the kernel.
+struct ActualSet {
     flags: u32,
     key_type: u32,
     members: Members,
 }
 
-/// Members of a set: ranges, and whether all that was shown made sense.
+/// The members of a set.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Members {
     ranges: Ranges,
-    strange: bool,
+    /// Set if some elements could not be decoded.
+    unknown: bool,
 }
 
-/// Reads the table. Where there is no nftables in the kernel there can't be one of ours.
+/// Reads the table. A kernel without nftables has none.
 pub(super) fn dump() -> KernelResult<TableState> {
     let what = format!("read nftables table inet {TABLE}");
-    match show(&what) {
-        Ok(Some(shown)) => Ok(judge(&shown)),
+    match read(&what) {
+        Ok(Some(actual)) => Ok(evaluate(&actual)),
         Ok(None) => Ok(TableState::Absent),
         Err(error) if nft::is_absent(&error) => Ok(TableState::Absent),
         Err(error) => Err(error),
     }
 }
 
-fn show(what: &str) -> KernelResult<Option<Shown>> {
+fn read(what: &str) -> KernelResult<Option<ActualTable>> {
     let tables = nft::dump(what, Object::Table, &[])?;
     let Some(table) = tables.iter().find(|table| find_text(table, TABLE_NAME) == Some(TABLE)) else {
         return Ok(None);
     };
-    // Tables, chains, rules and sets all name their table first; not every kernel chooses by it.
+    // The first attribute of tables, chains, rules and sets is their table. Some kernels don't filter by it.
     let ours = |object| {
         let all = nft::dump(what, object, &[Attribute::text(TABLE_NAME, TABLE)])?;
-        Ok(all.into_iter().filter(|shown| find_text(shown, TABLE_NAME) == Some(TABLE)).collect::<Vec<_>>())
+        Ok(all.into_iter().filter(|object| find_text(object, TABLE_NAME) == Some(TABLE)).collect::<Vec<_>>())
     };
     let mut sets = BTreeMap::new();
     for set in ours(Object::Set)? {
@@ -328,22 +363,22 @@ fn show(what: &str) -> KernelResult<Option<Shown>> {
         let lists = nft::dump(what, Object::Elements, &choice)?;
         let number = |kind| find_number(&set, kind).unwrap_or(0);
         let (flags, key_type) = (number(SET_FLAGS), number(SET_KEY_TYPE));
-        sets.insert(name.to_owned(), ShownSet { flags, key_type, members: members(flags, &lists) });
+        sets.insert(name.to_owned(), ActualSet { flags, key_type, members: members(flags, &lists) });
     }
     let flags = find_number(table, TABLE_FLAGS).unwrap_or(0);
-    Ok(Some(Shown { flags, chains: ours(Object::Chain)?, rules: ours(Object::Rule)?, sets }))
+    Ok(Some(ActualTable { flags, chains: ours(Object::Chain)?, rules: ours(Object::Rule)?, sets }))
 }
 
 fn members(set_flags: u32, lists: &[Vec<u8>]) -> Members {
     let mut members = Members::default();
     let mut elements = BTreeSet::new();
     for list in lists {
-        for (_, element) in read(find(list, ELEMENTS).unwrap_or_default()) {
-            let key = find(element, ELEMENT_KEY).and_then(|key| address_in(find(key, DATA_VALUE)?));
+        for (_, element) in attributes(find(list, ELEMENTS).unwrap_or_default()) {
+            let key = find(element, ELEMENT_KEY).and_then(|key| ip_address(find(key, DATA_VALUE)?));
             match (key, find_number(element, ELEMENT_FLAGS).unwrap_or(0)) {
-                // At an address where one range ends and the next begins the end comes first.
+                // If one range ends and the next begins at an address, the end comes first.
                 (Some(address), flags @ (0 | RANGE_END)) => drop(elements.insert((address, flags == 0))),
-                _ => members.strange = true,
+                _ => members.unknown = true,
             }
         }
     }
@@ -356,7 +391,7 @@ fn members(set_flags: u32, lists: &[Vec<u8>]) -> Members {
 }
 
 impl Members {
-    /// Makes ranges of their ends, in order.
+    /// Adds the ranges with these ends, which are in order.
     fn join(&mut self, ends: &BTreeSet<(IpAddr, bool)>) {
         let mut first = None;
         for (address, begins) in ends {
@@ -368,36 +403,36 @@ impl Members {
                 }
                 // `nft` puts an end before the first range.
                 (false, None) if self.ranges.is_empty() => {}
-                _ => self.strange = true,
+                _ => self.unknown = true,
             }
         }
         if let Some(begin) = first {
-            let last: IpAddr = if begin.is_ipv4() { [255; 4].into() } else { [255; 16].into() };
+            let last: IpAddr = match IpFamily::of(begin) {
+                IpFamily::V4 => [255; 4].into(),
+                IpFamily::V6 => [255; 16].into(),
+            };
             self.ranges.insert(begin, last);
         }
     }
 }
 
-fn address_in(octets: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
-    v4.or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))
-}
-
-/// What the table that is shown does, and whether it is as we would write it.
-fn judge(shown: &Shown) -> TableState {
-    let rules = rules_of(shown);
-    if is_as_written(shown, &Table::of(&rules)) {
+/// Returns the state of the table: its rules, and whether it is exactly as Heliograph writes it.
+fn evaluate(actual: &ActualTable) -> TableState {
+    let rules = rules_of(actual);
+    if is_as_written(actual, &Table::of(&rules)) {
         TableState::Intact(rules)
     } else {
         TableState::Altered(rules)
     }
 }
 
-/// What the sets say, as far as they are there.
-fn rules_of(shown: &Shown) -> Rules {
-    let union = |names: [&str; 2]| {
-        let found: Vec<&Ranges> =
-            names.iter().filter_map(|name| Some(&shown.sets.get(*name)?.members.ranges)).collect();
+/// Returns the rules that the sets describe, as far as they exist.
+fn rules_of(actual: &ActualTable) -> Rules {
+    let union = |pair: SetPair| {
+        let found: Vec<&Ranges> = IpFamily::ALL
+            .iter()
+            .filter_map(|family| Some(&actual.sets.get(pair.name(*family))?.members.ranges))
+            .collect();
         let mut all = Ranges::default();
         found.iter().for_each(|ranges| all.extend(ranges));
         (!found.is_empty()).then_some(all)
@@ -406,7 +441,8 @@ fn rules_of(shown: &Shown) -> Rules {
     Rules { tunnel_sources: union(NODES).map(|nodes| single_addresses(&nodes)), nat }
 }
 
-/// The addresses in ranges, as far as nodes stand for them: a range that somebody else made long isn't one of nodes.
+/// Returns the single addresses in ranges, at most 65,536: a longer range, which only another program can have made, does
+/// not consist of nodes.
 fn single_addresses(ranges: &Ranges) -> BTreeSet<IpAddr> {
     const LONGEST: usize = 1 << 16;
     let one_range = |(first, last): (IpAddr, IpAddr)| {
@@ -414,31 +450,36 @@ fn single_addresses(ranges: &Ranges) -> BTreeSet<IpAddr> {
             ranges::after(*address).filter(|next| *next <= last)
         })
     };
-    ranges.family(true).chain(ranges.family(false)).flat_map(one_range).take(LONGEST).collect()
+    IpFamily::ALL
+        .into_iter()
+        .flat_map(|family| ranges.family(family))
+        .flat_map(one_range)
+        .take(LONGEST)
+        .collect()
 }
 
-fn is_as_written(shown: &Shown, table: &Table) -> bool {
-    let sets = shown.sets.len() == table.sets.len()
+fn is_as_written(actual: &ActualTable, table: &Table) -> bool {
+    let sets = actual.sets.len() == table.sets.len()
         && table.sets.iter().all(|(name, members)| {
-            shown.sets.get(*name).is_some_and(|set| {
+            actual.sets.get(*name).is_some_and(|set| {
                 set.flags == set_flags(name)
-                    && set.key_type == if is_v4(name) { 7 } else { 8 }
-                    && set.members == Members { ranges: members.clone(), strange: false }
+                    && set.key_type == key_type(family_of(name))
+                    && set.members == Members { ranges: members.clone(), unknown: false }
             })
         });
-    let chains = shown.chains.len() == table.chains.len()
+    let chains = actual.chains.len() == table.chains.len()
         && table.chains.iter().all(|chain| {
-            shown.chains.iter().any(|shown| {
-                let wanted = chain_says(chain);
-                find_text(shown, CHAIN_NAME) == Some(chain.name)
-                    && wanted.iter().all(|attribute| attribute.is_in(shown))
+            actual.chains.iter().any(|actual| {
+                let desired = chain_attributes(chain);
+                find_text(actual, CHAIN_NAME) == Some(chain.name)
+                    && desired.iter().all(|attribute| attribute.is_in(actual))
             })
         });
     let rules = table.chains.iter().all(|chain| {
         let in_chain: Vec<&Vec<u8>> =
-            shown.rules.iter().filter(|rule| find_text(rule, field::CHAIN) == Some(chain.name)).collect();
+            actual.rules.iter().filter(|rule| find_text(rule, field::CHAIN) == Some(chain.name)).collect();
         in_chain.len() == chain.rules.len()
-            && chain.rules.iter().zip(in_chain).all(|(rule, shown)| rule.is(shown))
+            && chain.rules.iter().zip(in_chain).all(|(rule, actual)| rule.is(actual))
     });
-    shown.flags == 0 && sets && chains && rules
+    actual.flags == 0 && sets && chains && rules
 }

@@ -1,4 +1,4 @@
-//! Our tunnel devices: one a family, `external`, so that the remote end is in each route and not in the device.
+//! The tunnel devices: one per family, `external`, so that the remote end is in each route and not in the device.
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::netlink::Netlink;
@@ -10,15 +10,36 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{IpProtocol, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-/// The device of a family with its index, if there is one under its name.
+/// Returns the name of the tunnel device with this family of the outer header.
+pub(crate) fn device_name(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "heliograph4",
+        IpFamily::V6 => "heliograph6",
+    }
+}
+
+/// Returns whether a tunnel device has this name.
+pub(super) fn is_device_name(name: &str) -> bool {
+    IpFamily::ALL.into_iter().any(|family| device_name(family) == name)
+}
+
+/// Returns the kernel's name for the kind of the device.
+fn device_kind(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ipip",
+        IpFamily::V6 => "ip6tnl",
+    }
+}
+
+/// Returns the device of a family with its index, if there is one of its name.
 pub(super) async fn find(netlink: &Netlink, family: IpFamily) -> KernelResult<Option<(u32, Device)>> {
-    let mut question = LinkMessage::default();
-    question.attributes.push(LinkAttribute::IfName(family.device().to_owned()));
-    let what = format!("look for interface {}", family.device());
-    match netlink.get(&what, RouteNetlinkMessage::GetLink(question)).await {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(device_name(family).to_owned()));
+    let what = format!("look for interface {}", device_name(family));
+    match netlink.get(&what, RouteNetlinkMessage::GetLink(request)).await {
         Ok(RouteNetlinkMessage::NewLink(link)) => {
-            let mut device = describe(family, &link);
-            device.filters_sources = sysctl::filters_sources(family.device())?;
+            let mut device = decode(family, &link);
+            device.filters_sources = sysctl::filters_sources(device_name(family))?;
             Ok(Some((link.header.index, device)))
         }
         Ok(other) => Err(KernelError::from_cause(what, Cause::Unexpected(format!("{other:?}")))),
@@ -27,8 +48,8 @@ pub(super) async fn find(netlink: &Netlink, family: IpFamily) -> KernelResult<Op
     }
 }
 
-/// What a link message says about a device under one of our names.
-fn describe(family: IpFamily, link: &LinkMessage) -> Device {
+/// Decodes a device with one of Heliograph's names.
+fn decode(family: IpFamily, link: &LinkMessage) -> Device {
     let mut mtu = 0;
     let mut kind = None;
     let mut external = false;
@@ -50,21 +71,21 @@ fn describe(family: IpFamily, link: &LinkMessage) -> Device {
         }
     }
     let form = match kind {
-        Some(kind) if kind == family.device_kind() && external => DeviceForm::External,
-        Some(kind) if kind == family.device_kind() => DeviceForm::Bound,
+        Some(kind) if kind == device_kind(family) && external => DeviceForm::External,
+        Some(kind) if kind == device_kind(family) => DeviceForm::Bound,
         Some(kind) => DeviceForm::Foreign(kind),
         None => DeviceForm::Foreign("device without a kind".to_owned()),
     };
     Device { form, mtu, up: link.header.flags.contains(LinkFlags::Up), filters_sources: false }
 }
 
-/// Makes the device, or corrects the one there is. One that is right is left as it is: taking it away for a moment
-/// would take all routes over it away.
+/// Creates the device, or corrects an existing one. A correct one is not deleted even for a moment, as the kernel would
+/// delete all routes through it.
 pub(super) async fn put(netlink: &Netlink, what: String, family: IpFamily, mtu: u32) -> KernelResult<()> {
     match find(netlink, family).await? {
         None => create(netlink, &what, family, mtu).await?,
         Some((index, device)) => match device.form {
-            DeviceForm::Foreign(kind) => return Err(occupied(what, family, &kind)),
+            DeviceForm::Foreign(kind) => return Err(conflict(what, family, &kind)),
             DeviceForm::Bound => {
                 remove(netlink, &what, index).await?;
                 create(netlink, &what, family, mtu).await?;
@@ -75,11 +96,11 @@ pub(super) async fn put(netlink: &Netlink, what: String, family: IpFamily, mtu: 
             DeviceForm::External => {}
         },
     }
-    // Packets in the IPv6 tunnel may be IPv4 too, and the filter is an IPv4 one: it is set on both devices.
-    sysctl::let_sources_be(family.device())
+    // The filter is for IPv4 packets, which the IPv6 tunnel transports too: so it is off for both devices.
+    sysctl::disable_rp_filter(device_name(family))
 }
 
-/// Removes the device, also if there is none. Somebody else's is left.
+/// Deletes the device, if there is one. A foreign device is not deleted.
 pub(super) async fn delete(netlink: &Netlink, what: String, family: IpFamily) -> KernelResult<()> {
     match find(netlink, family).await? {
         Some((_, Device { form: DeviceForm::Foreign(_), .. })) | None => Ok(()),
@@ -87,12 +108,12 @@ pub(super) async fn delete(netlink: &Netlink, what: String, family: IpFamily) ->
     }
 }
 
-/// The error for a device of our name that isn't ours.
-pub fn occupied(what: String, family: IpFamily, kind: &str) -> KernelError {
-    let name = family.device();
+/// Returns the error for a foreign device with one of Heliograph's names.
+pub fn conflict(what: String, family: IpFamily, kind: &str) -> KernelError {
+    let name = device_name(family);
     KernelError::new(
         what,
-        Cause::Occupied(format!("there is an interface {name} of kind {kind}, which isn't ours")),
+        Cause::Conflict(format!("the interface {name} is of kind {kind} and not Heliograph's")),
         format!("rename or remove it (ip link set {name} name NEWNAME), or set encapsulation: Never"),
     )
 }
@@ -100,7 +121,7 @@ pub fn occupied(what: String, family: IpFamily, kind: &str) -> KernelError {
 async fn create(netlink: &Netlink, what: &str, family: IpFamily, mtu: u32) -> KernelResult<()> {
     let (kind, settings) = match family {
         IpFamily::V4 => (InfoKind::IpIp, vec![InfoIpTunnel::CollectMetadata]),
-        // Protocol 0 is mode `any`: IPv4 and IPv6 inside.
+        // Protocol 0 is mode `any`: the tunnel transports IPv4 and IPv6.
         IpFamily::V6 => (
             InfoKind::Ip6Tnl,
             vec![InfoIpTunnel::CollectMetadata, InfoIpTunnel::Protocol(IpProtocol::from(0))],
@@ -110,12 +131,12 @@ async fn create(netlink: &Netlink, what: &str, family: IpFamily, mtu: u32) -> Ke
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
     link.attributes = vec![
-        LinkAttribute::IfName(family.device().to_owned()),
+        LinkAttribute::IfName(device_name(family).to_owned()),
         LinkAttribute::Mtu(mtu),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(InfoData::IpTunnel(settings))]),
     ];
     let made = netlink.change(what, RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL).await;
-    let kind = family.device_kind();
+    let kind = device_kind(family);
     let module = match family {
         IpFamily::V4 => "ipip",
         IpFamily::V6 => "ip6_tunnel",
@@ -125,7 +146,7 @@ async fn create(netlink: &Netlink, what: &str, family: IpFamily, mtu: u32) -> Ke
             "the kernel has no {kind} tunnels: load the module (modprobe {module}), or set encapsulation: Never"
         )),
         Some(Errno::EEXIST) => error.with_remedy(format!(
-            "the kernel takes one external {kind} device a namespace; find the other (ip -d link show type {kind}) \
+            "the kernel allows one external {kind} device per namespace; find the other (ip -d link show type {kind}) \
              and remove it, or set encapsulation: Never"
         )),
         _ => error,
@@ -161,14 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn only_an_external_tunnel_of_the_right_kind_is_what_we_made() {
+    fn only_an_external_tunnel_of_the_right_kind_is_accepted() {
         let external = InfoData::IpTunnel(vec![InfoIpTunnel::Ttl(0), InfoIpTunnel::CollectMetadata]);
         let bound = InfoData::IpTunnel(vec![InfoIpTunnel::Ttl(64)]);
         let form =
-            |kind, data| describe(IpFamily::V4, &link(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])).form;
+            |kind, data| decode(IpFamily::V4, &link(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])).form;
         assert_eq!(form(InfoKind::IpIp, external.clone()), DeviceForm::External);
         assert_eq!(form(InfoKind::IpIp, bound), DeviceForm::Bound);
         assert_eq!(form(InfoKind::SitTun, external), DeviceForm::Foreign("sit".to_owned()));
-        assert!(matches!(describe(IpFamily::V4, &link(vec![])).form, DeviceForm::Foreign(_)));
+        assert!(matches!(decode(IpFamily::V4, &link(vec![])).form, DeviceForm::Foreign(_)));
     }
 }

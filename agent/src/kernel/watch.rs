@@ -1,9 +1,10 @@
-//! Hints that something in the kernel changed. A hint is never the change itself: whoever gets one looks again.
+//! Hints that the kernel changed. A hint does not contain the change: the receiver reads the kernel again.
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::message::{family_of, prefix_of, table_of};
-use super::{IpFamily, POD_LINK_PREFIX, PROTOCOL, SHIM_PROTOCOL};
+use super::{PROTOCOL, tunnel};
 use futures::StreamExt;
+use heliograph_cni::{ROUTE_PROTOCOL as PLUGIN_PROTOCOL, is_host_interface};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
@@ -12,27 +13,27 @@ use rtnetlink::MulticastGroup;
 use std::net::IpAddr;
 use tokio::sync::watch;
 
-/// What a hint is about. Several that come at once are one.
+/// The subject of a hint. Several hints at once become one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hint {
-    /// Links, addresses or routes of others changed: verdicts on next hops and MTUs may be different.
+    /// Links, addresses or foreign routes changed: the segments of next hops and the MTU may be different.
     pub underlay: bool,
-    /// Somebody else changed what is ours.
-    pub ours: bool,
+    /// Another program changed an object of Heliograph.
+    pub own_objects: bool,
 }
 
 impl Hint {
-    /// Look at everything.
-    const EVERYTHING: Self = Self { underlay: true, ours: true };
-    const UNDERLAY: Self = Self { underlay: true, ours: false };
-    const OURS: Self = Self { underlay: false, ours: true };
+    /// Everything may have changed.
+    const EVERYTHING: Self = Self { underlay: true, own_objects: true };
+    const UNDERLAY: Self = Self { underlay: true, own_objects: false };
+    const OWN_OBJECTS: Self = Self { underlay: false, own_objects: true };
 }
 
-/// Counts of hints so far: only whether they grew matters.
+/// The numbers of hints so far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     underlay: u64,
-    ours: u64,
+    own_objects: u64,
 }
 
 /// The hints from one subscription.
@@ -43,7 +44,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Subscribes. Changes made by the socket with the port `own` are no news to us.
+    /// Subscribes. Changes by the socket with the port `own` give no hint.
     pub(super) fn subscribe(own: u32) -> KernelResult<Self> {
         let groups = [
             MulticastGroup::Link,
@@ -64,7 +65,7 @@ impl Changes {
         tokio::spawn(connection);
         let (sender, tally) = watch::channel(Tally::default());
         tokio::spawn(async move {
-            // The connection lives as long as its handle.
+            // The connection closes with its handle.
             let _handle = handle;
             loop {
                 let message = tokio::select! {
@@ -75,28 +76,31 @@ impl Changes {
                 let Some(hint) = hint(&message, own) else { continue };
                 sender.send_modify(|tally| {
                     tally.underlay += u64::from(hint.underlay);
-                    tally.ours += u64::from(hint.ours);
+                    tally.own_objects += u64::from(hint.own_objects);
                 });
             }
         });
         Ok(Self { tally, seen: Tally::default() })
     }
 
-    /// Waits for the next hint; `None` if the subscription broke off (then subscribe again and look at everything).
+    /// Waits for the next hint; `None` if the subscription ended (then subscribe again and read everything).
     pub async fn next(&mut self) -> Option<Hint> {
         self.tally.changed().await.ok()?;
         let now = *self.tally.borrow_and_update();
-        let hint = Hint { underlay: now.underlay != self.seen.underlay, ours: now.ours != self.seen.ours };
+        let hint = Hint {
+            underlay: now.underlay != self.seen.underlay,
+            own_objects: now.own_objects != self.seen.own_objects,
+        };
         self.seen = now;
         Some(hint)
     }
 }
 
-/// What a notification hints at, if at anything that concerns us.
+/// Returns the hint that a notification gives, if it is relevant.
 fn hint(message: &NetlinkMessage<RouteNetlinkMessage>, own: u32) -> Option<Hint> {
     let inner = match &message.payload {
         NetlinkPayload::InnerMessage(inner) => inner,
-        // The kernel had more to say than the socket could hold: anything may have changed.
+        // The socket lost notifications: anything may have changed.
         NetlinkPayload::Overrun(_) => return Some(Hint::EVERYTHING),
         _ => return None,
     };
@@ -106,7 +110,7 @@ fn hint(message: &NetlinkMessage<RouteNetlinkMessage>, own: u32) -> Option<Hint>
         }
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => link_hint(link),
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-            // Every pod's veth gets one of these; next hops are hardly ever link-local.
+            // Each pod's veth gets a link-local address, and next hops are hardly ever link-local.
             let link_local = address.header.family == AddressFamily::Inet6
                 && address.header.scope == netlink_packet_route::address::AddressScope::Link;
             (!link_local).then_some(Hint::UNDERLAY)
@@ -116,27 +120,27 @@ fn hint(message: &NetlinkMessage<RouteNetlinkMessage>, own: u32) -> Option<Hint>
     }
 }
 
-fn route_hint(route: &RouteMessage, by_us: bool) -> Option<Hint> {
+fn route_hint(route: &RouteMessage, own: bool) -> Option<Hint> {
     let protocol = u8::from(route.header.protocol);
     if protocol == PROTOCOL {
-        return (!by_us).then_some(Hint::OURS);
+        return (!own).then_some(Hint::OWN_OBJECTS);
     }
-    if protocol == SHIM_PROTOCOL {
+    if protocol == PLUGIN_PROTOCOL {
         return None;
     }
-    // Other tables count through policy rules, but the local one only repeats the addresses.
+    // Policy rules may use other tables, but the local one only repeats the addresses.
     const LOCAL_TABLE: u32 = 255;
     if table_of(route) == LOCAL_TABLE {
         return None;
     }
     let prefix = prefix_of(route)?;
     debug_assert_eq!(family_of(prefix), route.header.address_family);
-    let noise = match prefix.network() {
+    let irrelevant = match prefix.network() {
         IpAddr::V6(network) => network.is_multicast() || network.is_unicast_link_local(),
         IpAddr::V4(_) => false,
     };
-    // A foreign route may also come into or out of the way of one of ours.
-    (!noise).then_some(Hint::EVERYTHING)
+    // A foreign route may also conflict with one of Heliograph's, or no longer do so.
+    (!irrelevant).then_some(Hint::EVERYTHING)
 }
 
 fn link_hint(link: &LinkMessage) -> Option<Hint> {
@@ -145,19 +149,11 @@ fn link_hint(link: &LinkMessage) -> Option<Hint> {
         _ => None,
     });
     match name {
-        Some(name) if is_pod_link(name) => None,
-        Some(name) if [IpFamily::V4, IpFamily::V6].iter().any(|family| family.device() == name) => {
-            Some(Hint::OURS)
-        }
-        // IPv4 routes over a link that goes down vanish without a word, ours among them.
+        Some(name) if is_host_interface(name) => None,
+        Some(name) if tunnel::is_device_name(name) => Some(Hint::OWN_OBJECTS),
+        // The kernel deletes IPv4 routes over a link that goes down without a notification.
         _ => Some(Hint::EVERYTHING),
     }
-}
-
-/// Whether a name is one the shim gives to the host end of a pod's veth pair.
-fn is_pod_link(name: &str) -> bool {
-    name.strip_prefix(POD_LINK_PREFIX)
-        .is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -185,24 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn our_own_doing_and_pods_coming_and_going_are_no_news() {
+    fn own_changes_and_changes_of_pods_give_no_hint() {
         assert_eq!(hint(&from(7, route(PROTOCOL, "10.1.0.0/24")), 7), None);
-        assert_eq!(hint(&from(8, route(SHIM_PROTOCOL, "10.1.0.2/32")), 7), None);
+        assert_eq!(hint(&from(8, route(PLUGIN_PROTOCOL, "10.1.0.2/32")), 7), None);
         assert_eq!(hint(&from(0, link("hg0123456789ab")), 7), None);
         assert_eq!(hint(&from(0, route(2, "fe80::/64")), 7), None);
     }
 
     #[test]
-    fn what_others_do_is_told_apart() {
-        assert_eq!(hint(&from(8, route(PROTOCOL, "10.1.0.0/24")), 7), Some(Hint::OURS));
+    fn changes_by_other_programs_are_distinguished() {
+        assert_eq!(hint(&from(8, route(PROTOCOL, "10.1.0.0/24")), 7), Some(Hint::OWN_OBJECTS));
         assert_eq!(hint(&from(8, route(4, "0.0.0.0/0")), 7), Some(Hint::EVERYTHING));
         assert_eq!(hint(&from(0, link("eth0")), 7), Some(Hint::EVERYTHING));
         assert_eq!(hint(&from(0, link("hgw0")), 7), Some(Hint::EVERYTHING));
-        assert_eq!(hint(&from(0, link("heliograph4")), 7), Some(Hint::OURS));
+        assert_eq!(hint(&from(0, link("heliograph4")), 7), Some(Hint::OWN_OBJECTS));
     }
 
     #[test]
-    fn after_an_overrun_everything_is_looked_at() {
+    fn after_an_overrun_everything_is_read() {
         let mut message = from(0, link("x"));
         message.payload = NetlinkPayload::Overrun(Vec::new());
         assert_eq!(hint(&message, 7), Some(Hint::EVERYTHING));

@@ -1,9 +1,10 @@
-//! What a node's kernel should hold: best routes, joined with the kernel's word on where each next hop is.
+//! The desired state of a node's kernel: the best routes, joined with the segment of each next hop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use heliograph_bgp::report::BestRoute;
+use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
 
 use crate::intent::{Encapsulation, Node, Snapshot};
@@ -13,19 +14,19 @@ use crate::kernel::desired::{
 use crate::kernel::ranges::Ranges;
 use crate::names::named;
 
-/// MTU in bytes of the interface that has each of this node's own addresses.
+/// The MTU in bytes of the interface of each of this node's own addresses.
 pub type Underlays = BTreeMap<IpAddr, u32>;
 
-/// How packets get to a next hop.
+/// The way in which packets reach a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachability {
-    /// On the same segment, as they are.
+    /// On the same segment, unencapsulated.
     Direct,
-    /// In the tunnel.
+    /// Through the tunnel.
     Tunnel,
-    /// As they are, through a gateway that has to know the way.
+    /// Through a gateway, unencapsulated. The gateway needs routes to the pods.
     Routed,
-    /// Not at all: no route is installed.
+    /// Not reachable: no route is installed.
     Unreachable,
 }
 
@@ -36,132 +37,136 @@ named!(Reachability {
     Unreachable => "Unreachable",
 });
 
-/// The verdict on one next hop.
+/// The reachability of one next hop, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentVerdict {
     /// The next hop.
     pub next_hop: IpAddr,
-    /// The node whose address it is, if it is one's.
+    /// The node that has this address, if there is one.
     pub node: Option<String>,
-    /// How packets get there.
-    pub verdict: Reachability,
-    /// Why, in words.
+    /// The reachability.
+    pub reachability: Reachability,
+    /// The reason, as a text.
     pub reason: String,
 }
 
-/// What the kernel should hold, and why.
+/// The desired state of the kernel, with reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Planned {
-    /// For the kernel.
+pub struct ForwardingPlan {
+    /// The desired state.
     pub desired: Desired,
-    /// The verdict on each next hop of a best route.
+    /// The segment verdict on each next hop of a best route.
     pub verdicts: BTreeMap<IpAddr, SegmentVerdict>,
-    /// Routes that are not installed although their next hop can be reached, with the reason.
-    pub refused: BTreeMap<IpNetwork, String>,
-    /// What is not as it should be, with what to do.
+    /// The routes that are not installed although their next hop is reachable, with the reason.
+    pub rejected: BTreeMap<IpNetwork, String>,
+    /// The problems, each with a remedy.
     pub problems: Vec<String>,
 }
 
-/// The next hops about which the kernel has to be asked.
+/// Returns the next hops whose segments are needed.
 pub fn next_hops(best: &[BestRoute]) -> BTreeSet<IpAddr> {
     best.iter().map(|route| route.next_hop).collect()
 }
 
-/// MTU of the pods' interfaces, in bytes: the underlay's, less the outer header wherever a tunnel may be used.
+/// Returns the MTU of the pods' interfaces, in bytes: the underlay's, minus the outer header if a tunnel may be used.
 /// `None`: no underlay is known.
 pub fn pod_mtu(snapshot: &Snapshot, this: &Node, underlays: &Underlays) -> Option<u32> {
     let tunnels = snapshot.configuration.encapsulation != Encapsulation::Never;
-    let families = this.pod_cidrs.iter().map(IpNetwork::is_ipv4).collect::<BTreeSet<_>>();
-    let of_family = |v4: bool| {
-        let underlay = *underlays.get(&this.address(v4)?)?;
-        Some(if tunnels { underlay.saturating_sub(overhead(v4)) } else { underlay })
+    let families = this.pod_cidrs.iter().map(IpFamily::of_network).collect::<BTreeSet<_>>();
+    let of_family = |family| {
+        let underlay = *underlays.get(&this.address(family)?)?;
+        Some(if tunnels { underlay.saturating_sub(overhead(family)) } else { underlay })
     };
     families.into_iter().filter_map(of_family).min()
 }
 
-fn overhead(v4: bool) -> u32 {
-    if v4 { IPIP_OVERHEAD } else { IP6TNL_OVERHEAD }
+/// Returns the length of the outer header of a family in bytes.
+fn overhead(family: IpFamily) -> u32 {
+    match family {
+        IpFamily::V4 => IPIP_OVERHEAD,
+        IpFamily::V6 => IP6TNL_OVERHEAD,
+    }
 }
 
-/// What the kernel of `node` should hold. `segments` is the kernel's word on each of [`next_hops`].
+/// Returns the desired state of the kernel of `node`. `segments` contains the segment of each of [`next_hops`].
 ///
-/// A node that isn't in the snapshot should hold nothing.
+/// For a node that isn't in the snapshot it is empty.
 pub fn desired(
     snapshot: &Snapshot,
     node: &str,
     best: &[BestRoute],
     segments: &BTreeMap<IpAddr, Segment>,
     underlays: &Underlays,
-) -> Planned {
-    let Some(this) = snapshot.nodes.get(node) else { return Planned::default() };
-    let mut planned = Planned::default();
-    planned.desired.forwarding = true;
+) -> ForwardingPlan {
+    let Some(this) = snapshot.nodes.get(node) else { return ForwardingPlan::default() };
+    let mut plan = ForwardingPlan::default();
+    plan.desired.forwarding = true;
     for cidr in &this.pod_cidrs {
-        // More specific host routes lead to the pods there are; the rest must not wander off to the default route.
-        planned.desired.routes.insert(*cidr, Route::Blackhole);
+        // Host routes to the pods are more specific; packets to other addresses must not follow the default route.
+        plan.desired.routes.insert(*cidr, Route::Blackhole);
     }
     if snapshot.configuration.encapsulation != Encapsulation::Never {
-        planned.desired.tunnels = tunnels(snapshot, this, underlays, &mut planned.problems);
-        planned.desired.allowed_tunnel_sources =
+        plan.desired.tunnels = tunnels(snapshot, this, underlays, &mut plan.problems);
+        plan.desired.allowed_tunnel_sources =
             snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     }
-    planned.desired.nat_outgoing = nat_outgoing(snapshot, this, best);
-    let presumed = presumed_nodes(snapshot, best);
+    plan.desired.nat_outgoing = nat_outgoing(snapshot, this, best);
+    let inferred = inferred_nodes(snapshot, best);
     if snapshot.configuration.encapsulation != Encapsulation::Never {
-        planned.desired.allowed_tunnel_sources.extend(&presumed);
+        plan.desired.allowed_tunnel_sources.extend(&inferred);
     }
-    let judge = Judge::new(snapshot, this, segments, planned.desired.tunnels, presumed);
+    let resolver = Resolver::new(snapshot, this, segments, plan.desired.tunnels, inferred);
     let mut hops = BTreeMap::new();
     for next_hop in next_hops(best) {
-        let (verdict, hop) = judge.next_hop(next_hop);
-        planned.verdicts.insert(next_hop, verdict);
+        let (verdict, hop) = resolver.next_hop(next_hop);
+        plan.verdicts.insert(next_hop, verdict);
         hops.extend(hop.map(|hop| (next_hop, hop)));
     }
     for route in best {
         let prefix = IpNetwork::from(route.prefix);
         let Some(hop) = hops.get(&route.next_hop) else { continue };
-        match judge.rejection(prefix, hop) {
+        match resolver.rejection(prefix, hop) {
             Some(reason) => {
-                planned.refused.insert(prefix, reason);
+                plan.rejected.insert(prefix, reason);
             }
             None => {
-                planned.desired.routes.insert(prefix, Route::unicast([*hop]));
+                plan.desired.routes.insert(prefix, Route::unicast([*hop]));
             }
         }
     }
-    planned
+    plan
 }
 
-/// What leaves the cluster under this node's address. Inside are the cluster's networks and its nodes, also those that
-/// only BGP tells of: where reflectors carry the routes an agent doesn't know every node.
+/// Returns NAT outgoing. Inside are the cluster's networks and its nodes, also those that are only learned by BGP: with
+/// reflectors an agent doesn't get all Nodes from the store.
 fn nat_outgoing(snapshot: &Snapshot, this: &Node, best: &[BestRoute]) -> Option<NatOutgoing> {
     if !snapshot.configuration.nat_outgoing || this.pod_cidrs.is_empty() {
         return None;
     }
     let addresses: BTreeSet<IpAddr> =
         snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
-    let strangers: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
-    let of_a_node =
-        |route: &&BestRoute| addresses.contains(&route.peer) && !strangers.contains(&route.next_hop);
-    let announced: Vec<&BestRoute> = best.iter().filter(of_a_node).collect();
+    let outside: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
+    let from_node =
+        |route: &&BestRoute| addresses.contains(&route.peer) && !outside.contains(&route.next_hop);
+    let learned_from_nodes: Vec<&BestRoute> = best.iter().filter(from_node).collect();
     let mut inside: Ranges = match &snapshot.configuration.cluster_cidrs {
         none if none.is_empty() => {
             let known = snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied());
-            let learned = announced.iter().map(|route| IpNetwork::from(route.prefix));
-            // A default route that a node passes on leads outside.
+            let learned = learned_from_nodes.iter().map(|route| IpNetwork::from(route.prefix));
+            // A default route that a node advertises leads outside the cluster.
             known.chain(learned.filter(|prefix| prefix.prefix() > 0)).collect()
         }
         given => given.iter().copied().collect(),
     };
-    for address in addresses.iter().copied().chain(announced.iter().map(|route| route.next_hop)) {
+    for address in addresses.iter().copied().chain(learned_from_nodes.iter().map(|route| route.next_hop)) {
         inside.insert(address, address);
     }
     Some(NatOutgoing { pods: this.pod_cidrs.iter().copied().collect(), inside })
 }
 
-/// Next hops that are nodes of the cluster although no Node says so, where not all nodes are known: what a reflector
-/// tells about the cluster's networks comes from nodes, unless it comes from a BGPPeer.
-fn presumed_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
+/// Returns the next hops that are inferred to be nodes of the cluster, if the snapshot doesn't contain all nodes: a route
+/// to the cluster's networks from a node or reflector comes from a node, unless its next hop is a BGPPeer.
+fn inferred_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
     if snapshot.all_nodes {
         return BTreeSet::new();
     }
@@ -169,30 +174,32 @@ fn presumed_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
         snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
     let others: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
     let cluster = &snapshot.configuration.cluster_cidrs;
-    let ours = |prefix: IpNetwork| cluster.is_empty() || cluster.iter().any(|outer| within(outer, &prefix));
-    let by_nodes = best.iter().filter(|route| nodes.contains(&route.peer) && ours(route.prefix.into()));
+    let in_cluster =
+        |prefix: IpNetwork| cluster.is_empty() || cluster.iter().any(|outer| within(outer, &prefix));
+    let by_nodes = best.iter().filter(|route| nodes.contains(&route.peer) && in_cluster(route.prefix.into()));
     by_nodes
         .map(|route| route.next_hop)
         .filter(|next_hop| !nodes.contains(next_hop) && !others.contains(next_hop))
         .collect()
 }
 
-/// Tunnel devices, one for each family that pods have anywhere. They stand whether or not this node sends through
-/// them: others may judge otherwise, and their packets must be able to arrive.
+/// Returns the tunnel devices, one for each family of pod CIDRs in the cluster. They exist even if this node sends nothing
+/// through them: the verdicts of other nodes may differ, and their packets must be accepted.
 fn tunnels(snapshot: &Snapshot, this: &Node, underlays: &Underlays, problems: &mut Vec<String>) -> Tunnels {
     let mut tunnels = Tunnels::default();
-    for v4 in [true, false] {
-        let pods = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs).any(|cidr| cidr.is_ipv4() == v4);
-        let Some(local) = this.address(v4).filter(|_| pods) else { continue };
+    for family in IpFamily::ALL {
+        let mut pod_cidrs = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+        let pods = pod_cidrs.any(|cidr| IpFamily::of_network(cidr) == family);
+        let Some(local) = this.address(family).filter(|_| pods) else { continue };
         let Some(underlay) = underlays.get(&local) else {
             problems.push(format!(
-                "address {local} of Node {} is on no interface of this machine, so there is no tunnel: see that \
+                "address {local} of Node {} is on no interface of this machine, so there is no tunnel: check that \
                  --node names this machine and that its InternalIP is right (ip address)",
                 this.name
             ));
             continue;
         };
-        let mtu = underlay.saturating_sub(overhead(v4));
+        let mtu = underlay.saturating_sub(overhead(family));
         match local {
             IpAddr::V4(local) => tunnels.v4 = Some(TunnelDevice { local, mtu }),
             IpAddr::V6(local) => tunnels.v6 = Some(TunnelDevice { local, mtu }),
@@ -201,23 +208,25 @@ fn tunnels(snapshot: &Snapshot, this: &Node, underlays: &Underlays, problems: &m
     tunnels
 }
 
-struct Judge<'a> {
+/// The resolution of next hops.
+struct Resolver<'a> {
     this: &'a Node,
     encapsulation: Encapsulation,
     segments: &'a BTreeMap<IpAddr, Segment>,
     tunnels: Tunnels,
+    /// The nodes by address.
     owners: BTreeMap<IpAddr, &'a Node>,
-    /// Next hops that are nodes we know nothing else of.
-    presumed: BTreeSet<IpAddr>,
+    /// The next hops that are nodes without a Node in the snapshot.
+    inferred: BTreeSet<IpAddr>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Resolver<'a> {
     fn new(
         snapshot: &'a Snapshot,
         this: &'a Node,
         segments: &'a BTreeMap<IpAddr, Segment>,
         tunnels: Tunnels,
-        presumed: BTreeSet<IpAddr>,
+        inferred: BTreeSet<IpAddr>,
     ) -> Self {
         let owned = |node: &'a Node| node.addresses.iter().map(move |address| (*address, node));
         let owners = snapshot.nodes.values().flat_map(owned).collect();
@@ -227,29 +236,30 @@ impl<'a> Judge<'a> {
             segments,
             tunnels,
             owners,
-            presumed,
+            inferred,
         }
     }
 
+    /// Returns the verdict on a next hop, and the hop to install.
     fn next_hop(&self, next_hop: IpAddr) -> (SegmentVerdict, Option<Hop>) {
         let owner = self.owners.get(&next_hop).copied();
-        let (verdict, reason, hop) = self.way(next_hop, owner);
+        let (reachability, reason, hop) = self.resolve(next_hop, owner);
         let node = owner.map(|node| node.name.clone());
-        (SegmentVerdict { next_hop, node, verdict, reason }, hop)
+        (SegmentVerdict { next_hop, node, reachability, reason }, hop)
     }
 
-    fn way(&self, next_hop: IpAddr, owner: Option<&Node>) -> (Reachability, String, Option<Hop>) {
+    fn resolve(&self, next_hop: IpAddr, owner: Option<&Node>) -> (Reachability, String, Option<Hop>) {
         let unreachable = |reason: String| (Reachability::Unreachable, reason, None);
         let segment = match self.segments.get(&next_hop) {
-            None => return unreachable("the kernel has not said yet where it is".into()),
+            None => return unreachable("its segment has not been looked up yet".into()),
             Some(Segment::Local) => return unreachable("it is an address of this node itself".into()),
             Some(Segment::Unreachable { error }) => {
-                return unreachable(format!("the kernel has no way there: {error}"));
+                return unreachable(format!("the kernel has no route to it: {error}"));
             }
             Some(segment) => segment,
         };
         let direct = |oif, reason| (Reachability::Direct, reason, Some(Hop::Direct { via: next_hop, oif }));
-        if owner.is_none() && !self.presumed.contains(&next_hop) {
+        if owner.is_none() && !self.inferred.contains(&next_hop) {
             return match segment {
                 Segment::Routed { gateway, oif, name, .. } => {
                     routed(*gateway, *oif, name, "no node of the cluster")
@@ -257,7 +267,7 @@ impl<'a> Judge<'a> {
                 Segment::Direct { oif, name, .. } => {
                     direct(*oif, format!("on the link {name}, without a gateway"))
                 }
-                _ => unreachable("no way".into()),
+                _ => unreachable("the kernel has no route to it".into()),
             };
         }
         let labels = match (self.this.segment(), owner.and_then(Node::segment)) {
@@ -287,7 +297,7 @@ impl<'a> Judge<'a> {
             (_, _, Segment::Direct { oif, name, .. }) => {
                 direct(*oif, format!("on the link {name}, without a gateway"))
             }
-            _ => unreachable("no way".into()),
+            _ => unreachable("the kernel has no route to it".into()),
         }
     }
 
@@ -299,7 +309,7 @@ impl<'a> Judge<'a> {
         match local {
             Some(local) => (Reachability::Tunnel, reason, Some(Hop::Tunnel { remote, local })),
             None => {
-                let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
+                let family = IpFamily::of(remote);
                 let reason =
                     format!("needs the tunnel ({reason}), but this node has no {family} address for it");
                 (Reachability::Unreachable, reason, None)
@@ -307,24 +317,24 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Why a route must not be installed, whatever its next hop.
+    /// Returns the reason for which a route must not be installed, if there is one.
     fn rejection(&self, prefix: IpNetwork, hop: &Hop) -> Option<String> {
         if let Some(own) = self.this.pod_cidrs.iter().find(|own| within(own, &prefix)) {
-            return Some(format!("{prefix} lies within this node's own pod CIDR {own}"));
+            return Some(format!("{prefix} is in this node's own pod CIDR {own}"));
         }
-        let host = prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 };
+        let host = prefix.prefix() == IpFamily::of_network(&prefix).bits();
         if let Some(node) = self.owners.get(&prefix.network()).filter(|_| host) {
             return Some(format!(
-                "{prefix} is the address of Node {}, which the underlay leads to",
+                "{prefix} is the address of Node {}, which is reached by the underlay",
                 node.name
             ));
         }
-        if let Some(name) = not_to_be_routed(&prefix) {
+        if let Some(name) = special_network(&prefix) {
             return Some(format!("{prefix} is {name}, which is never routed between nodes"));
         }
         match *hop {
             Hop::Tunnel { remote, .. } if prefix.contains(remote) => {
-                Some(format!("{prefix} holds {remote}, the far end of the tunnel it would go through"))
+                Some(format!("{prefix} contains {remote}, the remote end of the tunnel that it would use"))
             }
             Hop::Tunnel { remote, .. } if remote.is_ipv4() && prefix.is_ipv6() => {
                 Some(format!("an IPv6 route can't go through the IPv4 tunnel to {remote}"))
@@ -339,16 +349,20 @@ impl<'a> Judge<'a> {
 
 fn routed(gateway: IpAddr, oif: u32, name: &str, why: &str) -> (Reachability, String, Option<Hop>) {
     // RFC 4271 §5.1.3: a next hop that isn't on a link is resolved through the routes to it.
-    let reason = format!("{why}; through gateway {gateway} on {name}, which has to know the way");
+    let reason =
+        format!("{why}; through gateway {gateway} on {name}, which needs a route to the destination");
     (Reachability::Routed, reason, Some(Hop::Direct { via: gateway, oif }))
 }
 
+/// Returns whether a network contains another.
 fn within(outer: &IpNetwork, inner: &IpNetwork) -> bool {
-    outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+    IpFamily::of_network(outer) == IpFamily::of_network(inner)
+        && outer.prefix() <= inner.prefix()
+        && outer.contains(inner.network())
 }
 
-/// Networks that mean the machine or the link itself, or groups (RFC 6890, RFC 4291).
-fn not_to_be_routed(prefix: &IpNetwork) -> Option<&'static str> {
+/// Returns the name of a kind of network that is never routed between nodes (RFC 6890, RFC 4291).
+fn special_network(prefix: &IpNetwork) -> Option<&'static str> {
     if prefix.prefix() == 0 {
         return None;
     }

@@ -1,24 +1,25 @@
-//! With whom a node speaks BGP, and what it announces.
+//! The configuration of a node's BGP speaker: its neighbors, and the networks that it originates.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use heliograph_bgp::{Config, Filter, Neighbor, Network};
+use heliograph_cni::IpFamily;
 
 use super::hashed_router_id;
 use crate::intent::{Node, Snapshot, SourceAddress, Topology};
 use crate::names::named;
 
-/// What a neighbour is to this node.
+/// The role of a neighbor towards this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NeighborRole {
-    /// A node like this one, in a full mesh; also a reflector to another.
+    /// A node in a full mesh; also one reflector to another.
     Mesh,
-    /// It reflects to us.
+    /// A reflector, of which this node is a client.
     Reflector,
-    /// We reflect to it.
+    /// A client of this node.
     Client,
-    /// A BGPPeer in our own AS.
+    /// A BGPPeer in the same AS.
     Internal,
     /// A BGPPeer in another AS.
     External,
@@ -32,57 +33,68 @@ named!(NeighborRole {
     External => "External",
 });
 
-/// What a node's speaker is to be.
+impl NeighborRole {
+    /// Returns whether the neighbor is a node, and no BGPPeer.
+    pub fn is_node(self) -> bool {
+        match self {
+            NeighborRole::Mesh | NeighborRole::Reflector | NeighborRole::Client => true,
+            NeighborRole::Internal | NeighborRole::External => false,
+        }
+    }
+}
+
+/// The configuration of a node's speaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpeakerPlan {
-    /// For the speaker.
+    /// The configuration to pass to the speaker.
     pub config: Config,
-    /// What each neighbour is, by its address.
+    /// The role of each neighbor, by its address.
     pub roles: BTreeMap<IpAddr, NeighborRole>,
-    /// What is not as it should be, with what to do.
+    /// The problems, each with a remedy.
     pub problems: Vec<String>,
 }
 
-/// With whom `node` speaks. `announce`: it forwards for pods and says so; a stand-alone reflector doesn't.
+/// Returns the configuration of the speaker of `node`. `originate`: the node forwards for pods and advertises its pod
+/// CIDRs; a stand-alone reflector doesn't.
 ///
-/// A node that is not in the snapshot speaks with nobody.
-pub fn bgp_config(snapshot: &Snapshot, node: &str, announce: bool) -> SpeakerPlan {
+/// A node that is not in the snapshot has no neighbors.
+pub fn bgp_config(snapshot: &Snapshot, node: &str, originate: bool) -> SpeakerPlan {
     let configuration = &snapshot.configuration;
     let this = snapshot.nodes.get(node);
-    let mut speaking = SpeakerPlan {
+    let mut plan = SpeakerPlan {
         config: Config::new(configuration.asn, router_id(node, this))
             .graceful_restart(configuration.graceful_restart),
         roles: BTreeMap::new(),
         problems: Vec::new(),
     };
     let Some(this) = this else {
-        speaking.problems.push(format!(
+        plan.problems.push(format!(
             "Node {node} is not in the intent: add a Node document of this name, or start with --node and the right one"
         ));
-        return speaking;
+        return plan;
     };
     if this.addresses.is_empty() {
-        speaking.problems.push(format!(
-            "Node {node} has no InternalIP, so nobody can peer with it: add one to status.addresses"
+        plan.problems.push(format!(
+            "Node {node} has no InternalIP, so no node can peer with it: add one to status.addresses"
         ));
     }
-    if announce {
-        speaking.announce(this);
+    if originate {
+        plan.originate(this);
     }
-    speaking.peer_with_nodes(snapshot, this);
-    speaking.peer_with_others(snapshot, this);
-    speaking
+    plan.add_nodes(snapshot, this);
+    plan.add_peers(snapshot, this);
+    plan
 }
 
 fn router_id(name: &str, node: Option<&Node>) -> Ipv4Addr {
-    match node.and_then(|node| node.address(true)) {
+    match node.and_then(|node| node.address(IpFamily::V4)) {
         Some(IpAddr::V4(address)) => address,
         _ => hashed_router_id(name),
     }
 }
 
 impl SpeakerPlan {
-    fn announce(&mut self, this: &Node) {
+    fn originate(&mut self, this: &Node) {
         if this.pod_cidrs.is_empty() {
             self.problems.push(format!(
                 "Node {} has no pod CIDR, so it can run no pods: set spec.podCIDRs (Kubernetes: \
@@ -91,13 +103,13 @@ impl SpeakerPlan {
             ));
         }
         for cidr in &this.pod_cidrs {
-            match this.address(cidr.is_ipv4()) {
-                // Said in full rather than left to the session: its transport may be of the other family.
+            match this.address(IpFamily::of_network(cidr)) {
+                // Given explicitly: the default of the session may be of the other family.
                 Some(address) => {
                     self.config.networks.push(Network::new((*cidr).into()).next_hop(address));
                 }
                 None => self.problems.push(format!(
-                    "pod CIDR {cidr} is not announced: Node {} has no InternalIP of that family as its next hop; \
+                    "pod CIDR {cidr} is not advertised: Node {} has no InternalIP of that family as its next hop; \
                      add one to status.addresses",
                     this.name
                 )),
@@ -105,7 +117,7 @@ impl SpeakerPlan {
         }
     }
 
-    fn peer_with_nodes(&mut self, snapshot: &Snapshot, this: &Node) {
+    fn add_nodes(&mut self, snapshot: &Snapshot, this: &Node) {
         let we_reflect = snapshot.is_reflector(this);
         let mut reflectors = usize::from(we_reflect);
         for other in snapshot.nodes.values().filter(|other| other.name != this.name) {
@@ -117,24 +129,26 @@ impl SpeakerPlan {
                 (_, false, true) => NeighborRole::Reflector,
                 (_, false, false) => continue,
             };
-            self.peer_with_node(snapshot, this, other, role);
+            self.add_node(snapshot, this, other, role);
         }
         if matches!(snapshot.configuration.topology, Topology::Reflectors(_)) && reflectors == 0 {
             self.problems.push(
-                "no node reflects, so nodes learn nothing of each other: label one as \
-                 spec.reflectors.nodeSelector of the BGPConfiguration asks"
+                "no node is a reflector, so nodes learn no routes of each other: label one as \
+                 spec.reflectors.nodeSelector of the BGPConfiguration requires"
                     .into(),
             );
         }
     }
 
-    fn peer_with_node(&mut self, snapshot: &Snapshot, this: &Node, other: &Node, role: NeighborRole) {
+    fn add_node(&mut self, snapshot: &Snapshot, this: &Node, other: &Node, role: NeighborRole) {
         // Both ends choose the same family from the same two Nodes.
-        let pair = [true, false].into_iter().find_map(|v4| Some((this.address(v4)?, other.address(v4)?)));
+        let pair = IpFamily::ALL
+            .into_iter()
+            .find_map(|family| Some((this.address(family)?, other.address(family)?)));
         let Some((local, address)) = pair else {
             if !other.addresses.is_empty() && !this.addresses.is_empty() {
                 self.problems.push(format!(
-                    "no session with Node {}: it has no InternalIP of a family that Node {} has one of",
+                    "no session with Node {}: it and Node {} have no InternalIP of the same family; add one to status.addresses",
                     other.name, this.name
                 ));
             } else if !this.addresses.is_empty() {
@@ -157,7 +171,7 @@ impl SpeakerPlan {
         self.add(neighbor, role);
     }
 
-    fn peer_with_others(&mut self, snapshot: &Snapshot, this: &Node) {
+    fn add_peers(&mut self, snapshot: &Snapshot, this: &Node) {
         for peer in snapshot.peers.values().filter(|peer| peer.nodes.matches(&this.labels)) {
             let role = match peer.asn == snapshot.configuration.asn {
                 true => NeighborRole::Internal,
@@ -166,7 +180,7 @@ impl SpeakerPlan {
             let local_address = match peer.source {
                 SourceAddress::Kernel => None,
                 SourceAddress::Address(address) => Some(address),
-                SourceAddress::Node => match this.address(peer.address.is_ipv4()) {
+                SourceAddress::Node => match this.address(IpFamily::of(peer.address)) {
                     Some(address) => Some(address),
                     None => {
                         self.problems.push(format!(

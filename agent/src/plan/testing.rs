@@ -9,7 +9,7 @@ use heliograph_bgp::{Filter, Timers, Ttl};
 use crate::intent::{Node, Peer, Selector, Snapshot, SourceAddress};
 use crate::store::convert;
 
-/// A node, its addresses and pod CIDRs separated by blanks.
+/// Makes a node; its addresses and pod CIDRs are separated by blanks.
 pub fn node(name: &str, addresses: &str, pods: &str) -> Node {
     Node {
         name: name.into(),
@@ -19,13 +19,13 @@ pub fn node(name: &str, addresses: &str, pods: &str) -> Node {
     }
 }
 
-/// The same with a label.
+/// Adds a label to a node.
 pub fn labelled(mut node: Node, key: &str, value: &str) -> Node {
     node.labels.insert(key.into(), value.into());
     node
 }
 
-/// A cluster of these nodes with an otherwise empty configuration.
+/// Makes a snapshot of these nodes with the default configuration.
 pub fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
     Snapshot {
         nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
@@ -35,7 +35,7 @@ pub fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
     }
 }
 
-/// A neighbour outside the cluster for all nodes, with nothing but what it must have.
+/// Makes a peer outside the cluster for all nodes, with the required fields only.
 pub fn peer(name: &str, address: &str, asn: u32) -> Peer {
     Peer {
         name: name.into(),
@@ -59,7 +59,7 @@ pub fn peer(name: &str, address: &str, asn: u32) -> Peer {
     }
 }
 
-/// An address.
+/// Parses an address.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

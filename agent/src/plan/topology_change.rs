@@ -1,10 +1,11 @@
-//! From one set of sessions between nodes to another without a moment in between.
+//! Topology changes: from one set of sessions between nodes to another without losing routes.
 //!
-//! Where reflectors take over from a mesh, or a mesh from reflectors, or other nodes reflect, every node follows at a
-//! moment of its own. A session that ended at once would take its routes along before the new ones have brought them,
-//! here or at its other end, and so would a reflector that stopped to reflect. So what is new comes up first. What isn't
-//! wanted any more leaves when that is so, and when everybody else has had the time to get there, too. Where the new
-//! doesn't come up the old stays: a session that brings what no other brings isn't ended for one that brings nothing.
+//! When reflectors replace a full mesh, a mesh replaces reflectors, or other nodes become reflectors, each node follows at
+//! a time of its own. If a node closed its old sessions or stopped reflecting at once, routes would be withdrawn, here or at
+//! the other end, before the new sessions have brought them. So the new sessions are opened first, and the old ones are
+//! retained until the new ones are established and all other nodes have had the time to follow. If the new sessions are not
+//! established, the old ones stay: a session that is the only source of a prefix is never closed in favor of one that
+//! brings nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,125 +18,125 @@ use heliograph_bgp::Prefix;
 use super::{NeighborRole, SpeakerPlan};
 use crate::intent::{Node, Snapshot};
 
-/// Time for all other nodes to learn of a change, too, and to have their new sessions up.
-const OTHERS_FOLLOW: Duration = Duration::from_secs(10);
-/// After this time one new session that is up is enough, and what still has to stay is a problem.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether all is up.
-const AGAIN: Duration = Duration::from_secs(1);
-/// So many neighbours are named in a problem.
-const NAMED: usize = 5;
+/// The time in which all other nodes receive the new configuration and establish their new sessions.
+const PROPAGATION_TIME: Duration = Duration::from_secs(10);
+/// The time after which one established new session is enough, and after which retained sessions are a problem.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The interval of checks whether the new sessions are established.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of neighbors that a problem lists by name.
+const MAX_NAMES: usize = 5;
 
-/// What the sessions do that there are.
+/// The sessions and paths of the speaker at one moment.
 #[derive(Debug, Default)]
-pub struct Present {
-    /// The neighbours whose sessions are up.
+pub struct SpeakerState {
+    /// The neighbors whose sessions are established.
     pub established: BTreeSet<IpAddr>,
-    /// What comes from whom, the stale left out; `None`: it is our own.
+    /// The prefix and the neighbor of each path that is not stale; `None`: originated by this node.
     pub paths: Vec<(Prefix, Option<IpAddr>)>,
 }
 
-/// What is wanted, and what of before stays beside it for a while.
+/// A topology change, and the sessions that are retained for it.
 #[derive(Debug, Default)]
 pub struct TopologyChange {
-    /// Of the last look.
-    wanted: Option<(Arc<Snapshot>, SpeakerPlan)>,
-    /// Neighbours that aren't wanted any more.
-    leaving: BTreeMap<IpAddr, (Neighbor, NeighborRole)>,
-    /// Neighbours that we go on to reflect to.
+    /// The snapshot and the plan of the last update.
+    last: Option<(Arc<Snapshot>, SpeakerPlan)>,
+    /// The neighbors that the plan no longer contains.
+    sessions: BTreeMap<IpAddr, (Neighbor, NeighborRole)>,
+    /// The neighbors that stay clients although the plan no longer makes them clients.
     clients: BTreeSet<IpAddr>,
-    /// The Nodes of those that leave, where no store tells of them any more.
+    /// The Nodes of retained sessions, which the store may no longer contain.
     nodes: BTreeMap<String, Node>,
-    /// When something was last wanted no more.
+    /// The time when a session or client was last removed from the plan.
     since: Option<Instant>,
 }
 
 impl TopologyChange {
-    /// Whether anything of before is still there.
+    /// Returns whether a session or client is retained.
     pub fn active(&self) -> bool {
-        !(self.leaving.is_empty() && self.clients.is_empty())
+        !(self.sessions.is_empty() && self.clients.is_empty())
     }
 
-    /// Whether what of before is still there can leave as far as sessions tell: those that are wanted, too, are up.
-    pub fn due(&self, wanted: &SpeakerPlan, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
+    /// Returns whether the change can be completed as far as sessions decide: enough sessions of the new `plan` are
+    /// established.
+    pub fn due(&self, plan: &SpeakerPlan, established: &BTreeSet<IpAddr>, now: Instant) -> bool {
         let Some(since) = self.since.filter(|_| self.active()) else { return false };
-        let (up, all) = (up(wanted, established), between_nodes(wanted).count());
-        up > 0 && (now >= since + PATIENCE || now >= since + OTHERS_FOLLOW && up == all)
+        let (up, all) = (established_count(plan, established), node_neighbors(plan).count());
+        up > 0 && (now >= since + TIMEOUT || now >= since + PROPAGATION_TIME && up == all)
     }
 
-    /// When to look again if nothing else happens. What has stayed for long waits for something to happen.
-    pub fn next_look(&self, now: Instant) -> Option<Instant> {
-        let since = self.since.filter(|since| self.active() && now < *since + PATIENCE)?;
-        Some((since + OTHERS_FOLLOW).max(now + AGAIN))
+    /// Returns the time of the next check if nothing else happens. After [`TIMEOUT`] only events cause checks.
+    pub fn next_check(&self, now: Instant) -> Option<Instant> {
+        let since = self.since.filter(|since| self.active() && now < *since + TIMEOUT)?;
+        Some((since + PROPAGATION_TIME).max(now + CHECK_INTERVAL))
     }
 
-    /// What to go by and what to be now, given what `node` should go by and be. `present` may be empty where nothing is
-    /// [`TopologyChange::active`], its paths where nothing is [`TopologyChange::due`].
-    pub fn follow(
+    /// Returns the snapshot and the plan to use for `node`: those that are passed, with what is retained. `state` may be
+    /// empty if nothing is [`TopologyChange::active`], and its paths if nothing is [`TopologyChange::due`].
+    pub fn update(
         &mut self,
         node: &str,
         snapshot: &Arc<Snapshot>,
-        wanted: SpeakerPlan,
-        present: &Present,
+        plan: SpeakerPlan,
+        state: &SpeakerState,
         now: Instant,
     ) -> (Arc<Snapshot>, SpeakerPlan) {
-        let before = self.wanted.take();
-        match &before {
-            Some((former, spoken)) if goes_on(node, former, snapshot) => {
-                if *spoken != wanted && self.keep(former, spoken, snapshot, &wanted) {
+        let last = self.last.take();
+        match &last {
+            Some((last_snapshot, last_plan)) if sessions_survive(node, last_snapshot, snapshot) => {
+                if *last_plan != plan && self.retain_removed(last_snapshot, last_plan, snapshot, &plan) {
                     self.since = Some(now);
                 }
             }
-            _ => self.forget(),
+            _ => self.reset(),
         }
-        self.leaving.retain(|address, _| {
-            let gone = snapshot.all_nodes && snapshot.node_at(*address).is_none();
-            !gone && !wanted.roles.contains_key(address)
+        self.sessions.retain(|address, _| {
+            let deleted = snapshot.all_nodes && snapshot.node_at(*address).is_none();
+            !deleted && !plan.roles.contains_key(address)
         });
-        self.clients.retain(|address| wanted.roles.contains_key(address));
-        if self.due(&wanted, &present.established, now) {
-            self.let_go(present);
+        self.clients.retain(|address| plan.roles.contains_key(address));
+        if self.due(&plan, &state.established, now) {
+            self.release(state);
         }
         if !self.active() {
-            self.forget();
+            self.reset();
         }
-        let mut speaking = self.beside_sessions(wanted.clone());
-        speaking.problems.extend(self.waits_for(&wanted, up(&wanted, &present.established), now));
-        let shown = (self.beside_nodes(snapshot), speaking);
-        self.wanted = Some((snapshot.clone(), wanted));
-        shown
+        let mut merged = self.with_sessions(plan.clone());
+        merged.problems.extend(self.problem(&plan, established_count(&plan, &state.established), now));
+        let result = (self.with_nodes(snapshot), merged);
+        self.last = Some((snapshot.clone(), plan));
+        result
     }
 
-    fn forget(&mut self) {
+    fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// Notes what `wanted` lacks of what was; whether it lacks anything.
-    fn keep(
+    /// Retains the sessions and clients of the last plan that the new one lacks; returns whether there are any.
+    fn retain_removed(
         &mut self,
-        former: &Snapshot,
-        spoken: &SpeakerPlan,
+        last_snapshot: &Snapshot,
+        last_plan: &SpeakerPlan,
         snapshot: &Snapshot,
-        wanted: &SpeakerPlan,
+        plan: &SpeakerPlan,
     ) -> bool {
         let mut any = false;
-        for neighbor in &spoken.config.neighbors {
-            let Some(role) = spoken.roles.get(&neighbor.address).filter(|role| of_nodes(**role)) else {
+        for neighbor in &last_plan.config.neighbors {
+            let Some(role) = last_plan.roles.get(&neighbor.address).filter(|role| role.is_node()) else {
                 continue;
             };
-            match wanted.config.neighbors.iter().find(|other| other.address == neighbor.address) {
+            match plan.config.neighbors.iter().find(|other| other.address == neighbor.address) {
                 Some(other) => {
                     if neighbor.reflector_client && !other.reflector_client {
                         any |= self.clients.insert(neighbor.address);
                     }
                 }
-                // A Node that is gone takes its session along at once.
+                // The session with a deleted Node is closed at once.
                 None if snapshot.all_nodes && snapshot.node_at(neighbor.address).is_none() => {}
                 None => {
-                    self.leaving.insert(neighbor.address, (neighbor.clone(), *role));
-                    self.nodes.extend(
-                        former.nodes.get_key_value(&neighbor.name).map(|(k, v)| (k.clone(), v.clone())),
-                    );
+                    self.sessions.insert(neighbor.address, (neighbor.clone(), *role));
+                    let node = last_snapshot.nodes.get(&neighbor.name);
+                    self.nodes.extend(node.map(|node| (neighbor.name.clone(), node.clone())));
                     any = true;
                 }
             }
@@ -143,100 +144,96 @@ impl TopologyChange {
         any
     }
 
-    /// Lets go what brings nothing that no other brings. Where one end has its reflector and the other has not, each may
-    /// have the other's routes by their old session only.
-    fn let_go(&mut self, present: &Present) {
-        let leaves = |from: &Option<IpAddr>| from.is_some_and(|address| self.leaving.contains_key(&address));
-        let (old, others): (Vec<_>, Vec<_>) =
-            present.paths.iter().copied().partition(|(_, from)| leaves(from));
-        let others: BTreeSet<Prefix> = others.into_iter().map(|(prefix, _)| prefix).collect();
-        let alone = old.into_iter().filter(|(prefix, _)| !others.contains(prefix));
-        let alone: BTreeSet<IpAddr> = alone.filter_map(|(_, from)| from).collect();
-        self.leaving.retain(|address, _| alone.contains(address));
-        let names: BTreeSet<_> = self.leaving.values().map(|(neighbor, _)| neighbor.name.as_str()).collect();
+    /// Releases all clients, and all sessions but those that are the only source of a prefix. Where one end of a session
+    /// has its reflector and the other has not, the old session is the only way by which they get each other's routes.
+    fn release(&mut self, state: &SpeakerState) {
+        let is_retained =
+            |from: &Option<IpAddr>| from.is_some_and(|address| self.sessions.contains_key(&address));
+        let (old, new): (Vec<_>, Vec<_>) =
+            state.paths.iter().copied().partition(|(_, from)| is_retained(from));
+        let new: BTreeSet<Prefix> = new.into_iter().map(|(prefix, _)| prefix).collect();
+        let only_source = old.into_iter().filter(|(prefix, _)| !new.contains(prefix));
+        let only_source: BTreeSet<IpAddr> = only_source.filter_map(|(_, from)| from).collect();
+        self.sessions.retain(|address, _| only_source.contains(address));
+        let names: BTreeSet<_> = self.sessions.values().map(|(neighbor, _)| neighbor.name.as_str()).collect();
         self.nodes.retain(|name, _| names.contains(name.as_str()));
         self.clients.clear();
     }
 
-    /// What keeps the old from leaving when it is past its time.
-    fn waits_for(&self, wanted: &SpeakerPlan, up: usize, now: Instant) -> Option<String> {
-        self.since.filter(|since| self.active() && now >= *since + PATIENCE)?;
-        let new = names(between_nodes(wanted));
-        let old = names(self.leaving.values().map(|(neighbor, _)| neighbor));
-        let kept = if old.is_empty() {
-            "nodes are reflected to as before".into()
+    /// Returns the reason for which something is still retained after [`TIMEOUT`].
+    fn problem(&self, plan: &SpeakerPlan, established: usize, now: Instant) -> Option<String> {
+        self.since.filter(|since| self.active() && now >= *since + TIMEOUT)?;
+        let new = names(node_neighbors(plan));
+        let old = names(self.sessions.values().map(|(neighbor, _)| neighbor));
+        let retained = if old.is_empty() {
+            "nodes remain clients of this reflector".into()
         } else {
-            format!("the former sessions with {old} stay")
+            format!("the former sessions with {old} are retained")
         };
-        let why = match (up, new.is_empty()) {
-            (0, true) => "no other session between nodes is wanted".into(),
-            (0, false) => format!("no session with {new} is up; see in their sessions why"),
+        let reason = match (established, new.is_empty()) {
+            (0, true) => "the configuration has no other session between nodes".into(),
+            (0, false) => format!("no session with {new} is established; see these sessions for the reason"),
             _ => format!(
-                "what they bring comes by no other session; see that those nodes, too, have their sessions with {new}"
+                "their routes come by no other session; check that those nodes, too, have established sessions with {new}"
             ),
         };
-        Some(format!("{kept}: {why}"))
+        Some(format!("{retained}: {reason}"))
     }
 
-    fn beside_sessions(&self, mut speaking: SpeakerPlan) -> SpeakerPlan {
-        for neighbor in &mut speaking.config.neighbors {
+    /// Adds the retained sessions and clients to a plan.
+    fn with_sessions(&self, mut plan: SpeakerPlan) -> SpeakerPlan {
+        for neighbor in &mut plan.config.neighbors {
             neighbor.reflector_client |= self.clients.contains(&neighbor.address);
         }
-        for (address, (neighbor, role)) in &self.leaving {
-            speaking.roles.insert(*address, *role);
-            speaking.config.neighbors.push(neighbor.clone());
+        for (address, (neighbor, role)) in &self.sessions {
+            plan.roles.insert(*address, *role);
+            plan.config.neighbors.push(neighbor.clone());
         }
-        speaking
+        plan
     }
 
-    /// With the Nodes that only we remember: their routes are still in force, perhaps through tunnels.
-    fn beside_nodes(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let forgotten = |name: &&String| !snapshot.nodes.contains_key(*name);
-        if snapshot.all_nodes || !self.nodes.keys().any(|name| forgotten(&name)) {
+    /// Adds the Nodes of retained sessions to a snapshot that lacks them: their routes are in use, perhaps through tunnels.
+    fn with_nodes(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        if snapshot.all_nodes || self.nodes.keys().all(|name| snapshot.nodes.contains_key(name)) {
             return snapshot.clone();
         }
-        let mut whole = Snapshot::clone(snapshot);
+        let mut merged = Snapshot::clone(snapshot);
         for (name, node) in &self.nodes {
-            whole.nodes.entry(name.clone()).or_insert_with(|| node.clone());
+            merged.nodes.entry(name.clone()).or_insert_with(|| node.clone());
         }
-        Arc::new(whole)
+        Arc::new(merged)
     }
 }
 
-/// Whether sessions between nodes can stay: what they all depend on is as it was.
-fn goes_on(node: &str, former: &Snapshot, snapshot: &Snapshot) -> bool {
-    let essence = |snapshot: &Snapshot| {
+/// Returns whether sessions between nodes can stay: the settings that all of them depend on are the same.
+fn sessions_survive(node: &str, last: &Snapshot, snapshot: &Snapshot) -> bool {
+    let settings = |snapshot: &Snapshot| {
         let configuration = &snapshot.configuration;
         let addresses = snapshot.nodes.get(node).map(|node| node.addresses.clone());
         (configuration.asn, configuration.listen_port, addresses)
     };
-    snapshot.nodes.contains_key(node) && essence(former) == essence(snapshot)
+    snapshot.nodes.contains_key(node) && settings(last) == settings(snapshot)
 }
 
-/// The neighbours that are nodes.
-fn between_nodes(speaking: &SpeakerPlan) -> impl Iterator<Item = &Neighbor> {
-    let neighbors = speaking.config.neighbors.iter();
-    neighbors.filter(|neighbor| speaking.roles.get(&neighbor.address).is_some_and(|role| of_nodes(*role)))
+/// Returns the neighbors that are nodes.
+fn node_neighbors(plan: &SpeakerPlan) -> impl Iterator<Item = &Neighbor> {
+    let is_node = |neighbor: &&Neighbor| plan.roles.get(&neighbor.address).is_some_and(|role| role.is_node());
+    plan.config.neighbors.iter().filter(is_node)
 }
 
-/// How many of these have their session up.
-fn up(speaking: &SpeakerPlan, established: &BTreeSet<IpAddr>) -> usize {
-    between_nodes(speaking).filter(|neighbor| established.contains(&neighbor.address)).count()
+/// Returns the number of nodes with an established session.
+fn established_count(plan: &SpeakerPlan, established: &BTreeSet<IpAddr>) -> usize {
+    node_neighbors(plan).filter(|neighbor| established.contains(&neighbor.address)).count()
 }
 
-/// Their names, the first few of many.
+/// Returns the names of neighbors, at most [`MAX_NAMES`] of them.
 fn names<'a>(neighbors: impl Iterator<Item = &'a Neighbor>) -> String {
     let all: Vec<_> = neighbors.map(|neighbor| neighbor.name.as_str()).collect();
-    let first = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMED) {
+    let first = all.iter().take(MAX_NAMES).copied().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(MAX_NAMES) {
         0 => first,
         more => format!("{first} and {more} more"),
     }
-}
-
-/// Whether it is a node, and no BGPPeer.
-fn of_nodes(role: NeighborRole) -> bool {
-    matches!(role, NeighborRole::Mesh | NeighborRole::Reflector | NeighborRole::Client)
 }
 
 #[cfg(test)]

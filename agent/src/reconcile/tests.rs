@@ -16,8 +16,8 @@ fn tunnel(remote: &str) -> Route {
     Route::unicast([Hop::Tunnel { remote: remote.parse().unwrap(), local: "192.0.2.1".parse().unwrap() }])
 }
 
-/// A node with a neighbour, a far node and a blackhole for its own pods.
-fn wanted() -> Desired {
+/// The desired state of a node with a neighbor, a node behind the tunnel, and a blackhole for its own pods.
+fn desired() -> Desired {
     Desired {
         routes: [
             (at("10.1.0.0/24"), Route::Blackhole),
@@ -35,7 +35,7 @@ fn wanted() -> Desired {
     }
 }
 
-/// What is left of somebody else, and what an earlier life of ours left behind.
+/// A kernel with foreign objects, and with objects of an earlier run.
 fn inherited() -> Actual {
     let bound = Device { form: DeviceForm::Bound, mtu: 1480, up: true, filters_sources: false };
     Actual {
@@ -51,28 +51,24 @@ fn inherited() -> Actual {
             (at("10.9.0.0/24"), Foreign { metric: 200, protocol: 4 }),
         ]
         .into(),
-        tunnels: [
-            (IpFamily::V4, bound.clone()),
-            (IpFamily::V6, Device { form: DeviceForm::External, ..bound }),
-        ]
-        .into(),
+        tunnels: [(IpFamily::V4, bound), (IpFamily::V6, Device::ready(1480))].into(),
         table: TableState::Altered(guard_for(["203.0.113.1".parse().unwrap()].into())),
         forwarding: BTreeSet::new(),
     }
 }
 
-/// Rules that only keep strangers' tunnelled packets out.
+/// Returns rules that contain the guard only.
 fn guard_for(sources: BTreeSet<IpAddr>) -> Rules {
     Rules { tunnel_sources: Some(sources), nat: None }
 }
 
 fn reconciler(fake: &Fake, desired: Desired, may_delete: bool) -> Reconciler<Fake> {
     let mut reconciler = Reconciler::new(fake.clone());
-    reconciler.want(desired, may_delete);
+    reconciler.set_desired(desired, may_delete);
     reconciler
 }
 
-/// Runs at each due time until nothing is left to try again, or for long enough to be sure that it won't get better.
+/// Runs at each time of a retry until there are no failures, at most 40 times.
 async fn settle(reconciler: &mut Reconciler<Fake>, now: &mut Instant) -> Summary {
     let mut summary = reconciler.run(*now).await;
     for _ in 0..40 {
@@ -83,7 +79,7 @@ async fn settle(reconciler: &mut Reconciler<Fake>, now: &mut Instant) -> Summary
     summary
 }
 
-/// Whether the kernel holds just what is wanted, and everything of others.
+/// Checks that the kernel contains the desired state and all foreign objects.
 fn check_end(fake: &Fake, desired: &Desired, foreign: &BTreeMap<IpNetwork, Foreign>) {
     let state = fake.state();
     let routes: BTreeMap<IpNetwork, Held> =
@@ -102,31 +98,31 @@ fn check_end(fake: &Fake, desired: &Desired, foreign: &BTreeMap<IpNetwork, Forei
 }
 
 #[tokio::test]
-async fn an_inherited_kernel_becomes_as_wanted() {
+async fn an_inherited_kernel_gets_the_desired_state() {
     let fake = Fake::default();
     fake.state().actual = inherited();
     let foreign = fake.foreign();
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     let summary = reconciler.run(Instant::now()).await;
     assert_eq!(
         summary,
         Summary { in_sync: true, routes: 3, desired: 3, changes: summary.changes, ..Summary::default() }
     );
     assert!(summary.changes >= 3);
-    check_end(&fake, &wanted(), &foreign);
+    check_end(&fake, &desired(), &foreign);
     assert!(reconciler.installed(&at("10.3.0.0/24")));
     assert!(!reconciler.installed(&at("10.9.0.0/24")));
     assert_eq!(fake.state().dumps, 1);
 
-    fake.state().asked.clear();
+    fake.state().requested.clear();
     assert!(reconciler.run(Instant::now()).await.in_sync);
-    reconciler.look_again(true);
+    reconciler.invalidate(true);
     assert!(reconciler.run(Instant::now()).await.in_sync);
-    assert_eq!(fake.state().asked, [], "what is right is let be");
+    assert_eq!(fake.state().requested, [], "correct objects are not changed");
 }
 
 #[tokio::test]
-async fn purge_takes_all_of_ours_and_is_idempotent() {
+async fn purge_removes_everything_and_is_idempotent() {
     let fake = Fake::default();
     fake.state().actual = inherited();
     let foreign = fake.foreign();
@@ -134,16 +130,16 @@ async fn purge_takes_all_of_ours_and_is_idempotent() {
     for _ in 0..2 {
         assert!(reconciler.run(Instant::now()).await.in_sync);
         check_end(&fake, &Desired::default(), &foreign);
-        reconciler.look_again(false);
+        reconciler.invalidate(false);
     }
 }
 
 #[tokio::test]
-async fn nothing_goes_before_the_picture_is_complete() {
+async fn nothing_is_deleted_before_it_is_permitted() {
     let fake = Fake::default();
     fake.state().actual = inherited();
     fake.state().actual.table = TableState::Intact(guard_for(["203.0.113.1".parse().unwrap()].into()));
-    let mut reconciler = reconciler(&fake, wanted(), false);
+    let mut reconciler = reconciler(&fake, desired(), false);
     let summary = reconciler.run(Instant::now()).await;
     assert!(summary.in_sync, "{summary:?}");
     assert_eq!(summary.kept, 4, "a route, a stray, the other tunnel and a source");
@@ -151,22 +147,18 @@ async fn nothing_goes_before_the_picture_is_complete() {
         let state = fake.state();
         assert!(state.actual.routes.contains_key(&at("10.9.0.0/24")));
         let rules = state.actual.table.rules().unwrap();
-        assert_eq!(
-            rules.tunnel_sources.as_ref().unwrap().len(),
-            3,
-            "a node that isn't known yet may still be one"
-        );
+        assert_eq!(rules.tunnel_sources.as_ref().unwrap().len(), 3, "a node that isn't known yet may exist");
     }
     let foreign = fake.foreign();
-    reconciler.want(wanted(), true);
+    reconciler.set_desired(desired(), true);
     assert_eq!(reconciler.run(Instant::now()).await.kept, 0);
-    check_end(&fake, &wanted(), &foreign);
+    check_end(&fake, &desired(), &foreign);
 }
 
 #[tokio::test]
-async fn drift_is_repaired_at_the_next_look() {
+async fn drift_is_repaired_after_the_next_dump() {
     let fake = Fake::default();
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     reconciler.run(Instant::now()).await;
     {
         let mut state = fake.state();
@@ -175,14 +167,14 @@ async fn drift_is_repaired_at_the_next_look() {
         state.actual.tunnels.get_mut(&IpFamily::V4).unwrap().up = false;
         state.actual.table = TableState::Absent;
     }
-    reconciler.look_again(false);
+    reconciler.invalidate(false);
     assert!(reconciler.run(Instant::now()).await.in_sync);
-    check_end(&fake, &wanted(), &BTreeMap::new());
+    check_end(&fake, &desired(), &BTreeMap::new());
     assert!(fake.state().actual.tunnels[&IpFamily::V4].up);
 }
 
 #[tokio::test]
-async fn foreign_routes_on_our_prefixes_are_left_and_reported() {
+async fn foreign_routes_to_desired_prefixes_are_kept_and_reported() {
     let fake = Fake::default();
     let connected = Foreign { metric: 256, protocol: 2 };
     let same = Foreign { metric: METRIC, protocol: 4 };
@@ -190,32 +182,35 @@ async fn foreign_routes_on_our_prefixes_are_left_and_reported() {
     fake.state().actual.foreign =
         [(at("10.1.0.0/24"), connected), (at("10.2.0.0/24"), same), (at("10.3.0.0/24"), before)].into();
     let foreign = fake.foreign();
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     let summary = reconciler.run(Instant::now()).await;
     assert!(!summary.in_sync);
     assert_eq!(summary.errors.len(), 3, "{summary:?}");
-    assert_eq!(summary.routes, 1, "only the hidden one is there, for when the other goes");
+    assert_eq!(
+        summary.routes, 1,
+        "only the less preferred one is installed, for the time when the foreign one is removed"
+    );
     assert_eq!(fake.foreign(), foreign);
-    assert_eq!(reconciler.next_retry(), None, "no use in trying before something changes");
+    assert_eq!(reconciler.next_retry(), None, "a retry is useless before something changes");
 
     fake.state().actual.foreign.clear();
-    reconciler.look_again(true);
+    reconciler.invalidate(true);
     assert!(reconciler.run(Instant::now()).await.in_sync);
 }
 
 #[tokio::test]
-async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
+async fn a_foreign_tunnel_device_is_kept_and_its_routes_wait() {
     let fake = Fake::default();
     let foreign =
         Device { form: DeviceForm::Foreign("veth".into()), mtu: 1500, up: true, filters_sources: false };
     fake.state().actual.tunnels.insert(IpFamily::V4, foreign.clone());
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     let summary = reconciler.run(Instant::now()).await;
     assert_eq!(summary.routes, 2);
     let causes: Vec<&str> = summary.errors.iter().map(|problem| problem.error.as_str()).collect();
     assert!(causes.iter().any(|cause| cause.contains("kind veth")), "{causes:?}");
-    assert!(causes.iter().any(|cause| cause.contains("held back until there is the tunnel")), "{causes:?}");
-    reconciler.want(Desired::default(), true);
+    assert!(causes.iter().any(|cause| cause.contains("waits until the tunnel device")), "{causes:?}");
+    reconciler.set_desired(Desired::default(), true);
     reconciler.run(Instant::now()).await;
     assert_eq!(fake.state().actual.tunnels[&IpFamily::V4], foreign);
 }
@@ -223,75 +218,75 @@ async fn a_foreign_device_of_our_name_is_left_and_its_routes_wait() {
 #[tokio::test]
 async fn no_tunnel_without_its_guard() {
     let fake = Fake::default();
-    fake.state().faults.push(Fault { op: Op::PutTable, effect: Effect::Refuse, times: u32::MAX });
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    fake.state().faults.push(Fault { op: Op::PutTable, effect: Effect::Reject, times: u32::MAX });
+    let mut reconciler = reconciler(&fake, desired(), true);
     let summary = reconciler.run(Instant::now()).await;
     assert_eq!(summary.routes, 2, "routes that need no tunnel are in place: {summary:?}");
     assert!(fake.state().actual.tunnels.is_empty());
-    assert!(!fake.state().asked.iter().any(|change| matches!(change, Change::PutTunnel { .. })));
-    assert!(summary.errors.iter().any(|problem| problem.error.contains("strangers")), "{summary:?}");
+    assert!(!fake.state().requested.iter().any(|change| matches!(change, Change::PutTunnel { .. })));
+    assert!(summary.errors.iter().any(|problem| problem.error.contains("tunnelled packets")), "{summary:?}");
 }
 
 #[tokio::test]
-async fn nat_comes_and_goes_beside_the_guard_and_keeps_networks_that_may_still_be_inside() {
+async fn nat_changes_independently_of_the_guard_and_keeps_networks_until_deleting_is_permitted() {
     let fake = Fake::default();
     let nat = |inside: &[&str]| NatOutgoing {
         pods: [at("10.1.0.0/24")].into_iter().collect(),
         inside: inside.iter().map(|network| at(network)).collect(),
     };
-    let with = |nat_outgoing| Desired { nat_outgoing, ..wanted() };
+    let with = |nat_outgoing| Desired { nat_outgoing, ..desired() };
     let mut reconciler = reconciler(&fake, with(Some(nat(&["10.1.0.0/24", "10.2.0.0/24"]))), true);
     assert!(reconciler.run(Instant::now()).await.in_sync);
-    reconciler.want(with(Some(nat(&["10.1.0.0/24"]))), false);
+    reconciler.set_desired(with(Some(nat(&["10.1.0.0/24"]))), false);
     assert!(reconciler.run(Instant::now()).await.in_sync);
     let held = fake.state().actual.table.rules().cloned().unwrap().nat.unwrap();
     assert!(held.inside.contains("10.2.0.7".parse().unwrap()), "{held:?}");
     for desired in [with(Some(nat(&["10.1.0.0/24"]))), with(None)] {
-        reconciler.want(desired.clone(), true);
+        reconciler.set_desired(desired.clone(), true);
         assert!(reconciler.run(Instant::now()).await.in_sync);
         check_end(&fake, &desired, &BTreeMap::new());
     }
-    // The tunnels go, NAT stays: the guard goes after them.
+    // The tunnels are deleted, NAT stays: the guard is removed after the tunnels.
     let mut without = with(Some(nat(&["10.1.0.0/24"])));
     without.tunnels = Tunnels::default();
     without.allowed_tunnel_sources.clear();
     without.routes.retain(|_, route| !route.needs_tunnel(IpFamily::V4));
-    reconciler.want(without.clone(), true);
+    reconciler.set_desired(without.clone(), true);
     assert!(reconciler.run(Instant::now()).await.in_sync);
     check_end(&fake, &without, &BTreeMap::new());
 }
 
 #[tokio::test]
-async fn each_fault_once_is_got_over() {
+async fn each_fault_is_recovered_from() {
     for op in Op::ALL {
-        for effect in [Effect::Refuse, Effect::DoneUnanswered] {
+        for effect in [Effect::Reject, Effect::LoseAnswer] {
             let fake = Fake::default();
             fake.state().actual = inherited();
             let foreign = fake.foreign();
             fake.state().faults.push(Fault { op, effect, times: 1 });
-            let mut reconciler = reconciler(&fake, wanted(), true);
+            let mut reconciler = reconciler(&fake, desired(), true);
             let mut now = Instant::now();
             let first = reconciler.run(now).await;
             let used = fake.state().faults[0].times == 0;
             assert_eq!(first.in_sync, !used, "{op:?} {effect:?}: {first:?}");
             let last = settle(&mut reconciler, &mut now).await;
             assert!(last.in_sync, "{op:?} {effect:?}: {last:?}");
-            check_end(&fake, &wanted(), &foreign);
-            reconciler.want(Desired::default(), true);
+            check_end(&fake, &desired(), &foreign);
+            reconciler.set_desired(Desired::default(), true);
             assert!(settle(&mut reconciler, &mut now).await.in_sync, "{op:?} {effect:?}");
             check_end(&fake, &Desired::default(), &foreign);
-            assert_eq!(fake.state().faults[0].times, 0, "{op:?} was never put to the test");
+            assert_eq!(fake.state().faults[0].times, 0, "{op:?} was never executed");
         }
     }
 }
 
 #[tokio::test]
-async fn a_lasting_fault_holds_up_only_what_depends_on_it() {
+async fn a_lasting_fault_blocks_only_its_dependents() {
     for op in Op::ALL {
         let fake = Fake::default();
         fake.state().actual = inherited();
-        fake.state().faults.push(Fault { op, effect: Effect::Refuse, times: u32::MAX });
-        let mut reconciler = reconciler(&fake, wanted(), true);
+        fake.state().faults.push(Fault { op, effect: Effect::Reject, times: u32::MAX });
+        let mut reconciler = reconciler(&fake, desired(), true);
         let mut now = Instant::now();
         let summary = settle(&mut reconciler, &mut now).await;
         if op == Op::DeleteTable {
@@ -299,13 +294,14 @@ async fn a_lasting_fault_holds_up_only_what_depends_on_it() {
             continue;
         }
         assert!(!summary.in_sync && !summary.errors.is_empty(), "{op:?}: {summary:?}");
-        let asked = fake.state().asked.iter().filter(|change| matches!(change, Change::AddRoute(..))).count();
+        let requested =
+            fake.state().requested.iter().filter(|change| matches!(change, Change::AddRoute(..))).count();
         if op != Op::Dump {
             assert!(
                 fake.state().actual.routes.contains_key(&at("10.1.0.0/24")) || op == Op::AddRoute,
                 "{op:?}"
             );
-            assert!(asked < 200, "{op:?} is tried again without pause");
+            assert!(requested < 200, "{op:?} is retried without pause");
         }
         fake.state().faults.clear();
         assert!(settle(&mut reconciler, &mut now).await.in_sync, "{op:?}");
@@ -313,35 +309,39 @@ async fn a_lasting_fault_holds_up_only_what_depends_on_it() {
 }
 
 #[tokio::test]
-async fn failed_keys_wait_longer_each_time_and_alone() {
+async fn failed_keys_back_off_independently() {
     let fake = Fake::default();
-    fake.state().faults.push(Fault { op: Op::ReplaceRoute, effect: Effect::Refuse, times: u32::MAX });
+    fake.state().faults.push(Fault { op: Op::ReplaceRoute, effect: Effect::Reject, times: u32::MAX });
     fake.state().actual = inherited();
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     let mut now = Instant::now();
     reconciler.run(now).await;
     let mut waits = Vec::new();
     for _ in 0..9 {
         let due = reconciler.next_retry().unwrap();
         waits.push((due - now).as_millis());
-        let asked = fake.state().asked.len();
+        let requested = fake.state().requested.len();
         reconciler.run(due - Duration::from_millis(1)).await;
-        assert_eq!(fake.state().asked.len(), asked, "not before its time");
+        assert_eq!(fake.state().requested.len(), requested, "not before the retry time");
         now = due;
         reconciler.run(now).await;
-        assert_eq!(fake.state().asked.len(), asked + 1, "only what failed");
+        assert_eq!(fake.state().requested.len(), requested + 1, "only the failed change");
     }
     assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000]);
-    reconciler.look_again(true);
-    let asked = fake.state().asked.len();
+    reconciler.invalidate(true);
+    let requested = fake.state().requested.len();
     reconciler.run(now).await;
-    assert_eq!(fake.state().asked.len(), asked + 1, "a change of the underlay is a reason to try at once");
+    assert_eq!(
+        fake.state().requested.len(),
+        requested + 1,
+        "after a change of the underlay the retry is immediate"
+    );
 }
 
 #[tokio::test]
-async fn many_failures_of_a_sort_are_one_entry() {
+async fn similar_failures_are_one_entry() {
     let fake = Fake::default();
-    fake.state().faults.push(Fault { op: Op::AddRoute, effect: Effect::Refuse, times: u32::MAX });
+    fake.state().faults.push(Fault { op: Op::AddRoute, effect: Effect::Reject, times: u32::MAX });
     let mut desired = Desired::default();
     desired.routes.extend((0..=255).map(|n| (at(&format!("10.{n}.0.0/16")), Route::Blackhole)));
     let summary = reconciler(&fake, desired, true).run(Instant::now()).await;
@@ -371,7 +371,7 @@ fn any_prefix() -> impl Strategy<Value = IpNetwork> {
 fn any_desired() -> impl Strategy<Value = Desired> {
     (proptest::collection::btree_map(any_prefix(), any_route(), 0..8), any::<bool>()).prop_map(
         |(routes, tunnels)| {
-            let mut desired = wanted();
+            let mut desired = self::desired();
             desired.routes = routes;
             if !tunnels {
                 desired.routes.retain(|_, route| !route.needs_tunnel(IpFamily::V4));
@@ -383,12 +383,12 @@ fn any_desired() -> impl Strategy<Value = Desired> {
     )
 }
 
-fn any_meddling() -> impl Strategy<Value = Vec<(IpNetwork, Option<Route>)>> {
+fn any_foreign_changes() -> impl Strategy<Value = Vec<(IpNetwork, Option<Route>)>> {
     proptest::collection::vec((any_prefix(), proptest::option::of(any_route())), 0..6)
 }
 
 fn any_fault() -> impl Strategy<Value = Fault> {
-    let effect = prop_oneof![Just(Effect::Refuse), Just(Effect::DoneUnanswered)];
+    let effect = prop_oneof![Just(Effect::Reject), Just(Effect::LoseAnswer)];
     (proptest::sample::select(Op::ALL.to_vec()), effect, 1..5u32).prop_map(|(op, effect, times)| Fault {
         op,
         effect,
@@ -399,11 +399,11 @@ fn any_fault() -> impl Strategy<Value = Fault> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever is wanted in turn, whatever fails and whoever meddles meanwhile: once faults cease, the kernel holds
-    /// what was wanted last, and what others put there.
+    /// For any sequence of desired states, faults and changes by other programs: without faults, the kernel gets the last
+    /// desired state and keeps the foreign routes.
     #[test]
-    fn when_faults_cease_the_kernel_is_as_wanted(
-        lives in proptest::collection::vec((any_desired(), any::<bool>(), any_meddling()), 1..5),
+    fn without_faults_the_kernel_gets_the_desired_state(
+        steps in proptest::collection::vec((any_desired(), any::<bool>(), any_foreign_changes()), 1..5),
         faults in proptest::collection::vec(any_fault(), 0..6),
         last in any_desired(),
         foreign in proptest::collection::btree_map(any_prefix(), 200..300u32, 0..4),
@@ -418,21 +418,21 @@ proptest! {
             fake.state().faults = faults;
             let mut now = Instant::now();
             let mut reconciler = Reconciler::new(fake.clone());
-            for (desired, may_delete, meddling) in lives {
-                reconciler.want(desired, may_delete);
+            for (desired, may_delete, foreign_changes) in steps {
+                reconciler.set_desired(desired, may_delete);
                 reconciler.run(now).await;
                 now += Duration::from_millis(150);
-                for (prefix, route) in meddling {
+                for (prefix, route) in foreign_changes {
                     let routes = &mut fake.state().actual.routes;
                     match route {
                         Some(route) => routes.insert(prefix, Held::Route(route)),
                         None => routes.remove(&prefix),
                     };
                 }
-                reconciler.look_again(false);
+                reconciler.invalidate(false);
             }
             fake.state().faults.clear();
-            reconciler.want(last.clone(), true);
+            reconciler.set_desired(last.clone(), true);
             let summary = settle(&mut reconciler, &mut now).await;
             assert!(summary.in_sync, "{summary:?}");
             check_end(&fake, &last, &foreign);
@@ -441,23 +441,23 @@ proptest! {
 }
 
 #[tokio::test]
-async fn routes_that_went_with_their_tunnel_are_back_in_the_same_run() {
+async fn routes_deleted_with_their_tunnel_are_restored_in_the_same_run() {
     let fake = Fake::default();
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     reconciler.run(Instant::now()).await;
     fake.state().actual.tunnels.get_mut(&IpFamily::V4).unwrap().form = DeviceForm::Bound;
-    reconciler.look_again(false);
+    reconciler.invalidate(false);
     assert!(reconciler.run(Instant::now()).await.in_sync);
-    check_end(&fake, &wanted(), &BTreeMap::new());
+    check_end(&fake, &desired(), &BTreeMap::new());
 }
 
 #[tokio::test]
-async fn what_waits_for_something_else_does_not_ask_to_be_tried() {
+async fn waiting_changes_have_no_retry_time() {
     let fake = Fake::default();
-    let tunnel = Fault { op: Op::PutTunnel, effect: Effect::Refuse, times: u32::MAX };
-    let guard = Fault { op: Op::PutTable, effect: Effect::Refuse, times: u32::MAX };
+    let tunnel = Fault { op: Op::PutTunnel, effect: Effect::Reject, times: u32::MAX };
+    let guard = Fault { op: Op::PutTable, effect: Effect::Reject, times: u32::MAX };
     fake.state().faults.push(tunnel);
-    let mut reconciler = reconciler(&fake, wanted(), true);
+    let mut reconciler = reconciler(&fake, desired(), true);
     let mut now = Instant::now();
     reconciler.run(now).await;
     fake.state().faults.push(guard);
@@ -465,6 +465,6 @@ async fn what_waits_for_something_else_does_not_ask_to_be_tried() {
     for _ in 0..20 {
         now = reconciler.next_retry().unwrap();
         reconciler.run(now).await;
-        assert!(reconciler.next_retry().unwrap() > now, "or the caller would run again and again");
+        assert!(reconciler.next_retry().unwrap() > now, "otherwise the caller would run again and again");
     }
 }

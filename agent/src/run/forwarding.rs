@@ -1,4 +1,4 @@
-//! The kernel's side of an agent: where next hops are, what should be installed, and the plugin's files.
+//! The forwarding of an agent: segments of next hops, the desired state of the kernel, and the plugin's files.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,34 +14,34 @@ use crate::intent::{Node, Snapshot};
 use crate::kernel::desired::{Desired, Segment};
 use crate::kernel::watch::Hint;
 use crate::kernel::{Kernel, KernelResult};
-use crate::plan::{self, Planned, SegmentVerdict, Underlays};
+use crate::plan::{self, ForwardingPlan, SegmentVerdict, Underlays};
 use crate::reconcile::{Reconciler, Summary};
 
-/// What an agent keeps about its kernel between looks.
+/// The state of forwarding between two syncs.
 pub struct Forwarding<K> {
     reconciler: Reconciler<K>,
     installer: Installer,
     installer_problem: Option<String>,
-    planned: Planned,
+    plan: ForwardingPlan,
     summary: Summary,
     programmings: u64,
     programming_time: Duration,
     segments: BTreeMap<IpAddr, Segment>,
     underlays: Underlays,
-    /// Next hops and addresses have to be looked up anew.
+    /// Set if next hops and addresses have to be looked up again.
     stale: bool,
-    /// Of the last look-ups.
+    /// The problems of the last look-ups.
     lookup_problems: Vec<String>,
 }
 
 impl<K: Kernel> Forwarding<K> {
-    /// For a kernel and the CNI plugin's files; nothing is changed yet.
+    /// Makes the forwarding for a kernel and the CNI plugin's files; changes nothing yet.
     pub fn new(kernel: K, installer: Installer) -> Self {
         Self {
             reconciler: Reconciler::new(kernel),
             installer,
             installer_problem: None,
-            planned: Planned::default(),
+            plan: ForwardingPlan::default(),
             summary: Summary::default(),
             programmings: 0,
             programming_time: Duration::ZERO,
@@ -52,39 +52,39 @@ impl<K: Kernel> Forwarding<K> {
         }
     }
 
-    /// Whether the kernel holds routes of ours: an earlier run left them, and packets follow them.
+    /// Returns whether the kernel has Heliograph's routes, which an earlier run installed.
     ///
     /// # Errors
     /// The kernel can't be read.
-    pub async fn holds_routes(&self) -> KernelResult<bool> {
+    pub async fn has_routes(&self) -> KernelResult<bool> {
         Ok(!self.reconciler.kernel().dump().await?.routes.is_empty())
     }
 
-    /// Takes a hint that the kernel changed.
+    /// Handles a hint that the kernel changed.
     pub fn hint(&mut self, hint: Hint) {
         self.stale |= hint.underlay;
-        self.reconciler.look_again(hint.underlay);
+        self.reconciler.invalidate(hint.underlay);
     }
 
-    /// Looks up everything anew next time, hint or not.
-    pub fn distrust(&mut self) {
-        self.hint(Hint { underlay: true, ours: true });
+    /// Makes the next sync read everything again.
+    pub fn resync(&mut self) {
+        self.hint(Hint { underlay: true, own_objects: true });
     }
 
-    /// When something that failed is to be tried again.
+    /// Returns the time of the next retry.
     pub fn next_retry(&self) -> Option<Instant> {
         self.reconciler.next_retry().map(Instant::from_std)
     }
 
-    /// Makes the kernel hold what it should. `sure`: what is in force is what is wanted now, not what was.
-    pub async fn look(&mut self, snapshot: &Snapshot, node: &str, best: &BestRoutes, sure: bool) {
-        let known = snapshot.nodes.get(node);
-        let addresses = known.map(|node| node.addresses.clone()).unwrap_or_default();
+    /// Reconciles the kernel and updates the plugin's files. `in_sync`: the intent is the present one, not the last good one.
+    pub async fn sync(&mut self, snapshot: &Snapshot, node: &str, best: &BestRoutes, in_sync: bool) {
+        let this = snapshot.nodes.get(node);
+        let addresses = this.map(|node| node.addresses.clone()).unwrap_or_default();
         self.look_up(&addresses, best).await;
-        self.planned = plan::desired(snapshot, node, &best.routes, &self.segments, &self.underlays);
-        // A node that is gone from the intent has nothing to wait for; one that goes by old intent might be back.
-        let may_delete = if known.is_some() { best.synced } else { sure };
-        self.reconciler.want(self.planned.desired.clone(), may_delete);
+        self.plan = plan::desired(snapshot, node, &best.routes, &self.segments, &self.underlays);
+        // Everything of a node that was removed from the intent is deleted, but not because of the last good intent.
+        let may_delete = if this.is_some() { best.synced } else { in_sync };
+        self.reconciler.set_desired(self.plan.desired.clone(), may_delete);
         let start = Instant::now();
         let before = self.summary.changes + self.summary.failures;
         self.summary = self.reconciler.run(start.into_std()).await;
@@ -92,18 +92,18 @@ impl<K: Kernel> Forwarding<K> {
             self.programmings += 1;
             self.programming_time += start.elapsed();
         }
-        self.tell_plugin(snapshot, known, sure);
+        self.update_plugin_files(snapshot, this, in_sync);
     }
 
-    /// Keeps the files through which the CNI plugin and the container runtime know of this node.
-    fn tell_plugin(&mut self, snapshot: &Snapshot, known: Option<&Node>, sure: bool) {
-        let result = match known.filter(|node| !node.pod_cidrs.is_empty()) {
+    /// Writes the files that the CNI plugin and the container runtime read, or removes them.
+    fn update_plugin_files(&mut self, snapshot: &Snapshot, this: Option<&Node>, in_sync: bool) {
+        let result = match this.filter(|node| !node.pod_cidrs.is_empty()) {
             Some(node) => match plan::pod_mtu(snapshot, node, &self.underlays) {
-                Some(mtu) => self.offer(node, mtu),
-                // The address is gone from its interface for a moment, or was never there: what stands stands.
+                Some(mtu) => self.install_plugin_files(node, mtu),
+                // No interface has the address, perhaps for a moment only: the files stay as they are.
                 None => return,
             },
-            None if sure => self.installer.withdraw(),
+            None if in_sync => self.installer.uninstall(),
             None => return,
         };
         let problem = result.err().map(|error| error.to_string());
@@ -113,13 +113,13 @@ impl<K: Kernel> Forwarding<K> {
         self.installer_problem = problem;
     }
 
-    fn offer(&self, node: &Node, mtu: u32) -> Result<bool, CniError> {
+    fn install_plugin_files(&self, node: &Node, mtu: u32) -> Result<bool, CniError> {
         let file = NodeFile::new(&node.name, node.pod_cidrs.clone(), mtu, node.addresses.clone());
         let ready = node.pod_cidrs.iter().all(|cidr| self.reconciler.installed(cidr));
         self.installer.install(&file, ready)
     }
 
-    /// Asks the kernel where the next hops and our own addresses are, as far as that isn't known already.
+    /// Looks up the segments of next hops and the interfaces of the node's addresses, if they are not known or stale.
     async fn look_up(&mut self, addresses: &[IpAddr], best: &BestRoutes) {
         let stale = std::mem::take(&mut self.stale);
         let next_hops = plan::next_hops(&best.routes);
@@ -135,7 +135,7 @@ impl<K: Kernel> Forwarding<K> {
                 Ok(segment) => {
                     self.segments.insert(next_hop, segment);
                 }
-                // What was known stays: a kernel that is short of memory is no reason to drop routes.
+                // The former result stays: routes must not be deleted because the kernel is short of memory.
                 Err(error) => self.failed_lookup(error.to_string()),
             }
         }
@@ -157,53 +157,53 @@ impl<K: Kernel> Forwarding<K> {
     }
 
     fn failed_lookup(&mut self, error: String) {
-        // Asked again at the next look.
+        // Looked up again at the next sync.
         self.stale = true;
         if !self.lookup_problems.contains(&error) {
             self.lookup_problems.push(error);
         }
     }
 
-    /// How the kernel stands.
+    /// Returns the state of the kernel at the last sync.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    /// How often anything had to change in the kernel, and the time that took in all.
+    /// Returns the number of syncs that changed the kernel, and their total time.
     pub fn programmings(&self) -> (u64, Duration) {
         (self.programmings, self.programming_time)
     }
 
-    /// The verdicts on next hops.
+    /// Returns the segment verdicts by next hop.
     pub fn verdicts(&self) -> &BTreeMap<IpAddr, SegmentVerdict> {
-        &self.planned.verdicts
+        &self.plan.verdicts
     }
 
-    /// Why the best route to a prefix is not installed on purpose.
+    /// Returns the reason for which the best route to a prefix must not be installed.
     pub fn rejection(&self, prefix: &IpNetwork) -> Option<&str> {
-        self.planned.refused.get(prefix).map(String::as_str)
+        self.plan.rejected.get(prefix).map(String::as_str)
     }
 
-    /// Whether the kernel holds the route that is wanted to a prefix.
+    /// Returns whether the desired route to a prefix is installed.
     pub fn installed(&self, prefix: &IpNetwork) -> bool {
         self.reconciler.installed(prefix)
     }
 
-    /// Why the CNI plugin and the container runtime don't know of this node.
+    /// Returns the reason for which the plugin's files could not be written.
     pub fn plugin_problem(&self) -> Option<&str> {
         self.installer_problem.as_deref()
     }
 
-    /// What is not as it should be.
+    /// Returns all problems.
     pub fn problems(&self) -> impl Iterator<Item = &String> {
-        self.planned.problems.iter().chain(&self.lookup_problems).chain(&self.installer_problem)
+        self.plan.problems.iter().chain(&self.lookup_problems).chain(&self.installer_problem)
     }
 }
 
-/// Removes everything of ours from a kernel; how it stands then.
+/// Removes Heliograph's objects from a kernel; returns the state after that.
 pub async fn purge<K: Kernel>(kernel: K) -> Summary {
     let mut reconciler = Reconciler::new(kernel);
-    reconciler.want(Desired::default(), true);
+    reconciler.set_desired(Desired::default(), true);
     reconciler.run(Instant::now().into_std()).await
 }
 

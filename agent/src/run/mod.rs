@@ -1,7 +1,7 @@
-//! Where everything is wired together: store, plan, speaker, kernel and status.
+//! The agent: store, plan, speaker, kernel and status connected by one loop.
 //!
-//! One loop looks at all of it and does what is needed, whenever anything hints that something may have changed.
-//! A hint carries nothing: what counts is what a look finds, so a lost or doubled hint does no harm.
+//! After each hint that something may have changed, the loop syncs: it compares everything with the desired state and
+//! applies the differences. A hint has no content, so a lost or repeated hint does no harm.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::kernel::linux::Linux;
 use crate::kernel::preflight::PreflightError;
 use crate::kernel::watch::{Changes, Hint};
 use crate::kernel::{Kernel, KernelError, preflight};
-use crate::plan::{self, Present, SpeakerPlan, TopologyChange};
+use crate::plan::{self, SpeakerPlan, SpeakerState, TopologyChange};
 use crate::status::server::{MAX_CONNECTIONS, Query, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
 use crate::store::{self, View, last_good};
@@ -31,51 +31,51 @@ mod report;
 mod speaker;
 
 use forwarding::Forwarding;
-use speaker::Speech;
+use speaker::AgentSpeaker;
 
-/// Looks are at least this far apart: many hints in a row are one reason to look.
-const BREATH: Duration = Duration::from_millis(20);
-/// There is a look at least this often, whether or not anything hinted.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The time between a hint and the sync, so that hints that belong together cause one sync.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// The interval of syncs that read everything again, without a hint.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the command line says.
+/// The options of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of this node.
+    /// The name of this node.
     pub node: String,
-    /// What this process is.
+    /// The role of this process.
     pub role: Role,
-    /// Where intent comes from.
+    /// The source of intent.
     pub store: Store,
-    /// Where socket, node.json and the last good intent are.
+    /// The folder of the socket, node.json and the last good intent.
     pub run_dir: PathBuf,
-    /// Where the container runtime looks for network configurations.
+    /// The folder in which the container runtime finds network configurations.
     pub cni_conf_dir: PathBuf,
-    /// Where it looks for plugins, if the agent is to put ours there.
+    /// The folder in which the runtime finds plugins, if the agent has to install the plugin there.
     pub cni_bin_dir: Option<PathBuf>,
-    /// Where to tell of health and metrics.
+    /// The addresses that serve health and metrics.
     pub http: Vec<SocketAddr>,
 }
 
-/// Where intent comes from.
+/// The source of intent.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A folder of YAML documents.
     Files(PathBuf),
     /// A Kubernetes API server.
     Kubernetes {
-        /// Where it is and who we are to it.
+        /// Its address and the credentials.
         access: Access,
-        /// Heliograph's namespace; `None`: the one that the pod, or the kubeconfig, is in.
+        /// Heliograph's namespace; `None`: that of the pod or the kubeconfig.
         namespace: Option<String>,
-        /// The folder for what outlives the machine's next start.
+        /// The folder for files that must survive a reboot.
         state_dir: PathBuf,
     },
 }
 
 impl Options {
-    /// Where the last good intent is kept. What a folder held is of use as long as the machine is up; an API server may
-    /// be away when it starts.
+    /// Returns the file of the last good intent. With a folder it is needed only until the machine reboots; an API server may
+    /// be unavailable when the machine starts.
     fn last_good(&self) -> PathBuf {
         match &self.store {
             Store::Files(_) => self.run_dir.join(LAST_GOOD_NAME),
@@ -83,23 +83,23 @@ impl Options {
         }
     }
 
-    /// What to do where there is no intent.
-    fn where_intent_belongs(&self) -> String {
+    /// Returns the remedy for missing intent.
+    fn intent_remedy(&self) -> String {
         match &self.store {
             Store::Files(folder) => {
                 format!("put Node and BGPConfiguration documents into {}", folder.display())
             }
             Store::Kubernetes { .. } => {
-                "see how it stands with the API server (heliograph status, Store)".into()
+                "check the connection to the API server (heliograph status, Store)".into()
             }
         }
     }
 
-    /// Sees that the cluster is told how we stand, if there is one.
-    fn tell_cluster(
+    /// Starts the status writer, if the store is an API server.
+    fn start_status_writer(
         &self,
         report: mpsc::Sender<oneshot::Sender<NodeStatus>>,
-        looks: watch::Receiver<()>,
+        changes: watch::Receiver<()>,
     ) -> Option<watch::Receiver<StatusWriterStatus>> {
         match &self.store {
             Store::Files(_) => None,
@@ -109,11 +109,12 @@ impl Options {
                     let access = access.clone();
                     async move { access.connect().await }
                 };
-                Some(kubernetes::start(self.node.clone(), namespace.clone(), connect, report, looks))
+                Some(kubernetes::start(self.node.clone(), namespace.clone(), connect, report, changes))
             }
         }
     }
 
+    /// Starts the store.
     async fn watch(&self) -> watch::Receiver<Arc<View>> {
         match &self.store {
             Store::Files(folder) => store::files::watch(folder.clone(), self.last_good()).await,
@@ -129,19 +130,19 @@ impl Options {
     }
 }
 
-/// Why an agent does not run.
+/// The reason for which an agent does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The run directory can't be had.
+    /// The run directory can't be used.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// The speaker can't start.
-    #[error("{0}{hint}", hint = where_the_port_stands(.0))]
+    #[error("{0}{hint}", hint = listen_hint(.0))]
     Bgp(#[from] StartError),
     /// This process may not change the kernel.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
-    /// The kernel doesn't answer.
+    /// The kernel can't be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The CNI plugin's files can't be removed.
@@ -149,68 +150,69 @@ pub enum RunError {
     Cni(#[from] CniError),
     /// The last good intent can't be removed.
     #[error(
-        "remove {path}: {source}; see that the folder may be written to, or remove it by hand: there may be passwords in it"
+        "remove {path}: {source}; make its folder writable, or remove the file by hand: it may contain passwords"
     )]
     Kept {
-        /// Its file.
+        /// The file.
         path: PathBuf,
-        /// What came back.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Something of ours could not be removed.
-    #[error("something of Heliograph is left in the kernel:\n{0}")]
+    /// An object of Heliograph could not be removed.
+    #[error("objects of Heliograph are left in the kernel:\n{0}")]
     Left(String),
 }
 
-fn where_the_port_stands(error: &StartError) -> &'static str {
+/// Returns the field to change if the speaker can't listen.
+fn listen_hint(error: &StartError) -> &'static str {
     match error {
-        StartError::Listen { .. } => " (it is spec.listenPort of the BGPConfiguration)",
+        StartError::Listen { .. } => " (the port is spec.listenPort of the BGPConfiguration)",
         _ => "",
     }
 }
 
-/// The file in the run directory that keeps the last good intent.
+/// The name of the file of the last good intent in the run directory.
 pub const LAST_GOOD_NAME: &str = "intent.last-good.yaml";
-/// The same in the state directory, which outlives the machine's next start.
+/// The name of the same file in the state directory, which survives a reboot.
 pub const STATE_NAME: &str = "last-good.yaml";
 
-/// Runs until `stop` is done: then everything stays as it is in the kernel, and peers are left to wait for our return
+/// Runs until `stop` is done. Then the kernel stays as it is, and peers keep their routes for the restart time
 /// (RFC 4724 §4.2).
 ///
 /// # Errors
-/// Why it can't run at all; what can be lived with is in the status instead.
+/// The reason for which the agent can't run. Other problems are in the status.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     if options.role == Role::Reflector {
-        return attend::<Linux>(options, None, stop).await;
+        return start::<Linux>(options, None, stop).await;
     }
     preflight()?;
     let kernel = Linux::open()?;
-    // First the hints, then the look, so that nothing falls between.
+    // Subscribe before the first dump, so that no change is missed.
     let changes = kernel.changes()?;
-    attend(options, Some((kernel, changes)), stop).await
+    start(options, Some((kernel, changes)), stop).await
 }
 
-/// Removes everything of ours from this node's kernel, the plugin's files, and the last good intent: there may be
-/// passwords in it, and it would revive this network in the next cluster.
+/// Removes Heliograph's objects from this node's kernel, the plugin's files, and the last good intent: it may contain
+/// passwords, and it would be used again in the next cluster.
 ///
 /// # Errors
 /// An agent runs, or something could not be removed.
 pub async fn cleanup(run_dir: &Path, state_dir: &Path, cni_conf_dir: &Path) -> Result<(), RunError> {
     let _taken = RunDir::take(run_dir)?;
     preflight()?;
-    // First of all nobody is to put new pods here.
-    Installer::new(run_dir, cni_conf_dir).withdraw()?;
-    let forgotten = forget(run_dir, state_dir);
+    // First, so that the runtime starts no new pods here.
+    Installer::new(run_dir, cni_conf_dir).uninstall()?;
+    let removed = remove_last_good(run_dir, state_dir);
     let summary = forwarding::purge(Linux::open()?).await;
     if summary.errors.is_empty() && summary.routes == 0 {
-        return forgotten;
+        return removed;
     }
     let lines: Vec<_> =
         summary.errors.iter().map(|e| format!("{}: {}; {}", e.what, e.error, e.remedy)).collect();
     Err(RunError::Left(lines.join("\n")))
 }
 
-fn forget(run_dir: &Path, state_dir: &Path) -> Result<(), RunError> {
+fn remove_last_good(run_dir: &Path, state_dir: &Path) -> Result<(), RunError> {
     for path in [run_dir.join(LAST_GOOD_NAME), state_dir.join(STATE_NAME)] {
         if last_good::remove(&path).map_err(|source| RunError::Kept { path: path.clone(), source })? {
             tracing::info!(path = %path.display(), "removed");
@@ -219,7 +221,8 @@ fn forget(run_dir: &Path, state_dir: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
-async fn attend<K: Kernel>(
+/// Starts everything and runs the loop. Without a kernel it is a stand-alone reflector.
+async fn start<K: Kernel>(
     options: Options,
     kernel: Option<(K, Changes)>,
     stop: impl Future<Output = ()>,
@@ -230,22 +233,22 @@ async fn attend<K: Kernel>(
     let (report, reports) = mpsc::channel(1);
     let (probe, probes) = mpsc::channel(1);
     let sources = http::Sources { status: report.clone(), waiting_for: probe };
-    let doors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
-    let (looked, looks) = watch::channel(());
-    let status_writer = options.tell_cluster(report, looks);
+    let http_errors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
+    let (synced, changes) = watch::channel(());
+    let status_writer = options.start_status_writer(report, changes);
     let (forwarding, hints) = match kernel {
-        Some((kernel, changes)) => {
+        Some((kernel, hints)) => {
             let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
             if let Some(folder) = &options.cni_bin_dir {
-                installer = installer.with_plugin(cni::plugin_beside_us(), folder);
+                installer = installer.with_plugin(cni::bundled_plugin(), folder);
             }
-            (Some(Forwarding::new(kernel, installer)), Some(changes))
+            (Some(Forwarding::new(kernel, installer)), Some(hints))
         }
         None => (None, None),
     };
     let restarting = match &forwarding {
-        Some(forwarding) => forwarding.holds_routes().await?,
-        // Nothing is forwarded here, so nothing was lost; that there was an earlier run shows by what it left.
+        Some(forwarding) => forwarding.has_routes().await?,
+        // A reflector has no routes in the kernel; the file shows that there was an earlier run.
         None => options.last_good().exists(),
     };
     let views = options.watch().await;
@@ -253,165 +256,171 @@ async fn attend<K: Kernel>(
         options,
         started: Instant::now(),
         view: Arc::default(),
-        speaking: None,
+        plan: None,
         topology_change: TopologyChange::default(),
-        speech: Speech::default(),
+        speaker: AgentSpeaker::default(),
         restarting,
         best: BestRoutes::default(),
         forwarding,
-        was_known: None,
+        was_in_intent: None,
         changed_at: None,
-        waiting_for: vec!["the first look".into()],
-        doors,
+        waiting_for: vec!["the first sync".into()],
+        http_errors,
         status_writer,
-        looked,
+        synced,
     };
-    let asked = Asked { questions, reports, probes };
-    let result = agent.attend(views, asked, hints, stop).await;
-    agent.speech.stop(Stop::Silent).await;
+    let requests = Requests { questions, reports, probes };
+    let result = agent.run(views, requests, hints, stop).await;
+    agent.speaker.stop(Stop::Silent).await;
     result
 }
 
-/// The agent between two looks: what it found and did at the last one.
+/// The state of the agent between two syncs.
 struct Agent<K> {
     options: Options,
     started: Instant,
     view: Arc<View>,
-    speaking: Option<SpeakerPlan>,
+    /// The plan that the speaker uses.
+    plan: Option<SpeakerPlan>,
     topology_change: TopologyChange,
-    speech: Speech,
-    /// There was an earlier run, by whose routes packets still go: peers are asked to keep theirs (RFC 4724 §4.1).
+    speaker: AgentSpeaker,
+    /// Set if the kernel still has the routes of an earlier run: then peers are asked to keep theirs (RFC 4724 §4.1).
     restarting: bool,
     best: BestRoutes,
     /// `None` for a reflector.
     forwarding: Option<Forwarding<K>>,
-    was_known: Option<bool>,
-    /// When the intent in force last changed.
+    /// Set if this node was in the intent at the last sync; `None`: there was no intent.
+    was_in_intent: Option<bool>,
+    /// The time of the last change of the intent in force.
     changed_at: Option<SystemTime>,
-    /// What the first sync waits for; once nothing is missing, nothing ever is again.
+    /// The conditions that the first sync still waits for. Once it is empty, it stays empty.
     waiting_for: Vec<String>,
-    /// The addresses of health and metrics.
-    doors: Vec<http::ListenError>,
-    /// What is told to the cluster, if there is one.
+    /// The errors of the addresses that serve health and metrics.
+    http_errors: Vec<http::ListenError>,
+    /// The state of the status writer, if there is one.
     status_writer: Option<watch::Receiver<StatusWriterStatus>>,
-    /// Hints that the status may have changed.
-    looked: watch::Sender<()>,
+    /// Notifies of syncs: the status may have changed.
+    synced: watch::Sender<()>,
 }
 
-/// Those who want to know how we stand.
-struct Asked {
-    /// People, by the socket.
+/// The sources of requests for the status.
+struct Requests {
+    /// Requests by the socket.
     questions: mpsc::Receiver<Query>,
-    /// Scrapers, and the writer of objects in the cluster.
+    /// Requests of metrics scrapers and of the status writer.
     reports: mpsc::Receiver<oneshot::Sender<NodeStatus>>,
-    /// Probes of readiness.
+    /// Readiness probes.
     probes: mpsc::Receiver<oneshot::Sender<Vec<String>>>,
 }
 
 impl<K: Kernel> Agent<K> {
-    /// The loop.
-    async fn attend(
+    /// Runs the loop.
+    async fn run(
         &mut self,
         mut views: watch::Receiver<Arc<View>>,
-        mut asked: Asked,
+        mut requests: Requests,
         mut hints: Option<Changes>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::pin!(stop);
-        let mut look_at = Instant::now();
-        let mut distrust_at = look_at + LOOK_EVERY;
+        let mut next_sync = Instant::now();
+        let mut next_resync = next_sync + RESYNC_INTERVAL;
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
-                () = sleep_until(look_at) => {
-                    if Instant::now() >= distrust_at {
-                        distrust_at = Instant::now() + LOOK_EVERY;
-                        self.forwarding.iter_mut().for_each(Forwarding::distrust);
+                () = sleep_until(next_sync) => {
+                    if Instant::now() >= next_resync {
+                        next_resync = Instant::now() + RESYNC_INTERVAL;
+                        self.forwarding.iter_mut().for_each(Forwarding::resync);
                     }
                     let view = views.borrow_and_update().clone();
                     if view.generation != self.view.generation {
                         self.changed_at = Some(SystemTime::now());
                     }
                     self.view = view;
-                    self.look().await?;
+                    self.sync().await?;
                     self.note_first_sync();
-                    look_at = self.next_look(distrust_at);
-                    self.looked.send_replace(());
+                    next_sync = self.next_sync(next_resync);
+                    self.synced.send_replace(());
                 }
-                Ok(()) = views.changed() => look_at = soon(look_at),
-                () = self.speech.changed() => look_at = soon(look_at),
+                Ok(()) = views.changed() => next_sync = debounced(next_sync),
+                () = self.speaker.changed() => next_sync = debounced(next_sync),
                 hint = next_hint(&mut hints) => {
                     if let Some(forwarding) = &mut self.forwarding {
                         forwarding.hint(hint);
                     }
-                    look_at = soon(look_at);
+                    next_sync = debounced(next_sync);
                 }
-                Some(question) = asked.questions.recv() => self.answer(question).await,
-                Some(answer) = asked.reports.recv() => {
-                    // Whoever asked may have gone.
+                Some(question) = requests.questions.recv() => self.answer(question).await,
+                Some(answer) = requests.reports.recv() => {
+                    // The requester may have gone.
                     let _ = answer.send(self.status().await);
                 }
-                Some(answer) = asked.probes.recv() => drop(answer.send(self.waiting_for.clone())),
+                Some(answer) = requests.probes.recv() => drop(answer.send(self.waiting_for.clone())),
             }
         }
     }
 
-    /// When to look again even if nothing hints at anything.
-    fn next_look(&self, regular: Instant) -> Instant {
+    /// Returns the time of the next sync if there is no hint.
+    fn next_sync(&self, regular: Instant) -> Instant {
         let now = Instant::now();
         let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
-        let leaves = self.topology_change.next_look(now.into_std()).map(Instant::from_std);
-        [retry, leaves].into_iter().flatten().map(|at| at.max(now + BREATH)).fold(regular, Instant::min)
+        let check = self.topology_change.next_check(now.into_std()).map(Instant::from_std);
+        [retry, check].into_iter().flatten().map(|at| at.max(now + DEBOUNCE)).fold(regular, Instant::min)
     }
 
-    /// Looks at everything and does what is needed.
-    async fn look(&mut self) -> Result<(), RunError> {
+    /// Compares everything with the desired state and applies the differences.
+    async fn sync(&mut self) -> Result<(), RunError> {
         let Some(snapshot) = self.view.snapshot.clone() else {
-            self.tell_once(None);
+            self.log_intent(None);
             return Ok(());
         };
-        let known = snapshot.nodes.contains_key(&self.options.node);
-        self.tell_once(Some(known));
-        let wanted = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
-        let (snapshot, speaking) = self.hand_over(&snapshot, wanted).await;
-        self.speak(&snapshot, &speaking, known).await?;
-        self.speaking = Some(speaking);
-        self.best = self.speech.best_routes().await;
+        let in_intent = snapshot.nodes.contains_key(&self.options.node);
+        self.log_intent(Some(in_intent));
+        let plan = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
+        let (snapshot, plan) = self.update_topology(&snapshot, plan).await;
+        self.update_speaker(&snapshot, &plan, in_intent).await?;
+        self.plan = Some(plan);
+        self.best = self.speaker.best_routes().await;
         if let Some(forwarding) = &mut self.forwarding {
-            forwarding.look(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
+            forwarding.sync(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
         }
         Ok(())
     }
 
-    /// What is wanted, and beside it for a while what was wanted before.
-    async fn hand_over(
+    /// Returns the snapshot and the plan with what is retained during a topology change.
+    async fn update_topology(
         &mut self,
         snapshot: &Arc<Snapshot>,
-        wanted: SpeakerPlan,
+        plan: SpeakerPlan,
     ) -> (Arc<Snapshot>, SpeakerPlan) {
         let was_active = self.topology_change.active();
         let now = Instant::now().into_std();
-        let sessions = if was_active { self.speech.sessions().await } else { Vec::new() };
+        let sessions = if was_active { self.speaker.sessions().await } else { Vec::new() };
         let up = sessions.iter().filter(|session| session.state == SessionState::Established);
         let established = up.map(|session| session.address).collect();
-        // Many, in a large cluster.
-        let due = self.topology_change.due(&wanted, &established, now);
-        let paths = if due { self.speech.paths().await } else { Vec::new() };
+        // A large cluster has many paths, so they are fetched only when they are needed.
+        let due = self.topology_change.due(&plan, &established, now);
+        let paths = if due { self.speaker.paths().await } else { Vec::new() };
         let paths = paths.iter().filter(|path| !path.stale).map(|path| (path.prefix, path.peer)).collect();
-        let present = Present { established, paths };
-        let both = self.topology_change.follow(&self.options.node, snapshot, wanted, &present, now);
+        let state = SpeakerState { established, paths };
+        let merged = self.topology_change.update(&self.options.node, snapshot, plan, &state, now);
         match (was_active, self.topology_change.active()) {
             (false, true) => {
-                tracing::info!("other sessions between nodes are wanted: the old ones stay meanwhile")
+                tracing::info!(
+                    "the topology changes: old sessions are retained until the new ones are established"
+                )
             }
-            (true, false) => tracing::info!("the new sessions between nodes have taken over"),
+            (true, false) => {
+                tracing::info!("the topology change is complete: the new sessions have replaced the old ones")
+            }
             _ => {}
         }
-        both
+        merged
     }
 
-    /// Says in the log when the first sync is done.
+    /// Updates the conditions of the first sync, and logs when it is done.
     fn note_first_sync(&mut self) {
         if self.waiting_for.is_empty() {
             return;
@@ -422,29 +431,29 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Sees that the speaker is what it should be. One that isn't needed yet isn't started: nobody would get through.
-    async fn speak(
+    /// Applies the plan to the speaker. A speaker without neighbors isn't started.
+    async fn update_speaker(
         &mut self,
         snapshot: &Snapshot,
-        speaking: &SpeakerPlan,
-        known: bool,
+        plan: &SpeakerPlan,
+        in_intent: bool,
     ) -> Result<(), RunError> {
-        if !known && !self.speech.running() {
+        if !in_intent && !self.speaker.running() {
             return Ok(());
         }
         let listen = speaker::listen_addresses(snapshot, &self.options.node);
-        self.speech.be(&speaking.config, listen, self.restarting).await?;
+        self.speaker.apply(&plan.config, listen, self.restarting).await?;
         Ok(())
     }
 
-    /// Says in the log when the node becomes known or unknown.
-    fn tell_once(&mut self, known: Option<bool>) {
-        if self.was_known == known && known.is_some() {
+    /// Logs when the node is added to the intent or removed from it; `None`: there is no intent.
+    fn log_intent(&mut self, in_intent: Option<bool>) {
+        if self.was_in_intent == in_intent && in_intent.is_some() {
             return;
         }
-        match known {
-            None if self.was_known.is_none() => {
-                tracing::warn!("no intent yet: {}", self.options.where_intent_belongs());
+        match in_intent {
+            None if self.was_in_intent.is_none() => {
+                tracing::warn!("no intent yet: {}", self.options.intent_remedy());
             }
             None => {}
             Some(true) => tracing::info!(node = self.options.node, "this node is in the intent"),
@@ -453,22 +462,24 @@ impl<K: Kernel> Agent<K> {
                 "this node is not in the intent: no sessions, no routes; add a Node of this name"
             ),
         }
-        self.was_known = known.or(self.was_known);
+        self.was_in_intent = in_intent.or(self.was_in_intent);
     }
 }
 
-/// Soon, but not at once: what else happens in this moment is seen by the same look.
-fn soon(planned: Instant) -> Instant {
-    planned.min(Instant::now() + BREATH)
+/// Returns the time of the next sync after a hint.
+fn debounced(planned: Instant) -> Instant {
+    planned.min(Instant::now() + DEBOUNCE)
 }
 
-/// The next hint of the kernel; for ever without one. A subscription that broke off is an end to hints, not to looks.
+/// Waits for the next hint of the kernel, for ever if there is no subscription. If the subscription ends, resyncs continue.
 async fn next_hint(hints: &mut Option<Changes>) -> Hint {
     if let Some(changes) = hints {
         if let Some(hint) = changes.next().await {
             return hint;
         }
-        tracing::warn!("the kernel tells of no more changes: it is looked at every {LOOK_EVERY:?}");
+        tracing::warn!(
+            "the subscription to the kernel's changes ended: the agent reads the kernel every {RESYNC_INTERVAL:?}"
+        );
         *hints = None;
     }
     std::future::pending().await

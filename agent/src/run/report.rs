@@ -13,7 +13,6 @@ use super::Agent;
 use crate::api::{ObjectKind, ObjectRef};
 use crate::kernel::{IpFamily, Kernel};
 use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
-use crate::status::kubernetes::is_node;
 use crate::status::server::{Query, Subject};
 use crate::status::{
     BfdStatus, Disposition, Document, IntentStatus, KernelFault, KernelStatus, List, NextHopStatus,
@@ -32,7 +31,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     pub(super) async fn status(&self) -> NodeStatus {
-        let sessions = self.speech.sessions().await;
+        let sessions = self.speaker.sessions().await;
         NodeStatus {
             node: self.options.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -68,7 +67,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn session(&self, session: &SessionReport) -> SessionStatus {
-        let roles = self.speaking.as_ref().map(|speaking| &speaking.roles);
+        let roles = self.plan.as_ref().map(|plan| &plan.roles);
         let role = roles.and_then(|roles| roles.get(&session.address)).copied();
         let role = role.unwrap_or(NeighborRole::Mesh);
         SessionStatus {
@@ -96,7 +95,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Returns the generation of a BGPPeer that is in force.
     fn peer_generation(&self, name: &str, role: NeighborRole) -> Option<i64> {
-        if is_node(role) {
+        if role.is_node() {
             return None;
         }
         let object = ObjectRef::new(ObjectKind::BGPPeer, name);
@@ -144,14 +143,14 @@ impl<K: Kernel> Agent<K> {
             return Disposition::Rejected;
         }
         let verdict = forwarding.verdicts().get(&next_hop);
-        verdict.map_or(Disposition::Unreachable, |verdict| verdict.verdict.into())
+        verdict.map_or(Disposition::Unreachable, |verdict| verdict.reachability.into())
     }
 
     /// Returns the conditions that the first sync waits for: routes are not complete, or pods can't be attached yet.
     pub(super) fn missing(&self) -> Vec<String> {
         let node = &self.options.node;
         let Some(snapshot) = &self.view.snapshot else {
-            return vec![format!("intent: {}", self.options.where_intent_belongs())];
+            return vec![format!("intent: {}", self.options.intent_remedy())];
         };
         let Some(this) = snapshot.nodes.get(node) else {
             return vec![format!("a Node named {node}")];
@@ -179,7 +178,7 @@ impl<K: Kernel> Agent<K> {
         let status = |verdict: &SegmentVerdict| NextHopStatus {
             node: verdict.node.clone(),
             address: verdict.next_hop,
-            reachability: verdict.verdict,
+            reachability: verdict.reachability,
             reason: verdict.reason.clone(),
         };
         verdicts.map(status).collect()
@@ -188,17 +187,17 @@ impl<K: Kernel> Agent<K> {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.view.snapshot.is_none() {
-            problems.push(format!("there is no intent: {}", self.options.where_intent_belongs()));
+            problems.push(format!("there is no intent: {}", self.options.intent_remedy()));
         }
         problems.extend(self.view.problems.iter().cloned());
         let store = self.view.connection.as_ref().filter(|connection| !connection.connected);
         problems.extend(store.and_then(|connection| connection.last_error.clone()));
-        problems.extend(self.doors.iter().filter_map(|door| door.borrow().clone()));
+        problems.extend(self.http_errors.iter().filter_map(|error| error.borrow().clone()));
         problems.extend(
             self.status_writer.iter().filter_map(|status_writer| status_writer.borrow().error.clone()),
         );
-        problems.extend(self.speech.problem().map(str::to_string));
-        problems.extend(self.speaking.iter().flat_map(|speaking| speaking.problems.iter().cloned()));
+        problems.extend(self.speaker.problem().map(str::to_string));
+        problems.extend(self.plan.iter().flat_map(|plan| plan.problems.iter().cloned()));
         if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {
             for address in super::speaker::absent_addresses(snapshot, &self.options.node) {
                 problems.push(format!(
@@ -213,7 +212,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     async fn routes(&self) -> Vec<RouteStatus> {
-        self.speech.paths().await.iter().map(|path| self.route(path)).collect()
+        self.speaker.paths().await.iter().map(|path| self.route(path)).collect()
     }
 
     fn route(&self, path: &PathReport) -> RouteStatus {
@@ -258,8 +257,8 @@ impl<K: Kernel> Agent<K> {
             return (None, false, Some(reason.into()));
         }
         let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
-        let unreachable = (verdict.verdict == Reachability::Unreachable).then(|| verdict.reason.clone());
-        (Some(verdict.verdict), forwarding.installed(prefix), unreachable)
+        let unreachable = (verdict.reachability == Reachability::Unreachable).then(|| verdict.reason.clone());
+        (Some(verdict.reachability), forwarding.installed(prefix), unreachable)
     }
 }
 

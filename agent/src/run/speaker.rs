@@ -1,26 +1,29 @@
-//! The BGP speaker of an agent: started when first needed, told what to be, started anew if its port changes.
+//! The BGP speaker of an agent: started when it is first needed, reconfigured, and restarted if its port changes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use heliograph_bgp::Config;
 use heliograph_bgp::io::{self, BestRoutes, Handle, Options, SetConfigError, StartError, Stop};
 use heliograph_bgp::report::{PathReport, SessionReport};
+use heliograph_cni::IpFamily;
 use tokio::sync::watch;
 
 use crate::intent::Snapshot;
 
-/// Where to listen: on all addresses of the families the node has. Strangers are turned away by the speaker, and an
-/// address that isn't up yet keeps nothing from starting.
+/// Returns the addresses to listen on: all of the families that the node has. The speaker rejects connections of other
+/// hosts than neighbors, and the start doesn't depend on an address that isn't up yet.
 pub fn listen_addresses(snapshot: &Snapshot, node: &str) -> Vec<SocketAddr> {
     let port = snapshot.configuration.listen_port;
     let Some(node) = snapshot.nodes.get(node) else { return Vec::new() };
-    let all: [(bool, IpAddr); 2] =
-        [(true, Ipv4Addr::UNSPECIFIED.into()), (false, Ipv6Addr::UNSPECIFIED.into())];
-    let present = all.into_iter().filter(|(v4, _)| node.address(*v4).is_some());
-    present.map(|(_, address)| SocketAddr::new(address, port)).collect()
+    let families = IpFamily::ALL.into_iter().filter(|family| node.address(*family).is_some());
+    let any = |family| match family {
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    families.map(|family| SocketAddr::new(any(family), port)).collect()
 }
 
-/// The node's addresses that this machine doesn't have: sessions from them can't be.
+/// Returns the node's addresses that no interface of this machine has: no session can use them.
 pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
     let Some(node) = snapshot.nodes.get(node) else { return Vec::new() };
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
@@ -34,9 +37,9 @@ pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
     node.addresses.iter().copied().filter(|address| !present.contains(address)).collect()
 }
 
-/// The speaker, once there is one.
+/// The speaker, if it is started.
 #[derive(Debug, Default)]
-pub struct Speech {
+pub struct AgentSpeaker {
     running: Option<Running>,
     problem: Option<String>,
     /// A speaker ran before and ended by itself: the next one is a restart.
@@ -51,22 +54,22 @@ struct Running {
     config: Config,
 }
 
-impl Speech {
-    /// Whether there is a speaker.
+impl AgentSpeaker {
+    /// Returns whether the speaker is started.
     pub fn running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// What keeps the speaker from being what it should be.
+    /// Returns the reason for which the last plan could not be applied.
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// Makes the speaker what it should be. `restarting`: the kernel forwards by routes of an earlier run.
+    /// Starts or reconfigures the speaker. `restarting`: the kernel still has the routes of an earlier run.
     ///
     /// # Errors
-    /// The first start fails. Later trouble is a [`Speech::problem`]: what runs goes on.
-    pub async fn be(
+    /// The first start failed. A later failure is a [`AgentSpeaker::problem`], and the speaker continues as before.
+    pub async fn apply(
         &mut self,
         config: &Config,
         listen: Vec<SocketAddr>,
@@ -78,9 +81,9 @@ impl Speech {
             return Ok(());
         };
         self.problem = None;
-        // A node that is gone from the intent listens where it did: there is nowhere better to know of.
+        // A node that was removed from the intent has no addresses: the speaker keeps listening where it did.
         if running.listen != listen && !listen.is_empty() {
-            // Silent, and restarting: to the peers it is a short absence (RFC 4724).
+            // Silent, and restarting: peers keep the routes meanwhile (RFC 4724).
             let former = (running.config.clone(), running.listen.clone());
             running.handle.clone().stop(Stop::Silent).await;
             match Running::start(config, listen, true).await {
@@ -98,15 +101,14 @@ impl Speech {
                 Ok(()) => running.config = config.clone(),
                 Err(SetConfigError::Stopped(_)) => self.note_end(),
                 Err(error) => {
-                    self.problem =
-                        Some(format!("the BGP speaker goes on with what it was told before: {error}"))
+                    self.problem = Some(format!("the BGP speaker keeps its former configuration: {error}"))
                 }
             }
         }
         Ok(())
     }
 
-    /// Waits until sessions or routes may have changed; for ever without a speaker.
+    /// Waits until sessions or routes may have changed, for ever without a speaker.
     pub async fn changed(&mut self) {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         if running.changes.changed().await.is_err() {
@@ -114,7 +116,7 @@ impl Speech {
         }
     }
 
-    /// Notes that the speaker ended by itself, which happens only after a panic in its task; [`Self::be`] starts another.
+    /// Notes that the speaker ended by itself, which happens only after a panic in its task; [`Self::apply`] starts another.
     fn note_end(&mut self) {
         tracing::error!(
             "the BGP speaker has stopped by itself and is started again: please report this as a bug"
@@ -132,7 +134,7 @@ impl Speech {
         }
     }
 
-    /// All sessions.
+    /// Returns all sessions.
     pub async fn sessions(&self) -> Vec<SessionReport> {
         match &self.running {
             Some(running) => running.handle.sessions().await.unwrap_or_default(),
@@ -140,7 +142,7 @@ impl Speech {
         }
     }
 
-    /// All paths.
+    /// Returns all paths.
     pub async fn paths(&self) -> Vec<PathReport> {
         match &self.running {
             Some(running) => running.handle.paths().await.unwrap_or_default(),

@@ -128,6 +128,7 @@ pub struct IntentStatus {
 #[serde(rename_all = "camelCase")]
 pub struct RouteCount {
     /// The address family.
+    #[serde(with = "crate::names")]
     pub family: IpFamily,
     /// The use that the agent makes of the routes.
     pub disposition: Disposition,

@@ -1,4 +1,4 @@
-//! A private network namespace for a test, with the real `ip` and `nft` to look at it from outside our own code.
+//! A private network namespace for a test, with the real `ip` and `nft` to check it independently of the tested code.
 #![allow(dead_code, missing_docs)]
 
 pub mod place;
@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Runs a test in a network namespace of its own, on a thread of its own: a namespace belongs to a thread, and /proc,
-/// netlink and child processes follow the thread that uses them. Needs root; without it the test fails and says so.
+/// Runs a test in its own network namespace, on its own thread: a namespace belongs to a thread, and /proc, netlink and
+/// child processes use that of their thread. Needs root; without it the test fails with a clear message.
 pub fn in_namespace<F, T>(test: F)
 where
     F: FnOnce() -> T + Send + 'static,
@@ -39,17 +39,17 @@ pub fn sh(command: &str) -> String {
     text(&output.stdout)
 }
 
-/// Two connected interfaces: `up0` with addresses of the underlay, and its other end, both up.
+/// Creates two connected interfaces: `up0` with addresses of the underlay, and its peer, both up.
 pub fn underlay() -> u32 {
     sh("ip link add up0 type veth peer name up1 && ip link set up1 up && ip link set up0 up");
     sh("ip address add 192.0.2.1/24 dev up0");
     sh("ip -6 address add 2001:db8::1/64 dev up0 nodad");
-    sh(&once_ours("2001:db8::1"));
+    sh(&once_local("2001:db8::1"));
     index("up0")
 }
 
-/// A shell command that waits until an IPv6 address is in force: the kernel takes it, and makes the route to it later.
-pub fn once_ours(address: &str) -> String {
+/// Returns a shell command that waits until an IPv6 address is usable: the kernel adds the route to it later.
+pub fn once_local(address: &str) -> String {
     let look = format!("ip -6 route show table local | grep -q 'local {address} '");
     format!("for i in $(seq 500); do if {look}; then exit; fi; sleep 0.01; done; exit 1")
 }
@@ -88,16 +88,16 @@ pub fn with_tunnel4(mut desired: Desired, local: &str, sources: &[&str]) -> Desi
     desired
 }
 
-/// Reads the kernel anew and brings it to `desired`, everything else of ours gone.
-pub async fn bring(reconciler: &mut Reconciler<Linux>, desired: &Desired) -> Summary {
-    reconciler.want(desired.clone(), true);
-    reconciler.look_again(true);
+/// Reads the kernel again and applies `desired`; deletes all other objects of Heliograph.
+pub async fn apply(reconciler: &mut Reconciler<Linux>, desired: &Desired) -> Summary {
+    reconciler.set_desired(desired.clone(), true);
+    reconciler.invalidate(true);
     reconciler.run(Instant::now()).await
 }
 
-/// The same, which must succeed.
-pub async fn bring_in_sync(reconciler: &mut Reconciler<Linux>, desired: &Desired) {
-    let summary = bring(reconciler, desired).await;
+/// Calls [`apply`], which must succeed.
+pub async fn apply_in_sync(reconciler: &mut Reconciler<Linux>, desired: &Desired) {
+    let summary = apply(reconciler, desired).await;
     assert!(
         summary.in_sync,
         "{summary:#?}\n{}",
@@ -105,11 +105,11 @@ pub async fn bring_in_sync(reconciler: &mut Reconciler<Linux>, desired: &Desired
     );
 }
 
-/// Waits until the condition holds, or fails after some seconds.
+/// Waits until the condition holds; fails after some seconds.
 pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition().await {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timeout: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

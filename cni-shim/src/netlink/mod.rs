@@ -1,6 +1,5 @@
-//! The kernel's network through blocking rtnetlink sockets, one in each of the two namespaces.
+//! The implementation of [`Net`] by blocking rtnetlink sockets, one in each of the two namespaces.
 
-mod codec;
 mod requests;
 mod socket;
 
@@ -10,19 +9,20 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
-use self::codec::Message;
 use self::socket::{NetlinkError, Socket};
+use crate::IpFamily;
+use crate::codec::Message;
 use crate::namespace::Namespace;
 use crate::net::{Link, Mac, Net, NetError, Route, Side};
 use crate::plan::Step;
 
-/// The kernel the plugin runs on.
+/// The kernel that the plugin runs on.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     host: Socket,
     pod: Option<Pod>,
-    /// Numbers of interfaces met while carrying out steps. Every look-up waits for the kernel's one lock on
-    /// interfaces, which a node that deletes pods holds for long.
+    /// The indices of interfaces that steps have used. Each look-up waits for the kernel's lock on interfaces, which is
+    /// held for long while pods are deleted.
     indexes: BTreeMap<(Side, String), u32>,
 }
 
@@ -33,13 +33,13 @@ struct Pod {
 }
 
 impl Kernel {
-    /// For verbs that need the host's namespace only.
+    /// Opens the host's namespace only, for verbs that need no other.
     pub fn host_only() -> Result<Self, NetError> {
         let host = Socket::open().map_err(|e| NetError::new("open a netlink socket", e))?;
         Ok(Self { host, pod: None, indexes: BTreeMap::new() })
     }
 
-    /// For verbs that need the pod's namespace too. The outer error says what is wrong with `netns`.
+    /// Opens the host's and the pod's namespace. The outer error is that of opening `netns`.
     pub fn with_pod(netns: &Path) -> io::Result<Result<Self, NetError>> {
         let namespace = Namespace::open(netns)?;
         let socket = namespace.enter(Socket::open)?;
@@ -61,15 +61,15 @@ impl Kernel {
         })
     }
 
-    fn ask(&mut self, side: Side, message: Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    fn request(&mut self, side: Side, message: Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         self.socket(side)?.request(message)
     }
 
     fn find(&mut self, side: Side, name: &str) -> Result<Option<Link>, NetlinkError> {
-        match self.ask(side, requests::get_link(name)) {
+        match self.request(side, requests::get_link(name)) {
             Ok(payloads) => Ok(payloads.iter().find_map(|payload| requests::read_link(payload))),
-            Err(refusal) if refusal.errno() == libc::ENODEV => Ok(None),
-            Err(refusal) => Err(refusal),
+            Err(error) if error.errno() == libc::ENODEV => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -83,23 +83,32 @@ impl Kernel {
         Ok(link.index)
     }
 
-    fn set_sysctl(&mut self, side: Side, path: &str, value: &str) -> io::Result<()> {
-        // /proc/sys/net shows the namespace of the thread that looks.
+    fn set_sysctl(
+        &mut self,
+        side: Side,
+        family: IpFamily,
+        interface: &str,
+        key: &str,
+        value: &str,
+    ) -> io::Result<()> {
+        // A name may contain a dot, so this is a path and not a sysctl's name that is translated.
+        let path = format!("/proc/sys/net/{}/conf/{interface}/{key}", family.sysctl());
+        // /proc/sys/net shows the namespace of the thread that opens it.
         let written = match side {
-            Side::Host => write_sysctl(path, value),
-            Side::Pod => self.pod()?.namespace.enter(|| write_sysctl(path, value))?,
+            Side::Host => write_sysctl(&path, value),
+            Side::Pod => self.pod()?.namespace.enter(|| write_sysctl(&path, value))?,
         };
         match written {
-            // A kernel without IPv6 has nothing to be told about it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && path.contains("/ipv6/") => Ok(()),
+            // A kernel without IPv6 has no sysctls for it, and needs none.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && family == IpFamily::V6 => Ok(()),
             other => other,
         }
     }
 
-    fn carry_out(&mut self, step: &Step) -> Result<(), NetlinkError> {
+    fn execute(&mut self, step: &Step) -> Result<(), NetlinkError> {
         let (side, message) = match step {
             Step::Sysctl { side, interface, family, key, value } => {
-                return Ok(self.set_sysctl(*side, &sysctl_path(family, interface, key), value)?);
+                return Ok(self.set_sysctl(*side, *family, interface, key, value)?);
             }
             Step::CreateVeth(veth) => {
                 let netns = self.pod()?.namespace.as_raw_fd();
@@ -115,39 +124,34 @@ impl Kernel {
             Step::DefaultRoute { interface, gateway } => {
                 (Side::Pod, requests::add_default_route(self.index(Side::Pod, interface)?, *gateway))
             }
-            Step::Neighbour { side, interface, address, mac } => {
-                (*side, requests::add_neighbour(self.index(*side, interface)?, *address, *mac))
+            Step::Neighbor { side, interface, address, mac } => {
+                (*side, requests::add_neighbor(self.index(*side, interface)?, *address, *mac))
             }
         };
-        self.ask(side, message).map(drop)
+        self.request(side, message).map(drop)
     }
 }
 
-/// Where the kernel shows a per-interface setting. A name may hold a dot, so the path is made, not translated.
-fn sysctl_path(family: &str, interface: &str, key: &str) -> String {
-    format!("/proc/sys/net/{family}/conf/{interface}/{key}")
-}
-
-/// Without asking for the file to be made: where it is missing that would be "permission denied".
+/// Writes a sysctl. Without O_CREAT, with which a missing file would be "permission denied".
 fn write_sysctl(path: &str, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
 fn failed(tried: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetError {
-    move |refusal| NetError { tried: tried.into(), source: refusal.error, message: refusal.message }
+    move |error| NetError { tried: tried.into(), source: error.error, message: error.message }
 }
 
 impl Net for Kernel {
     fn apply(&mut self, step: &Step) -> Result<(), NetError> {
-        self.carry_out(step).map_err(failed(step.to_string()))
+        self.execute(step).map_err(failed(step.to_string()))
     }
 
     fn delete_host_link(&mut self, name: &str) -> Result<bool, NetError> {
         self.indexes.clear();
-        match self.ask(Side::Host, requests::delete_link(name)) {
+        match self.request(Side::Host, requests::delete_link(name)) {
             Ok(_) => Ok(true),
-            Err(refusal) if refusal.errno() == libc::ENODEV => Ok(false),
-            Err(refusal) => Err(failed(format!("delete interface {name}"))(refusal)),
+            Err(error) if error.errno() == libc::ENODEV => Ok(false),
+            Err(error) => Err(failed(format!("delete interface {name}"))(error)),
         }
     }
 
@@ -161,52 +165,52 @@ impl Net for Kernel {
     }
 
     fn host_route(&mut self, address: IpAddr) -> Result<Option<Route>, NetError> {
-        let payloads = match self.ask(Side::Host, requests::look_up(address)) {
+        let payloads = match self.request(Side::Host, requests::look_up(address)) {
             Ok(payloads) => payloads,
-            // No route, or one that answers with an error itself, like the blackhole of the node's CIDR.
-            Err(refusal)
+            // No route, or one for which the look-up returns an error, like the blackhole of the node's CIDR.
+            Err(error)
                 if matches!(
-                    refusal.errno(),
+                    error.errno(),
                     libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES
                 ) =>
             {
                 return Ok(None);
             }
-            Err(refusal) => {
-                return Err(failed(format!("look up the host's route to {address}"))(refusal));
+            Err(error) => {
+                return Err(failed(format!("look up the host's route to {address}"))(error));
             }
         };
         let route = payloads.iter().find_map(|payload| requests::read_route(payload));
-        Ok(route.filter(|route| route.prefix_len == requests::bits(address)))
+        Ok(route.filter(|route| route.prefix_len == IpFamily::of(address).bits()))
     }
 
     fn has_address(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<bool, NetError> {
         let dump = self
             .socket(side)
             .map_err(NetlinkError::from)
-            .and_then(|s| s.dump(|| requests::dump_addresses(address)));
+            .and_then(|s| s.dump(|| requests::dump_addresses(IpFamily::of(address))));
         let payloads = dump.map_err(failed(format!("list the addresses of {side}")))?;
         Ok(payloads.iter().any(|payload| requests::read_address(payload) == Some((interface, address))))
     }
 
-    fn pod_routes(&mut self, family_of: IpAddr) -> Result<Vec<Route>, NetError> {
+    fn pod_routes(&mut self, family: IpFamily) -> Result<Vec<Route>, NetError> {
         let dump = self
             .pod()
             .map_err(NetlinkError::from)
-            .and_then(|p| p.socket.dump(|| requests::dump_routes(family_of)));
+            .and_then(|p| p.socket.dump(|| requests::dump_routes(family)));
         let payloads = dump.map_err(failed("list the pod's routes"))?;
         let main = u32::from(libc::RT_TABLE_MAIN);
         let routes = payloads.iter().filter_map(|payload| requests::read_route(payload));
         Ok(routes.filter(|route| route.table == main).collect())
     }
 
-    fn neighbour(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<Option<Mac>, NetError> {
-        match self.ask(side, requests::get_neighbour(interface, address)) {
+    fn neighbor(&mut self, side: Side, interface: u32, address: IpAddr) -> Result<Option<Mac>, NetError> {
+        match self.request(side, requests::get_neighbor(interface, address)) {
             Ok(payloads) => {
-                Ok(payloads.iter().find_map(|payload| requests::read_permanent_neighbour(payload)))
+                Ok(payloads.iter().find_map(|payload| requests::read_permanent_neighbor(payload)))
             }
-            Err(refusal) if matches!(refusal.errno(), libc::ENOENT | libc::ENODEV) => Ok(None),
-            Err(refusal) => Err(failed(format!("look for neighbour {address} in {side}"))(refusal)),
+            Err(error) if matches!(error.errno(), libc::ENOENT | libc::ENODEV) => Ok(None),
+            Err(error) => Err(failed(format!("look for neighbor {address} in {side}"))(error)),
         }
     }
 }
@@ -216,16 +220,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_ipv6_is_not_told_about_it() {
+    fn a_missing_sysctl_of_ipv6_is_no_error() {
         let mut kernel = Kernel::host_only().unwrap();
-        let missing = |family| sysctl_path(family, "no-such-if", "forwarding");
-        kernel.set_sysctl(Side::Host, &missing("ipv6"), "1").unwrap();
-        let error = kernel.set_sysctl(Side::Host, &missing("ipv4"), "1").unwrap_err();
+        let mut set = |family| kernel.set_sysctl(Side::Host, family, "no-such-if", "forwarding", "1");
+        set(IpFamily::V6).unwrap();
+        let error = set(IpFamily::V4).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
-    fn what_is_not_there_is_none_not_an_error() {
+    fn a_missing_object_is_none_and_no_error() {
         let mut kernel = Kernel::host_only().unwrap();
         assert_eq!(kernel.link(Side::Host, "no-such-if").unwrap(), None);
         assert!(!kernel.delete_host_link("no-such-if").unwrap_or(false));

@@ -1,4 +1,4 @@
-//! A blocking rtnetlink socket: one request, its answer, and the kernel's own words when it refuses.
+//! A blocking rtnetlink socket: one request and its answer, with the kernel's explanation if it rejects the request.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,14 +7,14 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
 };
 
-use super::codec::{HEADER, Message, attributes, messages, text, u32_at};
+use crate::codec::{Message, extended_ack, messages, u32_at};
 
-/// The kernel fills at most this much of a datagram when it dumps.
+/// The largest datagram that the kernel sends in a dump.
 const DATAGRAM: usize = 64 * 1024;
-/// A dump that changes keep interrupting is asked for again this often.
+/// The number of attempts to get a dump that no change interrupts.
 const DUMP_TRIES: usize = 10;
 
-/// The kernel's refusal: its error, and its words if it had some.
+/// An error that the kernel returned, with its explanation if it gave one.
 #[derive(Debug)]
 pub(super) struct NetlinkError {
     pub error: io::Error,
@@ -33,7 +33,7 @@ impl From<io::Error> for NetlinkError {
     }
 }
 
-/// An rtnetlink socket of the namespace the thread was in when it was opened.
+/// An rtnetlink socket of the namespace in which the thread was when it opened the socket.
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
@@ -56,14 +56,14 @@ impl Socket {
         Ok(Self { fd, sequence: 0, buffer: vec![0; DATAGRAM] })
     }
 
-    /// Sends a request made with `NLM_F_ACK` and waits for the acknowledgement; gives the payloads that came
+    /// Sends a request that has the flag `NLM_F_ACK` and waits for the acknowledgement; returns the payloads that came
     /// before it.
     pub fn request(&mut self, message: Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         self.send(message)?;
         self.answer().map(|(payloads, _)| payloads)
     }
 
-    /// Sends a dump request, again if the tables changed under it, and gives all payloads.
+    /// Sends a dump request, again if the tables changed meanwhile, and returns all payloads.
     pub fn dump(&mut self, message: impl Fn() -> Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             self.send(message())?;
@@ -82,7 +82,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Reads to the end of the answer to the last request. The flag says that a dump was interrupted.
+    /// Reads the answer to the last request up to its end. The flag is set if a dump was interrupted.
     fn answer(&mut self) -> Result<(Vec<Vec<u8>>, bool), NetlinkError> {
         let mut payloads = Vec::new();
         let mut interrupted = false;
@@ -93,7 +93,7 @@ impl Socket {
             })?;
             for message in messages(datagram) {
                 if message.sequence != self.sequence {
-                    continue; // the rest of an answer given up on
+                    continue; // belongs to an earlier request
                 }
                 interrupted |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match i32::from(message.kind) {
@@ -110,7 +110,7 @@ impl Socket {
     }
 }
 
-/// Both an acknowledgement and the end of a dump begin with a negative errno, or zero.
+/// Evaluates an acknowledgement or the end of a dump: both begin with zero or a negative errno.
 fn acknowledged(
     payload: &[u8],
     flags: u16,
@@ -121,22 +121,9 @@ fn acknowledged(
         0 => Ok((payloads, interrupted)),
         errno => Err(NetlinkError {
             error: io::Error::from_raw_os_error(errno.saturating_neg()),
-            message: kernel_words(payload, flags),
+            message: extended_ack(payload, flags),
         }),
     }
-}
-
-/// The text attribute of an extended acknowledgement. Before the attributes stands the refused request, whole or,
-/// when the flags say so, its header only.
-fn kernel_words(payload: &[u8], flags: u16) -> Option<String> {
-    const NLMSGERR_ATTR_MSG: u16 = 1;
-    if flags & libc::NLM_F_ACK_TLVS as u16 == 0 {
-        return None;
-    }
-    let request = if flags & libc::NLM_F_CAPPED as u16 != 0 { HEADER } else { u32_at(payload, 4)? as usize };
-    let start = 4 + request.next_multiple_of(4);
-    let (_, words) = attributes(payload.get(start..)?).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
-    Some(text(words))
 }
 
 fn enable(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
@@ -154,29 +141,6 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
         match call() {
             Err(nix::errno::Errno::EINTR) => {}
             other => return other.map_err(io::Error::from),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_words_are_found_behind_the_request() {
-        let mut reply = Message::new(2, 0, &[]);
-        reply.attribute_u32(2, 36);
-        reply.attribute_text(1, "Invalid prefix");
-        let attributes = reply.finish(1).split_off(HEADER);
-        let header = Message::new(24, 0, &[0; 12]).finish(1);
-        for (flags, request) in [(libc::NLM_F_CAPPED, &header[..HEADER]), (0, &header[..])] {
-            let mut payload = (-22i32).to_ne_bytes().to_vec();
-            payload.extend(request);
-            payload.extend(&attributes);
-            let flags = (flags | libc::NLM_F_ACK_TLVS) as u16;
-            let refusal = acknowledged(&payload, flags, vec![], false).unwrap_err();
-            assert_eq!(refusal.errno(), 22);
-            assert_eq!(refusal.message.as_deref(), Some("Invalid prefix"));
         }
     }
 }

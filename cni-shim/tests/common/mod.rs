@@ -1,5 +1,5 @@
-//! A node and its pods made of nameless network namespaces: nothing on the machine itself is touched, and nothing
-//! is left when the test process ends, however it ends.
+//! A node and its pods made of unnamed network namespaces: nothing on the machine itself is changed, and nothing is left
+//! when the test process ends.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,16 +13,16 @@ use heliograph_cni::node::NodeFile;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
-const SHIM: &str = env!("CARGO_BIN_EXE_heliograph-cni");
+const PLUGIN: &str = env!("CARGO_BIN_EXE_heliograph-cni");
 
-/// How long a connection may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time after which a connection counts as lost.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A network namespace that lives as long as this does.
 pub struct Namespace(File);
 
 impl Namespace {
-    /// Makes a namespace with its loopback up.
+    /// Creates a namespace with its loopback up.
     pub fn new() -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -37,12 +37,12 @@ impl Namespace {
         Self(std::thread::scope(|scope| scope.spawn(make).join().unwrap()))
     }
 
-    /// A path at which any process finds the namespace while this lives.
+    /// Returns a path by which any process can open the namespace while this value exists.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// Runs `work` on a thread inside the namespace; processes it starts are inside too.
+    /// Runs `work` on a thread in the namespace; processes that it starts are in it too.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(&self.0, CloneFlags::CLONE_NEWNET).expect("enter a network namespace");
@@ -53,12 +53,12 @@ impl Namespace {
         })
     }
 
-    /// Output of `ip` inside.
+    /// Runs `ip` in the namespace and returns its output.
     pub fn ip(&self, arguments: &str) -> String {
         self.run(|| run("ip", &arguments.split_whitespace().collect::<Vec<_>>()))
     }
 
-    /// Names of the interfaces, without `lo`.
+    /// Returns the names of the interfaces without `lo`.
     pub fn interfaces(&self) -> Vec<String> {
         let links: Value = serde_json::from_str(&self.ip("-j link show")).unwrap();
         let names = links.as_array().unwrap().iter().map(|l| l["ifname"].as_str().unwrap().to_owned());
@@ -86,7 +86,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the plugin answered.
+/// The plugin's exit status and output.
 #[derive(Debug)]
 pub struct Answer {
     pub success: bool,
@@ -98,13 +98,13 @@ impl Answer {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", self.stdout))
     }
 
-    /// The result of a verb that must succeed.
+    /// Returns the result of a verb that must succeed.
     pub fn ok(self) -> Value {
         assert!(self.success, "{}", self.stdout);
         if self.stdout.is_empty() { Value::Null } else { self.json() }
     }
 
-    /// The error of a verb that must fail: its code, and its text to look in.
+    /// Returns the error of a verb that must fail: its code and its text.
     pub fn error(self) -> (u64, String) {
         assert!(!self.success, "succeeded: {}", self.stdout);
         let json = self.json();
@@ -113,7 +113,7 @@ impl Answer {
     }
 }
 
-/// A node: its own namespace that forwards, as the agent would have set it, and a run directory.
+/// A node: a namespace that forwards, as the agent sets it, and a run directory.
 pub struct Node {
     pub namespace: Namespace,
     pub run_dir: tempfile::TempDir,
@@ -132,7 +132,7 @@ impl Pod {
 }
 
 impl Node {
-    /// A node whose agent has not written anything yet.
+    /// Creates a node whose agent has written no file yet.
     pub fn without_file() -> Self {
         let namespace = Namespace::new();
         namespace.set_sysctl("ipv4/ip_forward", "1");
@@ -143,11 +143,12 @@ impl Node {
     pub fn new(cidrs: &[&str], mtu: u32) -> Self {
         let node = Self::without_file();
         let cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
-        NodeFile::new("rack1-a", cidrs, mtu, vec![]).write(node.run_dir.path()).unwrap();
+        let file = NodeFile::new("rack1-a", cidrs, mtu, vec![]);
+        std::fs::write(NodeFile::path(node.run_dir.path()), serde_json::to_vec(&file).unwrap()).unwrap();
         node
     }
 
-    /// Starts a verb as a runtime does: in the host's namespace, with an environment of its own.
+    /// Starts a verb as a runtime does: in the host's namespace, with its own environment.
     pub fn start(&self, verb: &str, pod: Option<&Pod>, more: Value) -> Child {
         let attachment = pod.map(|pod| (pod.id.clone(), pod.namespace.path()));
         self.start_with(verb, attachment, more)
@@ -157,7 +158,7 @@ impl Node {
         let mut config = json!({"cniVersion": "1.1.0", "name": "heliograph", "type": "heliograph-cni",
             "runDir": self.run_dir.path()});
         config.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-        let mut command = Command::new(SHIM);
+        let mut command = Command::new(PLUGIN);
         command.env_clear().env("CNI_COMMAND", verb).env("CNI_PATH", "/opt/cni/bin");
         if let Some((id, netns)) = attachment {
             command.env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0").env("CNI_NETNS", netns);
@@ -166,7 +167,7 @@ impl Node {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         self.namespace.run(|| {
             let mut child = command.spawn().expect("start the plugin");
-            // A plugin killed early reads nothing; that is what such a test is about.
+            // A plugin that a test kills early may not have read it.
             let _ = child.stdin.take().unwrap().write_all(config.to_string().as_bytes());
             child
         })
@@ -176,7 +177,7 @@ impl Node {
         finish(self.start(verb, pod, more))
     }
 
-    /// ADD with any path in the place of the pod's namespace.
+    /// Calls ADD with any path instead of the pod's namespace.
     pub fn add_at(&self, id: &str, netns: &str) -> Answer {
         finish(self.start_with("ADD", Some((id.to_owned(), netns.to_owned())), Value::Null))
     }
@@ -193,40 +194,40 @@ impl Node {
         self.call("CHECK", Some(pod), json!({"prevResult": result}))
     }
 
-    /// The store's file; empty if there is none.
+    /// Returns the content of the store; null if there is none.
     pub fn store(&self) -> Value {
         let path: PathBuf = self.run_dir.path().join("pods/attachments.json");
         std::fs::read(path).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap())
     }
 
-    /// How many attachments hold an address.
+    /// Returns the number of attachments with an address.
     pub fn held(&self) -> usize {
         self.store()["attachments"].as_object().map_or(0, |attachments| attachments.len())
     }
 }
 
-/// Waits for a verb's answer.
+/// Waits for the end of a verb.
 pub fn finish(child: Child) -> Answer {
     let output = child.wait_with_output().unwrap();
     Answer { success: output.status.success(), stdout: String::from_utf8(output.stdout).unwrap() }
 }
 
-/// The pod's addresses in an ADD result.
+/// Returns the pod's addresses in a result of ADD.
 pub fn addresses(result: &Value) -> Vec<IpAddr> {
     let ips = result["ips"].as_array().expect("the result has ips").iter();
     ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()).collect()
 }
 
-/// Sends a few bytes from one namespace to an address in another and back over TCP; gives the address the receiver
-/// saw them come from. Panics if they don't arrive.
+/// Sends a few bytes from one namespace to an address in another and back over TCP; returns the source address that the
+/// receiver got. Panics if they don't arrive.
 pub fn exchange(from: &Namespace, to: &Namespace, address: IpAddr) -> IpAddr {
     let listener = to.run(|| TcpListener::bind(SocketAddr::new(address, 0))).unwrap();
     let target = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             from.run(|| -> std::io::Result<()> {
-                let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
                 stream.write_all(b"ping")?;
                 stream.read_exact(&mut [0; 4])
             })
@@ -238,7 +239,7 @@ pub fn exchange(from: &Namespace, to: &Namespace, address: IpAddr) -> IpAddr {
     })
 }
 
-/// Serves the first connection, or gives up when the client has.
+/// Serves the first connection; returns `None` if the client gave up.
 fn accept<T>(listener: &TcpListener, client: &std::thread::ScopedJoinHandle<'_, T>) -> Option<IpAddr> {
     listener.set_nonblocking(true).unwrap();
     loop {

@@ -35,7 +35,7 @@ fn underlays() -> Underlays {
     [(ip(OWN), 1500), (ip("fd00::11"), 1400)].into()
 }
 
-fn plan(snapshot: &Snapshot, routes: &[(&str, &str)], segments: &[(&str, Segment)]) -> Planned {
+fn plan(snapshot: &Snapshot, routes: &[(&str, &str)], segments: &[(&str, Segment)]) -> ForwardingPlan {
     let segments = segments.iter().map(|(address, segment)| (ip(address), segment.clone())).collect();
     desired(snapshot, "a", &best(routes), &segments, &underlays())
 }
@@ -49,7 +49,7 @@ fn tunnel_to(remote: &str) -> Hop {
 }
 
 #[test]
-fn neighbours_go_direct_and_others_through_the_tunnel() {
+fn next_hops_on_the_segment_are_direct_and_others_use_the_tunnel() {
     let planned = plan(
         &two_racks(Encapsulation::CrossSubnet),
         &[("10.244.2.0/24", "172.20.1.12"), ("10.244.3.0/24", "172.20.2.11")],
@@ -65,7 +65,7 @@ fn neighbours_go_direct_and_others_through_the_tunnel() {
     assert_eq!(desired.allowed_tunnel_sources, [ip(OWN), ip("172.20.1.12"), ip("172.20.2.11")].into());
     assert!(desired.forwarding);
     let far = &planned.verdicts[&ip("172.20.2.11")];
-    assert_eq!((far.node.as_deref(), far.verdict), (Some("c"), Reachability::Tunnel));
+    assert_eq!((far.node.as_deref(), far.reachability), (Some("c"), Reachability::Tunnel));
     assert!(far.reason.contains("172.20.1.1"), "{}", far.reason);
 }
 
@@ -73,10 +73,10 @@ fn neighbours_go_direct_and_others_through_the_tunnel() {
 fn verdicts_follow_encapsulation_labels_and_the_kernel() {
     use Encapsulation::{Always, CrossSubnet, Never};
     use Reachability::{Direct, Routed, Tunnel, Unreachable};
-    let no_way = || Segment::Unreachable { error: "Network is unreachable".into() };
+    let no_route = || Segment::Unreachable { error: "Network is unreachable".into() };
     let gateway = Some(Hop::Direct { via: ip("172.20.1.1"), oif: 2 });
     let tunnel = || Some(tunnel_to("172.20.1.12"));
-    // Encapsulation, segment label here and there, the kernel's word; then verdict, hop, words in the reason.
+    // Encapsulation, segment label here and there, segment; then reachability, hop, text in the reason.
     let cases = [
         (CrossSubnet, "", "", direct(), Direct, Some(to_b()), "without a gateway"),
         (CrossSubnet, "", "", routed(), Tunnel, tunnel(), "behind gateway"),
@@ -86,18 +86,18 @@ fn verdicts_follow_encapsulation_labels_and_the_kernel() {
         (CrossSubnet, "x", "x", routed(), Direct, Some(to_b()), "both nodes"),
         (CrossSubnet, "x", "y", direct(), Tunnel, tunnel(), "x here, y there"),
         (CrossSubnet, "x", "y", routed(), Tunnel, tunnel(), "x here, y there"),
-        (CrossSubnet, "", "", no_way(), Unreachable, None, "Network is unreachable"),
-        (CrossSubnet, "x", "y", no_way(), Unreachable, None, "Network is unreachable"),
+        (CrossSubnet, "", "", no_route(), Unreachable, None, "Network is unreachable"),
+        (CrossSubnet, "x", "y", no_route(), Unreachable, None, "Network is unreachable"),
         (CrossSubnet, "", "", Segment::Local, Unreachable, None, "itself"),
         (Always, "", "", direct(), Tunnel, tunnel(), "Always"),
         (Always, "x", "x", routed(), Tunnel, tunnel(), "Always"),
-        (Always, "", "", no_way(), Unreachable, None, "no way"),
+        (Always, "", "", no_route(), Unreachable, None, "no route"),
         (Never, "", "", direct(), Direct, Some(to_b()), "without a gateway"),
         (Never, "", "", routed(), Routed, gateway, "Never"),
         (Never, "x", "y", direct(), Direct, Some(to_b()), "without a gateway"),
         (Never, "x", "x", routed(), Direct, Some(to_b()), "both nodes"),
     ];
-    for (encapsulation, ours, its, segment, verdict, hop, words) in cases {
+    for (encapsulation, ours, its, segment, reachability, hop, text) in cases {
         let mut snapshot = two_racks(encapsulation);
         for (name, label) in [("a", ours), ("b", its)] {
             let node = snapshot.nodes.remove(name).unwrap();
@@ -107,15 +107,15 @@ fn verdicts_follow_encapsulation_labels_and_the_kernel() {
         let case = format!("{encapsulation:?} {ours:?} {its:?} {segment:?}");
         let planned = plan(&snapshot, &[("10.244.2.0/24", "172.20.1.12")], &[("172.20.1.12", segment)]);
         let got = &planned.verdicts[&ip("172.20.1.12")];
-        assert_eq!(got.verdict, verdict, "{case}");
-        assert!(got.reason.contains(words), "{case}: {}", got.reason);
+        assert_eq!(got.reachability, reachability, "{case}");
+        assert!(got.reason.contains(text), "{case}: {}", got.reason);
         let route = planned.desired.routes.get(&prefix("10.244.2.0/24"));
         assert_eq!(route, hop.map(|hop| Route::unicast([hop])).as_ref(), "{case}");
     }
 }
 
 #[test]
-fn both_ends_judge_alike_where_the_kernels_do() {
+fn both_ends_have_the_same_verdict_if_their_kernels_agree() {
     for (ours, its) in [("", ""), ("x", "x"), ("x", "y"), ("x", "")] {
         for segment in [direct(), routed()] {
             for encapsulation in [Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always] {
@@ -129,7 +129,7 @@ fn both_ends_judge_alike_where_the_kernels_do() {
                     let segments = [(ip(to), segment.clone())].into();
                     desired(&snapshot, from, &best(&[("10.9.0.0/16", to)]), &segments, &underlays).verdicts
                         [&ip(to)]
-                        .verdict
+                        .reachability
                 };
                 assert_eq!(view("a", "172.20.1.12"), view("b", OWN));
             }
@@ -138,7 +138,7 @@ fn both_ends_judge_alike_where_the_kernels_do() {
 }
 
 #[test]
-fn a_router_outside_the_cluster_is_never_tunnelled_to() {
+fn there_is_no_tunnel_to_a_router_outside_the_cluster() {
     for encapsulation in [Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always] {
         let snapshot = two_racks(encapsulation);
         for (segment, via) in [(direct(), "172.20.1.254"), (routed(), "172.20.1.1")] {
@@ -151,7 +151,7 @@ fn a_router_outside_the_cluster_is_never_tunnelled_to() {
 }
 
 #[test]
-fn what_would_do_harm_is_refused_with_a_reason() {
+fn harmful_routes_are_rejected_with_a_reason() {
     let cases = [
         ("10.244.1.0/24", "172.20.1.12", "own pod CIDR"),
         ("10.244.1.128/25", "172.20.1.12", "own pod CIDR"),
@@ -162,48 +162,48 @@ fn what_would_do_harm_is_refused_with_a_reason() {
         ("169.254.1.1/32", "172.20.1.12", "link-local"),
         ("224.0.0.0/4", "172.20.1.12", "multicast"),
         ("fe80::/10", "172.20.1.12", "link-local"),
-        ("172.20.0.0/16", "172.20.2.11", "far end of the tunnel"),
-        ("0.0.0.0/0", "172.20.2.11", "far end of the tunnel"),
+        ("172.20.0.0/16", "172.20.2.11", "remote end of the tunnel"),
+        ("0.0.0.0/0", "172.20.2.11", "remote end of the tunnel"),
         ("fd00:9::/64", "172.20.2.11", "IPv4 tunnel"),
         ("fd00:9::/64", "172.20.1.12", "IPv4 next hop"),
     ];
     let snapshot = two_racks(Encapsulation::CrossSubnet);
-    for (to, via, words) in cases {
+    for (to, via, text) in cases {
         let planned = plan(&snapshot, &[(to, via)], &[("172.20.1.12", direct()), ("172.20.2.11", routed())]);
         let reason =
-            planned.refused.get(&prefix(to)).unwrap_or_else(|| panic!("{to} via {via} is not refused"));
-        assert!(reason.contains(words), "{to}: {reason}");
+            planned.rejected.get(&prefix(to)).unwrap_or_else(|| panic!("{to} via {via} is not rejected"));
+        assert!(reason.contains(text), "{to}: {reason}");
         assert_eq!(planned.desired.routes.len(), 1, "{to}: only the blackhole");
         assert_eq!(planned.desired.routes[&prefix("10.244.1.0/24")], Route::Blackhole);
     }
     for to in ["10.244.0.0/16", "0.0.0.0/0", "172.20.0.0/16"] {
         let planned = plan(&snapshot, &[(to, "172.20.1.12")], &[("172.20.1.12", direct())]);
-        assert!(planned.refused.is_empty(), "{to} {:?}", planned.refused);
+        assert!(planned.rejected.is_empty(), "{to} {:?}", planned.rejected);
     }
 }
 
 #[test]
-fn an_address_that_is_not_here_is_a_problem_and_nothing_is_tunnelled() {
+fn an_address_on_no_interface_is_a_problem_and_nothing_uses_the_tunnel() {
     let snapshot = two_racks(Encapsulation::CrossSubnet);
     let segments = [(ip("172.20.2.11"), routed())].into();
     let planned =
         desired(&snapshot, "a", &best(&[("10.244.3.0/24", "172.20.2.11")]), &segments, &Underlays::new());
     assert!(planned.problems[0].contains("on no interface"), "{:?}", planned.problems);
-    assert_eq!(planned.verdicts[&ip("172.20.2.11")].verdict, Reachability::Unreachable);
+    assert_eq!(planned.verdicts[&ip("172.20.2.11")].reachability, Reachability::Unreachable);
     assert!(!planned.desired.routes.contains_key(&prefix("10.244.3.0/24")));
 }
 
 #[test]
-fn a_node_that_is_not_there_holds_nothing() {
+fn the_desired_state_of_an_unknown_node_is_empty() {
     let snapshot = two_racks(Encapsulation::CrossSubnet);
     let planned =
         desired(&snapshot, "zz", &best(&[("10.9.0.0/16", "172.20.1.12")]), &BTreeMap::new(), &underlays());
-    assert_eq!(planned, Planned::default());
+    assert_eq!(planned, ForwardingPlan::default());
     assert!(planned.desired.is_empty());
 }
 
 #[test]
-fn tunnels_stand_for_the_families_that_pods_have() {
+fn there_are_tunnels_for_the_families_of_pods() {
     let mut snapshot = two_racks(Encapsulation::CrossSubnet);
     snapshot.nodes.get_mut("a").unwrap().addresses.push(ip("fd00::11"));
     let tunnels = |snapshot: &Snapshot| plan(snapshot, &[], &[]).desired.tunnels;
@@ -216,7 +216,7 @@ fn tunnels_stand_for_the_families_that_pods_have() {
 }
 
 #[test]
-fn ipv6_goes_through_its_own_tunnel() {
+fn ipv6_uses_its_own_tunnel() {
     let snapshot = cluster([
         node("a", "172.20.1.11 fd00::11", "10.244.1.0/24 fd00:10:244:1::/64"),
         node("c", "172.20.2.11 fd01::11", "10.244.3.0/24 fd00:10:244:3::/64"),
@@ -228,7 +228,7 @@ fn ipv6_goes_through_its_own_tunnel() {
 }
 
 #[test]
-fn pods_get_what_the_underlay_leaves() {
+fn the_mtu_of_pods_is_that_of_the_underlay_minus_the_overhead() {
     let cases = [
         (Encapsulation::CrossSubnet, "10.244.1.0/24", Some(1480)),
         (Encapsulation::Always, "10.244.1.0/24", Some(1480)),
@@ -250,7 +250,7 @@ fn pods_get_what_the_underlay_leaves() {
 }
 
 #[test]
-fn what_leaves_the_cluster_is_translated_and_nothing_else() {
+fn only_packets_that_leave_the_cluster_are_translated() {
     let mut snapshot = two_racks(Encapsulation::CrossSubnet);
     let nat = |snapshot: &Snapshot, routes: &[(&str, &str)]| plan(snapshot, routes, &[]).desired.nat_outgoing;
     let inside = |nat: &NatOutgoing, address: &str| nat.inside.contains(ip(address));
@@ -263,13 +263,13 @@ fn what_leaves_the_cluster_is_translated_and_nothing_else() {
         assert!(!inside(&found, address), "{address}");
     }
 
-    // Behind a reflector there are nodes that only BGP tells of; a default route is no network of the cluster.
+    // With reflectors some nodes are only learned by BGP; a default route is no network of the cluster.
     let mut learned = best(&[("10.244.9.0/24", "172.20.9.11"), ("0.0.0.0/0", "172.20.1.12")]);
     learned[0].peer = ip("172.20.1.12");
     let found =
         desired(&snapshot, "a", &learned, &BTreeMap::new(), &underlays()).desired.nat_outgoing.unwrap();
     assert!(inside(&found, "10.244.9.1") && inside(&found, "172.20.9.11") && !inside(&found, "192.0.2.1"));
-    // What a neighbour outside announces stays outside, and so does it.
+    // The networks of a neighbor outside are outside, and so is the neighbor.
     learned[0].peer = ip("172.20.1.1");
     let found =
         desired(&snapshot, "a", &learned, &BTreeMap::new(), &underlays()).desired.nat_outgoing.unwrap();
@@ -283,9 +283,10 @@ fn what_leaves_the_cluster_is_translated_and_nothing_else() {
     assert_eq!(nat(&snapshot, &[]), None);
 }
 
-/// As an agent sees it that knows only its own node and the reflector: next hop, who told, and whether that is a node.
+/// The snapshot contains only this node and the reflector. The cases are: prefix, next hop, peer, cluster CIDR, and whether
+/// the next hop is a node.
 #[test]
-fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() {
+fn without_all_nodes_next_hops_of_cluster_networks_from_reflectors_are_nodes() {
     let mut snapshot = cluster([node("a", OWN, "10.244.1.0/24"), node("rr", "172.20.9.9", "")]);
     snapshot.all_nodes = false;
     snapshot.peers.insert("tor".into(), peer("tor", "172.20.2.1", 64600));
@@ -301,14 +302,14 @@ fn where_not_all_nodes_are_known_what_reflectors_tell_of_the_cluster_is_nodes() 
         let best = [BestRoute::new(prefix(to).into(), ip(next_hop), ip(peer))];
         let segments = [(ip(next_hop), routed())].into();
         let planned = desired(&snapshot, "a", &best, &segments, &underlays());
-        let verdict = planned.verdicts[&ip(next_hop)].verdict;
+        let reachability = planned.verdicts[&ip(next_hop)].reachability;
         let expected = if is_node { Reachability::Tunnel } else { Reachability::Routed };
-        assert_eq!(verdict, expected, "{to} via {next_hop} from {peer} in {cluster:?}");
+        assert_eq!(reachability, expected, "{to} via {next_hop} from {peer} in {cluster:?}");
         let sources = &planned.desired.allowed_tunnel_sources;
         assert_eq!(sources.contains(&ip(next_hop)), is_node);
-        // Where all nodes are known, nobody else is one.
+        // If the snapshot contains all nodes, no other next hop is one.
         let whole = Snapshot { all_nodes: true, ..snapshot.clone() };
         let planned = desired(&whole, "a", &best, &segments, &underlays());
-        assert_eq!(planned.verdicts[&ip(next_hop)].verdict, Reachability::Routed);
+        assert_eq!(planned.verdicts[&ip(next_hop)].reachability, Reachability::Routed);
     }
 }

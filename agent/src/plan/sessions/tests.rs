@@ -25,17 +25,17 @@ fn reflected() -> Snapshot {
     snapshot
 }
 
-fn roles(speaking: &SpeakerPlan) -> Vec<(&str, NeighborRole, bool)> {
-    let describe = |n| (n, speaking.roles[&speaking_address(speaking, n)], client(speaking, n));
-    speaking.config.neighbors.iter().map(|n| describe(n.name.as_str())).collect()
+fn roles(plan: &SpeakerPlan) -> Vec<(&str, NeighborRole, bool)> {
+    let describe = |n| (n, plan.roles[&address_of(plan, n)], client(plan, n));
+    plan.config.neighbors.iter().map(|n| describe(n.name.as_str())).collect()
 }
 
-fn speaking_address(speaking: &SpeakerPlan, name: &str) -> IpAddr {
-    speaking.config.neighbors.iter().find(|n| n.name == name).unwrap().address
+fn address_of(plan: &SpeakerPlan, name: &str) -> IpAddr {
+    plan.config.neighbors.iter().find(|n| n.name == name).unwrap().address
 }
 
-fn client(speaking: &SpeakerPlan, name: &str) -> bool {
-    speaking.config.neighbors.iter().find(|n| n.name == name).unwrap().reflector_client
+fn client(plan: &SpeakerPlan, name: &str) -> bool {
+    plan.config.neighbors.iter().find(|n| n.name == name).unwrap().reflector_client
 }
 
 fn tor(address: &str, asn: u32, nodes: Selector) -> Peer {
@@ -51,12 +51,12 @@ fn tor(address: &str, asn: u32, nodes: Selector) -> Peer {
 }
 
 #[test]
-fn in_a_mesh_everybody_speaks_with_everybody() {
+fn in_a_mesh_all_nodes_are_neighbors() {
     let snapshot = two_racks();
-    let speaking = bgp_config(&snapshot, "a", true);
-    assert_eq!(roles(&speaking), [("b", NeighborRole::Mesh, false), ("c", NeighborRole::Mesh, false)]);
-    assert_eq!(speaking.problems, [""; 0]);
-    let config = speaking.config;
+    let plan = bgp_config(&snapshot, "a", true);
+    assert_eq!(roles(&plan), [("b", NeighborRole::Mesh, false), ("c", NeighborRole::Mesh, false)]);
+    assert_eq!(plan.problems, [""; 0]);
+    let config = plan.config;
     config.validate().unwrap();
     assert_eq!(config.router_id, "172.20.1.11".parse::<Ipv4Addr>().unwrap());
     let network = Network::new("10.244.1.0/24".parse::<ipnetwork::IpNetwork>().unwrap().into())
@@ -80,15 +80,15 @@ fn every_pair_agrees_on_addresses_roles_and_port() {
         }
         let all: BTreeMap<_, _> =
             snapshot.nodes.keys().map(|name| (name.clone(), bgp_config(&snapshot, name, true))).collect();
-        for (name, speaking) in &all {
-            speaking.config.validate().unwrap();
-            for neighbor in &speaking.config.neighbors {
+        for (name, plan) in &all {
+            plan.config.validate().unwrap();
+            for neighbor in &plan.config.neighbors {
                 let other = &all[&neighbor.name];
                 let back = other.config.neighbors.iter().find(|n| n.name == *name);
-                let back = back.unwrap_or_else(|| panic!("{} does not speak with {name}", neighbor.name));
+                let back = back.unwrap_or_else(|| panic!("{} is no neighbor of {name}", neighbor.name));
                 assert_eq!(back.local_address, Some(neighbor.address));
                 assert_eq!(neighbor.local_address, Some(back.address));
-                let pair = (speaking.roles[&neighbor.address], other.roles[&back.address]);
+                let pair = (plan.roles[&neighbor.address], other.roles[&back.address]);
                 use NeighborRole::*;
                 assert!(matches!(pair, (Mesh, Mesh) | (Client, Reflector) | (Reflector, Client)), "{pair:?}");
             }
@@ -97,7 +97,7 @@ fn every_pair_agrees_on_addresses_roles_and_port() {
 }
 
 #[test]
-fn with_reflectors_nodes_speak_with_these_only() {
+fn with_reflectors_only_these_are_neighbors() {
     let snapshot = reflected();
     let node = bgp_config(&snapshot, "a", true);
     assert_eq!(
@@ -118,7 +118,7 @@ fn with_reflectors_nodes_speak_with_these_only() {
 }
 
 #[test]
-fn a_reflector_that_forwards_announces_and_a_stand_alone_one_does_not() {
+fn a_reflector_that_forwards_originates_and_a_stand_alone_one_does_not() {
     let mut snapshot = reflected();
     snapshot.nodes.get_mut("rr1").unwrap().pod_cidrs = vec!["10.244.9.0/24".parse().unwrap()];
     assert_eq!(bgp_config(&snapshot, "rr1", true).config.networks.len(), 1);
@@ -132,17 +132,17 @@ fn peers_are_for_the_nodes_they_select() {
     snapshot.nodes.insert("a".into(), labelled(first, "rack", "1"));
     snapshot.peers.insert("tor".into(), tor("172.20.1.1", 64600, selecting("rack")));
     snapshot.peers.insert("all".into(), tor("172.20.9.1", 64512, Selector::default()));
-    let speaking = bgp_config(&snapshot, "a", true);
-    assert_eq!(speaking.roles[&ip("172.20.1.1")], NeighborRole::External);
-    assert_eq!(speaking.roles[&ip("172.20.9.1")], NeighborRole::Internal);
-    let external = speaking.config.neighbors.iter().find(|n| n.asn == 64600).unwrap();
+    let plan = bgp_config(&snapshot, "a", true);
+    assert_eq!(plan.roles[&ip("172.20.1.1")], NeighborRole::External);
+    assert_eq!(plan.roles[&ip("172.20.9.1")], NeighborRole::Internal);
+    let external = plan.config.neighbors.iter().find(|n| n.asn == 64600).unwrap();
     assert_eq!((external.port, external.passive, external.local_address), (1179, true, None));
     assert_eq!(external.export, Filter::nothing());
     assert!(!bgp_config(&snapshot, "b", true).roles.contains_key(&ip("172.20.1.1")));
 }
 
 #[test]
-fn everything_that_a_peer_says_reaches_its_neighbour() {
+fn every_field_of_a_peer_is_set_on_its_neighbor() {
     type Case = (&'static str, fn(&mut Peer), fn(&Neighbor) -> bool);
     let cases: Vec<Case> = vec![
         ("localASN", |p| p.local_asn = Some(64700), |n| n.local_asn == Some(64700)),
@@ -184,25 +184,25 @@ fn everything_that_a_peer_says_reaches_its_neighbour() {
         set(&mut tor);
         let mut snapshot = two_racks();
         snapshot.peers.insert("tor".into(), tor);
-        let speaking = bgp_config(&snapshot, "a", true);
-        speaking.config.validate().unwrap();
-        let neighbor = speaking.config.neighbors.iter().find(|n| n.name == "tor").unwrap();
+        let plan = bgp_config(&snapshot, "a", true);
+        plan.config.validate().unwrap();
+        let neighbor = plan.config.neighbors.iter().find(|n| n.name == "tor").unwrap();
         assert!(is_so(neighbor), "{what}: {neighbor:?}");
     }
 }
 
 #[test]
-fn a_peer_whose_source_the_node_lacks_is_left_out_and_said() {
+fn a_peer_whose_source_the_node_lacks_is_left_out_and_reported() {
     let mut snapshot = two_racks();
     let tor = Peer { source: SourceAddress::Node, ..peer("tor", "2001:db8::1", 64600) };
     snapshot.peers.insert("tor".into(), tor);
-    let speaking = bgp_config(&snapshot, "a", true);
-    assert!(!speaking.roles.contains_key(&ip("2001:db8::1")));
-    assert!(speaking.problems[0].contains("BGPPeer tor"), "{:?}", speaking.problems);
+    let plan = bgp_config(&snapshot, "a", true);
+    assert!(!plan.roles.contains_key(&ip("2001:db8::1")));
+    assert!(plan.problems[0].contains("BGPPeer tor"), "{:?}", plan.problems);
 }
 
 #[test]
-fn a_dual_stack_node_announces_each_family_with_its_own_next_hop() {
+fn a_dual_stack_node_originates_each_family_with_its_own_next_hop() {
     let snapshot = cluster([node("a", "172.20.1.11 fd00::11", "10.244.1.0/24 fd00:10:244:1::/64")]);
     let next_hops: Vec<_> = bgp_config(&snapshot, "a", true)
         .config
@@ -214,31 +214,27 @@ fn a_dual_stack_node_announces_each_family_with_its_own_next_hop() {
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn missing_fields_are_reported() {
     let with = |nodes: Vec<Node>| bgp_config(&cluster(nodes), "a", true);
     let cases = [
         (with(vec![]), "not in the intent"),
         (with(vec![node("a", "", "10.244.1.0/24")]), "no InternalIP"),
         (with(vec![node("a", "172.20.1.11", "")]), "no pod CIDR"),
-        (with(vec![node("a", "172.20.1.11", "fd00::/64")]), "not announced"),
+        (with(vec![node("a", "172.20.1.11", "fd00::/64")]), "not advertised"),
         (
             with(vec![node("a", "172.20.1.11", "10.0.0.0/24"), node("b", "fd00::1", "")]),
             "no session with Node b",
         ),
         (with(vec![node("a", "172.20.1.11", "10.0.0.0/24"), node("b", "", "")]), "no session with Node b"),
     ];
-    for (speaking, expected) in cases {
-        assert!(
-            speaking.problems.iter().any(|p| p.contains(expected)),
-            "{expected}: {:?}",
-            speaking.problems
-        );
-        speaking.config.validate().unwrap();
+    for (plan, expected) in cases {
+        assert!(plan.problems.iter().any(|p| p.contains(expected)), "{expected}: {:?}", plan.problems);
+        plan.config.validate().unwrap();
     }
     let mut snapshot = two_racks();
     snapshot.configuration.topology = Topology::Reflectors(selecting("nobody"));
-    let speaking = bgp_config(&snapshot, "a", true);
-    assert!(speaking.problems[0].contains("no node reflects"), "{:?}", speaking.problems);
+    let plan = bgp_config(&snapshot, "a", true);
+    assert!(plan.problems[0].contains("no node is a reflector"), "{:?}", plan.problems);
 }
 
 #[test]

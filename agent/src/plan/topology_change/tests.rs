@@ -15,7 +15,7 @@ fn mesh() -> Snapshot {
     ])
 }
 
-/// The same with reflectors, as `node` gets to know it.
+/// The same cluster with reflectors, as the store of `node` returns it.
 fn reflected(node: &str) -> Snapshot {
     let mut snapshot = mesh();
     let requirements = vec![Requirement { key: "reflect".into(), operator: Operator::Exists }];
@@ -27,46 +27,45 @@ fn reflected(node: &str) -> Snapshot {
     snapshot
 }
 
-/// A node that follows one snapshot after the other, at seconds of a clock.
-struct Follower {
+/// A node that gets one snapshot after the other, at seconds of a clock.
+struct TestNode {
     node: &'static str,
     topology_change: TopologyChange,
     start: Instant,
-    present: Present,
+    state: SpeakerState,
     problems: Vec<String>,
 }
 
-impl Follower {
+impl TestNode {
     fn new(node: &'static str, up: &[&str]) -> Self {
         let established = up.iter().map(|address| ip(address)).collect();
-        let present = Present { established, paths: Vec::new() };
+        let state = SpeakerState { established, paths: Vec::new() };
         Self {
             node,
             topology_change: TopologyChange::default(),
             start: Instant::now(),
-            present,
+            state,
             problems: Vec::new(),
         }
     }
 
-    /// From now on a neighbour brings a prefix.
-    fn hears(&mut self, prefix: &str, from: &str) {
+    /// Adds a path from a neighbor.
+    fn receive(&mut self, prefix: &str, from: &str) {
         let prefix: ipnetwork::IpNetwork = prefix.parse().unwrap();
-        self.present.paths.push((prefix.into(), Some(ip(from))));
+        self.state.paths.push((prefix.into(), Some(ip(from))));
     }
 
-    /// The neighbours, with a `*` for clients, and the nodes that are known.
+    /// Updates and returns the neighbors, with a `*` for clients, and the nodes of the snapshot.
     fn at(&mut self, second: u64, snapshot: Snapshot) -> (Vec<String>, Vec<String>) {
         let snapshot = Arc::new(snapshot);
-        let wanted = bgp_config(&snapshot, self.node, true);
+        let plan = bgp_config(&snapshot, self.node, true);
         let now = self.start + Duration::from_secs(second);
-        let (snapshot, speaking) =
-            self.topology_change.follow(self.node, &snapshot, wanted, &self.present, now);
-        speaking.config.validate().unwrap();
-        self.problems = speaking.problems;
+        let (snapshot, plan) = self.topology_change.update(self.node, &snapshot, plan, &self.state, now);
+        plan.config.validate().unwrap();
+        self.problems = plan.problems;
         let star = |neighbor: &Neighbor| if neighbor.reflector_client { "*" } else { "" };
         let name = |neighbor: &Neighbor| format!("{}{}", neighbor.name, star(neighbor));
-        (speaking.config.neighbors.iter().map(name).collect(), snapshot.nodes.keys().cloned().collect())
+        (plan.config.neighbors.iter().map(name).collect(), snapshot.nodes.keys().cloned().collect())
     }
 }
 
@@ -76,39 +75,39 @@ fn of(sessions: &[&str], nodes: &[&str]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn a_mesh_stays_until_reflectors_have_taken_over() {
-    let mut a = Follower::new("a", &[R]);
+fn a_mesh_is_retained_until_reflectors_have_replaced_it() {
+    let mut a = TestNode::new("a", &[R]);
     assert_eq!(a.at(0, mesh()), of(&["b", "r"], &["a", "b", "r"]));
-    // Its Node stays with its session: there may be a tunnel to it.
+    // The Node of b stays with its session: there may be a tunnel to it.
     for second in [100, 101, 109] {
         assert_eq!(a.at(second, reflected("a")), of(&["r", "b"], &["a", "b", "r"]), "{second}");
         assert!(a.topology_change.active());
     }
     assert_eq!(
-        a.topology_change.next_look(a.start + Duration::from_secs(101)),
+        a.topology_change.next_check(a.start + Duration::from_secs(101)),
         Some(a.start + Duration::from_secs(110))
     );
     assert_eq!(a.at(110, reflected("a")), of(&["r"], &["a", "r"]));
-    assert!(!a.topology_change.active() && a.topology_change.next_look(a.start).is_none());
+    assert!(!a.topology_change.active() && a.topology_change.next_check(a.start).is_none());
 }
 
 #[test]
-fn reflectors_reflect_until_a_mesh_has_taken_over() {
-    let mut r = Follower::new("r", &[A, B]);
+fn reflectors_reflect_until_a_mesh_has_replaced_them() {
+    let mut r = TestNode::new("r", &[A, B]);
     assert_eq!(r.at(0, reflected("r")).0, ["a*", "b*"]);
     assert_eq!(r.at(1, mesh()).0, ["a*", "b*"]);
     assert_eq!(r.at(10, mesh()).0, ["a*", "b*"]);
     assert_eq!(r.at(11, mesh()).0, ["a", "b"]);
 
-    let mut a = Follower::new("a", &[R]);
+    let mut a = TestNode::new("a", &[R]);
     assert_eq!(a.at(0, reflected("a")).0, ["r"]);
     assert_eq!(a.at(1, mesh()).0, ["b", "r"]);
-    assert!(!a.topology_change.active(), "nothing leaves");
+    assert!(!a.topology_change.active(), "no session is removed");
 }
 
 #[test]
-fn old_sessions_stay_while_no_new_one_is_up() {
-    let mut a = Follower::new("a", &[B]);
+fn old_sessions_are_retained_while_no_new_one_is_established() {
+    let mut a = TestNode::new("a", &[B]);
     a.at(0, mesh());
     for second in [1, 30, 60] {
         assert_eq!(a.at(second, reflected("a")).0, ["r", "b"]);
@@ -117,23 +116,30 @@ fn old_sessions_stay_while_no_new_one_is_up() {
     for second in [61, 6000] {
         assert_eq!(a.at(second, reflected("a")).0, ["r", "b"]);
         let [problem] = &a.problems[..] else { panic!("{:?}", a.problems) };
-        assert!(problem.contains("with b stay") && problem.contains("with r is up"), "{problem}");
-        assert_eq!(a.topology_change.next_look(a.start + Duration::from_secs(second)), None, "sessions tell");
+        assert!(
+            problem.contains("with b are retained") && problem.contains("with r is established"),
+            "{problem}"
+        );
+        assert_eq!(
+            a.topology_change.next_check(a.start + Duration::from_secs(second)),
+            None,
+            "only events cause checks"
+        );
     }
-    a.present.established.insert(ip(R));
+    a.state.established.insert(ip(R));
     assert_eq!(a.at(6001, reflected("a")).0, ["r"]);
     assert_eq!(a.problems, [""; 0]);
 }
 
 #[test]
-fn one_of_two_new_sessions_is_enough_in_the_end() {
+fn one_of_two_new_sessions_is_enough_after_the_timeout() {
     let two = |node| {
         let mut snapshot = reflected(node);
         let second = labelled(super::super::testing::node("s", "192.0.2.8", "10.244.8.0/24"), "reflect", "");
         snapshot.nodes.insert("s".into(), second);
         snapshot
     };
-    let mut a = Follower::new("a", &[B, R]);
+    let mut a = TestNode::new("a", &[B, R]);
     a.at(0, mesh());
     assert_eq!(a.at(1, two("a")).0, ["r", "s", "b"]);
     assert_eq!(a.at(60, two("a")).0, ["r", "s", "b"]);
@@ -141,24 +147,24 @@ fn one_of_two_new_sessions_is_enough_in_the_end() {
 }
 
 #[test]
-fn a_session_that_alone_brings_something_stays() {
-    let mut a = Follower::new("a", &[B, R]);
-    a.hears("10.244.2.0/24", B);
-    a.hears("10.244.9.0/24", R);
+fn a_session_that_is_the_only_source_of_a_prefix_is_retained() {
+    let mut a = TestNode::new("a", &[B, R]);
+    a.receive("10.244.2.0/24", B);
+    a.receive("10.244.9.0/24", R);
     a.at(0, mesh());
     for second in [1, 11, 60, 61, 600] {
         assert_eq!(a.at(second, reflected("a")).0, ["r", "b"], "b has no session with its reflector");
     }
     assert!(a.problems[0].contains("by no other session"), "{:?}", a.problems);
-    a.hears("10.244.2.0/24", R);
+    a.receive("10.244.2.0/24", R);
     assert_eq!(a.at(601, reflected("a")), of(&["r"], &["a", "r"]));
 }
 
 #[test]
-fn without_any_new_session_the_old_ones_stay() {
+fn without_any_new_session_the_old_ones_are_retained() {
     let mut nobody = reflected("a");
     nobody.nodes.remove("r");
-    let mut a = Follower::new("a", &[B, R]);
+    let mut a = TestNode::new("a", &[B, R]);
     a.at(0, mesh());
     for second in [1, 11, 61, 600] {
         assert_eq!(a.at(second, nobody.clone()).0, ["b", "r"], "{second}");
@@ -166,8 +172,8 @@ fn without_any_new_session_the_old_ones_stay() {
 }
 
 #[test]
-fn a_change_of_mind_begins_anew() {
-    let mut a = Follower::new("a", &[B, R]);
+fn a_reverted_change_starts_again() {
+    let mut a = TestNode::new("a", &[B, R]);
     a.at(0, mesh());
     a.at(1, reflected("a"));
     assert_eq!(a.at(5, mesh()).0, ["b", "r"]);
@@ -178,8 +184,8 @@ fn a_change_of_mind_begins_anew() {
 }
 
 #[test]
-fn what_is_gone_leaves_at_once() {
-    let mut a = Follower::new("a", &[B, R]);
+fn deleted_neighbors_are_removed_at_once() {
+    let mut a = TestNode::new("a", &[B, R]);
     a.at(0, mesh());
     let mut without_b = mesh();
     without_b.nodes.remove("b");

@@ -1,4 +1,4 @@
-//! What a restart, a lost node and a failing look-up do to routes: on a kernel that is only remembered.
+//! Tests of restarts, removed nodes and failed look-ups, on a fake kernel.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,16 +14,16 @@ use crate::plan::testing::{cluster, ip, node};
 
 const OWN: &str = "172.20.1.11";
 
-/// A kernel that is remembered, with next hops that are where the test says.
+/// A fake kernel with segments that the test sets.
 #[derive(Clone, Default)]
-struct Ground {
+struct TestKernel {
     fake: Fake,
-    /// A next hop that isn't listed can't be looked up.
+    /// The segments by next hop; the look-up of others fails.
     segments: Arc<Mutex<BTreeMap<IpAddr, Segment>>>,
 }
 
-impl Ground {
-    fn place(&self, next_hop: &str, segment: Segment) {
+impl TestKernel {
+    fn set_segment(&self, next_hop: &str, segment: Segment) {
         self.segments.lock().unwrap().insert(ip(next_hop), segment);
     }
 
@@ -32,7 +32,7 @@ impl Ground {
     }
 }
 
-impl Kernel for Ground {
+impl Kernel for TestKernel {
     async fn dump(&self) -> KernelResult<Actual> {
         self.fake.dump().await
     }
@@ -43,13 +43,13 @@ impl Kernel for Ground {
 
     async fn segment(&self, next_hop: IpAddr) -> KernelResult<Segment> {
         let found = self.segments.lock().unwrap().get(&next_hop).cloned();
-        found.ok_or_else(|| KernelError::from_cause(format!("look up {next_hop}"), Cause::Silent))
+        found.ok_or_else(|| KernelError::from_cause(format!("look up {next_hop}"), Cause::NoAnswer))
     }
 
     async fn underlay(&self, local: IpAddr) -> KernelResult<Underlay> {
         match local == ip(OWN) {
             true => Ok(Underlay { oif: 2, name: "eth1".into(), mtu: 1500 }),
-            false => Err(KernelError::from_cause(format!("find {local}"), Cause::Silent)),
+            false => Err(KernelError::from_cause(format!("find {local}"), Cause::NoAnswer)),
         }
     }
 }
@@ -58,34 +58,34 @@ fn direct() -> Segment {
     Segment::Direct { oif: 2, name: "eth1".into(), source: ip(OWN) }
 }
 
-struct Bench {
-    ground: Ground,
-    forwarding: Forwarding<Ground>,
+struct TestNode {
+    kernel: TestKernel,
+    forwarding: Forwarding<TestKernel>,
     folder: tempfile::TempDir,
     snapshot: Snapshot,
 }
 
-impl Bench {
+impl TestNode {
     fn new() -> Self {
-        let ground = Ground::default();
-        ground.place("172.20.1.12", direct());
+        let kernel = TestKernel::default();
+        kernel.set_segment("172.20.1.12", direct());
         let folder = tempfile::tempdir().unwrap();
         let snapshot = cluster([node("a", OWN, "10.244.1.0/24"), node("b", "172.20.1.12", "10.244.2.0/24")]);
-        Self { forwarding: Self::start(&ground, &folder), ground, folder, snapshot }
+        Self { forwarding: Self::start(&kernel, &folder), kernel, folder, snapshot }
     }
 
-    fn start(ground: &Ground, folder: &tempfile::TempDir) -> Forwarding<Ground> {
-        Forwarding::new(ground.clone(), Installer::new(folder.path().join("run"), folder.path().join("cni")))
+    fn start(kernel: &TestKernel, folder: &tempfile::TempDir) -> Forwarding<TestKernel> {
+        Forwarding::new(kernel.clone(), Installer::new(folder.path().join("run"), folder.path().join("cni")))
     }
 
-    /// The process ends and another begins.
+    /// Replaces the process by a new one.
     fn restart(&mut self) {
-        self.forwarding = Self::start(&self.ground, &self.folder);
+        self.forwarding = Self::start(&self.kernel, &self.folder);
     }
 
-    async fn look(&mut self, best: BestRoutes, sure: bool) -> Vec<String> {
-        self.forwarding.look(&self.snapshot, "a", &best, sure).await;
-        self.ground.routes()
+    async fn sync(&mut self, best: BestRoutes, in_sync: bool) -> Vec<String> {
+        self.forwarding.sync(&self.snapshot, "a", &best, in_sync).await;
+        self.kernel.routes()
     }
 
     fn conflist(&self) -> bool {
@@ -102,70 +102,78 @@ fn best(routes: &[(&str, &str)], synced: bool) -> BestRoutes {
 const TO_B: (&str, &str) = ("10.244.2.0/24", "172.20.1.12");
 
 #[tokio::test]
-async fn a_restart_keeps_routes_until_peers_have_told_all() {
-    let mut bench = Bench::new();
-    assert!(!bench.forwarding.holds_routes().await.unwrap());
-    assert_eq!(bench.look(best(&[TO_B], true), true).await, ["10.244.1.0/24", "10.244.2.0/24"]);
-    assert!(bench.conflist());
+async fn a_restart_keeps_routes_until_peers_have_sent_all() {
+    let mut this = TestNode::new();
+    assert!(!this.forwarding.has_routes().await.unwrap());
+    assert_eq!(this.sync(best(&[TO_B], true), true).await, ["10.244.1.0/24", "10.244.2.0/24"]);
+    assert!(this.conflist());
 
-    bench.restart();
-    assert!(bench.forwarding.holds_routes().await.unwrap());
-    assert_eq!(bench.look(best(&[], false), true).await, ["10.244.1.0/24", "10.244.2.0/24"]);
-    assert_eq!(bench.look(best(&[], true), true).await, ["10.244.1.0/24"], "now it is known to be gone");
+    this.restart();
+    assert!(this.forwarding.has_routes().await.unwrap());
+    assert_eq!(this.sync(best(&[], false), true).await, ["10.244.1.0/24", "10.244.2.0/24"]);
+    assert_eq!(this.sync(best(&[], true), true).await, ["10.244.1.0/24"], "now the route is withdrawn");
 }
 
 #[tokio::test]
-async fn a_node_that_left_is_purged_but_not_on_old_intent() {
-    let mut bench = Bench::new();
-    bench.look(best(&[TO_B], true), true).await;
-    bench.snapshot.nodes.remove("a");
-    assert_eq!(bench.look(best(&[], false), false).await.len(), 2, "old intent is no reason to purge");
-    assert!(bench.conflist());
-    assert_eq!(bench.look(best(&[], false), true).await, [""; 0]);
-    assert!(!bench.conflist());
-    let left = bench.ground.fake.state().actual.clone();
+async fn a_removed_node_is_purged_but_not_by_the_last_good_intent() {
+    let mut this = TestNode::new();
+    this.sync(best(&[TO_B], true), true).await;
+    this.snapshot.nodes.remove("a");
+    assert_eq!(
+        this.sync(best(&[], false), false).await.len(),
+        2,
+        "the last good intent is no reason to purge"
+    );
+    assert!(this.conflist());
+    assert_eq!(this.sync(best(&[], false), true).await, [""; 0]);
+    assert!(!this.conflist());
+    let left = this.kernel.fake.state().actual.clone();
     assert_eq!((left.tunnels.len(), left.table), (0, Default::default()));
 
-    bench.snapshot.nodes.insert("a".into(), node("a", OWN, "10.244.1.0/24"));
-    assert_eq!(bench.look(best(&[TO_B], true), true).await.len(), 2);
-    assert!(bench.conflist());
+    this.snapshot.nodes.insert("a".into(), node("a", OWN, "10.244.1.0/24"));
+    assert_eq!(this.sync(best(&[TO_B], true), true).await.len(), 2);
+    assert!(this.conflist());
 }
 
 #[tokio::test]
-async fn a_look_up_that_fails_takes_no_route_away() {
-    let mut bench = Bench::new();
-    bench.look(best(&[TO_B], true), true).await;
-    bench.ground.segments.lock().unwrap().clear();
-    bench.forwarding.distrust();
-    assert_eq!(bench.look(best(&[TO_B], true), true).await.len(), 2);
-    assert_eq!(bench.forwarding.problems().count(), 1);
+async fn a_failed_look_up_deletes_no_route() {
+    let mut this = TestNode::new();
+    this.sync(best(&[TO_B], true), true).await;
+    this.kernel.segments.lock().unwrap().clear();
+    this.forwarding.resync();
+    assert_eq!(this.sync(best(&[TO_B], true), true).await.len(), 2);
+    assert_eq!(this.forwarding.problems().count(), 1);
 
     let unreachable = Segment::Unreachable { error: "Network is unreachable".into() };
-    bench.ground.place("172.20.1.12", unreachable);
-    assert_eq!(bench.look(best(&[TO_B], true), true).await, ["10.244.1.0/24"], "asked again, and answered");
-    assert_eq!(bench.forwarding.problems().count(), 0);
+    this.kernel.set_segment("172.20.1.12", unreachable);
+    assert_eq!(
+        this.sync(best(&[TO_B], true), true).await,
+        ["10.244.1.0/24"],
+        "looked up again, with success"
+    );
+    assert_eq!(this.forwarding.problems().count(), 0);
 }
 
 #[tokio::test]
-async fn a_next_hop_that_moves_is_followed_on_a_hint() {
-    let mut bench = Bench::new();
-    bench.look(best(&[TO_B], true), true).await;
+async fn a_changed_segment_is_applied_after_a_hint() {
+    let mut this = TestNode::new();
+    this.sync(best(&[TO_B], true), true).await;
     let routed = Segment::Routed { gateway: ip("172.20.1.1"), oif: 2, name: "eth1".into(), source: ip(OWN) };
-    bench.ground.place("172.20.1.12", routed);
-    let verdict = |bench: &Bench| bench.forwarding.verdicts()[&ip("172.20.1.12")].verdict;
-    bench.look(best(&[TO_B], true), true).await;
-    assert_eq!(verdict(&bench), plan::Reachability::Direct, "nothing hinted at it");
-    bench.forwarding.hint(Hint { underlay: true, ours: false });
-    bench.look(best(&[TO_B], true), true).await;
-    assert_eq!(verdict(&bench), plan::Reachability::Tunnel);
-    assert!(bench.forwarding.installed(&TO_B.0.parse().unwrap()));
+    this.kernel.set_segment("172.20.1.12", routed);
+    let reachability = |node: &TestNode| node.forwarding.verdicts()[&ip("172.20.1.12")].reachability;
+    this.sync(best(&[TO_B], true), true).await;
+    assert_eq!(reachability(&this), plan::Reachability::Direct, "there was no hint");
+    this.forwarding.hint(Hint { underlay: true, own_objects: false });
+    this.sync(best(&[TO_B], true), true).await;
+    assert_eq!(reachability(&this), plan::Reachability::Tunnel);
+    assert!(this.forwarding.installed(&TO_B.0.parse().unwrap()));
 }
 
 #[tokio::test]
-async fn nothing_is_offered_to_the_runtime_before_the_kernel_is_ready() {
-    let mut bench = Bench::new();
-    bench.snapshot.nodes.get_mut("a").unwrap().addresses = vec![ip("172.20.1.99")];
-    bench.look(best(&[], true), true).await;
-    assert!(!bench.conflist(), "the address is on no interface, so the MTU isn't known");
-    assert!(bench.forwarding.problems().any(|problem| problem.contains("on no interface")));
+async fn there_is_no_conflist_before_the_kernel_is_ready() {
+    let mut this = TestNode::new();
+    this.snapshot.nodes.get_mut("a").unwrap().addresses = vec![ip("172.20.1.99")];
+    this.sync(best(&[], true), true).await;
+    assert!(!this.conflist(), "the address is on no interface, so the MTU isn't known");
+    assert!(this.forwarding.problems().any(|problem| problem.contains("on no interface")));
 }

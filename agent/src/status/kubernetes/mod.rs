@@ -19,7 +19,6 @@ use self::events::{EventQueue, Events};
 use self::leader::Candidate;
 use self::planner::{Permitted, Planner, RateLimits, Write};
 use self::render::Renderer;
-pub use self::render::is_node;
 use self::requests::{ErrorClass, RequestError, Requests};
 use super::{IntentStatus, NodeStatus, Role, StatusWriterStatus};
 use crate::backoff::{Backoff, jittered};

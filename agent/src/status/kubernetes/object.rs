@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
+use heliograph_cni::fnv1a;
 use serde_json::Value;
 
 use crate::api::ObjectKind;
-use crate::sum::fnv1a;
 
 /// A kind of which an agent writes objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use heliograph_cni::fnv1a;
+
 use super::bucket::Bucket;
 use super::object::{Key, Object};
 use crate::apiserver::ApiError;
 use crate::backoff::pause_after;
-use crate::sum::fnv1a;
 
 /// The limits of the rate of writes.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use super::object::{Key, Kind, Object, session_name};
 use crate::api::bgp_node::SessionCounts;
 use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus};
 use crate::names::Named;
-use crate::plan::{NeighborRole, Reachability};
+use crate::plan::Reachability;
 use crate::status::{NodeStatus, Role, SessionStatus};
 
 /// The largest number of sessions with other nodes of which each has a BGPSession. Of more, established sessions are only
@@ -105,7 +105,7 @@ impl Renderer {
         let spec = BGPSessionSpec {
             node: node.into(),
             peer: session.peer.to_string(),
-            peer_kind: if is_node(session.role) { "Node" } else { "BGPPeer" }.into(),
+            peer_kind: if session.role.is_node() { "Node" } else { "BGPPeer" }.into(),
             peer_name: session.name.clone(),
             peer_asn: session.asn,
             role: session.role.to_string(),
@@ -188,14 +188,14 @@ impl Renderer {
 /// Returns the sessions that have a BGPSession: all of them, or on a node with many neighbors that are nodes only some that
 /// are down. So the number of objects does not grow with the square of the number of nodes.
 pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
-    let nodes = status.sessions.iter().filter(|session| is_node(session.role)).count();
+    let nodes = status.sessions.iter().filter(|session| session.role.is_node()).count();
     if nodes <= MAX_LISTED {
         return status.sessions.iter().collect();
     }
     // After a start all are down; their number is enough.
     let mut room = if status.waiting_for.is_empty() { MAX_LISTED_DOWN } else { 0 };
     let mut listed = |session: &&SessionStatus| {
-        if !is_node(session.role) {
+        if !session.role.is_node() {
             return true;
         }
         let take = !session.established() && room > 0;
@@ -203,14 +203,6 @@ pub fn listed(status: &NodeStatus) -> Vec<&SessionStatus> {
         take
     };
     status.sessions.iter().filter(|session| listed(session)).collect()
-}
-
-/// Returns whether a neighbor of this role is a node of the cluster. Others are BGPPeers.
-pub fn is_node(role: NeighborRole) -> bool {
-    match role {
-        NeighborRole::Mesh | NeighborRole::Reflector | NeighborRole::Client => true,
-        NeighborRole::Internal | NeighborRole::External => false,
-    }
 }
 
 /// Returns the reasons why the intent is not in force in BGP and in the kernel; empty: it is.

@@ -1,5 +1,6 @@
 use super::super::planner::{Permitted, Planner, RateLimits};
 use super::*;
+use crate::plan::NeighborRole;
 use crate::status::{StoreStatus, testing};
 use heliograph_bgp::report::SessionState;
 use std::time::Instant;

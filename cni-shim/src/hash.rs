@@ -1,10 +1,10 @@
-//! The FNV-1a hash.
+//! A hash that never changes.
 
-/// Returns the FNV-1a hash (64 bits), which is the same in all versions of this program, unlike the standard library's. It
-/// is not collision-resistant.
+/// Returns the FNV-1a hash (64 bits). It is the same in every build, unlike that of the standard library. It is not secure
+/// against collisions that are made on purpose.
 pub fn fnv1a(bytes: impl AsRef<[u8]>) -> u64 {
     let bytes = bytes.as_ref().iter();
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]
