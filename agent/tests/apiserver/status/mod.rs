@@ -189,10 +189,10 @@ pub async fn counted(admin: &User, peer: &str) -> String {
 /// Returns the generations of all objects and those in force, as a store reports them.
 pub fn generations(tor: (i64, i64), nobody: Option<i64>) -> Value {
     json!([
-        {"object": "BGPConfiguration default", "generation": 1, "inForce": 1},
-        {"object": "BGPFilter f", "generation": 1, "inForce": 1},
-        {"object": "BGPPeer nobody", "generation": 1, "inForce": nobody},
-        {"object": "BGPPeer tor", "generation": tor.0, "inForce": tor.1}])
+        {"object": {"kind": "BGPConfiguration", "name": "default"}, "generation": 1, "inForce": 1},
+        {"object": {"kind": "BGPFilter", "name": "f"}, "generation": 1, "inForce": 1},
+        {"object": {"kind": "BGPPeer", "name": "nobody"}, "generation": 1, "inForce": nobody},
+        {"object": {"kind": "BGPPeer", "name": "tor"}, "generation": tor.0, "inForce": tor.1}])
 }
 
 impl Fixture {

@@ -73,10 +73,11 @@ pub async fn rejected_objects_are_not_accepted(fixture: &mut Fixture) {
     assert!(answer.code < 300, "{answer:?}");
     agent.change(|status| {
         status.intent.objects = serde_json::from_value(generations((2, 1), Some(1))).unwrap();
-        status.intent.rejections =
-            serde_json::from_value(json!([{"file": "", "line": null, "object": "BGPPeer tor",
-            "field": "spec.importFilter", "problem": "there is no such filter", "remedy": "add it"}]))
-            .unwrap();
+        status.intent.rejections = serde_json::from_value(
+            json!([{"file": "", "line": null, "object": {"kind": "BGPPeer", "name": "tor"},
+            "field": "spec.importFilter", "problem": "there is no such filter", "remedy": "add it"}]),
+        )
+        .unwrap();
     });
     until("it is not accepted", async || {
         let (status, generation, message) = condition(admin, "bgppeers/tor", "Accepted").await;

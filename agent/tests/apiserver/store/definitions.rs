@@ -59,14 +59,14 @@ pub async fn invalid_objects_are_rejected(fixture: &mut Fixture) {
         (selecting(json!({"matchLabels": {"a b": "yes"}})), "valid label keys"),
         (selecting(json!({"matchLabels": {"A.b/c": "yes"}})), "valid label keys"),
         (selecting(json!({"matchExpressions": [{"key": "a/b/c", "operator": "Exists"}]})), "should match"),
-        (selecting(json!({"matchExpressions": [{"key": "a", "operator": "In"}]})), "need values"),
+        (selecting(json!({"matchExpressions": [{"key": "a", "operator": "In"}]})), "require values"),
         (
             selecting(json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": []}]})),
-            "need values",
+            "require values",
         ),
         (
             selecting(json!({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]})),
-            "take none",
+            "have none",
         ),
         (
             selecting(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["-"]}]})),
