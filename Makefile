@@ -31,13 +31,16 @@ endef
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1|\2/p' Makefile | while IFS='|' read -r target text; do \
 		printf '  make %-14s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo "demo, setup, cluster, conformance and the tests (except quick and test-cluster) need root, and install the Debian"
+	@echo "packages they lack."
 
 demo: ## two racks, four nodes, eight pods, every pair pinged (TOPOLOGY=reflectors, TOPOLOGY=kubernetes)
 demo: lab
 	$(call prepare,$(if $(filter kubernetes,$(TOPOLOGY)),cluster,demo),cargo build --workspace --bins)
 	$(LAB) demo --topology $(TOPOLOGY)
 
-quick: ## format, lints, unit tests, simulation, fuzz corpora, docs; no root, nothing installed
+quick: ## format, lints, words, unit tests, simulation, fuzz corpora, docs; no root, nothing installed
 quick: check gates words
 	cargo test --workspace --lib --bins --test sim --test corpus
 
@@ -88,7 +91,7 @@ test-e2e: lab forget-skipped
 
 # The tests that need only kubectl, on a cluster of KUBECONFIG's: kind, k3s, `make cluster`. Without a pod network, or
 # with Heliograph; its nodes need our image (`make image`).
-test-cluster: ## Heliograph on the cluster of KUBECONFIG
+test-cluster: ## tests on the cluster of KUBECONFIG (kind, k3s, `make cluster`); no root
 	@test -n "$$KUBECONFIG" || { echo "KUBECONFIG is not set: which cluster?"; exit 2; }
 	cargo test -p heliograph-e2e --test any_cluster -- --nocapture
 
@@ -97,10 +100,10 @@ cluster: lab
 	$(call prepare,cluster,cargo build --workspace --bins)
 	$(LAB) cluster up --nodes $(NODES) --topology $(TOPOLOGY) $(SERVICES)
 
-cluster-down: ## removes it
+cluster-down: ## removes the cluster of `make cluster`
 	$(LAB) cluster down
 
-conformance: ## Kubernetes' own network tests; writes docs/conformance.md
+conformance: ## Kubernetes' own network tests on a cluster made for them; writes docs/conformance.md
 conformance: lab
 	$(call prepare,tests,cargo build --workspace --bins)
 	$(LAB) conformance
@@ -136,7 +139,7 @@ image: ## target/heliograph-image.tar, for `ctr -n k8s.io image import`, `docker
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --target $(STATIC) -p heliograph-agent -p heliograph-cni --bins
 	cargo run --quiet -p heliograph-e2e --bin heliograph-lab -- image target/$(STATIC)/release $(IMAGE)
 
-# Tests check that both files are up to date.
+# Tests check that these files are up to date.
 manifests: ## manifests/*.yaml and docs/reference/*.md, from the code
 	HELIOGRAPH_UPDATE=1 cargo test --quiet -p heliograph-agent --lib -- api::crds status::metrics
 	for part in manifests/crds.yaml $(addprefix manifests/base/,namespace.yaml rbac.yaml daemonset.yaml); do \

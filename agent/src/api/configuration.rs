@@ -210,11 +210,12 @@ pub struct Bfd {
     /// Run it.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// The shortest interval between received packets, 10 to 60000; the neighbor sends no faster. 300 by default.
+    /// The shortest interval between received packets, in milliseconds, 10 to 60000; the neighbor sends no faster.
+    /// 300 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 60000))]
     pub receive_interval: Option<u32>,
-    /// The shortest interval between sent packets, 10 to 60000. The longer one of this and the neighbor's
+    /// The shortest interval between sent packets, in milliseconds, 10 to 60000. The longer one of this and the neighbor's
     /// receiveInterval is used. 300 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 60000))]
