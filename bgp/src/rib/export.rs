@@ -15,6 +15,7 @@
 //!
 //! The next hop follows the neighbor's [`NextHopMode`], whose documentation has the rules.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 
@@ -51,12 +52,14 @@ pub(crate) struct GroupKey {
     /// The peers have the long-lived graceful restart capability.
     pub long_lived: bool,
     pub next_hop_mode: NextHopMode,
+    /// The address of the group's only peer, if it is the next hop of a network of ours (RFC 4271 §5.1.3).
+    pub next_hop_of_ours: Option<IpAddr>,
     pub filter: Filter,
 }
 
 impl GroupKey {
-    /// Returns the key of the group that the peer belongs to for a family.
-    pub(crate) fn of(peer: &Peer, family: Family) -> Self {
+    /// Returns the key of the group that the peer belongs to for a family. `next_hops` are those of our networks.
+    pub(crate) fn of(peer: &Peer, family: Family, next_hops: &BTreeSet<IpAddr>) -> Self {
         let several = peer.codec.path_ids.send.contains(family);
         let send = FamilySet::from_iter(several.then_some(family));
         Self {
@@ -68,6 +71,7 @@ impl GroupKey {
             paths: several.then(|| peer.paths.unwrap_or(NonZeroU8::MIN)),
             long_lived: peer.long_lived,
             next_hop_mode: peer.next_hop_mode,
+            next_hop_of_ours: next_hops.get(&peer.address).copied(),
             filter: peer.export.clone(),
         }
     }

@@ -134,6 +134,10 @@ impl Group {
         let (attributes, next_hop) =
             export::outbound(exporter.identity, &self.key, from, &path.shared, prefix)
                 .ok_or(WithheldReason::NoNextHop { local_address: self.key.local_address })?;
+        // RFC 4271 §5.1.3: a route that we originate is not advertised to a peer with its own address as next hop.
+        if from.is_none() && self.key.next_hop_of_ours == Some(next_hop.address) {
+            return Err(WithheldReason::NextHopTheirs);
+        }
         let block = encode_attributes(&attributes, &self.key.codec);
         let fits = block.len() + OVERHEAD <= self.key.codec.max_message;
         // Copied, because the encoder's buffer has spare room and the block is kept for long.

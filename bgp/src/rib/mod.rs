@@ -31,7 +31,8 @@ mod table;
 mod tests;
 mod types;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use bytes::BytesMut;
 
@@ -57,6 +58,8 @@ pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 pub(crate) struct Rib {
     identity: Identity,
     networks: BTreeMap<Prefix, Network>,
+    /// The next hops that are set for networks.
+    next_hops: BTreeSet<IpAddr>,
     neighbors: Neighbors,
     tables: PerFamily<Table>,
     groups: PerFamily<BTreeMap<GroupId, UpdateGroup>>,
@@ -72,6 +75,7 @@ impl Rib {
         Self {
             identity,
             networks: BTreeMap::new(),
+            next_hops: BTreeSet::new(),
             neighbors: Neighbors::default(),
             tables: PerFamily::default(),
             groups: PerFamily::default(),
@@ -104,6 +108,14 @@ impl Rib {
         let wanted: BTreeMap<_, _> =
             networks.iter().map(|network| (network.prefix, network.clone())).collect();
         let present = std::mem::replace(&mut self.networks, wanted.clone());
+        let next_hops = wanted.values().filter_map(|network| network.next_hop).collect();
+        let before = std::mem::replace(&mut self.next_hops, next_hops);
+        for id in self.neighbors.ids() {
+            let address = self.neighbors.get(id).map(|neighbor| neighbor.peer.address);
+            if address.is_some_and(|address| self.next_hops.contains(&address) != before.contains(&address)) {
+                FAMILIES.into_iter().for_each(|family| self.regroup(id, family));
+            }
+        }
         for prefix in present.keys().filter(|prefix| !wanted.contains_key(prefix)) {
             self.withdraw(*prefix, Source::LOCAL);
         }
@@ -506,7 +518,7 @@ impl Rib {
     /// Adds a peer to its update group, which is created if there is none.
     fn join(&mut self, id: PeerId, family: Family, moving: MovingMember) {
         let Some(neighbor) = self.neighbors.get(id) else { return };
-        let key = GroupKey::of(&neighbor.peer, family);
+        let key = GroupKey::of(&neighbor.peer, family, &self.next_hops);
         let (table, groups, mut exporter) = self.outbound(family);
         let present = groups.iter().find(|(_, group)| *group.key() == key).map(|(number, _)| *number);
         let number = present.unwrap_or_else(|| groups.last_key_value().map_or(0, |(last, _)| last + 1));

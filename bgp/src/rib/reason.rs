@@ -284,6 +284,8 @@ pub enum WithheldReason {
         /// Our address on the session.
         local_address: IpAddr,
     },
+    /// We originate it with a next hop that is the address of the peer (RFC 4271 §5.1.3).
+    NextHopTheirs,
 }
 
 impl Display for WithheldReason {
@@ -298,6 +300,10 @@ impl Display for WithheldReason {
                 f,
                 "no next hop of the prefix's family: our address on the session is {local_address}; configure a next \
                  hop for the network, or peer over an address of that family"
+            ),
+            Self::NextHopTheirs => f.write_str(
+                "its next hop is the peer's own address (RFC 4271 §5.1.3); configure another next hop for the network if \
+                 the peer is to have the route",
             ),
         }
     }

@@ -5,7 +5,7 @@ use PeerKind::{Client, External, Internal};
 
 use super::*;
 use crate::policy::{Action, Modification, Policy, Rule};
-use crate::report::RejectReason;
+use crate::report::{RejectReason, WithheldReason};
 
 const P4: &str = "10.1.0.0/16";
 const P6: &str = "2001:db8:1::/48";
@@ -230,4 +230,39 @@ fn link_local_next_hops_of_learned_paths_stay_on_their_link() {
             }
         }
     }
+}
+
+/// RFC 4271 §5.1.3; FRR #4135 and #22600: a network is advertised to all peers except the one whose address is its next
+/// hop, also when the network, its next hop or the next-hop mode changes on an established session.
+#[test]
+fn a_network_is_not_advertised_to_the_peer_that_is_its_next_hop() {
+    let via = |n: Option<u8>| network(P4, n.map(|n| peer(n, Client).address.to_string()).as_deref());
+    let mut rib = rib();
+    rib.set_networks(&[via(Some(2))]);
+    for n in [2, 3] {
+        rib.peer_up(id(n), peer(n, Client));
+    }
+    let mut receivers = [2, 3].map(|n| (n, Receiver::default()));
+    let mut expect = |rib: &mut Rib, expected: [bool; 2]| {
+        for ((n, receiver), expected) in receivers.iter_mut().zip(expected) {
+            receiver.drain(rib, *n);
+            assert_eq!(receiver.routes.contains_key(&prefix(P4)), expected, "peer {n}");
+            assert_eq!(rib.withheld(id(*n)).len(), usize::from(!expected));
+        }
+    };
+    expect(&mut rib, [false, true]);
+    assert_eq!(rib.withheld(id(2))[0].reason, WithheldReason::NextHopTheirs);
+    rib.set_networks(&[via(Some(3))]);
+    expect(&mut rib, [true, false]);
+    rib.set_networks(&[via(None)]);
+    expect(&mut rib, [true, true]);
+    rib.set_networks(&[via(Some(2))]);
+    expect(&mut rib, [false, true]);
+    rib.set_next_hop_mode(id(2), OwnAddress);
+    expect(&mut rib, [true, true]);
+    assert_eq!(rib.groups[Family::Ipv4Unicast].len(), 2);
+    rib.set_next_hop_mode(id(2), Automatic);
+    expect(&mut rib, [false, true]);
+    rib.set_networks(&[]);
+    assert_eq!(rib.groups[Family::Ipv4Unicast].len(), 1, "the peers share a group again");
 }
