@@ -47,6 +47,8 @@ quick: check gates words
 # Without the lab and its kernel, so for every platform of the crate.
 gates:
 	cargo check -p heliograph-bgp --no-default-features
+	cargo check -p heliograph-bgp --no-default-features --features tokio
+	cargo test --quiet -p heliograph-bgp -p heliograph-bfd --doc
 	@# The fuzz targets are crates of their own and need a nightly compiler to run; that they compile shows on any. The
 	@# variable keeps the fuzzer itself, in C++, from being compiled.
 	@for fuzz in bgp/fuzz bgp/bfd/fuzz; do \

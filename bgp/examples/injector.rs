@@ -9,16 +9,20 @@
 //! withdraw 203.0.113.0/24
 //! ```
 //!
-//! Without a file the lines come from standard input, and each takes effect at once.
+//! Without a file the lines come from standard input, and each takes effect at once; its end withdraws all prefixes, as
+//! Ctrl-C does. An invalid line of standard input is reported and has no effect; one of a file ends the program.
 #![allow(clippy::disallowed_methods, reason = "an example has sockets and a clock")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
-use heliograph_bgp::io::{self, Options, Stop};
+use heliograph_bgp::io::{self, Options, SetConfigError, Stop};
 use heliograph_bgp::policy::Community;
+use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::{Config, Filter, LargeCommunity, Neighbor, Network, Prefix};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
@@ -28,7 +32,7 @@ struct Arguments {
     /// Our AS number.
     #[arg(long)]
     asn: u32,
-    /// Our address, and our BGP Identifier.
+    /// Our address, and our BGP Identifier; for a router with an IPv6 address, the identifier alone.
     #[arg(long)]
     local: Ipv4Addr,
     /// The router's address.
@@ -45,47 +49,75 @@ struct Arguments {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    // For a router with an IPv6 address the kernel chooses ours.
+    let local = arguments.neighbor.is_ipv4().then_some(IpAddr::from(arguments.local));
     let neighbor = Neighbor::new(arguments.neighbor, arguments.neighbor_asn)
         .port(arguments.port)
-        .local_address(IpAddr::from(arguments.local))
+        .local_address(local)
         .export(Filter::All);
     let mut config = Config::new(arguments.asn, arguments.local).neighbors([neighbor]);
     let mut networks = BTreeMap::new();
     let from_file = arguments.file.is_some();
     if let Some(file) = arguments.file {
-        for line in std::fs::read_to_string(file)?.lines() {
-            apply(line, &mut networks)?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        for (number, line) in (1..).zip(text.lines()) {
+            apply(line, &mut networks)
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("{}, line {number}", file.display()))?;
         }
         config.networks = networks.values().cloned().collect();
     }
     let speaker = io::start(config.clone(), Options::default()).await?;
     let mut changes = speaker.changes();
     let mut lines = BufReader::new(stdin()).lines();
+    // Attempts to connect that fail are no changes.
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut shown = String::new();
     loop {
+        for session in speaker.sessions().await? {
+            let line = describe(&session);
+            if line != shown {
+                println!("# {line}");
+                shown = line;
+            }
+        }
         tokio::select! {
             _ = tokio::signal::ctrl_c() => break,
-            changed = changes.changed() => {
-                changed?;
-                for session in speaker.sessions().await? {
-                    println!("# {} {}, {} advertised: {}", session.address, session.state, session.advertised, session.reason);
-                }
-            }
+            _ = tick.tick() => {}
+            changed = changes.changed() => changed?,
             line = lines.next_line(), if !from_file => {
                 let Some(line) = line? else { break };
-                match apply(&line, &mut networks) {
-                    Ok(()) => {
-                        config.networks = networks.values().cloned().collect();
-                        speaker.set_config(config.clone()).await?;
-                    }
-                    Err(error) => eprintln!("{error}"),
+                let mut changed = networks.clone();
+                if let Err(error) = apply(&line, &mut changed) {
+                    eprintln!("{error}");
+                    continue;
+                }
+                let new = config.clone().networks(changed.values().cloned());
+                match speaker.set_config(new.clone()).await {
+                    Ok(()) => (networks, config) = (changed, new),
+                    Err(SetConfigError::Config(error)) => eprintln!("{error}"),
+                    Err(error) => return Err(error.into()),
                 }
             }
         }
     }
     speaker.stop(Stop::Cease).await;
     Ok(())
+}
+
+/// Describes a session; one that is not established by its last error, if there is one.
+fn describe(session: &SessionReport) -> String {
+    let SessionReport { address, state, advertised, reason, .. } = session;
+    match &session.last_error {
+        _ if *state == SessionState::Established => {
+            format!("{address} {state}, {advertised} advertised: {reason}")
+        }
+        Some((error, _)) => format!("{address} not established: {error}"),
+        None => format!("{address} not established: {reason}"),
+    }
 }
 
 /// Carries out one line.

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::Parser;
 use heliograph_bgp::io::{self, Options, Stop};
-use heliograph_bgp::report::{PathReport, SessionState};
+use heliograph_bgp::report::{PathReport, SessionReport, SessionState};
 use heliograph_bgp::{Config, Filter, Neighbor, Prefix};
 
 /// Prints the routes that neighbors advertise, as they change; advertises nothing.
@@ -42,7 +43,7 @@ fn neighbor(text: &str) -> Result<(IpAddr, u32), String> {
 type Key = (Prefix, Option<IpAddr>, Option<u32>);
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let neighbors = arguments.neighbor.into_iter().map(|(address, asn)| {
         Neighbor::new(address, asn).port(arguments.port).import(Filter::All).export(Filter::nothing())
@@ -50,12 +51,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::new(arguments.asn, arguments.router_id).neighbors(neighbors);
     let speaker = io::start(config, Options::default().listen(arguments.listen)).await?;
     let mut changes = speaker.changes();
-    let mut sessions: BTreeMap<IpAddr, SessionState> = BTreeMap::new();
+    // Attempts to connect that fail are no changes.
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut sessions: BTreeMap<IpAddr, String> = BTreeMap::new();
     let mut paths: BTreeMap<Key, PathReport> = BTreeMap::new();
     loop {
         for session in speaker.sessions().await? {
-            if sessions.insert(session.address, session.state) != Some(session.state) {
-                println!("# {} {}: {}", session.address, session.state, session.reason);
+            let line = describe(&session);
+            if sessions.get(&session.address) != Some(&line) {
+                println!("# {line}");
+                sessions.insert(session.address, line);
             }
         }
         let now = speaker.paths().await?;
@@ -81,11 +86,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         paths = now;
         tokio::select! {
             _ = tokio::signal::ctrl_c() => break,
+            _ = tick.tick() => {}
             changed = changes.changed() => changed?,
         }
     }
     speaker.stop(Stop::Cease).await;
     Ok(())
+}
+
+/// Describes a session; one that is not established by its last error, if there is one.
+fn describe(session: &SessionReport) -> String {
+    let SessionReport { address, state, reason, .. } = session;
+    match &session.last_error {
+        _ if *state == SessionState::Established => format!("{address} {state}: {reason}"),
+        Some((error, _)) => format!("{address} not established: {error}"),
+        None => format!("{address} not established: {reason}"),
+    }
 }
 
 fn from(path: &PathReport) -> String {

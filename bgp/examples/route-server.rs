@@ -4,8 +4,8 @@
 //! --member 127.0.0.2=64501 --member 127.0.0.3=64502`
 //!
 //! Members have the role of a route server's client (RFC 9234), prefixes of private use and defaults are rejected, and no
-//! member sends more than its limit. Next hops are unchanged. The AS
-//! number of the route server is prepended to the AS_PATH, which RFC 7947 §2.2.2.1 advises against.
+//! member sends more than its limit. Next hops are unchanged. The AS number of the route server is prepended to
+//! the AS_PATH, which RFC 7947 §2.2.2.1 advises against.
 #![allow(clippy::disallowed_methods, reason = "an example has sockets and a clock")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use heliograph_bgp::io::{self, Options};
 use heliograph_bgp::policy::{Action, Condition, Policy, PrefixMatch, Rule};
 use heliograph_bgp::{Config, Filter, Neighbor, NextHopMode, Prefix, PrefixLimit, Role};
 
-/// Prefixes that no member may send: private use, documentation, loopback, link-local (RFC 6890).
+/// Prefixes that no member may send: private use, shared, loopback and link-local (RFC 6890).
 const BOGONS: &[&str] = &[
     "10.0.0.0/8",
     "172.16.0.0/12",
@@ -54,7 +54,7 @@ fn member(text: &str) -> Result<(IpAddr, u32), String> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let import = import()?;
     let members = arguments.member.into_iter().map(|(address, asn)| {
@@ -88,14 +88,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Rejects bogons and default routes, and accepts the rest.
-fn import() -> Result<Policy, Box<dyn std::error::Error>> {
-    let longer = |text: &&str| -> Result<PrefixMatch, Box<dyn std::error::Error>> {
+fn import() -> anyhow::Result<Policy> {
+    let longer = |text: &&str| -> anyhow::Result<PrefixMatch> {
         let within: Prefix = text.parse()?;
         Ok(PrefixMatch::new(within, within.length(), within.family().max_length()))
     };
     let bogons = BOGONS.iter().map(longer).collect::<Result<_, _>>()?;
     let default = ["0.0.0.0/0", "::/0"].iter().map(|text| Ok(PrefixMatch::new(text.parse()?, 0, 0)));
-    let default = default.collect::<Result<_, Box<dyn std::error::Error>>>()?;
+    let default = default.collect::<anyhow::Result<_>>()?;
     let reject =
         |name, prefixes| Rule::new(name).conditions([Condition::Prefix(prefixes)]).action(Action::Reject);
     Ok(Policy::new(vec![reject("bogons", bogons), reject("default", default)], Action::Accept)?)

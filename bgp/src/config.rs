@@ -150,6 +150,11 @@ impl Network {
     fn validate(&self) -> Result<(), ConfigError> {
         let invalid =
             |problem: String| Err(ConfigError::Invalid { what: format!("network {}", self.prefix), problem });
+        if !self.prefix.is_unicast() {
+            return invalid(
+                "it is not a unicast prefix, and every peer ignores it (RFC 4271 §6.3): remove it".into(),
+            );
+        }
         if let Some(next_hop) = self.next_hop {
             if !is_host(next_hop) {
                 return invalid(format!("the next hop {next_hop} is no address of a host: set one that is"));
@@ -231,8 +236,8 @@ pub struct Neighbor {
 /// | reflected: from an internal peer to an internal one | the path's | the path's | the path's |
 ///
 /// Our own address is that of the session. A next hop that does not fit the prefix's family or the session
-/// (RFC 8950 §4) is not advertised: the route is withheld. A link-local next hop is for one link only (RFC 2545 §3), so
-/// `Unchanged` advertises our own address instead of one.
+/// (RFC 8950 §4) is not advertised: the route is withheld. A link-local next hop is for one link only (RFC 2545 §3): if a
+/// learned path has no other, every mode advertises our own address instead, for reflected paths too, as BIRD does.
 ///
 /// A reflected path keeps its next hop in every mode (RFC 4456 §10): a reflector that takes the traffic of its clients
 /// can cause loops, and is often not able to forward it. FRR's `next-hop-self` has the same rule. A rule with

@@ -182,8 +182,9 @@ impl Handle {
         self.request(Command::BestRoutes).await
     }
 
-    /// Returns a counter that changes when sessions or best routes change. Several changes may count as one. It is closed
-    /// when the speaker ends.
+    /// Returns a counter that changes when a session is established or ends, or best routes change. Several changes may
+    /// count as one. Attempts to connect that fail are no changes: [`Handle::sessions`] has their errors. The counter is
+    /// closed when the speaker ends.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }

@@ -7,7 +7,7 @@ use crate::Speaker;
 use crate::report::SessionReport;
 
 #[derive(Default)]
-pub(super) struct BfdClient;
+pub(super) struct BfdClient {}
 
 impl BfdClient {
     pub(super) fn deadline(&self) -> Option<Instant> {

@@ -167,15 +167,17 @@ pub(crate) fn outbound(
 /// Returns the next hop to advertise, by the rules of [`NextHopMode`].
 fn next_hop(to: &GroupKey, from: Option<&Peer>, path: &PathAttributes, family: Family) -> Option<NextHop> {
     let ours = to.next_hop_self(family);
-    // A link-local next hop is for peers on the same link (RFC 2545 §3), which cannot be determined here: it is left out.
-    let theirs = path.next_hop.map(|next_hop| NextHop { link_local: None, ..next_hop });
     let from = from.map(|from| from.kind);
+    // A link-local next hop is for peers on the same link (RFC 2545 §3), which cannot be determined here: it is left out,
+    // and a learned path that has no other is advertised with our own address, if at all.
+    let beyond_link = |next_hop: &NextHop| from.is_none() || !is_link_local(next_hop.address);
+    let theirs = path.next_hop.filter(beyond_link).map(|next_hop| NextHop { link_local: None, ..next_hop });
     let reflected = to.kind != PeerKind::External && from.is_some_and(|from| from != PeerKind::External);
     let next_hop = match to.next_hop_mode {
         // RFC 4456 §10
-        _ if reflected => theirs,
+        _ if reflected => theirs.or(ours),
         NextHopMode::OwnAddress => ours,
-        NextHopMode::Unchanged => theirs.filter(|next_hop| !is_link_local(next_hop.address)).or(ours),
+        NextHopMode::Unchanged => theirs.or(ours),
         NextHopMode::Automatic => match (from, to.kind) {
             (None, _) => theirs.or(ours),
             (Some(_), PeerKind::External) => ours,

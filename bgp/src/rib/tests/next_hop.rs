@@ -205,3 +205,29 @@ fn unchanged_next_hops_need_a_session_that_can_carry_them() {
     receiver.drain(&mut rib, 2);
     assert_eq!(receiver.routes[&prefix(P4)].1, next_hop(LOCAL));
 }
+
+/// FRR #5281: a link-local next hop is advertised to no peer, as its link may be another one (RFC 2545 §3). Our own address
+/// takes its place if it is of a fitting family.
+#[test]
+fn link_local_next_hops_of_learned_paths_stay_on_their_link() {
+    for (from, to) in [(Client, Client), (External, Client), (Client, External), (External, External)] {
+        for mode in [Automatic, OwnAddress, Unchanged] {
+            for (local, expected) in [(LOCAL6, Some(next_hop(LOCAL6))), (LOCAL, None)] {
+                let mut rib = rib();
+                rib.peer_up(id(1), peer_at(LOCAL6, 1, from));
+                rib.peer_up(id(2), Peer { next_hop_mode: mode, ..peer_at(local, 2, to) });
+                let via =
+                    NextHop { address: ip("fe80::1"), link_local: Some("fe80::1".parse().expect("one")) };
+                let mut update = advertise(attributes(from), "fe80::1", &[P6]);
+                update.reach[0].next_hop = via;
+                rib.update(id(1), update);
+                assert!(!rib.best_routes().is_empty());
+                let mut receiver = Receiver::default();
+                receiver.drain(&mut rib, 2);
+                let advertised = receiver.routes.get(&prefix(P6)).map(|(_, next_hop)| *next_hop);
+                assert_eq!(advertised, expected, "{from:?} to {to:?}, {mode:?}, {local}");
+                assert_eq!(rib.withheld(id(2)).len(), usize::from(expected.is_none()));
+            }
+        }
+    }
+}

@@ -37,6 +37,16 @@ fn a_failed_attempt_makes_it_active_until_the_next() {
     assert_ne!(bench.attempt(), first);
 }
 
+/// As with a peer that connects and never listens: an attempt of ours that failed does not keep it out.
+#[test]
+fn a_peer_can_connect_after_our_failed_attempt() {
+    let mut bench = Bench::new(settings());
+    let first = bench.attempt();
+    bench.call(|session, ctx| session.connect_failed(ctx, first, "connection refused"));
+    assert!(bench.accept().is_some());
+    assert_eq!(bench.state(), SessionState::OpenSent);
+}
+
 #[test]
 fn an_attempt_without_an_answer_is_repeated() {
     let mut bench = Bench::new(settings());

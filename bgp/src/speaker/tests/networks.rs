@@ -88,6 +88,8 @@ fn invalid_networks_are_rejected() {
         (Network::new(prefix(1)).next_hop(IpAddr::from([224, 0, 0, 5])), "the next hop 224.0.0.5"),
         (Network::new(v6).next_hop(address(1)), "must be an IPv6 address"),
         (many(769), "its communities take 3076 octets"),
+        (Network::new("224.0.0.0/4".parse().expect("a prefix")), "224.0.0.0/4: it is not a unicast prefix"),
+        (Network::new("fe80::/64".parse().expect("a prefix")), "every peer ignores it"),
     ] {
         let error = config(Vec::new()).networks([network]).validate().expect_err("invalid").to_string();
         assert!(error.contains(problem), "{error}");

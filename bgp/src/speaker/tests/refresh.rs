@@ -174,3 +174,59 @@ fn an_interrupted_refresh_has_no_effect_on_the_next_session() {
     assert_eq!(sent.last().map(String::as_str), Some("End-of-RIB"));
     assert!(!sent.iter().any(|word| word == "Begin" || word == "End"), "{sent:?}");
 }
+
+/// A second BoRR before EoRR begins the refresh anew: what it does not repeat is removed (RFC 7313 §4).
+#[test]
+fn a_second_borr_begins_the_refresh_anew() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up_with(1, enhanced(1)), play.up(2));
+    let mark = |refresh| Message::RouteRefresh(Some(V4), refresh);
+    play.advertise(one, 1, (0..3).map(prefix).collect());
+    play.sent(two);
+    play.receive(one, &mark(Refresh::Begin));
+    play.advertise(one, 1, vec![prefix(0)]);
+    play.receive(one, &mark(Refresh::Begin));
+    assert_eq!(play.report(1).stale, 3);
+    play.advertise(one, 1, vec![prefix(1)]);
+    play.receive(one, &mark(Refresh::End));
+    assert_eq!(play.changes(two), (vec![], vec![prefix(0), prefix(2)]));
+    play.receive(one, &mark(Refresh::End));
+    assert_eq!((play.changes(two), play.state(1)), ((vec![], vec![]), SessionState::Established), "unpaired");
+}
+
+/// FRR #11945 and #16126: a request before our End-of-RIB is answered after it, also without graceful restart.
+#[test]
+fn a_request_before_end_of_rib_is_answered_after_it() {
+    for open in [enhanced(2), restarting(2)] {
+        let mut play = Play::new(config(vec![client(1), client(2)]));
+        let one = play.up(1);
+        play.advertise(one, 1, (0..5).map(prefix).collect());
+        let two = play.up_with(2, open);
+        request(&mut play, two);
+        let sent = short(play.sent(two));
+        let routes: Vec<&str> = sent.iter().map(String::as_str).skip_while(|word| *word != "5").collect();
+        assert_eq!(routes, ["5", "End-of-RIB", "Begin", "5", "End"]);
+    }
+}
+
+/// A request during a refresh is answered with another one after its end.
+#[test]
+fn a_request_during_a_refresh_is_answered_after_it() {
+    let mut play = Play::new(config(vec![client(1), client(2)]));
+    let (one, two) = (play.up(1), play.up_with(2, enhanced(2)));
+    play.advertise(one, 1, (0..2000).map(prefix).collect());
+    play.sent(two);
+    request(&mut play, two);
+    let mut bytes = BytesMut::new();
+    play.speaker.transmit(play.now, two, 64, &mut bytes);
+    play.speaker.transmit(play.now, two, 64, &mut bytes);
+    request(&mut play, two);
+    request(&mut play, two);
+    while play.speaker.transmit(play.now, two, 1 << 16, &mut bytes) > 0 {}
+    let sent = short(decode(&bytes));
+    let marks: Vec<&str> =
+        sent.iter().map(String::as_str).filter(|word| word.parse::<usize>().is_err()).collect();
+    assert_eq!(marks, ["Begin", "End", "Begin", "End"]);
+    let prefixes: usize = sent.iter().filter_map(|word| word.parse::<usize>().ok()).sum();
+    assert_eq!(prefixes, 4000);
+}

@@ -40,6 +40,13 @@ fn length_has_a_minimum_for_each_type() {
     }
 }
 
+/// FRR #23371: a length below 19 is the error of a message whose type is unknown too (RFC 4271 §6.1).
+#[test]
+fn the_length_is_checked_before_the_type() {
+    assert_eq!(answer(&rejected(&header(18, 99))), (1, 2, &[0, 18][..]));
+    assert_eq!(answer(&rejected(&header(4097, 99))), (1, 2, &4097_u16.to_be_bytes()[..]));
+}
+
 #[test]
 fn keepalive_of_20_octets_is_rejected() {
     assert_eq!(answer(&rejected(&message(4, &[0]))), (1, 2, &[0, 20][..]));
@@ -137,7 +144,14 @@ fn extended_messages_once_agreed() {
         framer.extend();
         framer.push(&message(kind, &vec![0; 5_000]));
         assert_eq!(framer.next().unwrap_err().notification.subcode, 2);
+        let mut framer = Framer::new();
+        framer.extend();
+        framer.push(&header(4097, kind));
+        assert_eq!(answer(&framer.next().unwrap_err()), (1, 2, &4097_u16.to_be_bytes()[..]));
     }
+    let mut framer = Framer::new();
+    framer.push(&message(1, &vec![0; 4096 - 19]));
+    assert_eq!(framer.next().unwrap().unwrap().body.len(), 4096 - 19);
 }
 
 /// RFC 7313 §5: an error of its own, with the message in its data.

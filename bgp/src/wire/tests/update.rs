@@ -181,6 +181,24 @@ fn link_local_next_hop_comes_second() {
     assert_eq!(reach("00000000000000000000000000000000"), None);
 }
 
+/// FRR #6259 and GoBGP #3214: on a link without global addresses, BIRD sends `::` before its link-local address, and others
+/// the link-local address alone or twice.
+#[test]
+fn a_sender_without_a_global_address_is_reached_by_its_link_local_one() {
+    let (zero, local) = ("00000000000000000000000000000000", "fe800000000000000000000000000001");
+    let address: std::net::Ipv6Addr = "fe80::1".parse().unwrap();
+    for (hop, link_local) in [
+        (format!("20 {zero}{local}"), Some(address)),
+        (format!("20 {local}{local}"), Some(address)),
+        (format!("10 {local}"), None),
+    ] {
+        let length = if link_local.is_some() { "2c" } else { "1c" };
+        let mp = format!("80 0e {length} 0002 01 {hop} 00 30 20010db80001");
+        let update = try_update(&body("", &[ORIGIN, AS_PATH, &mp], ""), &INTERNAL).unwrap();
+        assert_eq!(update.reach[0].next_hop, NextHop { address: address.into(), link_local });
+    }
+}
+
 // RFC 4271 §6.3 and RFC 7606 §3 (j), §5.3: errors that still reset the session.
 
 #[test]

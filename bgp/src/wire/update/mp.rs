@@ -74,7 +74,11 @@ fn decode_next_hop(family: Family, octets: &[u8], extended: bool) -> Option<Next
                 _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(rest).ok()?))
                     .filter(Ipv6Addr::is_unicast_link_local),
             };
-            Some(NextHop { address: Ipv6Addr::from(*global).into(), link_local })
+            let global = Ipv6Addr::from(*global);
+            // RFC 2545 §3 has no form for a sender without a global address: BIRD sends `::` in its place, others repeat
+            // the link-local address.
+            let address = link_local.filter(|_| global.is_unspecified()).unwrap_or(global);
+            Some(NextHop { address: address.into(), link_local })
         }
     }
 }
