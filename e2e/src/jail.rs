@@ -34,9 +34,9 @@ use crate::wait::wait_until;
 pub struct NodePlan {
     /// The host name.
     pub hostname: String,
-    /// Copy-on-write folders, besides [`PRIVATE`]: nothing outside the node sees its writes.
+    /// Copy-on-write folders, besides `PRIVATE`. Writes to them are visible on the node only.
     pub private: Vec<PathBuf>,
-    /// Folders in memory, besides [`EMPTY`]: empty at first but for our programs, should they lie there.
+    /// Folders in memory, besides `EMPTY`. They are empty at first, apart from our programs if these are in them.
     pub empty: Vec<PathBuf>,
     /// Shared mount propagation (mount_namespaces(7)), which Kubernetes requires.
     pub shared: bool,

@@ -12,7 +12,7 @@ pub enum PreflightError {
     #[error(
         "this process lacks the capability NET_ADMIN, which is needed to install routes: run it as root \
          (sudo heliograph agent …), in a pod with capabilities.add: [NET_ADMIN, NET_BIND_SERVICE] and hostNetwork: true, \
-         or from systemd with AmbientCapabilities=CAP_NET_ADMIN"
+         or from systemd with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_BIND_SERVICE"
     )]
     NoCapability,
     /// The capabilities can't be read.

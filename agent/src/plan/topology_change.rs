@@ -65,7 +65,7 @@ impl TopologyChange {
         up > 0 && (now >= since + TIMEOUT || now >= since + PROPAGATION_TIME && up == all)
     }
 
-    /// Returns the time of the next check if nothing else happens. After [`TIMEOUT`] only events cause checks.
+    /// Returns the time of the next check if nothing else happens. After `TIMEOUT` only events cause checks.
     pub fn next_check(&self, now: Instant) -> Option<Instant> {
         let since = self.since.filter(|since| self.active() && now < *since + TIMEOUT)?;
         Some((since + PROPAGATION_TIME).max(now + CHECK_INTERVAL))

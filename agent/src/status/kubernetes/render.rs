@@ -245,7 +245,7 @@ fn condition_status(holds: bool) -> &'static str {
     if holds { "True" } else { "False" }
 }
 
-/// Returns a text with at most [`MAX_TEXT`] characters.
+/// Returns a text with at most `MAX_TEXT` characters.
 pub fn truncate(text: &str) -> String {
     match text.char_indices().nth(MAX_TEXT) {
         Some((end, _)) => format!("{}…", &text[..end]),
