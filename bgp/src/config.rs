@@ -3,7 +3,7 @@
 //! Every type is `#[non_exhaustive]`, so that a new field breaks no caller. A value is made by its `new` or `default`,
 //! and each field has a setter of the same name that takes and returns the value. Fields can also be assigned.
 
-pub(crate) mod setters;
+mod setters;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};

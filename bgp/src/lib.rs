@@ -101,6 +101,7 @@ pub mod policy;
 pub mod report;
 mod rib;
 mod session;
+mod setters;
 pub mod speaker;
 #[doc(hidden)]
 pub mod wire;

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::config::setters::setters;
+use crate::setters::setters;
 use crate::wire::{AsPath, Attributes, ExtendedCommunity, LargeCommunity, List, NextHop, Prefix, Segment};
 
 /// The highest number of times that one rule may prepend an AS number: longer paths are dropped by other networks.

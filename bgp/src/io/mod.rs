@@ -19,8 +19,8 @@ use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::setters::setters;
 use crate::report::{BestRoute, PathReport, SessionReport};
+use crate::setters::setters;
 use crate::{Config, ConfigError};
 
 /// Options of the driver.

@@ -23,6 +23,7 @@ use crate::api::{self, BGPSession};
 use crate::apiserver::pages;
 use crate::status::IntentStatus;
 
+mod condition;
 mod counts;
 mod statuses;
 #[cfg(test)]

@@ -13,9 +13,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Options;
 use super::cache::Cache;
-use super::in_force::{InForce, UnusableObject};
+use super::in_force::InForce;
 use super::missing::{self, MissingObjects};
 use super::scope::Scope;
+use super::unusable::UnusableObject;
 use super::watcher::{self, Collection, Entry, Event, InvalidObject};
 use crate::api::{self, ObjectKind, ObjectRef};
 use crate::apiserver::ErrorKind;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::in_force::UnusableObject;
+use super::unusable::UnusableObject;
 use crate::api::ObjectRef;
 use crate::store::ObjectGeneration;
 use crate::store::check::Object;

@@ -9,35 +9,18 @@ use tokio::time::sleep;
 
 use super::generations;
 use super::scope::Scope;
-use crate::api::{BGPConfigurationSpec, ObjectRef};
+use super::unusable::UnusableObject;
+use crate::api::BGPConfigurationSpec;
 use crate::backoff::{Backoff, jittered};
 use crate::intent::Snapshot;
 use crate::store::accept;
 use crate::store::check::{self, Content, Extent, Object};
-use crate::store::problem::Problem;
-use crate::store::{Connection, Rejection, View, last_good};
+use crate::store::{Connection, View, last_good};
 
 /// The shortest time between two writes of the last good intent.
 const WRITE_INTERVAL: Duration = Duration::from_secs(2);
 /// The shortest and the longest pause after a failed write.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// An object whose current version can't be used. Its accepted version stays in force.
-#[derive(Debug)]
-pub struct UnusableObject {
-    /// The object.
-    pub object: ObjectRef,
-    /// The generation that can't be used. `None`: the object does not exist.
-    pub generation: Option<i64>,
-    /// The reasons.
-    pub problems: Vec<Problem>,
-}
-
-impl UnusableObject {
-    fn rejections(&self) -> impl Iterator<Item = Rejection> {
-        self.problems.iter().map(|problem| Rejection::new(Some(self.object.clone()), problem.clone()))
-    }
-}
 
 /// The last good intent as the writer receives it: the API server it is from, and its objects.
 type LastGood = (String, Vec<Object>);

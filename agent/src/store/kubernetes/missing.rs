@@ -11,7 +11,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, core::DynamicObject};
 use tokio::time::{sleep, timeout};
 
-use super::in_force::UnusableObject;
+use super::unusable::UnusableObject;
 use crate::api::{self, ObjectKind, ObjectRef};
 use crate::apiserver::ApiError;
 use crate::backoff::{Backoff, jittered};

@@ -23,6 +23,7 @@ mod generations;
 mod in_force;
 mod missing;
 mod scope;
+mod unusable;
 mod watcher;
 
 /// The options of the store.

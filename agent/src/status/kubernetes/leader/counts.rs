@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::statuses::ConditionUpdate;
+use super::condition::ConditionUpdate;
 use crate::api::BGPSession;
 use crate::api::bgp_node::SessionCounts;
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::DynamicObject;
@@ -13,6 +12,7 @@ use serde_json::Value;
 use super::super::object::{Key, Kind, Object};
 use super::super::planner::{Found, Permitted, Planner, RateLimits, Write};
 use super::super::render::truncate;
+use super::condition::ConditionUpdate;
 use super::counts::Counts;
 use crate::api::ObjectRef;
 use crate::api::status::BGPPeerStatus;
@@ -21,21 +21,6 @@ use crate::store::ObjectGeneration;
 
 /// The largest number of rejections in a message.
 const MAX_REASONS: usize = 3;
-
-/// The desired content of a condition.
-#[derive(Clone, Debug)]
-pub struct ConditionUpdate {
-    /// Its type.
-    pub kind: &'static str,
-    /// True for the status `True`, false for `False`.
-    pub holds: bool,
-    /// The reason, one word.
-    pub reason: &'static str,
-    /// The text for people.
-    pub message: String,
-    /// The observed generation of the object.
-    pub generation: Option<i64>,
-}
 
 /// The input for the status of all objects.
 pub struct Input<'a> {
@@ -129,25 +114,6 @@ impl Input<'_> {
 }
 
 const ACCEPTED: &str = "Accepted";
-
-impl ConditionUpdate {
-    /// Returns the new condition. It keeps its time while its status is the same.
-    fn apply(self, before: Option<&Condition>, now: Timestamp) -> Condition {
-        let status = if self.holds { "True" } else { "False" };
-        let since =
-            before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
-        // Conditions are written with whole seconds.
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        Condition {
-            type_: self.kind.into(),
-            status: status.into(),
-            reason: self.reason.into(),
-            message: self.message,
-            last_transition_time: since.unwrap_or(Time(now)),
-            observed_generation: self.generation,
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
