@@ -336,7 +336,7 @@ pub(crate) fn keep_last_logs(logs: &str) {
 impl Drop for Lab {
     fn drop(&mut self) {
         keep_last_logs(&self.logs());
-        // All at once first: nobody need notice a neighbour's end and write about it.
+        // All at once first: nobody need notice a neighbor's end and write about it.
         for state in self.nodes.values() {
             let _ = kill(Pid::from_raw(state.jail.init()), Signal::SIGKILL);
         }

@@ -121,7 +121,7 @@ fn a_removed_node_leaves_nothing_behind() {
                 ensure!(of_it.is_empty(), "{of_it:?}");
                 Ok(())
             })?;
-            // Its neighbours are none the worse for it.
+            // Its neighbors are none the worse for it.
             wait_for_route(node, if other == "rack1-a" { "10.244.2.0/24" } else { "10.244.1.0/24" }, true)?;
         }
         let removed = lab.node("rack2-b");

@@ -212,7 +212,7 @@ impl Driver {
                 }
                 self.open(conn, stream);
             }
-            None => debug!(%remote, "connection refused: no such neighbour, or none wanted from it now"),
+            None => debug!(%remote, "connection refused: no such neighbor, or none wanted from it now"),
         }
     }
 

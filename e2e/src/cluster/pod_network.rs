@@ -52,7 +52,7 @@ impl Cluster {
             node.write("/run/heliograph/node.json", &mine.to_string())?;
             let others = nodes.iter().filter(|(other, _)| other != place);
             let routes = others.flat_map(|(other, networks)| {
-                // A node in another rack is no neighbour: without a tunnel its pods are the router's to find.
+                // A node in another rack is no neighbor: without a tunnel its pods are the router's to find.
                 let near = other.rack == place.rack;
                 networks.iter().filter(move |_| near).map(|network| network::route(network, *other, ""))
             });

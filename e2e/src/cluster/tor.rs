@@ -1,4 +1,4 @@
-//! A router beside the nodes, which BIRD plays: the cluster's neighbour outside.
+//! A router beside the nodes, which BIRD plays: the cluster's neighbor outside.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -80,7 +80,7 @@ pub fn peer(import: &[&str]) -> String {
     ours("BGPPeer", NAME, &spec)
 }
 
-/// All nodes are its neighbours, and what they announce goes into its kernel.
+/// All nodes are its neighbors, and what they announce goes into its kernel.
 fn configuration(cluster: &Cluster, networks: &[&str], password: &str) -> String {
     let address = address();
     let routes: String = networks.iter().map(|network| format!("route {network} blackhole; ")).collect();

@@ -1,4 +1,4 @@
-//! A neighbour outside the cluster, and reflectors: all by kubectl.
+//! A neighbor outside the cluster, and reflectors: all by kubectl.
 
 use std::time::Instant;
 

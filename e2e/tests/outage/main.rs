@@ -39,7 +39,7 @@ fn bad_days_of_the_api_server() {
         cluster.apply(&everywhere())?;
         let mut streams = Streams::start(&cluster, &[outside])?;
         all_is_well(&cluster)?;
-        print_duration("a cluster with a neighbour", begun);
+        print_duration("a cluster with a neighbor", begun);
 
         type Step = fn(&Cluster) -> Result<()>;
         let steps: [(&str, Step); 5] = [
@@ -64,7 +64,7 @@ fn configuration() -> String {
     bgp::configuration(&json!({ "clusterCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"] }))
 }
 
-/// A neighbour that nobody is.
+/// A neighbor that nobody is.
 fn late() -> String {
     bgp::ours("BGPPeer", LATE, &json!({ "peerAddress": "192.0.2.99", "peerASN": 64601, "passive": true }))
 }
@@ -93,7 +93,7 @@ fn all_is_well(cluster: &Cluster) -> Result<()> {
         ensure!(status["store"]["connected"] == true && status["intent"]["inSync"] == true);
         forwards(status)?;
         let problems = status["problems"].as_array().context("no problems")?;
-        // A neighbour that nobody is is one.
+        // A neighbor that nobody is is one.
         ensure!(
             problems.iter().all(|problem| problem.as_str().is_some_and(|words| words.contains("192.0.2.99")))
         );
@@ -102,7 +102,7 @@ fn all_is_well(cluster: &Cluster) -> Result<()> {
     as_it_is(cluster)
 }
 
-/// The sessions with both other nodes and with the neighbour outside are up.
+/// The sessions with both other nodes and with the neighbor outside are up.
 fn forwards(status: &Value) -> Result<()> {
     let sessions = sessions(status)?;
     let up = sessions.values().filter(|session| session["state"] == "Established").count();
@@ -110,7 +110,7 @@ fn forwards(status: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A node's sessions by the neighbour's name.
+/// A node's sessions by the neighbor's name.
 fn sessions(status: &Value) -> Result<BTreeMap<&str, &Value>> {
     let sessions = status["sessions"].as_array().context("no sessions")?;
     Ok(sessions.iter().filter_map(|session| Some((session["name"].as_str()?, session))).collect())

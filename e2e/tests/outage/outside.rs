@@ -1,4 +1,4 @@
-//! A router outside the cluster: a neighbour whose routes must outlive all that is done here.
+//! A router outside the cluster: a neighbor whose routes must outlive all that is done here.
 
 use std::net::IpAddr;
 
