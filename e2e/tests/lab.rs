@@ -202,7 +202,10 @@ fn programs_below_an_empty_folder_stay_visible() {
         for empty in ["/run", "/var/tmp"] {
             let folder = tempfile::tempdir_in(empty)?;
             let program = folder.path().join("heliograph-lab");
-            std::fs::copy(binary("heliograph-lab")?, &program)?;
+            // By another process: a child of a test beside this one could inherit the file while it is open for writing, and
+            // the kernel would not run it (ETXTBSY).
+            let copied = Command::new("cp").arg(binary("heliograph-lab")?).arg(&program).status()?;
+            ensure!(copied.success(), "cp ended with {copied}");
             let mut command = Command::new(&program);
             let mut keeper =
                 command.args(["jail", "node"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
