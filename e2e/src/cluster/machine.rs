@@ -238,10 +238,19 @@ impl Machine {
     /// Returns whether a daemon runs.
     #[must_use]
     pub fn runs(&self, daemon: &str) -> bool {
-        let status = |pid| std::fs::read_to_string(self.path(&format!("/proc/{pid}/stat"))).ok();
-        // A zombie has ended; the init takes note of it in a moment.
-        let state = |stat: String| stat.rsplit_once(") ").map(|(_, rest)| !rest.starts_with('Z'));
-        self.pid(daemon).and_then(status).and_then(state).unwrap_or(false)
+        let stat = |pid| std::fs::read_to_string(self.path(&format!("/proc/{pid}/stat"))).ok();
+        // proc(5), /proc/PID/stat: the state is the third field, the number of threads the 20th. A zombie has ended; the init
+        // reaps it in a moment. With more threads than one the others still hold its sockets.
+        let has_ended = |stat: String| {
+            let mut fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ')).into_iter().flatten();
+            let zombie = fields.next() == Some("Z");
+            zombie
+                && fields
+                    .nth(16)
+                    .and_then(|threads| threads.parse().ok())
+                    .is_none_or(|threads: u32| threads <= 1)
+        };
+        self.pid(daemon).and_then(stat).is_some_and(|stat| !has_ended(stat))
     }
 
     /// The daemons that were started here and not stopped, in order of name.
