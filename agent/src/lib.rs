@@ -9,6 +9,7 @@ pub mod disk;
 pub mod intent;
 pub mod kernel;
 pub mod names;
+pub mod netlink;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
