@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -129,7 +130,9 @@ pub enum Event {
 /// A BGP speaker: the whole protocol, without I/O. How to call it is described in the [crate's documentation](crate).
 #[derive(Debug)]
 pub struct Speaker {
+    /// The configuration in force without networks and neighbors, which are with the tables and sessions.
     config: Config,
+    changing: Option<change::Changing>,
     rib: Rib,
     peers: Map<PeerId, Box<Peer>>,
     by_address: BTreeMap<IpAddr, PeerId>,
@@ -176,12 +179,8 @@ impl Speaker {
         let deferral = config.graceful_restart.unwrap_or_default().selection_deferral;
         let mut speaker = Self {
             rib: Rib::new(change::identity(&config)),
-            config: Config {
-                networks: Vec::new(),
-                neighbors: Vec::new(),
-                ranges: Vec::new(),
-                ..config.clone()
-            },
+            config: Config { ranges: Vec::new(), ..config.without_lists() },
+            changing: None,
             peers: Map::default(),
             by_address: BTreeMap::new(),
             by_connection: Map::default(),
@@ -208,7 +207,9 @@ impl Speaker {
     /// The configuration is invalid: the old one stays in force.
     pub fn set_config(&mut self, now: Instant, config: Config) -> Result<(), ConfigError> {
         config.validate()?;
-        self.apply(now, config);
+        self.finish_change(now);
+        self.begin_change(now, self.change_to(&config));
+        self.finish_change(now);
         self.settle(now);
         Ok(())
     }
@@ -280,6 +281,43 @@ impl Speaker {
     pub fn next_deadline(&self) -> Option<Instant> {
         let sessions = self.deadlines.first().map(|(deadline, _)| *deadline);
         sessions.into_iter().chain(self.sync.deadline()).min()
+    }
+
+    /// Returns whether [`Speaker::work`] has something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        self.is_changing()
+    }
+
+    /// Returns whether a change of the configuration is being applied.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.changing.is_some()
+    }
+
+    /// Returns the connections of the sessions whose timers are due.
+    pub(crate) fn due(&self, now: Instant) -> Vec<ConnId> {
+        let due = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now);
+        due.filter_map(|(_, id)| self.peers.get(id)).flat_map(|peer| peer.session.connections()).collect()
+    }
+
+    /// Returns whether the time to wait for the neighbors' routes is over.
+    pub(crate) fn sync_due(&self, now: Instant) -> bool {
+        self.sync.due(now)
+    }
+
+    /// Returns the connections of a neighbor.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn connections(&self, address: IpAddr) -> Vec<ConnId> {
+        let peer = self.by_address.get(&address).and_then(|id| self.peers.get(id));
+        peer.into_iter().flat_map(|peer| peer.session.connections()).collect()
+    }
+
+    /// Carries out a step of what is too much for one call; returns whether there was one.
+    pub(crate) fn work(&mut self, now: Instant) -> bool {
+        let worked = self.change_step(now);
+        if worked {
+            self.settle(now);
+        }
+        worked
     }
 
     /// Returns a connection on which messages are pending, for [`Speaker::transmit`]; to be called until it returns `None`,
@@ -383,6 +421,29 @@ impl Speaker {
     /// Returns all sessions, sorted by address.
     pub fn sessions(&self, now: Instant) -> Vec<SessionReport> {
         self.by_address.values().filter_map(|id| self.report(*id, now)).collect()
+    }
+
+    /// Returns the paths to one prefix, each with its reason, the best path first.
+    pub fn paths_to(&self, prefix: &Prefix) -> impl Iterator<Item = PathReport> + '_ {
+        self.rib.paths_to_prefix(prefix)
+    }
+
+    /// Returns the prefixes with paths in a piece of the tables, and the next piece.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn scan(
+        &self,
+        scan: &rib::Scan,
+        from: rib::ScanPosition,
+    ) -> (Vec<Prefix>, Option<rib::ScanPosition>) {
+        self.rib.scan(scan, from)
+    }
+
+    /// Returns the session of the neighbor with the next address.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn session_after(&self, now: Instant, address: Option<IpAddr>) -> Option<SessionReport> {
+        let after = address.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut later = self.by_address.range((after, Bound::Unbounded));
+        later.find_map(|(_, id)| self.report(*id, now))
     }
 
     fn report(&self, id: PeerId, now: Instant) -> Option<SessionReport> {
@@ -568,7 +629,9 @@ impl Speaker {
 
     /// Completes a call: ends the synchronization, and issues events about routes.
     fn settle(&mut self, now: Instant) {
-        if !self.sync.done() && (self.sync.due(now) || self.all_end_of_rib()) {
+        // While a change is applied, neighbors may be missing.
+        let complete = self.changing.is_none() && self.all_end_of_rib();
+        if !self.sync.done() && (self.sync.due(now) || complete) {
             self.end_sync();
         }
         // Paths that are not the best concern peers that receive several paths.
