@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use heliograph_bgp::io::{Handle, Options, SetConfigError, StartError, Stop, Stopped, start, start_thread};
+use heliograph_bgp::io::{Handle, Options, SetConfigError, StartError, Stop, start, start_thread};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::wire::{self, Capability, Codec, Family, Framer, Message, Open, Prefix, Update};
 use heliograph_bgp::{
@@ -198,8 +198,9 @@ async fn a_change_that_nobody_waits_for_is_made() {
     assert!(paths.iter().map(|path| path.prefix).eq((1..10_000).map(prefix)));
     let invalid = one.set_config(config(94, vec![manual(2), manual(2)])).await;
     assert!(matches!(invalid, Err(SetConfigError::Config(_))), "{invalid:?}");
-    one.stop(Stop::Silent).await;
-    assert_eq!(one.set_config(config(94, Vec::new())).await, Err(SetConfigError::Stopped(Stopped)));
+    one.clone().stop(Stop::Silent).await;
+    let stopped = one.set_config(config(94, Vec::new())).await;
+    assert!(matches!(stopped, Err(SetConfigError::Stopped(_))), "{stopped:?}");
 }
 
 /// RFC 4724 §4.2: routes stay after a connection that ends without a NOTIFICATION.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::{Config, Neighbor, Network};
 use crate::wire::Prefix;
 
-/// What is to be changed so that one configuration becomes another.
+/// The difference by which one configuration becomes another.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigChange {
     /// The new configuration without its networks and neighbors, if it differs in the rest.

@@ -25,6 +25,7 @@ mod pack;
 mod pending;
 mod reason;
 mod report;
+#[cfg(feature = "tokio")]
 mod scan;
 mod sources;
 mod subscribers;
@@ -50,6 +51,7 @@ use group::Exporter;
 use intern::{Interned, Interner};
 use neighbors::{GroupId, Neighbors};
 use pack::Output;
+#[cfg(feature = "tokio")]
 pub(crate) use scan::{Scan, ScanPosition};
 use subscribers::Subscribers;
 use table::{Path, PathAttributes, Slot, Source, Table};

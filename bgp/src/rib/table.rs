@@ -310,11 +310,13 @@ impl Table {
     }
 
     /// Returns the number of slots, used or not.
+    #[cfg(feature = "tokio")]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Returns the entries with paths among those of a range of slots.
+    #[cfg(feature = "tokio")]
     pub(crate) fn occupied_in(&self, slots: std::ops::Range<usize>) -> impl Iterator<Item = &Entry> {
         let entries = self.entries.get(slots).unwrap_or_default();
         entries.iter().filter(|entry| !matches!(entry.paths, Paths::None))

@@ -6,6 +6,8 @@ mod bfd;
 #[path = "no_bfd.rs"]
 mod bfd;
 mod change;
+#[cfg(feature = "tokio")]
+mod driven;
 mod limit;
 mod range;
 mod refresh;
@@ -15,7 +17,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Bound;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -283,43 +284,6 @@ impl Speaker {
         sessions.into_iter().chain(self.sync.deadline()).min()
     }
 
-    /// Returns whether [`Speaker::work`] has something to do.
-    pub(crate) fn has_work(&self) -> bool {
-        self.is_changing()
-    }
-
-    /// Returns whether a change of the configuration is being applied.
-    pub(crate) fn is_changing(&self) -> bool {
-        self.changing.is_some()
-    }
-
-    /// Returns the connections of the sessions whose timers are due.
-    pub(crate) fn due(&self, now: Instant) -> Vec<ConnId> {
-        let due = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now);
-        due.filter_map(|(_, id)| self.peers.get(id)).flat_map(|peer| peer.session.connections()).collect()
-    }
-
-    /// Returns whether the time to wait for the neighbors' routes is over.
-    pub(crate) fn sync_due(&self, now: Instant) -> bool {
-        self.sync.due(now)
-    }
-
-    /// Returns the connections of a neighbor.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn connections(&self, address: IpAddr) -> Vec<ConnId> {
-        let peer = self.by_address.get(&address).and_then(|id| self.peers.get(id));
-        peer.into_iter().flat_map(|peer| peer.session.connections()).collect()
-    }
-
-    /// Carries out a step of what is too much for one call; returns whether there was one.
-    pub(crate) fn work(&mut self, now: Instant) -> bool {
-        let worked = self.change_step(now);
-        if worked {
-            self.settle(now);
-        }
-        worked
-    }
-
     /// Returns a connection on which messages are pending, for [`Speaker::transmit`]; to be called until it returns `None`,
     /// like [`Speaker::poll_action`]. The driver remembers a connection whose socket is full: it is returned again only
     /// when more messages become pending.
@@ -426,24 +390,6 @@ impl Speaker {
     /// Returns the paths to one prefix, each with its reason, the best path first.
     pub fn paths_to(&self, prefix: &Prefix) -> impl Iterator<Item = PathReport> + '_ {
         self.rib.paths_to_prefix(prefix)
-    }
-
-    /// Returns the prefixes with paths in a piece of the tables, and the next piece.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn scan(
-        &self,
-        scan: &rib::Scan,
-        from: rib::ScanPosition,
-    ) -> (Vec<Prefix>, Option<rib::ScanPosition>) {
-        self.rib.scan(scan, from)
-    }
-
-    /// Returns the session of the neighbor with the next address.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn session_after(&self, now: Instant, address: Option<IpAddr>) -> Option<SessionReport> {
-        let after = address.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut later = self.by_address.range((after, Bound::Unbounded));
-        later.find_map(|(_, id)| self.report(*id, now))
     }
 
     fn report(&self, id: PeerId, now: Instant) -> Option<SessionReport> {
