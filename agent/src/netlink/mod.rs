@@ -1,4 +1,5 @@
-//! The kernel's languages: rtnetlink, and nf_tables. All of it is synchronous.
+//! The languages in which the agent and the kernel exchange messages, and their sockets. The meaning of the objects is the
+//! task of `dataplane`, the questions about foreign ones that of `underlay`.
 
 pub mod error;
 pub mod hint;
