@@ -137,7 +137,11 @@ impl Driver {
                         let _ = done.send(());
                         return;
                     }
-                    Some(command) => self.command(command),
+                    Some(command) => {
+                        self.command(command);
+                        // The runtime looks at the sockets however many commands there are.
+                        tokio::task::yield_now().await;
+                    }
                     // Without a handle there is no command: stop as for a restart.
                     None => return self.stop(Stop::Silent, "").await,
                 },
