@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use heliograph_bgp::io::{Handle, Options, Stop, start};
+use heliograph_bgp::io::{Handle, Options, Stop, start, start_thread};
 use heliograph_bgp::{Config, Filter, Neighbor, Network, Prefix, PrefixRange};
 use tokio::sync::oneshot;
 
@@ -155,6 +155,10 @@ async fn peer(n: u8, to: SocketAddr, networks: Vec<Network>) -> Result<Handle> {
         .import(Filter::All)
         .export(Filter::All);
     let config = Config::new(ASN, Ipv4Addr::new(10, 0, 0, n)).networks(networks).neighbors([neighbor]);
+    // On a thread of its own, as the others share one.
+    if n == SOURCE {
+        return Ok(start_thread(config, Options::default()).await?);
+    }
     Ok(start(config, Options::default()).await?)
 }
 

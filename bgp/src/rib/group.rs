@@ -262,12 +262,11 @@ impl Group {
     /// changes of their own first.
     fn write_log(&mut self, encoder: Encoder, table: &mut impl Slots) {
         loop {
-            let slow = self.followers.too_slow();
-            if slow.is_empty() {
-                break;
-            }
-            for id in slow {
+            for id in self.followers.too_slow() {
                 self.separate(id, table);
+            }
+            if !self.followers.is_full() {
+                break;
             }
         }
         self.followers.write(&self.adj_rib_out, encoder, table);

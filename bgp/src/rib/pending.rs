@@ -36,6 +36,11 @@ impl<A> Default for Pending<A> {
 }
 
 impl<A: Clone + PartialEq> Pending<A> {
+    /// Returns those of a receiver that was sent these slots as they stand, and no others.
+    pub(crate) fn settled(advertised: Bits) -> Self {
+        Self { advertised, ..Self::default() }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
