@@ -85,8 +85,8 @@ impl AgentNet {
         let commands: String = addresses
             .map(|to| format!("neigh replace {to} lladdr {} dev {DEVICE} nud permanent\n", mac.trim()))
             .collect();
-        let mut command = self.command("ip");
-        batch(command.args(["-batch", "-"]), &commands)
+        let mut command = self.command();
+        batch(command.args(["ip", "-batch", "-"]), &commands)
     }
 
     /// Executes a job on a thread in the namespace.
@@ -102,16 +102,16 @@ impl AgentNet {
 
     /// Adds a link that Heliograph has nothing to do with, and removes it.
     pub fn link_event(&self) -> Result<()> {
-        let mut command = self.command("ip");
+        let mut command = self.command();
         let commands =
             "link add other0 type veth peer name other1\n link set other0 up\n link delete other0\n";
-        batch(command.args(["-batch", "-"]), commands)
+        batch(command.args(["ip", "-batch", "-"]), commands)
     }
 
-    /// Makes a command that runs in the namespace.
-    pub fn command(&self, program: &str) -> Command {
+    /// Makes a command that runs the program given as its next argument in the namespace.
+    pub fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())).arg(program);
+        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()));
         command
     }
 }

@@ -167,8 +167,15 @@ struct Agent {
 impl Agent {
     fn start(network: &AgentNet, folder: tempfile::TempDir) -> Result<Self> {
         let log = File::create(folder.path().join("log"))?;
-        let mut command = network.command(env!("CARGO_BIN_EXE_heliograph"));
-        command.args(["agent", "--store", "kubernetes", "--node", &name(0)]);
+        let mut command = network.command();
+        command.args([
+            env!("CARGO_BIN_EXE_heliograph"),
+            "agent",
+            "--store",
+            "kubernetes",
+            "--node",
+            &name(0),
+        ]);
         for (option, place) in [
             ("run-dir", "run"),
             ("state-dir", "state"),

@@ -149,6 +149,7 @@ pub fn mesh(site: &mut Site, runtime: &Runtime, numbers: &Numbers, program: &Pat
     let cluster = Cluster { reflected: false, nodes: numbers.mesh_nodes };
     let joins = 2 * numbers.events.max(LATE_JOINS);
     let mut place = runtime.block_on(Place::new(site, cluster, joins, numbers, program))?;
+    crate::priority::set(true);
     let mut rows = vec![
         Row::new(
             format!("memory at rest with {} nodes", cluster.nodes),
@@ -230,6 +231,7 @@ pub fn mesh(site: &mut Site, runtime: &Runtime, numbers: &Numbers, program: &Pat
 pub fn reflectors(site: &mut Site, runtime: &Runtime, numbers: &Numbers, program: &Path) -> Result<Vec<Row>> {
     let cluster = Cluster { reflected: true, nodes: numbers.reflected_nodes };
     let mut place = runtime.block_on(Place::new(site, cluster, 0, numbers, program))?;
+    crate::priority::set(true);
     let mut rows = vec![
         Row::new(
             format!("memory at rest with {} nodes", place.cluster.nodes),

@@ -68,7 +68,7 @@ impl Daemon {
         folder: tempfile::TempDir,
         arguments: &[String],
     ) -> Result<Self> {
-        let mut command = network.command(&program.display().to_string());
+        let mut command = Self::command(network, program);
         command.args(["agent", "--node", &name(0)]).args(arguments);
         for (option, place) in [("run-dir", "run"), ("state-dir", "state"), ("cni-conf-dir", "cni")] {
             command.arg(format!("--{option}={}", folder.path().join(place).display()));
@@ -89,10 +89,17 @@ impl Daemon {
             TABLE.0, TABLE.1
         );
         fs::write(&config, text)?;
-        let mut command = network.command(&program.display().to_string());
+        let mut command = Self::command(network, program);
         command.arg("-f").arg("-c").arg(config);
         command.arg("-s").arg(folder.path().join("ctl")).arg("-P").arg(folder.path().join("pid"));
         Self::start(command, program, folder)
+    }
+
+    fn command(network: &AgentNet, program: &Path) -> Command {
+        let mut command = network.command();
+        crate::priority::before(&mut command);
+        command.arg(program);
+        command
     }
 
     fn start(mut command: Command, program: &Path, folder: tempfile::TempDir) -> Result<Self> {
@@ -101,6 +108,15 @@ impl Daemon {
         bind_to_us(&mut command);
         let child = command.spawn().context("cannot run nsenter (util-linux)")?;
         Ok(Self { child, program: program.to_path_buf(), folder })
+    }
+
+    /// Adds an object to the folder of intent.
+    pub fn add(&self, object: &Value) -> Result<()> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let place = |suffix| self.folder.path().join("intent").join(format!("{name}.{suffix}"));
+        fs::write(place("new"), object.to_string())?;
+        fs::rename(place("new"), place("yaml"))?;
+        Ok(())
     }
 
     pub fn pid(&self) -> u32 {

@@ -18,6 +18,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs all phases with a new daemon.
 pub fn run(subject: &Subject, family: Family, numbers: &Numbers) -> Result<Vec<Row>> {
+    crate::priority::set(true);
     let network = AgentNet::new()?;
     let first = Table { family, routes: numbers.routes, next_hops: numbers.next_hops, version: 0 };
     let second = Table { version: 1, ..first };

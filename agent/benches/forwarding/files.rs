@@ -35,6 +35,7 @@ struct Place {
 
 impl Place {
     fn new(bench: &Bench, program: &Path, routes: u32) -> Result<Self> {
+        crate::priority::set(true);
         let network = AgentNet::new()?;
         network.place(1..FEW.nodes)?;
         let peers = bench.runtime.block_on(Peers::start(FEW))?;
@@ -103,8 +104,8 @@ struct Foreign(Child, std::thread::JoinHandle<std::io::Result<()>>);
 impl Foreign {
     /// Starts it: it replaces one of ten routes after the other, and ends by itself.
     fn start(network: &AgentNet, span: Duration) -> Result<Self> {
-        let mut command = network.command("ip");
-        bind_to_us(command.args(["-batch", "-"]).stdin(Stdio::piped()));
+        let mut command = network.command();
+        bind_to_us(command.arg("ip").args(["-batch", "-"]).stdin(Stdio::piped()));
         let mut child = command.spawn().context("cannot run ip (iproute2)")?;
         let mut input = child.stdin.take().expect("it is piped");
         let writer = std::thread::spawn(move || {
@@ -178,6 +179,13 @@ pub fn table(bench: &Bench, program: &Path) -> Result<Vec<Row>> {
     rows.extend(place.probe.during("a link is added and removed", Duration::from_secs(1), || {
         for _ in 0..events {
             place.network.link_event()?;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    })?);
+    rows.extend(place.probe.during("a node joins", Duration::from_secs(1), || {
+        for n in 0..events {
+            place.daemon.add(&node(FEW.nodes + n))?;
             std::thread::sleep(Duration::from_millis(500));
         }
         Ok(())

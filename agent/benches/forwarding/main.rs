@@ -24,6 +24,7 @@ mod objects;
 mod outside;
 #[path = "../cluster/peers.rs"]
 mod peers;
+mod priority;
 mod probe;
 #[allow(dead_code)]
 #[path = "../../../bgp/benches/reflection/processes.rs"]
@@ -97,6 +98,9 @@ struct Arguments {
     /// Seconds of a measurement at rest; an agent reads the kernel again every 30.
     #[arg(long, default_value_t = 60)]
     rest: u64,
+    /// Runs daemons with the real-time policy SCHED_RR, as well as the threads that measure: for a machine with other load.
+    #[arg(long)]
+    real_time: bool,
     /// Runs with small numbers, as a test and not as a measurement.
     #[arg(long)]
     test: bool,
@@ -146,6 +150,9 @@ fn main() -> Result<()> {
         rest: Duration::from_secs(arguments.rest),
     };
     network::enter()?;
+    if arguments.real_time {
+        priority::enable();
+    }
     // The other speakers and the proxy to the API server run on its thread, while this one waits for the daemon.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut bench = Bench { numbers, runtime, site: None };
@@ -197,9 +204,9 @@ impl Bench {
             .collect();
         for round in 1..=rounds {
             for (subject, runs) in &mut results {
-                let rows = self
-                    .run(name, subject)
-                    .with_context(|| format!("{name}, round {round}, {}", subject.name))?;
+                let rows = self.run(name, subject);
+                priority::set(false);
+                let rows = rows.with_context(|| format!("{name}, round {round}, {}", subject.name))?;
                 println!("  {name} · round {round} · {}: {}", subject.name, report::line(&rows));
                 runs.push(rows);
             }

@@ -46,6 +46,7 @@ impl Listener {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
+            crate::priority::set(true);
             let mut buffer = vec![0; 1 << 20];
             while !stopped.load(Relaxed) {
                 match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {

@@ -34,6 +34,7 @@ impl Probe {
         let (state, delays) = (Arc::new(AtomicU8::new(IDLE)), Arc::new(Mutex::new(Vec::new())));
         let (wanted, written) = (state.clone(), delays.clone());
         let thread = std::thread::spawn(move || {
+            crate::priority::set(true);
             loop {
                 match wanted.load(Relaxed) {
                     BUSY => match session.refresh() {

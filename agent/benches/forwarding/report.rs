@@ -29,7 +29,7 @@ impl Row {
         match self.unit {
             Unit::Seconds if value.abs() < 1.0 => format!("{:.2} ms", value * 1e3),
             Unit::Seconds => format!("{value:.2} s"),
-            Unit::Octets if value < 1e5 => format!("{value:.0} B"),
+            Unit::Octets if value < 1e6 => format!("{value:.0} B"),
             Unit::Octets => format!("{:.1} MB", value / 1e6),
             Unit::PerSecond => format!("{value:.0}/s"),
             Unit::Percent => format!("{value:.2} %"),
