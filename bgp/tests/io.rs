@@ -1,12 +1,14 @@
 //! The driver with real sockets, on ephemeral ports of the loopback interface.
 #![allow(clippy::disallowed_methods, reason = "a test of the driver has sockets and a clock")]
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use heliograph_bgp::io::{Handle, Options, StartError, Stop, start};
+use futures::FutureExt;
+use heliograph_bgp::io::{Handle, Options, SetConfigError, StartError, Stop, start, start_thread};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::wire::{self, Capability, Codec, Family, Framer, Message, Open, Prefix, Update};
 use heliograph_bgp::{
@@ -116,6 +118,89 @@ async fn two_speakers_exchange_routes() {
     let routes = one.best_routes().await.expect("it runs").routes;
     assert_eq!((routes[0].next_hop, routes[0].peer), (host(12).into(), host(12).into()));
     until(&one, "in sync", async |h| h.best_routes().await.expect("it runs").synced).await;
+}
+
+/// A subscription returns what the best routes are and become, whether its calls are waited for or dropped.
+#[tokio::test]
+async fn a_subscription_follows_the_best_routes() {
+    let (one, two) = pair(91, 92).await;
+    let mut subscription = one.subscribe();
+    let mut table = BTreeMap::new();
+    let networks =
+        |count: u32| -> Vec<Network> { (1000..1000 + count).map(|n| Network::new(prefix(n))).collect() };
+    for count in [25_u32, 3, 40] {
+        two.set_config(two_config(&one, networks(count))).await.expect("valid");
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            assert!(Instant::now() < deadline, "{} of {count} routes", table.len());
+            let _ = tokio::time::timeout(Duration::from_millis(20), subscription.changed()).await;
+            // A call that is dropped before its answer is there.
+            let _ = subscription.best_changes(7).now_or_never();
+            let news = subscription.best_changes(7).await.expect("it runs");
+            assert!(news.changes.len() <= 7);
+            for change in news.changes {
+                match change.route {
+                    Some(route) => drop(table.insert(change.prefix, route)),
+                    None => drop(table.remove(&change.prefix)),
+                }
+            }
+            if table.len() == count as usize && !news.more {
+                break;
+            }
+        }
+        let best = one.best_routes().await.expect("it runs");
+        assert_eq!(table.values().copied().collect::<Vec<_>>(), best.routes);
+    }
+    one.stop(Stop::Silent).await;
+    while subscription.changed().await.is_ok() {}
+    assert!(subscription.best_changes(7).await.is_err());
+}
+
+/// Returns the configuration of host 92 with these networks.
+fn two_config(one: &Handle, networks: Vec<Network>) -> Config {
+    config(92, vec![neighbor(92, one.listening()[0])]).networks(networks)
+}
+
+/// The pages together are all paths, in the order of their prefixes.
+#[tokio::test]
+async fn paths_come_in_pages() {
+    let (one, _) = speaker(93).await;
+    let networks = (0..40_000).rev().map(|n| Network::new(prefix(n)));
+    one.set_config(config(93, Vec::new()).networks(networks)).await.expect("valid");
+    let mut pages = one.path_pages(None);
+    let mut read = Vec::new();
+    while let Some(page) = pages.next(1000).await.expect("it runs") {
+        assert!((1..=1000).contains(&page.len()), "{}", page.len());
+        read.extend(page.into_iter().map(|path| path.prefix));
+    }
+    assert!(read.iter().copied().eq((0..40_000).map(prefix)));
+    // Those within a prefix, and those to it.
+    let within: Prefix = "10.1.0.0/16".parse().expect("a prefix");
+    let page = one.path_pages(within).next(1000).await.expect("it runs").expect("a page");
+    assert!(page.iter().map(|path| path.prefix).eq((256..512).map(prefix)));
+    assert_eq!(one.paths_to(within).await.expect("it runs"), []);
+    assert_eq!(one.paths_to(prefix(300)).await.expect("it runs"), page[44..45]);
+}
+
+/// Changes follow one another, also when nobody waits for the first.
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_is_made() {
+    let options = Options::default().listen([SocketAddr::new(host(94).into(), 0)]);
+    let one = start_thread(config(94, Vec::new()), options).await.expect("it starts");
+    let networks = (0..10_000).map(|n| Network::new(prefix(n)));
+    let first = config(94, vec![manual(1)]).networks(networks.clone());
+    assert!(one.set_config(first.clone()).now_or_never().is_none());
+    assert_eq!(*one.config(), first);
+    one.set_config(config(94, vec![manual(2)]).networks(networks.skip(1))).await.expect("valid");
+    let sessions = one.sessions().await.expect("it runs");
+    assert!(sessions.iter().map(|session| session.address).eq([IpAddr::from(host(2))]));
+    let paths = one.paths().await.expect("it runs");
+    assert!(paths.iter().map(|path| path.prefix).eq((1..10_000).map(prefix)));
+    let invalid = one.set_config(config(94, vec![manual(2), manual(2)])).await;
+    assert!(matches!(invalid, Err(SetConfigError::Config(_))), "{invalid:?}");
+    one.clone().stop(Stop::Silent).await;
+    let stopped = one.set_config(config(94, Vec::new())).await;
+    assert!(matches!(stopped, Err(SetConfigError::Stopped(_))), "{stopped:?}");
 }
 
 /// RFC 4724 §4.2: routes stay after a connection that ends without a NOTIFICATION.

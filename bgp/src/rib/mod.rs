@@ -25,18 +25,22 @@ mod pack;
 mod pending;
 mod reason;
 mod report;
+#[cfg(feature = "tokio")]
+mod scan;
 mod sources;
+mod subscribers;
 mod table;
 #[cfg(test)]
 mod tests;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
 
 use crate::config::{Filter, Network, NextHopMode};
+use crate::report::BestChange;
 use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
 use adj_rib_out::Encoded;
@@ -47,10 +51,14 @@ use group::Exporter;
 use intern::{Interned, Interner};
 use neighbors::{GroupId, Neighbors};
 use pack::Output;
+#[cfg(feature = "tokio")]
+pub(crate) use scan::{Scan, ScanPosition};
+use subscribers::Subscribers;
 use table::{Path, PathAttributes, Slot, Source, Table};
 
 pub use best::Step;
 pub use reason::{Comparison, PathReason, PolicyRejection, RejectReason, Rejection, WithheldReason};
+pub use subscribers::SubscriberId;
 pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 
 /// All tables of one speaker.
@@ -58,13 +66,14 @@ pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 pub(crate) struct Rib {
     identity: Identity,
     networks: BTreeMap<Prefix, Network>,
-    /// The next hops that are set for networks.
-    next_hops: BTreeSet<IpAddr>,
+    /// The next hops that are set for networks, each with the number of networks.
+    next_hops: BTreeMap<IpAddr, usize>,
     neighbors: Neighbors,
     tables: PerFamily<Table>,
     groups: PerFamily<BTreeMap<GroupId, UpdateGroup>>,
     attributes: Interner<PathAttributes>,
     encoded: Interner<Encoded>,
+    subscribers: Subscribers,
     changed: bool,
     others_changed: bool,
 }
@@ -75,12 +84,13 @@ impl Rib {
         Self {
             identity,
             networks: BTreeMap::new(),
-            next_hops: BTreeSet::new(),
+            next_hops: BTreeMap::new(),
             neighbors: Neighbors::default(),
             tables: PerFamily::default(),
             groups: PerFamily::default(),
             attributes: Interner::new(),
             encoded: Interner::new(),
+            subscribers: Subscribers::default(),
             changed: false,
             others_changed: false,
         }
@@ -103,30 +113,49 @@ impl Rib {
         }
     }
 
-    /// Sets all originated networks; only the differences are applied.
-    pub(crate) fn set_networks(&mut self, networks: &[Network]) {
-        let wanted: BTreeMap<_, _> =
-            networks.iter().map(|network| (network.prefix, network.clone())).collect();
-        let present = std::mem::replace(&mut self.networks, wanted.clone());
-        let next_hops = wanted.values().filter_map(|network| network.next_hop).collect();
-        let before = std::mem::replace(&mut self.next_hops, next_hops);
-        for id in self.neighbors.ids() {
-            let address = self.neighbors.get(id).map(|neighbor| neighbor.peer.address);
-            if address.is_some_and(|address| self.next_hops.contains(&address) != before.contains(&address)) {
-                FAMILIES.into_iter().for_each(|family| self.regroup(id, family));
-            }
+    /// Removes and sets originated networks. Those that are neither stay.
+    pub(crate) fn change_networks(&mut self, removed: &[Prefix], set: Vec<Network>) {
+        let before = self.next_hops.clone();
+        for prefix in removed {
+            let old = self.networks.remove(prefix);
+            self.count_next_hops(old.as_ref(), None);
         }
-        for prefix in present.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+        for network in &set {
+            let old = self.networks.insert(network.prefix, network.clone());
+            self.count_next_hops(old.as_ref(), Some(network));
+        }
+        let affected =
+            |address: &IpAddr| self.next_hops.contains_key(address) != before.contains_key(address);
+        for id in self.neighbors.ids_at(affected) {
+            FAMILIES.into_iter().for_each(|family| self.regroup(id, family));
+        }
+        for prefix in removed {
             self.withdraw(*prefix, Source::LOCAL);
         }
-        for (prefix, network) in wanted {
-            if present.get(&prefix) != Some(&network) {
-                let next_hop = network.next_hop.map(|address| NextHop { address, link_local: None });
-                let attributes = network.attributes();
-                let shared = self.attributes.intern(PathAttributes { attributes, next_hop });
-                self.put(prefix, Path { shared, source: Source::LOCAL, rejected: None, stale: false });
+        for network in set {
+            let next_hop = network.next_hop.map(|address| NextHop { address, link_local: None });
+            let attributes = network.attributes();
+            let shared = self.attributes.intern(PathAttributes { attributes, next_hop });
+            self.put(network.prefix, Path { shared, source: Source::LOCAL, rejected: None, stale: false });
+        }
+    }
+
+    fn count_next_hops(&mut self, old: Option<&Network>, new: Option<&Network>) {
+        if let Some(next_hop) = new.and_then(|network| network.next_hop) {
+            *self.next_hops.entry(next_hop).or_default() += 1;
+        }
+        let Some(next_hop) = old.and_then(|network| network.next_hop) else { return };
+        if let Some(count) = self.next_hops.get_mut(&next_hop) {
+            *count -= 1;
+            if *count == 0 {
+                self.next_hops.remove(&next_hop);
             }
         }
+    }
+
+    /// Returns the originated networks.
+    pub(crate) fn networks(&self) -> &BTreeMap<Prefix, Network> {
+        &self.networks
     }
 
     /// Adds the peer of an established session. The Loc-RIB becomes pending for it. Its stale paths stay until they are
@@ -383,6 +412,21 @@ impl Rib {
         self.neighbors.get(id).map_or(0, |neighbor| neighbor.inbound[family].paths)
     }
 
+    /// Adds a subscriber to the best routes.
+    pub(crate) fn subscribe(&mut self) -> SubscriberId {
+        self.subscribers.add()
+    }
+
+    /// Removes a subscriber.
+    pub(crate) fn unsubscribe(&mut self, id: SubscriberId) {
+        self.subscribers.remove(id, &mut self.tables);
+    }
+
+    /// Returns at most `limit` changes of best routes that a subscriber has not read, and whether there are more.
+    pub(crate) fn best_changes(&mut self, id: SubscriberId, limit: usize) -> (Vec<BestChange>, bool) {
+        self.subscribers.read(id, limit, &mut self.tables, &self.neighbors)
+    }
+
     /// Returns whether the tables hold nothing: no path, nothing pending, no slot.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
@@ -441,11 +485,25 @@ impl Rib {
         };
         if !same {
             self.changed = true;
+            self.mark_subscribers(family, slot, before.as_ref());
             self.update_groups(family, slot);
         } else {
             self.update_groups_with_others(family, slot);
         }
         self.tables[family].reap(slot);
+    }
+
+    /// Makes a prefix pending for the subscribers if its best path differs from `before` in what they are given.
+    fn mark_subscribers(&mut self, family: Family, slot: Slot, before: Option<&Path>) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let route = |path: &Path| Some((self.neighbors.peer_id(path.source)?, path.shared.next_hop?.address));
+        let entry = self.tables[family].entry_mut(slot);
+        let now = entry.best().and_then(route);
+        if now != before.and_then(route) {
+            self.subscribers.mark(family, slot, now.is_some(), &mut entry.references);
+        }
     }
 
     /// Updates the advertisement of a prefix in each group.
