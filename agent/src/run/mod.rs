@@ -376,7 +376,7 @@ impl<K: Kernel> Agent<K> {
             self.log_intent(None);
             return Ok(());
         };
-        let in_intent = snapshot.nodes.contains_key(&self.options.node);
+        let in_intent = snapshot.nodes.contains_key(&*self.options.node);
         self.log_intent(Some(in_intent));
         let plan = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
         let (snapshot, plan) = self.update_topology(&snapshot, plan).await;
