@@ -10,6 +10,7 @@
 pub mod problem;
 pub mod retries;
 pub mod route;
+pub mod routes;
 pub mod tracker;
 pub mod tunnel;
 

@@ -3,6 +3,8 @@
 
 pub mod error;
 pub mod hint;
+pub mod route;
+pub mod watch;
 
 pub use error::{Cause, KernelError, KernelResult};
 pub use hint::Hint;
