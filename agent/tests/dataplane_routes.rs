@@ -496,7 +496,7 @@ fn measure_programming() {
             let mut kernel = Kernel::open();
             kernel.run();
             let prefixes: Vec<IpNetwork> = (0..COUNT).map(prefix).collect();
-            let mut step = |kernel: &mut Kernel, what: &str, route: &dyn Fn(usize) -> Option<Arc<Route>>| {
+            let step = |kernel: &mut Kernel, what: &str, route: &dyn Fn(usize) -> Option<Arc<Route>>| {
                 let (start, busy, before) = (Instant::now(), cpu(), memory());
                 for (n, prefix) in prefixes.iter().enumerate() {
                     kernel.routes.set(*prefix, route(n));
