@@ -64,7 +64,7 @@ pub struct Routes<P> {
     now: Option<Instant>,
 }
 
-/// What has to be read although it was read before.
+/// The parts that have to be read although they were read before.
 #[derive(Debug, Default)]
 struct Stale {
     /// The routes of Heliograph.
