@@ -16,6 +16,7 @@ pub mod nftables;
 pub mod problem;
 pub mod retries;
 pub mod route;
+pub mod routes;
 pub mod sysctls;
 pub mod tracker;
 pub mod tunnel;
