@@ -126,7 +126,7 @@ impl Driver {
             self.work();
             self.settle();
             self.bfd.apply();
-            let busy = self.unwritten || self.speaker.has_work() || !self.changes.is_empty();
+            let busy = self.is_busy();
             let deadline = self.speaker.next_timer();
             let bfd_retry = self.bfd.deadline();
             tokio::select! {
@@ -187,6 +187,13 @@ impl Driver {
                 return;
             }
         }
+    }
+
+    /// Returns whether there is something to do at once, whatever happens. A change whose caller still waits counts, too:
+    /// its last step may have ended with the time.
+    fn is_busy(&self) -> bool {
+        let changing = self.changing.is_some() || !self.changes.is_empty();
+        self.unwritten || changing || self.speaker.has_work()
     }
 
     /// Does some of what would take too long in one go.
