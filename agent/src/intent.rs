@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use heliograph_bgp::Family;
 use heliograph_bgp::bfd;
@@ -17,24 +18,32 @@ mod selector;
 /// The label with the name of a Node's L2 segment. It overrides the kernel's routes.
 pub const SEGMENT_LABEL: &str = "heliograph.io/segment";
 
+/// Nodes by name.
+pub type Nodes = BTreeMap<Arc<str>, Arc<Node>>;
+/// Neighbors outside the cluster, by the name of their BGPPeer.
+pub type Peers = BTreeMap<String, Arc<Peer>>;
+
 /// The intent at one moment.
+///
+/// Parts, nodes and peers that did not change are shared with the snapshot before: [`Arc::ptr_eq`] finds in one pass those
+/// that may have changed. A clone is cheap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// The nodes by name.
-    pub nodes: BTreeMap<String, Node>,
+    /// The nodes.
+    pub nodes: Arc<Nodes>,
     /// The cluster's configuration.
-    pub configuration: Configuration,
-    /// The neighbors outside the cluster, by the name of their BGPPeer.
-    pub peers: BTreeMap<String, Peer>,
+    pub configuration: Arc<Configuration>,
+    /// The neighbors outside the cluster.
+    pub peers: Arc<Peers>,
     /// `nodes` are all nodes of the cluster. Otherwise they are this node and the reflectors, and BGP reports the others.
     pub all_nodes: bool,
 }
 
 /// One node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The labels.
     pub labels: BTreeMap<String, String>,
     /// The networks of its pods. There may be none yet, or none at all on a reflector.
@@ -44,6 +53,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Returns a node that has nothing but a name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), labels: BTreeMap::new(), pod_cidrs: Vec::new(), addresses: Vec::new() }
+    }
+
     /// Returns its first address of a family.
     pub fn address(&self, family: IpFamily) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| IpFamily::of(*address) == family)
@@ -151,6 +165,18 @@ pub enum SourceAddress {
 }
 
 impl Snapshot {
+    /// Shares all parts, nodes and peers that are equal with a former snapshot.
+    pub fn share(&mut self, former: &Self) {
+        share_values(&mut self.nodes, &former.nodes);
+        share_values(&mut self.peers, &former.peers);
+        share(&mut self.configuration, &former.configuration);
+    }
+
+    /// Returns the node with a name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name).map(Arc::as_ref)
+    }
+
     /// Returns whether a node is a reflector.
     pub fn is_reflector(&self, node: &Node) -> bool {
         match &self.configuration.topology {
@@ -166,7 +192,70 @@ impl Snapshot {
     }
 
     /// Returns the node with an address.
-    pub fn node_at(&self, address: IpAddr) -> Option<&Node> {
+    pub fn node_at(&self, address: IpAddr) -> Option<&Arc<Node>> {
         self.nodes.values().find(|node| node.addresses.contains(&address))
+    }
+}
+
+/// Replaces a value by an equal former one.
+fn share<T: PartialEq>(value: &mut Arc<T>, former: &Arc<T>) {
+    if !Arc::ptr_eq(value, former) && value == former {
+        *value = former.clone();
+    }
+}
+
+/// Replaces the values of a map by equal ones of a former map, and the map if all are.
+fn share_values<K: Ord + Clone, V: PartialEq + Clone>(
+    map: &mut Arc<BTreeMap<K, Arc<V>>>,
+    former: &Arc<BTreeMap<K, Arc<V>>>,
+) {
+    if Arc::ptr_eq(map, former) {
+        return;
+    }
+    let mut same = map.len() == former.len();
+    for (key, value) in Arc::make_mut(map) {
+        let old = former.get(key);
+        old.into_iter().for_each(|old| share(value, old));
+        same &= old.is_some_and(|old| Arc::ptr_eq(old, value));
+    }
+    if same {
+        *map = former.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::{cluster, node, peer};
+
+    #[test]
+    fn equal_parts_nodes_and_peers_are_shared_with_the_former_snapshot() {
+        let make = || {
+            let nodes = ["a", "b"].map(|name| node(name, "192.0.2.1", ""));
+            let mut snapshot = cluster(nodes);
+            snapshot.insert_peer("tor", peer("tor", "192.0.2.9", 64600));
+            snapshot
+        };
+        let former = make();
+        let mut equal = make();
+        equal.share(&former);
+        assert!(Arc::ptr_eq(&equal.nodes, &former.nodes) && Arc::ptr_eq(&equal.peers, &former.peers));
+        assert!(Arc::ptr_eq(&equal.configuration, &former.configuration));
+        let mut changed = make();
+        changed.node_mut("a").labels.insert("rack".into(), "1".into());
+        changed.configuration_mut().asn = 64999;
+        changed.insert_peer("other", peer("other", "192.0.2.8", 64600));
+        let expected = changed.clone();
+        changed.share(&former);
+        assert_eq!(changed, expected);
+        let shared = |name: &str| Arc::ptr_eq(&changed.nodes[name], &former.nodes[name]);
+        assert_eq!([shared("a"), shared("b")], [false, true]);
+        assert!(Arc::ptr_eq(&changed.peers["tor"], &former.peers["tor"]));
+        // One that is gone leaves another map.
+        let mut fewer = make();
+        fewer.remove("b");
+        fewer.share(&former);
+        assert_eq!(fewer.nodes.len(), 1);
+        assert!(Arc::ptr_eq(&fewer.nodes["a"], &former.nodes["a"]));
     }
 }

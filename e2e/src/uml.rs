@@ -121,8 +121,23 @@ pub fn as_root(body: impl FnOnce() -> Result<()>) {
         "end-to-end tests build networks: run them as root, `sudo make test-e2e`"
     );
     if let Err(error) = body() {
-        println!("{}", crate::lab::last_logs());
-        panic!("{error:#}");
+        let error = format!("{error:#}");
+        println!("{}\n{error}", crate::lab::last_logs());
+        panic!("{}", shortened(&error));
+    }
+}
+
+/// Returns both ends of a long error, as what keeps only a part of the output must not lose what was tried and what came
+/// back; the whole is printed before.
+fn shortened(error: &str) -> String {
+    const END: usize = 400;
+    let characters: Vec<char> = error.chars().collect();
+    match characters.len() {
+        length if length > 2 * END => {
+            let [first, last] = [&characters[..END], &characters[length - END..]];
+            format!("{} […] {}", first.iter().collect::<String>(), last.iter().collect::<String>())
+        }
+        _ => error.to_owned(),
     }
 }
 

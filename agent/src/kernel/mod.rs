@@ -8,7 +8,6 @@
 //! faults in tests.
 
 pub mod desired;
-pub mod error;
 #[cfg(test)]
 pub mod fake;
 
@@ -24,6 +23,7 @@ pub mod table;
 pub(crate) mod tunnel;
 pub mod watch;
 
+pub use crate::netlink::error;
 pub use desired::{Desired, Hop, NatOutgoing, Route, Rules, Segment, TunnelDevice, Tunnels};
 pub use error::{KernelError, KernelResult};
 pub use heliograph_cni::IpFamily;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use heliograph_bgp::report::BestRoute;
 use heliograph_cni::IpFamily;
@@ -228,7 +229,7 @@ impl<'a> Resolver<'a> {
         tunnels: Tunnels,
         inferred: BTreeSet<IpAddr>,
     ) -> Self {
-        let owned = |node: &'a Node| node.addresses.iter().map(move |address| (*address, node));
+        let owned = |node: &'a Arc<Node>| node.addresses.iter().map(move |address| (*address, &**node));
         let owners = snapshot.nodes.values().flat_map(owned).collect();
         Self {
             this,
@@ -244,7 +245,7 @@ impl<'a> Resolver<'a> {
     fn next_hop(&self, next_hop: IpAddr) -> (SegmentVerdict, Option<Hop>) {
         let owner = self.owners.get(&next_hop).copied();
         let (reachability, reason, hop) = self.resolve(next_hop, owner);
-        let node = owner.map(|node| node.name.clone());
+        let node = owner.map(|node| node.name.to_string());
         (SegmentVerdict { next_hop, node, reachability, reason }, hop)
     }
 

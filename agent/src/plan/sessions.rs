@@ -61,7 +61,7 @@ pub struct SpeakerPlan {
 /// A node that is not in the snapshot has no neighbors.
 pub fn bgp_config(snapshot: &Snapshot, node: &str, originate: bool) -> SpeakerPlan {
     let configuration = &snapshot.configuration;
-    let this = snapshot.nodes.get(node);
+    let this = snapshot.node(node);
     let mut plan = SpeakerPlan {
         config: Config::new(configuration.asn, router_id(node, this))
             .graceful_restart(configuration.graceful_restart),
@@ -178,7 +178,7 @@ impl SpeakerPlan {
         };
         let neighbor = Neighbor::new(address, snapshot.configuration.asn)
             .port(snapshot.configuration.listen_port)
-            .name(other.name.clone())
+            .name(&*other.name)
             .reflector_client(role == NeighborRole::Client)
             .local_address(local)
             .timers(snapshot.configuration.timers)

@@ -16,7 +16,7 @@ use heliograph_bgp::Neighbor;
 use heliograph_bgp::Prefix;
 
 use super::{NeighborRole, SpeakerPlan};
-use crate::intent::{Node, Snapshot};
+use crate::intent::{self, Snapshot};
 
 /// The time in which all other nodes receive the new configuration and establish their new sessions.
 const PROPAGATION_TIME: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ pub struct TopologyChange {
     /// The neighbors that stay clients although the plan no longer makes them clients.
     clients: BTreeSet<IpAddr>,
     /// The Nodes of retained sessions, which the store may no longer contain.
-    nodes: BTreeMap<String, Node>,
+    nodes: intent::Nodes,
     /// The time when a session or client was last removed from the plan.
     since: Option<Instant>,
 }
@@ -147,8 +147,8 @@ impl TopologyChange {
                 None if snapshot.all_nodes && snapshot.node_at(neighbor.address).is_none() => {}
                 None => {
                     self.sessions.insert(neighbor.address, (neighbor.clone(), *role));
-                    let node = last_snapshot.nodes.get(&neighbor.name);
-                    self.nodes.extend(node.map(|node| (neighbor.name.clone(), node.clone())));
+                    let node = last_snapshot.nodes.get(neighbor.name.as_str());
+                    self.nodes.extend(node.map(|node| (node.name.clone(), node.clone())));
                     any = true;
                 }
             }
@@ -168,7 +168,7 @@ impl TopologyChange {
         let only_source: BTreeSet<IpAddr> = only_source.filter_map(|(_, from)| from).collect();
         self.sessions.retain(|address, _| only_source.contains(address));
         let names: BTreeSet<_> = self.sessions.values().map(|(neighbor, _)| neighbor.name.as_str()).collect();
-        self.nodes.retain(|name, _| names.contains(name.as_str()));
+        self.nodes.retain(|name, _| names.contains(&**name));
         self.clients.clear();
     }
 
@@ -209,8 +209,9 @@ impl TopologyChange {
             return snapshot.clone();
         }
         let mut merged = Snapshot::clone(snapshot);
+        let nodes = Arc::make_mut(&mut merged.nodes);
         for (name, node) in &self.nodes {
-            merged.nodes.entry(name.clone()).or_insert_with(|| node.clone());
+            nodes.entry(name.clone()).or_insert_with(|| node.clone());
         }
         Arc::new(merged)
     }

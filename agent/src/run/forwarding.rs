@@ -78,7 +78,7 @@ impl<K: Kernel> Forwarding<K> {
 
     /// Reconciles the kernel and updates the plugin's files. `in_sync`: the intent is the present one, not the last good one.
     pub async fn sync(&mut self, snapshot: &Snapshot, node: &str, best: &BestRoutes, in_sync: bool) {
-        let this = snapshot.nodes.get(node);
+        let this = snapshot.node(node);
         let addresses = this.map(|node| node.addresses.clone()).unwrap_or_default();
         self.look_up(&addresses, best).await;
         self.plan = plan::desired(snapshot, node, &best.routes, &self.segments, &self.underlays);
@@ -114,7 +114,7 @@ impl<K: Kernel> Forwarding<K> {
     }
 
     fn install_plugin_files(&self, node: &Node, mtu: u32) -> Result<bool, CniError> {
-        let file = NodeFile::new(&node.name, node.pod_cidrs.clone(), mtu, node.addresses.clone());
+        let file = NodeFile::new(&*node.name, node.pod_cidrs.clone(), mtu, node.addresses.clone());
         let ready = node.pod_cidrs.iter().all(|cidr| self.reconciler.installed(cidr));
         self.installer.install(&file, ready)
     }

@@ -361,7 +361,7 @@ impl Agent {
             self.log_intent(None);
             return Ok(());
         };
-        let in_intent = snapshot.nodes.contains_key(&self.options.node);
+        let in_intent = snapshot.nodes.contains_key(&*self.options.node);
         self.log_intent(Some(in_intent));
         let planned = self.plan.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &snapshot));
         // Routes alone are no reason to plan sessions.

@@ -61,7 +61,7 @@ impl Agent {
 
     fn reflects(&self) -> bool {
         self.view.snapshot.as_ref().is_some_and(|snapshot| {
-            let this = snapshot.nodes.get(&self.options.node);
+            let this = snapshot.node(&self.options.node);
             this.is_some_and(|this| snapshot.is_reflector(this))
         })
     }
@@ -149,7 +149,7 @@ impl Agent {
         let Some(snapshot) = &self.view.snapshot else {
             return vec![format!("intent: {}", self.options.intent_remedy())];
         };
-        let Some(this) = snapshot.nodes.get(node) else {
+        let Some(this) = snapshot.node(node) else {
             return vec![format!("a Node named {node}")];
         };
         let mut missing = Vec::new();

@@ -105,7 +105,7 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Find
         node: match extent {
             Extent::Whole { .. } => None,
             Extent::Around { node: name, .. } => {
-                Some(nodes.iter().map(|(_, node)| node).find(|node| node.name == name))
+                Some(nodes.iter().map(|(_, node)| node).find(|node| *node.name == *name))
             }
         },
         unavailable: match extent {
@@ -141,9 +141,9 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Find
         return Err(found);
     }
     let snapshot = Snapshot {
-        nodes: nodes.into_iter().map(|(_, node)| (node.name.clone(), node)).collect(),
-        configuration,
-        peers: peers.into_iter().map(|(_, peer)| (peer.name.clone(), peer)).collect(),
+        nodes: Arc::new(nodes.into_iter().map(|(_, node)| (node.name.clone(), Arc::new(node))).collect()),
+        configuration: Arc::new(configuration),
+        peers: Arc::new(peers.into_iter().map(|(_, peer)| (peer.name.clone(), Arc::new(peer))).collect()),
         all_nodes: true,
     };
     match extent {
@@ -305,7 +305,7 @@ fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut
 fn overlaps_with_addresses(cidrs: &[PodCidr], nodes: &[(usize, Node)], found: &mut Vec<Finding>) {
     let mut addresses: BTreeMap<IpAddr, (usize, &str)> = BTreeMap::new();
     for (index, node) in nodes {
-        addresses.extend(node.addresses.iter().map(|address| (*address, (*index, node.name.as_str()))));
+        addresses.extend(node.addresses.iter().map(|address| (*address, (*index, &*node.name))));
     }
     for cidr in cidrs {
         let inside = addresses.range(cidr.network.network()..=cidr.network.broadcast());
@@ -352,7 +352,7 @@ fn duplicate_peers(
             // The labels of other Nodes may be incomplete; their own agents report conflicts there.
             let has_all_labels = |node: &Node| match extent {
                 Extent::Whole { .. } => true,
-                Extent::Around { node: name, .. } => node.name == name,
+                Extent::Around { node: name, .. } => *node.name == *name,
             };
             let both = |node: &Node| {
                 has_all_labels(node) && peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels)

@@ -41,7 +41,7 @@ pub fn default_configuration() -> Configuration {
 
 /// Converts a Node.
 pub fn node(name: &str, object: &api::Node, problems: &mut Problems) -> Node {
-    let mut node = Node { name: name.to_string(), ..Node::default() };
+    let mut node = Node::new(name);
     node.labels = object.metadata.labels.clone().unwrap_or_default();
     if let Some(spec) = &object.spec {
         match (&spec.pod_cidrs, &spec.pod_cidr) {

@@ -130,7 +130,10 @@ impl State {
     /// Puts valid intent into force, or notes the rejections. Returns whether the view changed.
     fn update(&mut self, result: Result<Valid, Vec<Rejection>>) -> bool {
         match result {
-            Ok(valid) => {
+            Ok(mut valid) => {
+                if let Some(former) = &self.view.snapshot {
+                    valid.snapshot.share(former);
+                }
                 let same = self.view.snapshot.as_deref() == Some(&valid.snapshot);
                 if same && self.view.in_sync && self.view.problems.is_empty() {
                     return false;

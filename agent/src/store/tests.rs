@@ -53,7 +53,7 @@ fn a_valid_folder_becomes_a_snapshot() {
         ("notes.txt", "nonsense: [".into()),
     ]);
     let snapshot = load(folder.path()).unwrap();
-    assert_eq!(snapshot.nodes.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(snapshot.nodes.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(snapshot.nodes["a"].pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
     assert_eq!(snapshot.nodes["a"].addresses, ["172.20.1.11".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(snapshot.configuration.encapsulation, Encapsulation::Always);

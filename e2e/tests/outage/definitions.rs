@@ -8,10 +8,9 @@ use heliograph_e2e::cluster::{Cluster, Kubectl, bgp, tor};
 use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
-use super::common::LATER;
 use super::{
-    LATE, NODES, all_is_well, configuration, everywhere_reported, forwards, has_session, kill_agent, late,
-    sessions, wait_for_successor,
+    LATE, LATER, NODES, all_is_well, configuration, everywhere_reported, forwards, has_session, kill_agent,
+    late, sessions, wait_for_successor,
 };
 
 const SCHEMA: &str = "/spec/versions/0/schema";

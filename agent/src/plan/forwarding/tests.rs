@@ -10,7 +10,7 @@ fn two_racks(encapsulation: Encapsulation) -> Snapshot {
         node("b", "172.20.1.12", "10.244.2.0/24"),
         node("c", "172.20.2.11", "10.244.3.0/24"),
     ]);
-    snapshot.configuration.encapsulation = encapsulation;
+    snapshot.configuration_mut().encapsulation = encapsulation;
     snapshot
 }
 
@@ -100,9 +100,9 @@ fn verdicts_follow_encapsulation_labels_and_the_kernel() {
     for (encapsulation, ours, its, segment, reachability, hop, text) in cases {
         let mut snapshot = two_racks(encapsulation);
         for (name, label) in [("a", ours), ("b", its)] {
-            let node = snapshot.nodes.remove(name).unwrap();
+            let node = snapshot.remove(name).unwrap();
             let node = if label.is_empty() { node } else { labelled(node, SEGMENT_LABEL, label) };
-            snapshot.nodes.insert(name.into(), node);
+            snapshot.insert(node);
         }
         let case = format!("{encapsulation:?} {ours:?} {its:?} {segment:?}");
         let planned = plan(&snapshot, &[("10.244.2.0/24", "172.20.1.12")], &[("172.20.1.12", segment)]);
@@ -121,8 +121,8 @@ fn both_ends_have_the_same_verdict_if_their_kernels_agree() {
             for encapsulation in [Encapsulation::Never, Encapsulation::CrossSubnet, Encapsulation::Always] {
                 let mut snapshot = two_racks(encapsulation);
                 for (name, label) in [("a", ours), ("b", its)] {
-                    let node = snapshot.nodes.remove(name).unwrap();
-                    snapshot.nodes.insert(name.into(), labelled(node, SEGMENT_LABEL, label));
+                    let node = snapshot.remove(name).unwrap();
+                    snapshot.insert(labelled(node, SEGMENT_LABEL, label));
                 }
                 let underlays = [(ip(OWN), 1500), (ip("172.20.1.12"), 1500)].into();
                 let view = |from: &str, to: &str| {
@@ -205,12 +205,12 @@ fn the_desired_state_of_an_unknown_node_is_empty() {
 #[test]
 fn there_are_tunnels_for_the_families_of_pods() {
     let mut snapshot = two_racks(Encapsulation::CrossSubnet);
-    snapshot.nodes.get_mut("a").unwrap().addresses.push(ip("fd00::11"));
+    snapshot.node_mut("a").addresses.push(ip("fd00::11"));
     let tunnels = |snapshot: &Snapshot| plan(snapshot, &[], &[]).desired.tunnels;
     assert_eq!(tunnels(&snapshot).v6, None, "no IPv6 pods anywhere");
-    snapshot.nodes.get_mut("c").unwrap().pod_cidrs.push(prefix("fd00:10:244:3::/64"));
+    snapshot.node_mut("c").pod_cidrs.push(prefix("fd00:10:244:3::/64"));
     assert_eq!(tunnels(&snapshot).v6.map(|device| device.mtu), Some(1360));
-    snapshot.configuration.encapsulation = Encapsulation::Never;
+    snapshot.configuration_mut().encapsulation = Encapsulation::Never;
     assert_eq!(tunnels(&snapshot), Tunnels::default());
     assert!(plan(&snapshot, &[], &[]).desired.allowed_tunnel_sources.is_empty());
 }
@@ -240,7 +240,7 @@ fn the_mtu_of_pods_is_that_of_the_underlay_minus_the_overhead() {
     ];
     for (encapsulation, pods, expected) in cases {
         let mut snapshot = cluster([node("a", "172.20.1.11 fd00::11", pods)]);
-        snapshot.configuration.encapsulation = encapsulation;
+        snapshot.configuration_mut().encapsulation = encapsulation;
         assert_eq!(
             pod_mtu(&snapshot, &snapshot.nodes["a"], &underlays()),
             expected,
@@ -275,11 +275,11 @@ fn only_packets_that_leave_the_cluster_are_translated() {
         desired(&snapshot, "a", &learned, &BTreeMap::new(), &underlays()).desired.nat_outgoing.unwrap();
     assert!(!inside(&found, "10.244.9.1") && !inside(&found, "172.20.9.11"));
 
-    snapshot.configuration.cluster_cidrs = vec![prefix("10.244.0.0/16")];
+    snapshot.configuration_mut().cluster_cidrs = vec![prefix("10.244.0.0/16")];
     let found = nat(&snapshot, &[("203.0.113.0/24", "172.20.1.12")]).unwrap();
     assert!(inside(&found, "10.244.200.1") && !inside(&found, "203.0.113.1"));
 
-    snapshot.configuration.nat_outgoing = false;
+    snapshot.configuration_mut().nat_outgoing = false;
     assert_eq!(nat(&snapshot, &[]), None);
 }
 
@@ -289,7 +289,7 @@ fn only_packets_that_leave_the_cluster_are_translated() {
 fn without_all_nodes_next_hops_of_cluster_networks_from_reflectors_are_nodes() {
     let mut snapshot = cluster([node("a", OWN, "10.244.1.0/24"), node("rr", "172.20.9.9", "")]);
     snapshot.all_nodes = false;
-    snapshot.peers.insert("tor".into(), peer("tor", "172.20.2.1", 64600));
+    snapshot.insert_peer("tor", peer("tor", "172.20.2.1", 64600));
     let cases = [
         ("10.244.3.0/24", "172.20.2.11", "172.20.9.9", "", true),
         ("10.244.3.0/24", "172.20.2.11", "172.20.9.9", "10.244.0.0/16", true),
@@ -298,7 +298,7 @@ fn without_all_nodes_next_hops_of_cluster_networks_from_reflectors_are_nodes() {
         ("10.244.3.0/24", "172.20.2.11", "172.20.2.1", "", false),
     ];
     for (to, next_hop, peer, cluster, is_node) in cases {
-        snapshot.configuration.cluster_cidrs = cluster.split_whitespace().map(prefix).collect();
+        snapshot.configuration_mut().cluster_cidrs = cluster.split_whitespace().map(prefix).collect();
         let best = [BestRoute::new(prefix(to).into(), ip(next_hop), ip(peer))];
         let segments = [(ip(next_hop), routed())].into();
         let planned = desired(&snapshot, "a", &best, &segments, &underlays());

@@ -19,9 +19,9 @@ fn selecting(key: &str) -> Selector {
 fn reflected() -> Snapshot {
     let mut snapshot = two_racks();
     for (name, address) in [("rr1", "172.20.1.21"), ("rr2", "172.20.2.21")] {
-        snapshot.nodes.insert(name.into(), labelled(node(name, address, ""), "reflect", ""));
+        snapshot.insert(labelled(node(name, address, ""), "reflect", ""));
     }
-    snapshot.configuration.topology = Topology::Reflectors(selecting("reflect"));
+    snapshot.configuration_mut().topology = Topology::Reflectors(selecting("reflect"));
     snapshot
 }
 
@@ -72,19 +72,19 @@ fn every_pair_agrees_on_addresses_roles_and_port() {
     for (name, addresses) in
         [("six", "fd00::6"), ("dual", "172.20.1.30 fd00::30"), ("laud", "fd00::31 172.20.1.31")]
     {
-        snapshot.nodes.insert(name.into(), node(name, addresses, ""));
+        snapshot.insert(node(name, addresses, ""));
     }
     for mesh in [true, false] {
         if mesh {
-            snapshot.configuration.topology = Topology::FullMesh;
+            snapshot.configuration_mut().topology = Topology::FullMesh;
         }
         let all: BTreeMap<_, _> =
             snapshot.nodes.keys().map(|name| (name.clone(), bgp_config(&snapshot, name, true))).collect();
         for (name, plan) in &all {
             plan.config.validate().unwrap();
             for neighbor in &plan.config.neighbors {
-                let other = &all[&neighbor.name];
-                let back = other.config.neighbors.iter().find(|n| n.name == *name);
+                let other = &all[neighbor.name.as_str()];
+                let back = other.config.neighbors.iter().find(|n| *n.name == **name);
                 let back = back.unwrap_or_else(|| panic!("{} is no neighbor of {name}", neighbor.name));
                 assert_eq!(back.local_address, Some(neighbor.address));
                 assert_eq!(neighbor.local_address, Some(back.address));
@@ -120,7 +120,7 @@ fn with_reflectors_only_these_are_neighbors() {
 #[test]
 fn a_reflector_that_forwards_originates_and_a_stand_alone_one_does_not() {
     let mut snapshot = reflected();
-    snapshot.nodes.get_mut("rr1").unwrap().pod_cidrs = vec!["10.244.9.0/24".parse().unwrap()];
+    snapshot.node_mut("rr1").pod_cidrs = vec!["10.244.9.0/24".parse().unwrap()];
     assert_eq!(bgp_config(&snapshot, "rr1", true).config.networks.len(), 1);
     assert_eq!(bgp_config(&snapshot, "rr1", false).config.networks.len(), 0);
 }
@@ -128,10 +128,10 @@ fn a_reflector_that_forwards_originates_and_a_stand_alone_one_does_not() {
 #[test]
 fn peers_are_for_the_nodes_they_select() {
     let mut snapshot = two_racks();
-    let first = snapshot.nodes.remove("a").unwrap();
-    snapshot.nodes.insert("a".into(), labelled(first, "rack", "1"));
-    snapshot.peers.insert("tor".into(), tor("172.20.1.1", 64600, selecting("rack")));
-    snapshot.peers.insert("all".into(), tor("172.20.9.1", 64512, Selector::default()));
+    let first = snapshot.remove("a").unwrap();
+    snapshot.insert(labelled(first, "rack", "1"));
+    snapshot.insert_peer("tor", tor("172.20.1.1", 64600, selecting("rack")));
+    snapshot.insert_peer("all", tor("172.20.9.1", 64512, Selector::default()));
     let plan = bgp_config(&snapshot, "a", true);
     assert_eq!(plan.roles[&ip("172.20.1.1")], NeighborRole::External);
     assert_eq!(plan.roles[&ip("172.20.9.1")], NeighborRole::Internal);
@@ -183,7 +183,7 @@ fn every_field_of_a_peer_is_set_on_its_neighbor() {
         let mut tor = peer("tor", "172.20.1.1", 64600);
         set(&mut tor);
         let mut snapshot = two_racks();
-        snapshot.peers.insert("tor".into(), tor);
+        snapshot.insert_peer("tor", tor);
         let plan = bgp_config(&snapshot, "a", true);
         plan.config.validate().unwrap();
         let neighbor = plan.config.neighbors.iter().find(|n| n.name == "tor").unwrap();
@@ -195,7 +195,7 @@ fn every_field_of_a_peer_is_set_on_its_neighbor() {
 fn a_peer_whose_source_the_node_lacks_is_left_out_and_reported() {
     let mut snapshot = two_racks();
     let tor = Peer { source: SourceAddress::Node, ..peer("tor", "2001:db8::1", 64600) };
-    snapshot.peers.insert("tor".into(), tor);
+    snapshot.insert_peer("tor", tor);
     let plan = bgp_config(&snapshot, "a", true);
     assert!(!plan.roles.contains_key(&ip("2001:db8::1")));
     assert!(plan.problems[0].contains("BGPPeer tor"), "{:?}", plan.problems);
@@ -232,7 +232,7 @@ fn missing_fields_are_reported() {
         plan.config.validate().unwrap();
     }
     let mut snapshot = two_racks();
-    snapshot.configuration.topology = Topology::Reflectors(selecting("nobody"));
+    snapshot.configuration_mut().topology = Topology::Reflectors(selecting("nobody"));
     let plan = bgp_config(&snapshot, "a", true);
     assert!(plan.problems[0].contains("no node is a reflector"), "{:?}", plan.problems);
 }

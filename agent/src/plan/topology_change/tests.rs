@@ -19,9 +19,9 @@ fn mesh() -> Snapshot {
 fn reflected(node: &str) -> Snapshot {
     let mut snapshot = mesh();
     let requirements = vec![Requirement { key: "reflect".into(), operator: Operator::Exists }];
-    snapshot.configuration.topology = Topology::Reflectors(Selector { requirements });
+    snapshot.configuration_mut().topology = Topology::Reflectors(Selector { requirements });
     if node != "r" {
-        snapshot.nodes.retain(|name, _| name == node || name == "r");
+        Arc::make_mut(&mut snapshot.nodes).retain(|name, _| [node, "r"].contains(&&**name));
         snapshot.all_nodes = false;
     }
     snapshot
@@ -65,7 +65,10 @@ impl TestNode {
         self.problems = plan.problems;
         let star = |neighbor: &Neighbor| if neighbor.reflector_client { "*" } else { "" };
         let name = |neighbor: &Neighbor| format!("{}{}", neighbor.name, star(neighbor));
-        (plan.config.neighbors.iter().map(name).collect(), snapshot.nodes.keys().cloned().collect())
+        (
+            plan.config.neighbors.iter().map(name).collect(),
+            snapshot.nodes.keys().map(ToString::to_string).collect(),
+        )
     }
 }
 
@@ -136,7 +139,7 @@ fn one_of_two_new_sessions_is_enough_after_the_timeout() {
     let two = |node| {
         let mut snapshot = reflected(node);
         let second = labelled(super::super::testing::node("s", "192.0.2.8", "10.244.8.0/24"), "reflect", "");
-        snapshot.nodes.insert("s".into(), second);
+        snapshot.insert(second);
         snapshot
     };
     let mut a = TestNode::new("a", &[B, R]);
@@ -163,7 +166,7 @@ fn a_session_that_is_the_only_source_of_a_prefix_is_retained() {
 #[test]
 fn without_any_new_session_the_old_ones_are_retained() {
     let mut nobody = reflected("a");
-    nobody.nodes.remove("r");
+    nobody.remove("r");
     let mut a = TestNode::new("a", &[B, R]);
     a.at(0, mesh());
     for second in [1, 11, 61, 600] {
@@ -188,21 +191,21 @@ fn deleted_neighbors_are_removed_at_once() {
     let mut a = TestNode::new("a", &[B, R]);
     a.at(0, mesh());
     let mut without_b = mesh();
-    without_b.nodes.remove("b");
+    without_b.remove("b");
     assert_eq!(a.at(1, without_b.clone()), of(&["r"], &["a", "r"]), "a Node");
 
     let mut tor = without_b.clone();
-    tor.peers.insert("tor".into(), peer("tor", "192.0.2.254", 64600));
+    tor.insert_peer("tor", peer("tor", "192.0.2.254", 64600));
     assert_eq!(a.at(2, tor).0, ["r", "tor"]);
     assert_eq!(a.at(3, without_b).0, ["r"], "a BGPPeer");
 
     let mut other_as = reflected("a");
-    other_as.configuration.asn = 64999;
+    other_as.configuration_mut().asn = 64999;
     a.at(4, mesh());
     assert_eq!(a.at(5, other_as).0, ["r"], "sessions of another AS");
 
     a.at(6, mesh());
     let mut without_us = mesh();
-    without_us.nodes.remove("a");
+    without_us.remove("a");
     assert_eq!(a.at(7, without_us).0, [""; 0], "everything, without our own Node");
 }

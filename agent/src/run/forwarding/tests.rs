@@ -118,7 +118,7 @@ async fn a_restart_keeps_routes_until_peers_have_sent_all() {
 async fn a_removed_node_is_purged_but_not_by_the_last_good_intent() {
     let mut this = TestNode::new();
     this.sync(best(&[TO_B], true), true).await;
-    this.snapshot.nodes.remove("a");
+    this.snapshot.remove("a");
     assert_eq!(
         this.sync(best(&[], false), false).await.len(),
         2,
@@ -130,7 +130,7 @@ async fn a_removed_node_is_purged_but_not_by_the_last_good_intent() {
     let left = this.kernel.fake.state().actual.clone();
     assert_eq!((left.tunnels.len(), left.table), (0, Default::default()));
 
-    this.snapshot.nodes.insert("a".into(), node("a", OWN, "10.244.1.0/24"));
+    this.snapshot.insert(node("a", OWN, "10.244.1.0/24"));
     assert_eq!(this.sync(best(&[TO_B], true), true).await.len(), 2);
     assert!(this.conflist());
 }
@@ -172,7 +172,7 @@ async fn a_changed_segment_is_applied_after_a_hint() {
 #[tokio::test]
 async fn there_is_no_conflist_before_the_kernel_is_ready() {
     let mut this = TestNode::new();
-    this.snapshot.nodes.get_mut("a").unwrap().addresses = vec![ip("172.20.1.99")];
+    this.snapshot.node_mut("a").addresses = vec![ip("172.20.1.99")];
     this.sync(best(&[], true), true).await;
     assert!(!this.conflist(), "the address is on no interface, so the MTU isn't known");
     assert!(this.forwarding.problems().any(|problem| problem.contains("on no interface")));

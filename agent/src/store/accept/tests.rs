@@ -100,7 +100,7 @@ fn a_new_object_that_conflicts_with_an_accepted_one_is_rejected() {
         let (snapshot, rejected) = after(&before, &(before.clone() + &new));
         assert_eq!(rejected, [expected]);
         assert_eq!(
-            (snapshot.nodes.keys().map(String::as_str).collect::<Vec<_>>(), snapshot.peers.len()),
+            (snapshot.nodes.keys().map(|name| &**name).collect::<Vec<_>>(), snapshot.peers.len()),
             (vec!["a"], 1)
         );
     }
@@ -191,7 +191,7 @@ fn reflected(label: &str, of_r: &str) -> String {
 fn reflectors(snapshot: &Snapshot) -> Option<Vec<&str>> {
     let names = || snapshot.nodes.values().filter(|node| snapshot.is_reflector(node));
     matches!(snapshot.configuration.topology, intent::Topology::Reflectors(_))
-        .then(|| names().map(|node| node.name.as_str()).collect())
+        .then(|| names().map(|node| &*node.name).collect())
 }
 
 const SELECTOR: &str = "BGPConfiguration default spec.reflectors.nodeSelector";

@@ -145,6 +145,9 @@ impl InForce {
             return;
         };
         snapshot.all_nodes = all_nodes;
+        if let Some(former) = &self.view.snapshot {
+            snapshot.share(former);
+        }
         if self.view.snapshot.as_deref() != Some(&snapshot) {
             tracing::info!(
                 nodes = snapshot.nodes.len(),

@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_mesh_and_a_reflector_need_all_nodes_and_clients_the_reflectors() {
         let mut configuration = convert::default_configuration();
-        let mut own = Node::default();
+        let mut own = Node::new("a");
         assert_eq!(Scope::of(&configuration, Some(&own)).labels, None);
         let selector = Selector { requirements: vec![requirement("reflects", Operator::Exists)] };
         configuration.topology = Topology::Reflectors(selector);

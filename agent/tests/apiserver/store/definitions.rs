@@ -19,7 +19,7 @@ pub async fn definitions_come_late(fixture: &mut Fixture) {
     admin.define().await;
     // A BGPConfiguration is optional.
     let view = store.until("the defaults are in force", |view| connected(view) && view.in_sync).await;
-    assert_eq!(in_force(&view).unwrap().configuration, convert::default_configuration());
+    assert_eq!(in_force(&view).unwrap().configuration.as_ref(), &convert::default_configuration());
     assert!(view.origin.contains("defaults") && view.rejections.is_empty(), "{view:?}");
 }
 

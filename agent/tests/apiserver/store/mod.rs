@@ -69,7 +69,7 @@ pub fn in_force(view: &View) -> Option<&Snapshot> {
 }
 
 pub fn nodes(view: &View) -> Vec<&str> {
-    in_force(view).map(|snapshot| snapshot.nodes.keys().map(String::as_str).collect()).unwrap_or_default()
+    in_force(view).map(|snapshot| snapshot.nodes.keys().map(|name| &**name).collect()).unwrap_or_default()
 }
 
 pub fn connected(view: &View) -> bool {

@@ -38,7 +38,7 @@ pub async fn topologies_switch_without_a_gap(fixture: &mut Fixture) {
     let seen = store.seen.lock().unwrap().clone();
     assert!(seen.iter().any(|snapshot| !snapshot.all_nodes), "no snapshot with reflectors of {}", seen.len());
     for snapshot in seen {
-        let names: Vec<_> = snapshot.nodes.keys().map(String::as_str).collect();
+        let names: Vec<_> = snapshot.nodes.keys().map(|name| &**name).collect();
         let mesh = matches!(snapshot.configuration.topology, Topology::FullMesh);
         assert!(if mesh { names.len() >= 4 } else { names.contains(&"rr") }, "{names:?}, mesh: {mesh}");
     }
