@@ -13,13 +13,15 @@ use ipnetwork::IpNetwork;
 
 use super::learned::{LearnedRoutes, Origin};
 use super::state::{ForwardingState, InKernel, RouteUse};
-use crate::dataplane::{Dataplane, NatOutgoing, Ports, Route, Tunnel};
+use crate::dataplane::nat::NatOutgoing;
+use crate::dataplane::routes::{RoutePort, Routes};
+use crate::dataplane::{Dataplane, Ports, Route, Summary, Tunnel};
 use crate::intent::{Node, Snapshot};
-use crate::netlink::hint::Hint;
+use crate::netlink::{Hint, KernelResult};
 use crate::plan::{
     self, Inside, OriginRule, Reachability, Resolver, SegmentVerdict, Tunnels, Underlays, allowed_sources,
 };
-use crate::underlay::{Lookup, Underlay};
+use crate::underlay::{Questions, Underlay};
 
 /// The intent as forwarding needs it.
 #[derive(Clone, Debug)]
@@ -51,10 +53,10 @@ struct NodePlan {
 }
 
 /// The forwarding of a node.
-pub struct Forwarder<P: Ports, L> {
+pub struct Forwarder<P: Ports, Q> {
     node: String,
     dataplane: Dataplane<P>,
-    underlay: Underlay<L>,
+    underlay: Underlay<Q>,
     learned: LearnedRoutes,
     /// Every peer has sent all its routes, or the time for it is over.
     synced: bool,
@@ -69,6 +71,7 @@ pub struct Forwarder<P: Ports, L> {
     changed: BTreeSet<IpNetwork>,
     /// The MTU in bytes of the interfaces of this node's own addresses.
     mtus: Underlays,
+    summary: Summary,
     programmings: u64,
     programming_time: Duration,
     verdicts: Arc<[SegmentVerdict]>,
@@ -78,9 +81,9 @@ pub struct Forwarder<P: Ports, L> {
     sets_changed: bool,
 }
 
-impl<P: Ports, L: Lookup> Forwarder<P, L> {
+impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
     /// Returns the forwarding of a node; changes nothing yet.
-    pub fn new(node: String, dataplane: Dataplane<P>, underlay: Underlay<L>) -> Self {
+    pub fn new(node: String, dataplane: Dataplane<P>, underlay: Underlay<Q>) -> Self {
         Self {
             node,
             dataplane,
@@ -94,6 +97,7 @@ impl<P: Ports, L: Lookup> Forwarder<P, L> {
             replan: false,
             changed: BTreeSet::new(),
             mtus: Underlays::new(),
+            summary: Summary::default(),
             programmings: 0,
             programming_time: Duration::ZERO,
             verdicts: Arc::default(),
@@ -151,47 +155,67 @@ impl<P: Ports, L: Lookup> Forwarder<P, L> {
         self.dataplane.invalidate(hint);
     }
 
+    /// Returns whether the kernel has Heliograph's routes, which an earlier run installed. Reads the kernel.
+    ///
+    /// # Errors
+    /// The kernel can't be read.
+    pub fn has_routes(&mut self, now: Instant) -> KernelResult<bool> {
+        self.dataplane.run(now);
+        self.summary = self.dataplane.report();
+        Ok(self.summary.routes > 0)
+    }
+
     /// Returns the time of the next retry, at which [`Forwarder::run`] has to be called.
-    pub fn next_retry(&self) -> Option<Instant> {
+    pub fn next_retry(&mut self) -> Option<Instant> {
         self.dataplane.next_retry()
     }
 
     /// Brings the kernel into the desired state, as far as possible now.
     pub fn run(&mut self, now: Instant) {
         let Some(intent) = self.intent.clone() else { return };
-        let this = intent.snapshot.nodes.get(&self.node).cloned();
-        let mtus_changed = self.look_up_addresses(this.as_deref());
+        let this = intent.snapshot.nodes.get(self.node.as_str()).cloned();
         let mut resolve = self.learned.take_unresolved();
         // A next hop that became a node, or ceased to be one, is an accepted source of tunnelled packets or not.
         self.sets_changed |= !resolve.is_empty();
+        let mtus_changed = self.look_up(this.as_deref(), &mut resolve);
         let replan = std::mem::take(&mut self.replan);
         match this {
             Some(this) if replan || mtus_changed || self.plan.is_none() => {
                 resolve.extend(self.plan_node(&intent.snapshot, &this));
+                // The rule for the origin of routes may have changed with the intent.
+                resolve.extend(self.learned.take_unresolved());
             }
             Some(_) => {}
             None => self.plan_nothing(),
         }
-        // The rule for the origin of routes may have changed with the intent.
-        resolve.extend(self.learned.take_unresolved());
-        self.verdicts_changed |= self.learned.release_unused();
         self.update_routes(resolve);
         self.update_sets();
         // Everything of a node that was removed from the intent is deleted, but not because of the last good intent.
         let may_delete = if self.plan.is_some() { self.synced } else { intent.in_sync };
-        self.dataplane.set_may_delete(may_delete);
+        self.dataplane.permit_deleting(may_delete);
         let start = Instant::now();
-        if self.dataplane.run(now) {
+        self.dataplane.run(now);
+        let summary = self.dataplane.report();
+        if summary.changes + summary.failures != self.summary.changes + self.summary.failures {
             self.programmings += 1;
             self.programming_time += start.elapsed();
         }
+        self.summary = summary;
     }
 
-    /// Looks up the interfaces of the node's own addresses. Returns whether an MTU changed.
-    fn look_up_addresses(&mut self, this: Option<&Node>) -> bool {
+    /// Looks up what is not known of the underlay: the interfaces of the node's own addresses, and the segments of next hops.
+    /// Adds the next hops whose segment changed. Returns whether an MTU changed.
+    fn look_up(&mut self, this: Option<&Node>, resolve: &mut BTreeSet<IpAddr>) -> bool {
+        for address in self.learned.release_unused() {
+            self.underlay.remove_next_hop(address);
+            self.verdicts_changed = true;
+        }
+        resolve.iter().for_each(|address| self.underlay.add_next_hop(*address));
         let addresses = this.map(|node| node.addresses.as_slice()).unwrap_or_default();
         self.underlay.set_addresses(addresses);
-        let mtus: Underlays = self.underlay.mtus();
+        resolve.extend(self.underlay.look_up().next_hops);
+        let mtu = |address: &IpAddr| Some((*address, self.underlay.interface(*address)?.mtu));
+        let mtus: Underlays = addresses.iter().filter_map(mtu).collect();
         let changed = mtus != self.mtus;
         self.mtus = mtus;
         changed
@@ -278,8 +302,7 @@ impl<P: Ports, L: Lookup> Forwarder<P, L> {
     }
 
     /// Resolves next hops, and sets the routes that changed or have another next hop now.
-    fn update_routes(&mut self, mut resolve: BTreeSet<IpAddr>) {
-        resolve.extend(self.underlay.look_up(self.learned.next_hops().map(|next_hop| next_hop.address)));
+    fn update_routes(&mut self, resolve: BTreeSet<IpAddr>) {
         let changed = std::mem::take(&mut self.changed);
         let Some(plan) = &self.plan else { return };
         let mut moved = BTreeSet::new();
@@ -329,13 +352,13 @@ impl<P: Ports, L: Lookup> Forwarder<P, L> {
         let inferred = self.learned.next_hops().filter(|next_hop| next_hop.is_inferred_node());
         let sources =
             allowed_sources(&plan.snapshot, &plan.tunnels, inferred.map(|next_hop| next_hop.address));
-        self.dataplane.set_guard(sources.as_ref());
+        self.dataplane.set_guard(sources);
         let pods = &plan.this.pod_cidrs;
         let nat = (plan.snapshot.configuration.nat_outgoing && !pods.is_empty()).then(|| NatOutgoing {
             pods: pods.iter().copied().collect(),
             inside: plan.inside.with(
                 self.learned_inside.iter().copied(),
-                self.learned.next_hops_from_nodes().filter(|address| plan.inside.lacks_address(*address)),
+                self.learned.next_hops_from_nodes(),
             ),
         });
         self.dataplane.set_nat(nat);
@@ -351,7 +374,7 @@ impl<P: Ports, L: Lookup> Forwarder<P, L> {
         }
         let own = self.plan.iter().flat_map(|plan| plan.this.pod_cidrs.iter().copied());
         ForwardingState {
-            kernel: self.dataplane.report(),
+            kernel: self.summary.clone(),
             next_hops: self.verdicts.clone(),
             route_counts: self.route_counts(),
             problems: self.problems(),
@@ -365,7 +388,7 @@ impl<P: Ports, L: Lookup> Forwarder<P, L> {
 
     fn problems(&self) -> Vec<String> {
         let of_plan = self.plan.iter().flat_map(|plan| plan.problems.iter().cloned());
-        of_plan.chain(self.underlay.problems()).collect()
+        of_plan.chain(self.underlay.problems().iter().map(ToString::to_string)).collect()
     }
 
     fn route_counts(&self) -> BTreeMap<(IpFamily, RouteUse), usize> {

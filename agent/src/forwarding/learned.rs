@@ -187,8 +187,8 @@ impl LearnedRoutes {
         true
     }
 
-    /// Releases the next hops that no route uses any more. Returns whether there were any.
-    pub fn release_unused(&mut self) -> bool {
+    /// Releases the next hops that no route uses any more, and returns them.
+    pub fn release_unused(&mut self) -> BTreeSet<IpAddr> {
         let unused = std::mem::take(&mut self.unused);
         for address in &unused {
             self.unresolved.remove(address);
@@ -196,7 +196,7 @@ impl LearnedRoutes {
                 self.next_hops.release(id, *address);
             }
         }
-        !unused.is_empty()
+        unused
     }
 
     /// Takes the next hops whose resolution is to be checked.
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!((hop.counts(IpFamily::V4), hop.counts(IpFamily::V6)), ((1, 0), (0, 1)));
         assert!(learned.insert(a, ip("192.0.2.9"), ip("192.0.2.1"), OUTSIDE));
         assert!(learned.remove(&b) && !learned.remove(&b));
-        assert!(learned.release_unused());
+        assert_eq!(learned.release_unused(), [ip("192.0.2.1")].into());
         assert_eq!(learned.next_hop_addresses(), [ip("192.0.2.9")].into());
         assert_eq!(learned.behind(&[ip("192.0.2.9")].into()).collect::<Vec<_>>(), [a]);
         assert_eq!(learned.len(), 1);
@@ -390,7 +390,7 @@ mod tests {
         learned.take_unresolved();
         learned.remove(&a);
         learned.insert(b, ip("192.0.2.1"), ip("192.0.2.1"), OUTSIDE);
-        assert!(!learned.release_unused());
+        assert!(learned.release_unused().is_empty());
         assert!(learned.take_unresolved().is_empty());
     }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heliograph_bgp::io::{Stopped, Subscription};
+use heliograph_bgp::io::{Handle, Stopped, Subscription};
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -13,10 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use super::forwarder::{Forwarder, Intent, RouteChange};
 use super::state::{ForwardingState, InKernel};
 use crate::dataplane::{self, Dataplane, Ports};
-use crate::netlink::hint::Hint;
 use crate::netlink::watch::Watch;
-use crate::netlink::{KernelError, KernelResult};
-use crate::underlay::{Lookup, Underlay};
+use crate::netlink::{Hint, KernelError, KernelResult};
+use crate::underlay::Questions;
 
 /// The time between a hint and a run, so that hints that belong together cause one run.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -37,20 +36,18 @@ struct Question {
 #[derive(Clone, Debug)]
 pub struct Forwarding {
     intent: Arc<watch::Sender<Option<Intent>>>,
-    speaker: mpsc::UnboundedSender<Subscription>,
     questions: mpsc::Sender<Question>,
     state: watch::Receiver<Arc<ForwardingState>>,
     had_routes: bool,
 }
 
 impl Forwarding {
-    /// Starts the thread for a node. Returns when the kernel was read for the first time.
+    /// Starts the thread for a node, with the speaker whose best routes it installs. Returns when the kernel was read for the first time.
     ///
     /// # Errors
     /// The kernel can't be read.
-    pub async fn start(node: String) -> KernelResult<Self> {
+    pub async fn start(node: String, speakers: watch::Receiver<Option<Handle>>) -> KernelResult<Self> {
         let (intent, intents) = watch::channel(None);
-        let (speaker, speakers) = mpsc::unbounded_channel();
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (sender, state) = watch::channel(Arc::default());
         let (started, start) = oneshot::channel();
@@ -78,7 +75,7 @@ impl Forwarding {
         std::thread::Builder::new().name("forwarding".into()).spawn(body).map_err(failed)?;
         let ended = || KernelError::from_cause("start the forwarding thread", crate::netlink::Cause::NoAnswer);
         let had_routes = start.await.map_err(|_| ended())??;
-        Ok(Self { intent: Arc::new(intent), speaker, questions, state, had_routes })
+        Ok(Self { intent: Arc::new(intent), questions, state, had_routes })
     }
 
     /// Returns whether the kernel had Heliograph's routes at the start, which an earlier run installed.
@@ -108,12 +105,6 @@ impl Forwarding {
             }
             _ => false,
         });
-    }
-
-    /// Sets the best routes to install: those of a new speaker.
-    pub fn set_routes(&self, routes: Subscription) {
-        // The only error is that the thread has ended.
-        let _ = self.speaker.send(routes);
     }
 
     /// Returns the state of the last run.
@@ -167,14 +158,15 @@ struct Thread<P: Ports, L> {
     routes_due: bool,
 }
 
-impl<P: Ports, L: Lookup> Thread<P, L> {
+impl<P: Ports, L: Questions> Thread<P, L> {
     /// Runs until all handles are dropped.
     async fn run(
         &mut self,
         mut intents: watch::Receiver<Option<Intent>>,
-        mut speakers: mpsc::UnboundedReceiver<Subscription>,
+        mut speakers: watch::Receiver<Option<Handle>>,
         mut questions: mpsc::Receiver<Question>,
     ) {
+        speakers.mark_changed();
         let mut next_run = Instant::now();
         let mut next_resync = next_run + RESYNC_INTERVAL;
         let mut hints = Vec::new();
@@ -198,9 +190,9 @@ impl<P: Ports, L: Lookup> Thread<P, L> {
                     }
                     next_run = debounced(next_run);
                 }
-                Some(routes) = speakers.recv() => {
+                Ok(()) = speakers.changed() => {
                     self.forwarder.forget_routes();
-                    self.routes = Some(routes);
+                    self.routes = speakers.borrow_and_update().as_ref().map(Handle::subscribe);
                     self.routes_due = true;
                     next_run = debounced(next_run);
                 }

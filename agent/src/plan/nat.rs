@@ -5,55 +5,49 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::dataplane::ranges::Ranges;
+use crate::dataplane::networks::Networks;
 use crate::intent::Snapshot;
 
 /// The networks and nodes of the cluster by its intent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inside {
-    ranges: Ranges,
+    /// The networks, in order; none contains another.
+    networks: Vec<IpNetwork>,
     /// Networks that nodes advertise also count: the intent does not list the cluster's.
-    pub with_learned: bool,
+    with_learned: bool,
 }
 
 impl Inside {
     /// Returns the networks and nodes of the cluster.
     pub fn of(snapshot: &Snapshot) -> Self {
         let cidrs = &snapshot.configuration.cluster_cidrs;
-        let mut ranges: Ranges = match cidrs.is_empty() {
-            true => snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect(),
-            false => cidrs.iter().copied().collect(),
-        };
-        for address in snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()) {
-            ranges.insert(address, address);
-        }
-        Self { ranges, with_learned: cidrs.is_empty() }
+        let nodes = || snapshot.nodes.values();
+        let pods = nodes().flat_map(|node| node.pod_cidrs.iter().copied());
+        let networks = pods.filter(|_| cidrs.is_empty()).chain(cidrs.iter().copied());
+        let addresses = nodes().flat_map(|node| node.addresses.iter().map(|address| IpNetwork::from(*address)));
+        let all: Networks = networks.chain(addresses).collect();
+        Self { networks: all.iter().copied().collect(), with_learned: cidrs.is_empty() }
+    }
+
+    fn covers(&self, network: &IpNetwork) -> bool {
+        let begins = self.networks.partition_point(|other| other.network() <= network.network());
+        begins.checked_sub(1).is_some_and(|index| super::within(&self.networks[index], network))
     }
 
     /// Returns whether the network that a node advertises is one that the intent does not contain.
     pub fn lacks(&self, network: &IpNetwork) -> bool {
         // A default route that a node advertises leads outside the cluster.
-        self.with_learned
-            && network.prefix() > 0
-            && !self.ranges.contains_range(network.network(), network.broadcast())
+        self.with_learned && network.prefix() > 0 && !self.covers(network)
     }
 
-    /// Returns whether the intent does not contain a node's address.
-    pub fn lacks_address(&self, address: IpAddr) -> bool {
-        !self.ranges.contains(address)
-    }
-
-    /// Returns the ranges, with networks and nodes that are only learned by BGP: with reflectors an agent does not get all
-    /// Nodes from the store.
+    /// Returns all networks, with those and with nodes that are only learned by BGP: with reflectors an agent does not get
+    /// all Nodes from the store.
     pub fn with(
         &self,
         networks: impl Iterator<Item = IpNetwork>,
-        addresses: impl Iterator<Item = IpAddr>,
-    ) -> Ranges {
-        let mut ranges = self.ranges.clone();
-        networks.for_each(|network| ranges.insert(network.network(), network.broadcast()));
-        addresses.for_each(|address| ranges.insert(address, address));
-        ranges
+        nodes: impl Iterator<Item = IpAddr>,
+    ) -> Networks {
+        self.networks.iter().copied().chain(networks).chain(nodes.map(IpNetwork::from)).collect()
     }
 }
 

@@ -231,8 +231,9 @@ async fn start(options: Options, stop: impl Future<Output = ()>) -> Result<(), R
     let http_errors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
     let (synced, changes) = watch::channel(());
     let status_writer = options.start_status_writer(report, changes);
+    let speaker = AgentSpeaker::default();
     let forwarding = match options.role {
-        Role::Node => Some(Forwarding::start(options.node.clone()).await?),
+        Role::Node => Some(Forwarding::start(options.node.clone(), speaker.handles()).await?),
         Role::Reflector => None,
     };
     let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
@@ -251,7 +252,7 @@ async fn start(options: Options, stop: impl Future<Output = ()>) -> Result<(), R
         view: Arc::default(),
         plan: None,
         topology_change: TopologyChange::default(),
-        speaker: AgentSpeaker::default(),
+        speaker,
         restarting,
         forwarding,
         plugin_files: PluginFiles::new(installer),
@@ -452,10 +453,7 @@ impl Agent {
             return Ok(());
         }
         let listen = speaker::listen_addresses(snapshot, &self.options.node);
-        let routes = self.speaker.apply(&plan.config, listen, self.restarting).await?;
-        if let (Some(forwarding), Some(routes)) = (&self.forwarding, routes) {
-            forwarding.set_routes(routes);
-        }
+        self.speaker.apply(&plan.config, listen, self.restarting).await?;
         Ok(())
     }
 

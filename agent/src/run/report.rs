@@ -23,7 +23,7 @@ impl Agent {
         let answer = match query.subject {
             Subject::Status => Answer::Document(document(self.status().await)),
             Subject::Routes => {
-                Answer::List(super::routes::list(self.speaker.handle(), self.forwarding.clone()))
+                Answer::List(super::routes::list(self.speaker.handles().borrow().clone(), self.forwarding.clone()))
             }
         };
         // The client may have closed its connection.

@@ -15,9 +15,8 @@ use crate::status::server::Part;
 const PAGE: usize = 500;
 
 /// Starts to list all paths. A client that does not read stops the list, and nothing else.
-pub fn list(speaker: Option<&Handle>, forwarding: Option<Forwarding>) -> mpsc::Receiver<Part> {
+pub fn list(speaker: Option<Handle>, forwarding: Option<Forwarding>) -> mpsc::Receiver<Part> {
     let (parts, receiver) = mpsc::channel(1);
-    let speaker = speaker.cloned();
     tokio::spawn(async move {
         // The only error is that the client has gone.
         let _ = send_all(speaker, forwarding, &parts).await;
@@ -31,9 +30,9 @@ async fn send_all(
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), mpsc::error::SendError<Part>> {
     if let Some(speaker) = speaker {
-        let mut pages = speaker.path_pages(PAGE);
+        let mut pages = speaker.path_pages(None);
         // A speaker that has ended has no paths.
-        while let Ok(Some(paths)) = pages.next().await {
+        while let Ok(Some(paths)) = pages.next(PAGE).await {
             let states = in_kernel(&paths, forwarding.as_ref()).await;
             let items = paths.iter().zip(states).map(|(path, state)| route(path, state)).collect();
             parts.send(Part::Items(items)).await?;

@@ -9,7 +9,7 @@ use heliograph_bgp::report::{BfdReport, SessionState};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::IpFamily;
+use heliograph_cni::IpFamily;
 use crate::names::named;
 use crate::plan::{NeighborRole, Reachability};
 use crate::store::{ObjectGeneration, Rejection};
