@@ -366,7 +366,7 @@ impl Agent {
         self.log_intent(Some(in_intent));
         let planned = self.plan.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &snapshot));
         // Routes alone are no reason to plan sessions.
-        if !planned || self.topology_change.active() || self.speaker.has_ended() {
+        if !planned || self.topology_change.active() || !self.speaker.running() {
             let plan = self.session_plan(&snapshot);
             let (merged, plan) = self.update_topology(&snapshot, plan).await;
             self.update_speaker(&merged, &plan, in_intent).await?;
