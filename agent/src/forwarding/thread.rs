@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::forwarder::{Forwarder, Intent, RouteChange};
 use super::state::{ForwardingState, InKernel};
-use crate::dataplane::{self, Dataplane, Ports};
+use crate::dataplane::routes::{RoutePort, Routes};
+use crate::dataplane::{Dataplane, Linux, Ports, Summary};
 use crate::netlink::watch::Watch;
 use crate::netlink::{Hint, KernelError, KernelResult};
-use crate::underlay::Questions;
+use crate::underlay::{self, Questions, Underlay};
 
 /// The time between a hint and a run, so that hints that belong together cause one run.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -62,8 +63,8 @@ impl Forwarding {
             runtime.block_on(async move {
                 match Thread::open(node, sender) {
                     Ok(mut thread) => {
-                        let had_routes = thread.forwarder.has_routes();
-                        if started.send(Ok(had_routes)).is_ok() {
+                        let had_routes = thread.forwarder.has_routes(Instant::now().into_std());
+                        if started.send(had_routes).is_ok() {
                             thread.run(intents, speakers, asked).await;
                         }
                     }
@@ -140,16 +141,16 @@ impl Forwarding {
 ///
 /// # Errors
 /// The kernel can't be read.
-pub fn purge() -> KernelResult<dataplane::Summary> {
-    let mut dataplane = dataplane::open()?;
-    dataplane.set_may_delete(true);
+pub fn purge() -> KernelResult<Summary> {
+    let mut dataplane = Dataplane::open()?;
+    dataplane.permit_deleting(true);
     dataplane.run(std::time::Instant::now());
     Ok(dataplane.report())
 }
 
 /// The state of the thread.
-struct Thread<P: Ports, L> {
-    forwarder: Forwarder<P, L>,
+struct Thread<P: Ports, Q> {
+    forwarder: Forwarder<P, Q>,
     watch: Option<Watch>,
     sender: watch::Sender<Arc<ForwardingState>>,
     /// The best routes of the speaker.
@@ -158,7 +159,22 @@ struct Thread<P: Ports, L> {
     routes_due: bool,
 }
 
-impl<P: Ports, L: Questions> Thread<P, L> {
+impl Thread<Linux, underlay::Linux> {
+    /// Opens the kernel of this node.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    fn open(node: String, sender: watch::Sender<Arc<ForwardingState>>) -> KernelResult<Self> {
+        let mut dataplane = Dataplane::open()?;
+        // Before the first reading, so that no change is missed.
+        let watch = Watch::open(dataplane.ports())?;
+        let underlay = Underlay::new(underlay::Linux::open()?);
+        let forwarder = Forwarder::new(node, dataplane, underlay);
+        Ok(Self { forwarder, watch: Some(watch), sender, routes: None, routes_due: false })
+    }
+}
+
+impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Thread<P, Q> {
     /// Runs until all handles are dropped.
     async fn run(
         &mut self,
@@ -214,7 +230,7 @@ impl<P: Ports, L: Questions> Thread<P, L> {
     }
 
     /// Returns the time of the next run if there is no hint.
-    fn next_run(&self, regular: Instant) -> Instant {
+    fn next_run(&mut self, regular: Instant) -> Instant {
         let retry = self.forwarder.next_retry().map(Instant::from_std);
         retry.map_or(regular, |at| at.max(Instant::now() + DEBOUNCE).min(regular))
     }

@@ -15,7 +15,7 @@ use crate::names::named;
 use crate::underlay::Segment;
 
 /// The way in which packets reach a next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reachability {
     /// On the same segment, unencapsulated.
     Direct,
@@ -102,7 +102,7 @@ impl Resolver {
     ) -> (SegmentVerdict, Option<Hop>) {
         let owner = self.owners.get(&next_hop).map(Arc::as_ref);
         let (reachability, reason, hop) = self.decide(next_hop, segment, owner, inferred);
-        let node = owner.map(|node| node.name.clone());
+        let node = owner.map(|node| node.name.to_string());
         (SegmentVerdict { next_hop, node, reachability, reason }, hop)
     }
 

@@ -44,7 +44,7 @@ impl PluginFiles {
     }
 
     fn install(&self, node: &Node, mtu: u32, state: &ForwardingState) -> Result<bool, CniError> {
-        let file = NodeFile::new(&node.name, node.pod_cidrs.clone(), mtu, node.addresses.clone());
+        let file = NodeFile::new(&*node.name, node.pod_cidrs.clone(), mtu, node.addresses.clone());
         let ready = node.pod_cidrs.iter().all(|cidr| state.own_routes.contains(cidr));
         self.installer.install(&file, ready)
     }

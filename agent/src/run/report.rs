@@ -127,8 +127,9 @@ impl Agent {
     /// Counts the best routes by family and disposition.
     async fn route_counts(&self) -> Vec<RouteCount> {
         let Some(forwarding) = &self.forwarding else {
-            let counts = self.speaker.best_counts().await.by_family.into_iter();
-            let counts = counts.filter(|(_, count)| *count > 0);
+            let (counts, _) = self.speaker.best_counts().await;
+            let counts = [(IpFamily::V4, counts.ipv4), (IpFamily::V6, counts.ipv6)];
+            let counts = counts.into_iter().filter(|(_, count)| *count > 0);
             return counts
                 .map(|(family, count)| RouteCount { family, disposition: Disposition::Reflected, count })
                 .collect();
@@ -155,7 +156,7 @@ impl Agent {
         let mut missing = Vec::new();
         let synced = match &self.forwarding {
             Some(forwarding) => forwarding.state().synced,
-            None => self.speaker.best_counts().await.synced,
+            None => self.speaker.best_counts().await.1,
         };
         if !synced {
             missing.push("the neighbors' End-of-RIB, or the end of the time for it".to_string());

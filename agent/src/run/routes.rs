@@ -1,7 +1,5 @@
 //! The list of all paths, page by page: each is joined with the state of its route in the kernel.
 
-use std::time::Duration;
-
 use heliograph_bgp::io::Handle;
 use heliograph_bgp::report::PathReport;
 use serde_json::{Value, json};
