@@ -15,6 +15,7 @@ pub mod problem;
 pub mod retries;
 pub mod route;
 pub mod sysctls;
+pub mod routes;
 pub mod tracker;
 pub mod tunnel;
 pub mod tunnels;

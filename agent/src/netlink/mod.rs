@@ -5,6 +5,8 @@ pub mod error;
 pub mod hint;
 pub mod nftables;
 pub mod socket;
+pub mod route;
+pub mod watch;
 
 pub use error::{Cause, KernelError, KernelResult};
 pub use hint::Hint;

@@ -4,22 +4,20 @@
 //! BPF) drops those that are of no use before they are queued: so they wake nobody, and they can't displace others.
 
 use super::error::{Cause, KernelError, KernelResult};
-use super::hint::Hint;
+use super::hint::{ForeignRoute, Hint};
 use super::route::decode::RouteView;
-use crate::dataplane::PROTOCOL;
+use crate::dataplane::{PROTOCOL, Tunnel};
 use heliograph_cni::codec::{HEADER, Received, attributes, find, ip_address, messages, text, u32_at};
-use heliograph_cni::{IpFamily, ROUTE_PROTOCOL as PLUGIN_PROTOCOL, is_host_interface};
-use nix::errno::Errno;
+use heliograph_cni::{ROUTE_PROTOCOL as PLUGIN_PROTOCOL, is_host_interface};
+use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
-use nix::sys::socket::{MsgFlags, recv, setsockopt};
-use rtnetlink::sys::{
-    self, SocketAddr,
-    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
-};
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rtnetlink::sys::{self, AsyncSocket, SocketAddr, TokioSocket};
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use tokio::io::unix::AsyncFd;
+use std::task::{Context, Poll};
 
 /// The groups of rtnetlink that are subscribed to (`RTNLGRP_…`): links, and for both families addresses, routes and rules.
 const GROUPS: [u32; 7] = [
@@ -41,11 +39,10 @@ const KERNEL_BUFFER: usize = 4 * 1024 * 1024;
 const AT_ONCE: usize = 4096;
 
 /// A subscription to hints. Open it before the first reading, so that no change is missed.
-#[derive(Debug)]
 pub struct Watch {
-    routes: AsyncFd<sys::Socket>,
+    routes: TokioSocket,
     /// `None` on a kernel without nf_tables.
-    tables: Option<AsyncFd<sys::Socket>>,
+    tables: Option<TokioSocket>,
     transaction: Transaction,
     buffer: Vec<u8>,
     own: Own,
@@ -75,7 +72,7 @@ impl Watch {
             }
         };
         let transaction = Transaction::default();
-        Ok(Self { routes, tables, transaction, buffer: vec![0; DATAGRAM], own })
+        Ok(Self { routes, tables, transaction, buffer: Vec::with_capacity(DATAGRAM), own })
     }
 
     /// Waits for notifications, and appends the hints of all that have come. It may be cancelled at any time.
@@ -83,73 +80,77 @@ impl Watch {
     /// # Errors
     /// The subscription ended: open another, and read everything.
     pub async fn next(&mut self, hints: &mut Vec<Hint>) -> KernelResult<()> {
-        let failed = |error: io::Error| {
+        poll_fn(|cx| self.poll_next(cx, hints)).await.map_err(|error| {
             KernelError::from_cause("receive the kernel's notifications", Cause::from(error))
-        };
-        loop {
-            let Self { routes, tables, transaction, buffer, own } = self;
-            let tables_readable = async {
-                match tables {
-                    Some(tables) => tables.readable().await.map(Some),
-                    None => std::future::pending().await,
+        })
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, hints: &mut Vec<Hint>) -> Poll<io::Result<()>> {
+        let Self { routes, tables, transaction, buffer, own } = self;
+        let mut empty = (false, tables.is_none());
+        for _ in 0..AT_ONCE {
+            match receive(routes, cx, buffer) {
+                Poll::Pending => {
+                    empty.0 = true;
+                    break;
                 }
-            };
-            let (guard, from_routes) = tokio::select! {
-                guard = routes.readable() => (guard.map(Some), true),
-                guard = tables_readable => (guard, false),
-            };
-            let Some(mut guard) = guard.map_err(failed)? else { continue };
-            for _ in 0..AT_ONCE {
-                match guard.try_io(|socket| receive(socket.get_ref(), buffer)) {
-                    // Nothing is left.
-                    Err(_) => break,
-                    Ok(Ok(Some(length))) => {
-                        for message in messages_with_port(&buffer[..length]) {
-                            match from_routes {
-                                true => hints.extend(hint(&message, own)),
-                                false => hints.extend(transaction.hint(&message, own)),
-                            }
-                        }
-                    }
-                    // The socket lost notifications: anything may have changed.
-                    Ok(Ok(None)) if from_routes => hints.push(Hint::Everything),
-                    Ok(Ok(None)) => hints.push(Hint::Nftables { generation: None, ours: true }),
-                    Ok(Err(error)) => return Err(failed(error)),
+                Poll::Ready(Ok(true)) => {
+                    hints.extend(messages_with_port(buffer).filter_map(|message| hint(&message, own)));
                 }
-            }
-            if !hints.is_empty() {
-                return Ok(());
+                // Anything may have changed.
+                Poll::Ready(Ok(false)) => hints.push(Hint::Everything),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
+        for _ in 0..AT_ONCE {
+            let Some(tables) = tables else { break };
+            match receive(tables, cx, buffer) {
+                Poll::Pending => {
+                    empty.1 = true;
+                    break;
+                }
+                Poll::Ready(Ok(true)) => hints
+                    .extend(messages_with_port(buffer).filter_map(|message| transaction.hint(&message, own))),
+                Poll::Ready(Ok(false)) => hints.push(Hint::Nftables { generation: None, ours: true }),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        if !hints.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if empty != (true, true) {
+            // A socket that was not emptied does not wake the task.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
 /// Opens a socket that receives these groups.
-fn subscribed(protocol: isize, groups: &[u32], own: Option<u32>) -> io::Result<AsyncFd<sys::Socket>> {
-    let mut socket = sys::Socket::new(protocol)?;
-    socket.set_non_blocking(true)?;
-    if setsockopt(&socket, RcvBufForce, &KERNEL_BUFFER).is_err() {
-        setsockopt(&socket, RcvBuf, &KERNEL_BUFFER)?;
+fn subscribed(protocol: isize, groups: &[u32], own: Option<u32>) -> io::Result<TokioSocket> {
+    let mut subscribed = TokioSocket::new(protocol)?;
+    let socket = subscribed.socket_mut();
+    if setsockopt(socket, RcvBufForce, &KERNEL_BUFFER).is_err() {
+        setsockopt(socket, RcvBuf, &KERNEL_BUFFER)?;
     }
     if let Some(own) = own {
-        attach(&socket, &filter(own))?;
+        attach(socket, &filter(own))?;
     }
     socket.bind(&SocketAddr::new(0, 0))?;
     for group in groups {
         socket.add_membership(*group)?;
     }
-    AsyncFd::new(socket)
+    Ok(subscribed)
 }
 
-/// Receives a datagram; returns its length, or `None` if some were lost.
-fn receive(socket: &sys::Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
-            Ok(length) => return Ok((length <= buffer.len()).then_some(length)),
-            Err(Errno::EINTR) => {}
-            Err(Errno::ENOBUFS) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
+/// Receives a datagram into the buffer; `false`: the socket lost some.
+fn receive(socket: &TokioSocket, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<io::Result<bool>> {
+    buffer.clear();
+    match socket.poll_recv(cx, buffer) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(())) => Poll::Ready(Ok(true)),
+        Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => Poll::Ready(Ok(false)),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
     }
 }
 
@@ -224,14 +225,7 @@ fn hint(Notification { message, port }: &Notification<'_>, own: &Own) -> Option<
         }
         libc::RTM_NEWLINK | libc::RTM_DELLINK => link_hint(message.payload),
         libc::RTM_NEWADDR | libc::RTM_DELADDR => address_hint(message.payload),
-        libc::RTM_NEWRULE | libc::RTM_DELRULE => {
-            let family = match i32::from(*message.payload.first()?) {
-                libc::AF_INET => IpFamily::V4,
-                libc::AF_INET6 => IpFamily::V6,
-                _ => return None,
-            };
-            Some(Hint::Rule(family))
-        }
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Hint::Rule),
         _ => None,
     }
 }
@@ -244,13 +238,14 @@ fn route_hint(payload: &[u8], added: bool, own: bool) -> Option<Hint> {
         return None;
     }
     if protocol == PROTOCOL && table == super::route::MAIN_TABLE {
-        return (!own).then_some(Hint::OwnRoute(prefix));
+        return (!own).then_some(Hint::OwnRoute { prefix });
     }
     let irrelevant = match prefix.network() {
         IpAddr::V6(network) => network.is_multicast() || network.is_unicast_link_local(),
         IpAddr::V4(_) => false,
     };
-    (!irrelevant).then_some(Hint::ForeignRoute { prefix, table, metric, tos, protocol, added })
+    let foreign = ForeignRoute { prefix, table, metric, tos, protocol, added };
+    (!irrelevant).then_some(Hint::ForeignRoute(foreign))
 }
 
 fn link_hint(payload: &[u8]) -> Option<Hint> {
@@ -259,7 +254,7 @@ fn link_hint(payload: &[u8]) -> Option<Hint> {
     const NAME: u16 = 3;
     let index = u32_at(payload, 4)?;
     let name = find(payload.get(LINK_HEADER..)?, NAME).map(text).unwrap_or_default();
-    (!is_host_interface(&name)).then(|| Hint::Link { index, name: name.into() })
+    (!is_host_interface(&name)).then(|| Hint::Link { index, ours: Tunnel::by_device(&name).is_some() })
 }
 
 fn address_hint(payload: &[u8]) -> Option<Hint> {
@@ -363,19 +358,15 @@ mod tests {
 
     #[test]
     fn hints_name_what_they_are_about() {
-        let foreign = |prefix: &str, protocol, table| Hint::ForeignRoute {
-            prefix: prefix.parse().unwrap(),
-            table,
-            metric: 104,
-            tos: 0,
-            protocol,
-            added: true,
+        let foreign = |prefix: &str, protocol, table| {
+            let prefix = prefix.parse().unwrap();
+            Hint::ForeignRoute(ForeignRoute { prefix, table, metric: 104, tos: 0, protocol, added: true })
         };
         let static_route = from(8, route("10.0.0.0/24", 4));
         assert_eq!(hint_of(&static_route), Some(foreign("10.0.0.0/24", 4, 254)));
         assert_eq!(
             hint_of(&from(8, route("10.0.0.0/24", 104))),
-            Some(Hint::OwnRoute("10.0.0.0/24".parse().unwrap()))
+            Some(Hint::OwnRoute { prefix: "10.0.0.0/24".parse().unwrap() })
         );
         assert_eq!(hint_of(&from(OWN, route("10.0.0.0/24", 104))), None, "an own change");
         assert_eq!(hint_of(&from(8, route("10.0.0.7/32", PLUGIN_PROTOCOL))), None, "a pod's route");
@@ -387,11 +378,12 @@ mod tests {
         assert_eq!(hint_of(&other_table), None, "the local table repeats the addresses");
         let mut removed = static_route;
         removed[4] = libc::RTM_DELROUTE as u8;
-        assert!(matches!(hint_of(&removed), Some(Hint::ForeignRoute { added: false, .. })));
+        assert!(matches!(hint_of(&removed), Some(Hint::ForeignRoute(ForeignRoute { added: false, .. }))));
 
         assert_eq!(hint_of(&link("hg0123456789ab")), None, "a pod's interface");
-        assert_eq!(hint_of(&link("eth0")), Some(Hint::Link { index: 9, name: "eth0".into() }));
-        assert_eq!(hint_of(&message(libc::RTM_DELRULE, &[2; 12], &[])), Some(Hint::Rule(IpFamily::V4)));
+        assert_eq!(hint_of(&link("eth0")), Some(Hint::Link { index: 9, ours: false }));
+        assert_eq!(hint_of(&link("heliograph6")), Some(Hint::Link { index: 9, ours: true }));
+        assert_eq!(hint_of(&message(libc::RTM_DELRULE, &[2; 12], &[])), Some(Hint::Rule));
         assert_eq!(hint_of(&message(3, &[0; 12], &[])), None);
     }
 
@@ -432,7 +424,9 @@ mod tests {
             let libc::sock_filter { code, jt, jf, k } = filter[place];
             place += 1;
             let at = k as usize;
-            let load = |length: usize| bytes[at..at + length].iter().fold(0, |sum, octet| sum << 8 | u32::from(*octet));
+            let load = |length: usize| {
+                bytes[at..at + length].iter().fold(0, |sum, octet| sum << 8 | u32::from(*octet))
+            };
             match u32::from(code) {
                 0x20 => register = load(4),
                 0x28 => register = load(2),
@@ -459,6 +453,8 @@ mod tests {
         assert!(passes(&filter, &removed));
         removed[HEADER + 4] = 255;
         assert!(!passes(&filter, &removed));
-        assert!(passes(&filter, &link("eth0")) && passes(&filter, &message(libc::RTM_NEWRULE, &[0; 12], &[])));
+        assert!(
+            passes(&filter, &link("eth0")) && passes(&filter, &message(libc::RTM_NEWRULE, &[0; 12], &[]))
+        );
     }
 }

@@ -231,9 +231,10 @@ fn next_hops(mut bytes: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
     })
 }
 
-/// Returns the address in `struct rtvia`.
+/// Returns the address in `struct rtvia`, which is of IPv6 where IPv4 prefixes have it.
 fn via(value: &[u8]) -> Option<IpAddr> {
-    ip_address(value.get(2..)?)
+    let right = u16_at(value, 0)? == libc::AF_INET6 as u16;
+    ip_address(value.get(2..)?).filter(|address| right && address.is_ipv6())
 }
 
 /// The attributes of a next hop.

@@ -65,6 +65,17 @@ pub enum RouteChange {
     },
 }
 
+impl RouteChange {
+    /// Returns the prefix.
+    pub fn prefix(&self) -> IpNetwork {
+        match self {
+            RouteChange::Add(prefix, _)
+            | RouteChange::Replace(prefix, _)
+            | RouteChange::Delete { prefix, .. } => *prefix,
+        }
+    }
+}
+
 impl fmt::Display for RouteChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -277,7 +288,8 @@ impl Batch {
     /// # Panics
     /// It is longer than 65,535 octets: a route has fewer than a thousand next hops.
     fn set_length(&mut self, start: usize) {
-        let length = u16::try_from(self.bytes.len() - start).expect("a route has fewer than a thousand next hops");
+        let length =
+            u16::try_from(self.bytes.len() - start).expect("a route has fewer than a thousand next hops");
         self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     }
 }

@@ -216,7 +216,8 @@ impl Socket {
 
     /// Sends a request for a change and waits for its confirmation.
     pub fn change(&mut self, what: &str, message: RouteNetlinkMessage, flags: u16) -> KernelResult<()> {
-        let result = self.send_object(message, libc::NLM_F_ACK as u16 | flags).and_then(|()| self.confirmation());
+        let result =
+            self.send_object(message, libc::NLM_F_ACK as u16 | flags).and_then(|()| self.confirmation());
         result.map_err(|cause| KernelError::from_cause(what, cause))
     }
 
@@ -236,7 +237,10 @@ impl Socket {
     }
 
     /// Requests a dump once; `None` if it was interrupted.
-    fn dump_once(&mut self, message: &RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>, Cause> {
+    fn dump_once(
+        &mut self,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Option<Vec<RouteNetlinkMessage>>, Cause> {
         self.send_object(message.clone(), libc::NLM_F_DUMP as u16)?;
         let mut objects = Vec::new();
         let mut interrupted = false;
@@ -296,7 +300,8 @@ impl Socket {
     fn answer(&mut self) -> Result<&[u8], Cause> {
         loop {
             let length = self.receive()?;
-            let first = messages(&self.buffer[..length]).next().filter(|first| first.sequence == self.sequence);
+            let first =
+                messages(&self.buffer[..length]).next().filter(|first| first.sequence == self.sequence);
             let Some(first) = first else { continue };
             if i32::from(first.kind) == libc::NLMSG_ERROR {
                 let none = || Cause::Unexpected("an acknowledgement instead of an object".to_owned());

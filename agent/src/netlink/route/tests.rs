@@ -9,7 +9,7 @@ use heliograph_cni::codec::{HEADER, attributes, messages};
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{Emitable, NetlinkMessage, NetlinkPayload, Parseable};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteMessage, RouteMessageBuffer};
+use netlink_packet_route::route::RouteMessage;
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -77,14 +77,17 @@ fn emitted(message: &RouteMessage) -> Vec<u8> {
 
 /// Parses a payload as netlink-packet-route does.
 fn parsed(payload: &[u8]) -> RouteMessage {
-    RouteMessage::parse(&RouteMessageBuffer::new_checked(payload).unwrap()).unwrap()
+    RouteMessage::parse(payload).unwrap()
 }
 
 fn check(at: &str, route: &Route) {
     let ours = add(at, route);
     let theirs = reference::encode(prefix(at), &referenced(route), &reference_devices()).unwrap();
     // The padding of attributes is the only difference that there may be.
-    assert_eq!(reference::decode(&parsed(&ours), &reference_devices()), reference::decode(&theirs, &reference_devices()));
+    assert_eq!(
+        reference::decode(&parsed(&ours), &reference_devices()),
+        reference::decode(&theirs, &reference_devices())
+    );
     assert_eq!(ours, emitted(&theirs), "{at} {route}");
     let Held::Value(decoded) = held(at, &ours) else { panic!("{at} {route}") };
     assert!(decoded.is(route));
@@ -100,7 +103,10 @@ fn routes_survive_the_message() {
     check("fd00::/64", &Route::unicast([direct("2001:db8::1"), direct("2001:db8::2")]));
     check("10.1.0.0/24", &Route::unicast([direct("fe80::1"), direct("192.0.2.3")]));
     check("10.1.0.0/24", &Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), direct("192.0.2.3")]));
-    check("10.1.0.0/24", &Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), tunnel("192.0.2.8", "192.0.2.1")]));
+    check(
+        "10.1.0.0/24",
+        &Route::unicast([tunnel("192.0.2.9", "192.0.2.1"), tunnel("192.0.2.8", "192.0.2.1")]),
+    );
     check("10.1.0.0/24", &Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
     check("fd00::/64", &Route::unicast([tunnel("2001:db8::9", "2001:db8::1")]));
 }
@@ -165,7 +171,11 @@ fn changed_routes_are_altered() {
         let theirs = reference::decode(&parsed(&altered), &reference_devices());
         assert!(matches!(theirs, Some(reference::DumpedRoute::Ours(_, kernel::Held::Altered(_)))));
     }
-    let unreachable = { let mut payload = payload.clone(); payload[7] = libc::RTN_UNREACHABLE; payload };
+    let unreachable = {
+        let mut payload = payload.clone();
+        payload[7] = libc::RTN_UNREACHABLE;
+        payload
+    };
     assert_eq!(held(at, &unreachable), Held::Altered);
 
     let mut two = add(at, &Route::unicast([direct("192.0.2.1"), direct("192.0.2.2")]));
@@ -298,8 +308,7 @@ proptest! {
         let place = place.index(payload.len());
         payload[place] = octet;
         // The other decoder rejects broken attributes, and doesn't compare the type of an encapsulation.
-        let Ok(buffer) = RouteMessageBuffer::new_checked(&payload) else { return Ok(()) };
-        let Ok(message) = RouteMessage::parse(&buffer) else { return Ok(()) };
+        let Ok(message) = RouteMessage::parse(payload.as_slice()) else { return Ok(()) };
         let theirs = reference::decode(&message, &reference_devices());
         match (decoded(&payload), theirs) {
             (Some(DumpedRoute::Ours(ours, Held::Value(value))), Some(reference::DumpedRoute::Ours(theirs, kernel::Held::Route(route)))) => {
@@ -333,6 +342,8 @@ fn requests_can_be_parsed_by_others() {
     let mut batch = Batch::default();
     batch.push(&RouteChange::Add(prefix("10.0.0.0/8"), Arc::new(Route::Blackhole)), &devices()).unwrap();
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&batch.bytes).unwrap();
-    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = message.payload else { panic!() };
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = message.payload else {
+        panic!()
+    };
     assert_eq!(u8::from(route.header.protocol), PROTOCOL);
 }
