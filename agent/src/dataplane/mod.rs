@@ -7,6 +7,8 @@
 //!
 //! Everything is synchronous: the dataplane has a thread of its own. The time is a parameter.
 
+#[cfg(test)]
+pub mod fake;
 pub mod guard;
 pub mod nat;
 pub mod networks;
@@ -255,3 +257,6 @@ pub fn run(planes: &mut [&mut dyn Plane], present: &mut Present, now: Instant) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

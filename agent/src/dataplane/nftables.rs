@@ -289,6 +289,18 @@ impl<P: Port> Nftables<P> {
         }
     }
 
+    /// Forgets the failures of features that need no change any more, or wait for something else: after a lost answer, the
+    /// table may be as desired.
+    fn drop_settled(&mut self, present: &Present) {
+        if self.retries.is_empty() || !self.tracker.is_known() {
+            return;
+        }
+        let all = [Phase::Add, Phase::Remove]
+            .map(|phase| Changes::of(&self.tracker, self.table, phase, present, |_| false));
+        let open: Vec<&str> = all.iter().flat_map(Changes::features).map(|feature| feature.name).collect();
+        self.retries.retain(|feature| open.contains(feature));
+    }
+
     fn confirm(&mut self, changes: Changes) {
         self.confirmed += 1;
         self.generation = self.generation.map(|generation| generation.wrapping_add(1));
@@ -343,6 +355,7 @@ impl<P: Port> Plane for Nftables<P> {
             self.failed += 1;
             self.tracker.fail_read(error, now);
         }
+        self.drop_settled(present);
         present.guarded = self.guards();
     }
 
@@ -371,6 +384,7 @@ impl<P: Port> Plane for Nftables<P> {
                 }
             }
         }
+        self.drop_settled(present);
         present.guarded = self.guards();
         any
     }

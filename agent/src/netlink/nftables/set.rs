@@ -122,13 +122,16 @@ impl Set {
         [Attribute::text(SET_TABLE, TABLE), Attribute::text(ELEMENTS_SET, name)]
     }
 
+    fn flags(&self) -> u32 {
+        let intervals = if self.intervals { INTERVALS } else { 0 };
+        let concatenation = if self.intervals && self.key.len() > 1 { CONCATENATION } else { 0 };
+        intervals | concatenation | if self.data.is_some() { MAP } else { 0 }
+    }
+
     fn definition(&self) -> Vec<Attribute> {
         let concatenated = self.key.len() > 1;
-        let mut flags = if self.intervals { INTERVALS } else { 0 };
-        flags |= if self.data.is_some() { MAP } else { 0 };
-        flags |= if self.intervals && concatenated { CONCATENATION } else { 0 };
         let mut attributes = vec![
-            Attribute::number(SET_FLAGS, flags),
+            Attribute::number(SET_FLAGS, self.flags()),
             Attribute::number(SET_KEY_TYPE, type_of(&self.key)),
             Attribute::number(SET_KEY_LENGTH, length_of(&self.key)),
         ];
@@ -159,8 +162,10 @@ impl Set {
     /// Returns whether this is the definition that the kernel returned.
     pub fn is(&self, actual: &[u8]) -> bool {
         // The kernel adds the size to the description, and doesn't return the fields of a set without ranges.
-        let required = |attribute: &&Attribute| attribute.kind() != SET_DESCRIPTION;
-        self.definition().iter().filter(required).all(|attribute| attribute.is_in(actual))
+        let required = |attribute: &&Attribute| !matches!(attribute.kind(), SET_DESCRIPTION | SET_FLAGS);
+        // Flags that are zero are left out.
+        find_number(actual, SET_FLAGS).unwrap_or(0) == self.flags()
+            && self.definition().iter().filter(required).all(|attribute| attribute.is_in(actual))
             && self.data.is_some() == find(actual, SET_DATA_TYPE).is_some()
     }
 

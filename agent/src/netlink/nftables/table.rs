@@ -34,3 +34,35 @@ pub struct DumpedChain {
     /// The rules in order, each as its attributes.
     pub rules: Vec<Vec<u8>>,
 }
+
+/// The table as a fake kernel returns it.
+#[cfg(test)]
+pub mod testing {
+    use super::super::attribute::{Attribute, write_all};
+    use super::super::{Chain, Element, Rule, Set};
+    use super::{DumpedChain, DumpedSet};
+    use heliograph_cni::codec::{HEADER, Message};
+
+    fn encoded(attributes: &[Attribute]) -> Vec<u8> {
+        let mut message = Message::new(0, 0, &[]);
+        write_all(attributes, &mut message);
+        message.finish(1).split_off(HEADER)
+    }
+
+    /// Returns a set with its elements.
+    pub fn set(set: &Set, elements: &[Element]) -> DumpedSet {
+        let elements = elements.chunks(100).map(|elements| encoded(&set.list(elements))).collect();
+        DumpedSet { name: set.name.to_string(), attributes: encoded(&set.attributes(1)), elements }
+    }
+
+    /// Returns a chain with rules.
+    pub fn chain(chain: &Chain, rules: &[Rule]) -> DumpedChain {
+        let rules = rules.iter().map(|rule| self::rule(chain, rule)).collect();
+        DumpedChain { name: chain.name.clone(), attributes: encoded(&chain.attributes()), rules }
+    }
+
+    /// Returns a rule.
+    pub fn rule(chain: &Chain, rule: &Rule) -> Vec<u8> {
+        encoded(&rule.attributes(&chain.name))
+    }
+}
