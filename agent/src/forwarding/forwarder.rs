@@ -190,6 +190,7 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
         }
         self.update_routes(resolve);
         self.update_sets();
+        self.set_forwarding();
         // Everything of a node that was removed from the intent is deleted, but not because of the last good intent.
         let may_delete = if self.plan.is_some() { self.synced } else { intent.in_sync };
         self.dataplane.permit_deleting(may_delete);
@@ -250,7 +251,7 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
         for cidr in &this.pod_cidrs {
             self.dataplane.routes.set(*cidr, Some(blackhole.clone()));
         }
-        self.set_devices(true, &tunnels);
+        self.set_tunnels(&tunnels);
         self.sets_changed = true;
         let same_networks = former.as_ref().is_some_and(|former| former.inside == inside);
         self.plan = Some(NodePlan {
@@ -288,16 +289,21 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
         }
         self.learned_inside.clear();
         self.sets_changed = true;
-        self.set_devices(false, &Tunnels::default());
+        self.set_tunnels(&Tunnels::default());
     }
 
-    /// Sets forwarding and the tunnel devices.
-    fn set_devices(&mut self, forwarding: bool, tunnels: &Tunnels) {
-        for family in IpFamily::ALL {
-            self.dataplane.sysctls.set(family, forwarding);
-        }
+    fn set_tunnels(&mut self, tunnels: &Tunnels) {
         for tunnel in Tunnel::ALL {
             self.dataplane.tunnels.set(tunnel, tunnels.mtu(tunnel));
+        }
+    }
+
+    /// Sets forwarding for the families that there are routes of.
+    fn set_forwarding(&mut self) {
+        for family in IpFamily::ALL {
+            let pods = |plan: &NodePlan| plan.this.pod_cidrs.iter().any(|cidr| IpFamily::of_network(cidr) == family);
+            let forwards = self.plan.as_ref().is_some_and(|plan| pods(plan) || self.learned.has(family));
+            self.dataplane.sysctls.set(family, forwards);
         }
     }
 

@@ -113,15 +113,9 @@ struct Peer {
 }
 
 impl LearnedRoutes {
-    /// Returns the number of routes.
-    pub fn len(&self) -> usize {
-        self.routes.len()
-    }
-
-    /// Returns whether there is no route.
-    #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+    /// Returns whether there are routes of a family.
+    pub fn has(&self, family: IpFamily) -> bool {
+        self.next_hops.iter().any(|next_hop| next_hop.routes[index_of(family)] > 0)
     }
 
     /// Sets the best route to a prefix. Returns whether it differs from the former one.
@@ -379,7 +373,7 @@ mod tests {
         assert_eq!(learned.release_unused(), [ip("192.0.2.1")].into());
         assert_eq!(learned.next_hop_addresses(), [ip("192.0.2.9")].into());
         assert_eq!(learned.behind(&[ip("192.0.2.9")].into()).collect::<Vec<_>>(), [a]);
-        assert_eq!(learned.len(), 1);
+        assert!(learned.has(IpFamily::V4) && !learned.has(IpFamily::V6));
     }
 
     #[test]

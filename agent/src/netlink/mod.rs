@@ -4,8 +4,8 @@
 pub mod error;
 pub mod hint;
 pub mod nftables;
-pub mod socket;
 pub mod route;
+pub mod socket;
 pub mod watch;
 
 pub use error::{Cause, KernelError, KernelResult};

@@ -304,7 +304,7 @@ impl Transaction {
             let ours = std::mem::take(&mut self.ours);
             return Some(Hint::Nftables { generation, ours });
         }
-        let table = find(all, TABLE).is_some_and(|name| text(name) == crate::kernel::table::TABLE);
+        let table = find(all, TABLE).is_some_and(|name| text(name) == super::nftables::TABLE);
         self.ours |= table && message.payload[0] == INET && !own.tables.contains(port);
         None
     }

@@ -87,3 +87,6 @@ impl OriginRule {
             && (cidrs.is_empty() || cidrs.iter().any(|outer| super::within(outer, prefix)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,3 +232,6 @@ fn special_network(prefix: &IpNetwork) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,6 @@ pub fn allowed_sources(
     let sources: BTreeSet<IpAddr> = nodes.chain(inferred).collect();
     (!tunnels.is_empty() || !sources.is_empty()).then_some(sources)
 }
+
+#[cfg(test)]
+mod tests;
