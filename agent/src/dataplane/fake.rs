@@ -96,13 +96,16 @@ pub struct Fault {
     pub times: u32,
 }
 
+/// The elements of a set with their data.
+pub type Elements = BTreeMap<ElementKey, Option<Value>>;
+
 /// The table of the fake.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
     /// The flags.
     pub flags: u32,
     /// The sets with their elements.
-    pub sets: BTreeMap<Name, (Arc<Set>, BTreeMap<ElementKey, Option<Value>>)>,
+    pub sets: BTreeMap<Name, (Arc<Set>, Elements)>,
     /// The chains with their rules.
     pub chains: BTreeMap<Name, (Arc<Chain>, Vec<Rule>)>,
 }
@@ -332,7 +335,7 @@ impl nftables::Port for Fake {
         world.reads += 1;
         world.question(Op::ReadTable, "read the table")?;
         let Some(table) = &world.table else { return Ok(None) };
-        let elements = |held: &BTreeMap<ElementKey, Option<Value>>| -> Vec<Element> {
+        let elements = |held: &Elements| -> Vec<Element> {
             held.iter().map(|(key, value)| Element { key: key.clone(), value: value.clone() }).collect()
         };
         let sets = table.sets.values().map(|(set, held)| testing::set(set, &elements(held))).collect();

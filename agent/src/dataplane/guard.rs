@@ -75,12 +75,12 @@ fn rules() -> Vec<Rule> {
     let not_tunnelled =
         |family| -> Vec<Expression> { Tunnel::ipip(family).protocols().iter().flat_map(not_of).collect() };
     let from_node = |family| [source_of(family), Expression::lookup(true, Register::FIRST, set_name(family))];
-    let accept = Expression::verdict(Verdict::Accept);
+    let accept = [Expression::verdict(Verdict::Accept)];
     let counted = |verdict| [Expression::counter(), Expression::verdict(verdict)];
     let [v4, v6] = IpFamily::ALL.map(of_family);
     vec![
-        Rule::new("not tunnelled", &[&v4, &not_tunnelled(IpFamily::V4), &[accept.clone()]]),
-        Rule::new("not tunnelled over IPv6", &[&v6, &not_tunnelled(IpFamily::V6), &[accept]]),
+        Rule::new("not tunnelled", &[&v4, &not_tunnelled(IpFamily::V4), &accept]),
+        Rule::new("not tunnelled over IPv6", &[&v6, &not_tunnelled(IpFamily::V6), &accept]),
         Rule::new("tunnelled by a node", &[&v4, &from_node(IpFamily::V4), &counted(Verdict::Accept)]),
         Rule::new(
             "tunnelled by a node over IPv6",

@@ -200,6 +200,15 @@ impl<P: Port> Nftables<P> {
         self.table == TableState::Present && self.tracker.is_installed(&Key::Chain(guard::CHAIN.into()))
     }
 
+    fn read_if_unknown(&mut self, now: Instant) {
+        if self.tracker.needs_read(now)
+            && let Err(error) = self.read_all()
+        {
+            self.failed += 1;
+            self.tracker.fail_read(error, now);
+        }
+    }
+
     fn read_all(&mut self) -> KernelResult<()> {
         let before = self.port.generation().ok();
         let dumped = self.port.read()?;
@@ -349,12 +358,7 @@ impl<P: Port> Plane for Nftables<P> {
                 self.tracker.forget();
             }
         }
-        if self.tracker.needs_read(now)
-            && let Err(error) = self.read_all()
-        {
-            self.failed += 1;
-            self.tracker.fail_read(error, now);
-        }
+        self.read_if_unknown(now);
         self.drop_settled(present);
         present.guarded = self.guards();
     }
@@ -374,7 +378,12 @@ impl<P: Port> Plane for Nftables<P> {
                         operations = transaction.operations.len(),
                         "nftables transaction confirmed"
                     );
+                    if changes.rebuilds_table() {
+                        // A feature that waits for its retry was not written again.
+                        self.tracker.forget();
+                    }
                     self.confirm(changes);
+                    self.read_if_unknown(now);
                     break;
                 }
                 Err(failure) => {

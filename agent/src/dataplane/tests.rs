@@ -1,4 +1,4 @@
-use super::fake::{Effect, Fake, FakePorts, Fault, Op, Table, World};
+use super::fake::{Effect, Elements, Fake, FakePorts, Fault, Op, Table, World};
 use super::tunnels::{Device, DeviceForm};
 use super::*;
 use crate::netlink::nftables::{Chain, ElementKey, Field, Set};
@@ -68,10 +68,7 @@ fn set_desired(dataplane: &mut Dataplane<FakePorts>, desired: &Desired, may_dele
     dataplane.permit_deleting(may_delete);
 }
 
-fn node_set(
-    family: IpFamily,
-    addresses: &[&str],
-) -> (Arc<Set>, BTreeMap<ElementKey, Option<crate::netlink::nftables::Value>>) {
+fn node_set(family: IpFamily, addresses: &[&str]) -> (Arc<Set>, Elements) {
     let (name, field) =
         if family == IpFamily::V4 { ("nodes4", Field::IPV4) } else { ("nodes6", Field::IPV6) };
     let elements = addresses.iter().map(|address| (nftables::address_key(ip(address)), None)).collect();

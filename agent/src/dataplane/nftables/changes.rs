@@ -86,6 +86,11 @@ impl Changes {
         matches!(self.operations.last(), Some((_, Operation::DeleteTable)))
     }
 
+    /// Returns whether the transaction deletes the table first.
+    pub fn rebuilds_table(&self) -> bool {
+        matches!(self.operations.first(), Some((None, Operation::DeleteTable)))
+    }
+
     /// Returns the feature of an operation by its place.
     pub fn feature_at(&self, place: usize) -> Option<&'static Feature> {
         self.operations.get(place)?.0

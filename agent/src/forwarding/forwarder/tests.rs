@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::*;
 use crate::dataplane::fake::Fake;
 use crate::dataplane::routes::fake::Fake as FakeRoutes;
+use crate::dataplane::tunnels::{self, DeviceForm, Port as _};
 use crate::dataplane::Hop;
 use crate::intent::{Encapsulation, SEGMENT_LABEL};
 use crate::netlink::hint::ForeignRoute;
@@ -23,8 +24,54 @@ struct FakePorts;
 impl Ports for FakePorts {
     type Sysctls = Fake;
     type Nftables = Fake;
-    type Tunnels = Fake;
+    type Tunnels = FakeTunnels;
     type Routes = Routes<FakeRoutes>;
+}
+
+/// The tunnel devices, which the fake of the routes also has to have.
+struct FakeTunnels {
+    fake: Fake,
+    routes: FakeRoutes,
+}
+
+impl FakeTunnels {
+    /// Passes the present devices on: routes through a deleted one are gone.
+    fn pass_on(&self) {
+        let devices = self.fake.world().devices.clone();
+        let external = devices.into_iter().filter(|(_, device)| device.form == DeviceForm::External);
+        let present: BTreeMap<Tunnel, u32> = external.map(|(tunnel, device)| (tunnel, device.index)).collect();
+        let mut state = self.routes.state();
+        if present != state.devices {
+            state.delete_devices();
+            state.devices = present;
+        }
+    }
+}
+
+impl tunnels::Port for FakeTunnels {
+    fn find(&mut self, tunnel: Tunnel) -> KernelResult<Option<tunnels::Device>> {
+        self.fake.find(tunnel)
+    }
+
+    fn create(&mut self, what: &str, tunnel: Tunnel, mtu: u32) -> KernelResult<()> {
+        let result = self.fake.create(what, tunnel, mtu);
+        self.pass_on();
+        result
+    }
+
+    fn adjust(&mut self, what: &str, index: u32, mtu: u32) -> KernelResult<()> {
+        self.fake.adjust(what, index, mtu)
+    }
+
+    fn remove(&mut self, what: &str, index: u32) -> KernelResult<()> {
+        let result = self.fake.remove(what, index);
+        self.pass_on();
+        result
+    }
+
+    fn disable_filter(&mut self, tunnel: Tunnel) -> KernelResult<()> {
+        self.fake.disable_filter(tunnel)
+    }
 }
 
 /// The underlay of a test: the look-up of a next hop without an entry fails.
@@ -91,8 +138,6 @@ impl TestNode {
         let (fake, routes, underlay) = (Fake::default(), FakeRoutes::default(), TestUnderlay::default());
         underlay.set(B, direct());
         underlay.set(C, routed());
-        // The fake of the other planes numbers its devices from 1.
-        routes.state().devices = [(Tunnel::ipip(IpFamily::V4), 1)].into();
         let forwarder = Self::start(&fake, &routes, &underlay);
         Self { fake, routes, underlay, forwarder, snapshot, now: Instant::now() }
     }
@@ -102,8 +147,8 @@ impl TestNode {
         routes: &FakeRoutes,
         underlay: &TestUnderlay,
     ) -> Forwarder<FakePorts, TestUnderlay> {
-        let dataplane =
-            Dataplane::new(fake.clone(), fake.clone(), fake.clone(), Routes::new(routes.clone()));
+        let tunnels = FakeTunnels { fake: fake.clone(), routes: routes.clone() };
+        let dataplane = Dataplane::new(fake.clone(), fake.clone(), tunnels, Routes::new(routes.clone()));
         Forwarder::new("a".into(), dataplane, Underlay::new(underlay.clone()))
     }
 
