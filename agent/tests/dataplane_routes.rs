@@ -438,7 +438,7 @@ fn changes_of_the_underlay_give_hints_and_those_of_pods_do_not() {
         let link = |index| move |hint: &Hint| matches!(hint, Hint::Link { index: of, .. } if *of == index);
         let up1 = index("up1");
         let foreign = |added| move |hint: &Hint| matches!(hint, Hint::ForeignRoute(route) if route.prefix == at("198.51.100.0/24") && route.added == added);
-        let cases: [(&str, Box<dyn Fn(&Hint) -> bool>); 7] = [
+        let cases: [(&str, Expected); 7] = [
             ("ip route add 198.51.100.0/24 via 192.0.2.9", Box::new(foreign(true))),
             ("ip route del 198.51.100.0/24 via 192.0.2.9", Box::new(foreign(false))),
             (
@@ -460,6 +460,9 @@ fn changes_of_the_underlay_give_hints_and_those_of_pods_do_not() {
         }
     });
 }
+
+/// Returns whether a hint is the expected one.
+type Expected = Box<dyn Fn(&Hint) -> bool>;
 
 /// Returns the resident memory of this process in octets.
 fn memory() -> usize {
@@ -496,7 +499,7 @@ fn measure_programming() {
             let mut kernel = Kernel::open();
             kernel.run();
             let prefixes: Vec<IpNetwork> = (0..COUNT).map(prefix).collect();
-            let mut step = |kernel: &mut Kernel, what: &str, route: &dyn Fn(usize) -> Option<Arc<Route>>| {
+            let step = |kernel: &mut Kernel, what: &str, route: &dyn Fn(usize) -> Option<Arc<Route>>| {
                 let (start, busy, before) = (Instant::now(), cpu(), memory());
                 for (n, prefix) in prefixes.iter().enumerate() {
                     kernel.routes.set(*prefix, route(n));

@@ -64,7 +64,7 @@ pub struct Routes<P> {
     now: Option<Instant>,
 }
 
-/// What has to be read although it was read before.
+/// The parts that have to be read although they were read before.
 #[derive(Debug, Default)]
 struct Stale {
     /// The routes of Heliograph.
@@ -265,6 +265,9 @@ impl<P: RoutePort> Routes<P> {
     fn change_link(&mut self, index: u32) {
         self.stale.own |= self.uses(index);
         self.foreign.doubt_all();
+        if let Some(reading) = &mut self.reading {
+            reading.foreign.doubt_all();
+        }
         if !self.conflicts.is_empty() {
             self.stale.foreign.extend(IpFamily::ALL);
         }

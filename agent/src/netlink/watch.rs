@@ -87,6 +87,7 @@ impl Watch {
 
     fn poll_next(&mut self, cx: &mut Context<'_>, hints: &mut Vec<Hint>) -> Poll<io::Result<()>> {
         let Self { routes, tables, transaction, buffer, own } = self;
+        let before = hints.len();
         let mut empty = (false, tables.is_none());
         for _ in 0..AT_ONCE {
             match receive(routes, cx, buffer) {
@@ -115,7 +116,7 @@ impl Watch {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        if !hints.is_empty() {
+        if hints.len() > before {
             return Poll::Ready(Ok(()));
         }
         if empty != (true, true) {

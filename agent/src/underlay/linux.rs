@@ -24,7 +24,7 @@ use std::net::IpAddr;
 #[derive(Debug)]
 pub struct Linux {
     socket: Socket,
-    /// What was read for the present questions.
+    /// The objects that were read for the present questions.
     read: Read,
 }
 

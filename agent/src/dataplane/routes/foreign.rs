@@ -5,7 +5,7 @@ use crate::netlink::route::Foreign;
 use crate::netlink::{Cause, KernelError};
 use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The route protocol number of connected networks (RTPROT_KERNEL).
 const KERNEL: u8 = 2;
@@ -28,8 +28,8 @@ impl Foreign {
 pub(super) struct ForeignRoutes {
     /// The protocol number by prefix, metric and TOS; set if the route may not exist any more.
     routes: BTreeMap<(IpNetwork, u32, u8), (u8, bool)>,
-    /// Set if any of them may not exist any more.
-    all_doubtful: bool,
+    /// The families of which any route may not exist any more.
+    doubtful: BTreeSet<IpFamily>,
 }
 
 impl ForeignRoutes {
@@ -53,15 +53,16 @@ impl ForeignRoutes {
 
     /// Notes that any route may not exist any more.
     pub fn doubt_all(&mut self) {
-        self.all_doubtful = true;
+        self.doubtful.extend(IpFamily::ALL);
     }
 
     /// Returns the route to a prefix that conflicts most, and whether it may not exist any more.
     pub fn worst(&self, prefix: IpNetwork) -> Option<(Foreign, bool)> {
+        let all_doubtful = self.doubtful.contains(&IpFamily::of_network(&prefix));
         let of_prefix = self.routes.range((prefix, 0, 0)..=(prefix, u32::MAX, u8::MAX));
         let foreign =
             |(&(prefix, metric, tos), &(protocol, doubtful)): (&(IpNetwork, u32, u8), &(u8, bool))| {
-                (Foreign { prefix, metric, tos, protocol }, doubtful || self.all_doubtful)
+                (Foreign { prefix, metric, tos, protocol }, doubtful || all_doubtful)
             };
         of_prefix.map(foreign).min_by_key(|(foreign, _)| (!foreign.forbids_ours(), foreign.metric))
     }
@@ -75,9 +76,9 @@ impl ForeignRoutes {
     pub fn replace(&mut self, families: &[IpFamily], read: Self) {
         self.routes.retain(|(prefix, ..), _| !families.contains(&IpFamily::of_network(prefix)));
         self.routes.extend(read.routes);
-        if IpFamily::ALL.iter().all(|family| families.contains(family)) {
-            self.all_doubtful = read.all_doubtful;
-        }
+        self.doubtful.retain(|family| !families.contains(family));
+        // They may have disappeared since they were read.
+        self.doubtful.extend(read.doubtful.iter().filter(|family| families.contains(family)));
     }
 }
 

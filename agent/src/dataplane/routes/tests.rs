@@ -325,6 +325,25 @@ fn a_link_event_reads_own_routes_only_if_they_use_it() {
 }
 
 #[test]
+fn after_a_link_event_conflicts_are_read_again() {
+    let mut bench = Bench::new();
+    bench.fake.state().routes.insert((at("10.1.0.0/24"), 0, 0), Content::Foreign(4));
+    bench.run();
+    bench.routes.invalidate(&Hint::Link { index: 99, ours: false });
+    bench.fake.state().dumps.clear();
+    assert!(bench.run().in_sync);
+    assert_eq!(bench.fake.state().dumps, [], "nothing conflicts yet");
+    bench.want(&desired());
+    assert_eq!(bench.run().problems.len(), 1);
+    assert_eq!(bench.fake.state().dumps, [(IpFamily::V4, false)]);
+    // The kernel deleted it without a notification.
+    bench.fake.state().routes.remove(&(at("10.1.0.0/24"), 0, 0));
+    bench.routes.invalidate(&Hint::Link { index: 99, ours: false });
+    assert!(bench.run().in_sync);
+    assert_eq!(bench.fake.state().dumps.len(), 3, "both families");
+}
+
+#[test]
 fn each_fault_is_recovered_from() {
     for op in Op::ALL {
         for effect in [Effect::Reject, Effect::LoseAnswer] {

@@ -241,7 +241,7 @@ fn a_batch_consists_of_requests() {
     assert_eq!(all, [(24, 0x601), (24, 0x501), (25, 1)], "exclusive, replacing, deleting");
     assert_eq!(batch.count, 3);
     batch.clear();
-    assert!(batch.is_empty() && batch.len() == 0);
+    assert!(batch.is_empty() && batch.bytes.is_empty());
 }
 
 fn any_hop(v4: bool) -> impl Strategy<Value = Hop> {
