@@ -73,9 +73,6 @@ fn without_the_capability_the_error_names_it() {
         let error = preflight().unwrap_err().to_string();
         assert!(error.contains("CAP_NET_ADMIN") && error.contains("root"), "{error}");
         let summary = Kernel::open().apply(&routes(&[("10.1.0.0/24", Route::Blackhole)]));
-        assert!(
-            summary.errors.iter().any(|problem| problem.remedy.contains("NET_ADMIN")),
-            "{summary:#?}"
-        );
+        assert!(summary.errors.iter().any(|problem| problem.remedy.contains("NET_ADMIN")), "{summary:#?}");
     });
 }

@@ -200,7 +200,8 @@ fn routes_of_every_kind_are_replaced_by_each_other() {
     ];
     racks.a.within(move || {
         let mut kernel = Kernel::open();
-        let desired = |form: &Route| with_tunnel4(routes(&[("10.3.0.0/24", form.clone())]), &["198.51.100.3"]);
+        let desired =
+            |form: &Route| with_tunnel4(routes(&[("10.3.0.0/24", form.clone())]), &["198.51.100.3"]);
         for before in &forms {
             for after in &forms {
                 for form in [before, after] {

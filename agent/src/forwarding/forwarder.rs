@@ -278,7 +278,8 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
             return;
         }
         let Some(plan) = &self.plan else { return };
-        self.learned_inside = self.learned.from_nodes().filter(|network| plan.inside.lacks(network)).collect();
+        self.learned_inside =
+            self.learned.from_nodes().filter(|network| plan.inside.lacks(network)).collect();
     }
 
     /// Plans for a node that is not in the intent: nothing of ours remains.
@@ -301,7 +302,8 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
     /// Sets forwarding for the families that there are routes of.
     fn set_forwarding(&mut self) {
         for family in IpFamily::ALL {
-            let pods = |plan: &NodePlan| plan.this.pod_cidrs.iter().any(|cidr| IpFamily::of_network(cidr) == family);
+            let pods =
+                |plan: &NodePlan| plan.this.pod_cidrs.iter().any(|cidr| IpFamily::of_network(cidr) == family);
             let forwards = self.plan.as_ref().is_some_and(|plan| pods(plan) || self.learned.has(family));
             self.dataplane.sysctls.set(family, forwards);
         }
@@ -362,10 +364,9 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
         let pods = &plan.this.pod_cidrs;
         let nat = (plan.snapshot.configuration.nat_outgoing && !pods.is_empty()).then(|| NatOutgoing {
             pods: pods.iter().copied().collect(),
-            inside: plan.inside.with(
-                self.learned_inside.iter().copied(),
-                self.learned.next_hops_from_nodes(),
-            ),
+            inside: plan
+                .inside
+                .with(self.learned_inside.iter().copied(), self.learned.next_hops_from_nodes()),
         });
         self.dataplane.set_nat(nat);
     }
@@ -417,9 +418,10 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
     pub fn in_kernel(&self, prefix: &IpNetwork) -> InKernel {
         let installed = self.dataplane.routes.installed(prefix);
         let none = InKernel { installed, reachability: None, reason: None };
-        let (Some(plan), Some(next_hop)) = (&self.plan, self.learned.next_hop_of(prefix)) else { return none };
-        let rejection =
-            next_hop.hop.as_ref().and_then(|(hop, _)| plan.resolver.rejection(prefix, hop));
+        let (Some(plan), Some(next_hop)) = (&self.plan, self.learned.next_hop_of(prefix)) else {
+            return none;
+        };
+        let rejection = next_hop.hop.as_ref().and_then(|(hop, _)| plan.resolver.rejection(prefix, hop));
         match (rejection, &next_hop.verdict) {
             (Some(reason), _) => InKernel { installed: false, reachability: None, reason: Some(reason) },
             (None, None) => none,

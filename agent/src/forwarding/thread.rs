@@ -72,9 +72,11 @@ impl Forwarding {
                 }
             });
         };
-        let failed = |error: std::io::Error| KernelError::from_cause("start the forwarding thread", error.into());
+        let failed =
+            |error: std::io::Error| KernelError::from_cause("start the forwarding thread", error.into());
         std::thread::Builder::new().name("forwarding".into()).spawn(body).map_err(failed)?;
-        let ended = || KernelError::from_cause("start the forwarding thread", crate::netlink::Cause::NoAnswer);
+        let ended =
+            || KernelError::from_cause("start the forwarding thread", crate::netlink::Cause::NoAnswer);
         let had_routes = start.await.map_err(|_| ended())??;
         Ok(Self { intent: Arc::new(intent), questions, state, had_routes })
     }

@@ -24,7 +24,8 @@ impl Inside {
         let nodes = || snapshot.nodes.values();
         let pods = nodes().flat_map(|node| node.pod_cidrs.iter().copied());
         let networks = pods.filter(|_| cidrs.is_empty()).chain(cidrs.iter().copied());
-        let addresses = nodes().flat_map(|node| node.addresses.iter().map(|address| IpNetwork::from(*address)));
+        let addresses =
+            nodes().flat_map(|node| node.addresses.iter().map(|address| IpNetwork::from(*address)));
         let all: Networks = networks.chain(addresses).collect();
         Self { networks: all.iter().copied().collect(), with_learned: cidrs.is_empty() }
     }

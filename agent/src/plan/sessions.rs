@@ -95,7 +95,8 @@ pub fn same_sessions(former: &Snapshot, snapshot: &Snapshot, node: &str) -> bool
         && former.all_nodes == snapshot.all_nodes
         && former.nodes.len() == snapshot.nodes.len();
     let same_node = |(a, b): (&Arc<Node>, &Arc<Node>)| {
-        let alike = || a.name == b.name && a.addresses == b.addresses && a.labels == b.labels && *a.name != *node;
+        let alike =
+            || a.name == b.name && a.addresses == b.addresses && a.labels == b.labels && *a.name != *node;
         Arc::ptr_eq(a, b) || alike()
     };
     same_settings

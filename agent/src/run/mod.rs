@@ -19,8 +19,8 @@ use crate::cni::{self, CniError, Installer};
 use crate::forwarding::{self, Forwarding};
 use crate::intent::Snapshot;
 use crate::netlink::KernelError;
-use crate::preflight::{PreflightError, preflight};
 use crate::plan::{self, SpeakerPlan, SpeakerState, TopologyChange};
+use crate::preflight::{PreflightError, preflight};
 use crate::status::server::{MAX_CONNECTIONS, Query, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
 use crate::store::{self, View, last_good};
@@ -146,7 +146,9 @@ pub enum RunError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The forwarding thread has ended.
-    #[error("the forwarding thread has stopped by itself: please report this as a bug; routes stay in the kernel")]
+    #[error(
+        "the forwarding thread has stopped by itself: please report this as a bug; routes stay in the kernel"
+    )]
     ForwardingEnded,
     /// The CNI plugin's files can't be removed.
     #[error(transparent)]
@@ -385,11 +387,7 @@ impl Agent {
     fn session_plan(&self, snapshot: &Arc<Snapshot>) -> Arc<SpeakerPlan> {
         match &self.topology_change.last() {
             Some((former, plan)) if plan::same_sessions(former, snapshot, &self.options.node) => plan.clone(),
-            _ => Arc::new(plan::bgp_config(
-                snapshot,
-                &self.options.node,
-                self.options.role == Role::Node,
-            )),
+            _ => Arc::new(plan::bgp_config(snapshot, &self.options.node, self.options.role == Role::Node)),
         }
     }
 

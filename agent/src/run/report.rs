@@ -22,9 +22,10 @@ impl Agent {
     pub(super) async fn answer(&self, query: Query) {
         let answer = match query.subject {
             Subject::Status => Answer::Document(document(self.status().await)),
-            Subject::Routes => {
-                Answer::List(super::routes::list(self.speaker.handles().borrow().clone(), self.forwarding.clone()))
-            }
+            Subject::Routes => Answer::List(super::routes::list(
+                self.speaker.handles().borrow().clone(),
+                self.forwarding.clone(),
+            )),
         };
         // The client may have closed its connection.
         let _ = query.answer.send(answer);

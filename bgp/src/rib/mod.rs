@@ -40,8 +40,8 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 
 use crate::config::{Filter, Network, NextHopMode};
-use crate::report::BestCounts;
 use crate::report::BestChange;
+use crate::report::BestCounts;
 use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
 use adj_rib_out::Encoded;

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
+use crate::dataplane::Hop;
 use crate::dataplane::fake::Fake;
 use crate::dataplane::routes::fake::Fake as FakeRoutes;
-use crate::dataplane::Hop;
 use crate::dataplane::tunnels::{self, DeviceForm};
 use crate::intent::{Encapsulation, SEGMENT_LABEL};
 use crate::netlink::hint::ForeignRoute;
@@ -39,7 +39,8 @@ impl FakeTunnels {
     fn pass_on(&self) {
         let devices = self.fake.world().devices.clone();
         let external = devices.into_iter().filter(|(_, device)| device.form == DeviceForm::External);
-        let present: BTreeMap<Tunnel, u32> = external.map(|(tunnel, device)| (tunnel, device.index)).collect();
+        let present: BTreeMap<Tunnel, u32> =
+            external.map(|(tunnel, device)| (tunnel, device.index)).collect();
         let mut state = self.routes.state();
         if present != state.devices {
             state.delete_devices();
@@ -208,10 +209,7 @@ fn routes_are_joined_with_the_segments_of_their_next_hops() {
     this.learn(&[TO_B, TO_C], true);
     assert_eq!(this.run(true), ["10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"]);
     assert_eq!(this.desired("10.244.1.0/24"), Some(Route::Blackhole));
-    assert_eq!(
-        this.desired("10.244.2.0/24"),
-        Some(Route::unicast([Hop::Direct { via: ip(B), oif: 2 }]))
-    );
+    assert_eq!(this.desired("10.244.2.0/24"), Some(Route::unicast([Hop::Direct { via: ip(B), oif: 2 }])));
     let tunnel = Tunnel::ipip(IpFamily::V4);
     let to_c = Hop::Tunnel { tunnel, remote: ip(C), local: ip(OWN) };
     assert_eq!(this.desired("10.244.3.0/24"), Some(Route::unicast([to_c])));
@@ -300,7 +298,7 @@ fn next_hops_that_are_inferred_to_be_nodes_use_the_tunnel_and_are_accepted() {
     this.run(true);
     assert_eq!(this.verdict(C), Reachability::Tunnel);
     assert!(this.in_set("nodes4", C) && this.in_set("inside4", C));
-    // The same route of a router outside says nothing about its next hop.
+    // The same route of a router outside is no reason to take its next hop for a node.
     this.learn(&[("10.244.3.0/24", Some((C, "172.20.2.1")))], true);
     this.run(true);
     assert_eq!(this.verdict(C), Reachability::Routed);

@@ -1,9 +1,9 @@
 //! The codec beside a reference, which encodes and decodes with netlink-packet-route.
 
 use super::decode::RouteView;
+use super::reference::{self, IpFamily};
 use super::*;
 use crate::dataplane::{Held, Hop, METRIC, PROTOCOL, Route};
-use super::reference::{self, IpFamily};
 use heliograph_cni::codec::{HEADER, attributes, messages};
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{Emitable, NetlinkMessage, NetlinkPayload, Parseable};

@@ -98,7 +98,10 @@ fn both_ends_have_the_same_verdict_if_their_kernels_agree() {
                 }
                 let underlays = [(ip(OWN), 1500), (ip("172.20.1.12"), 1500)].into();
                 let view = |from: &str, to: &str| {
-                    resolver(&snapshot, from, &underlays).resolve(ip(to), Some(&segment), false).0.reachability
+                    resolver(&snapshot, from, &underlays)
+                        .resolve(ip(to), Some(&segment), false)
+                        .0
+                        .reachability
                 };
                 assert_eq!(view("a", "172.20.1.12"), view("b", OWN));
             }
