@@ -279,7 +279,7 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
         }
         let Some(plan) = &self.plan else { return };
         self.learned_inside =
-            self.learned.from_nodes().filter(|network| plan.inside.lacks(network)).collect();
+            self.learned.prefixes_from_nodes().filter(|network| plan.inside.lacks(network)).collect();
     }
 
     /// Plans for a node that is not in the intent: nothing of ours remains.

@@ -247,7 +247,7 @@ impl LearnedRoutes {
     }
 
     /// Returns the prefixes of routes that nodes advertised, in no order.
-    pub fn from_nodes(&self) -> impl Iterator<Item = IpNetwork> {
+    pub fn prefixes_from_nodes(&self) -> impl Iterator<Item = IpNetwork> {
         self.routes.iter().filter(|(_, route)| route.from_node).map(|(prefix, _)| *prefix)
     }
 
@@ -396,7 +396,7 @@ mod tests {
         learned.take_unresolved();
         learned.reclassify(|_, _, _| NODE);
         assert_eq!(learned.take_unresolved(), [hop].into());
-        assert_eq!(learned.from_nodes().collect::<Vec<_>>(), [a]);
+        assert_eq!(learned.prefixes_from_nodes().collect::<Vec<_>>(), [a]);
         assert_eq!(learned.next_hops_from_nodes().collect::<Vec<_>>(), [hop]);
         learned.reclassify(|_, _, _| NODE);
         assert!(learned.take_unresolved().is_empty());
