@@ -172,6 +172,14 @@ impl Snapshot {
         share(&mut self.configuration, &former.configuration);
     }
 
+    /// Returns whether the snapshots have the same parts. It is cheap: parts that are only equal are not the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.nodes, &other.nodes)
+            && Arc::ptr_eq(&self.configuration, &other.configuration)
+            && Arc::ptr_eq(&self.peers, &other.peers)
+            && self.all_nodes == other.all_nodes
+    }
+
     /// Returns the node with a name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name).map(Arc::as_ref)

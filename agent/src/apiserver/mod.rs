@@ -3,6 +3,7 @@
 mod access;
 mod error;
 pub mod pages;
+pub mod watcher;
 
 pub use access::Access;
 pub use error::{ApiError, ErrorKind};

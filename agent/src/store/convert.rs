@@ -39,10 +39,11 @@ pub fn default_configuration() -> Configuration {
     }
 }
 
-/// Converts a Node.
-pub fn node(name: &str, object: &api::Node, problems: &mut Problems) -> Node {
+/// Converts a Node, of which labels with the keys that are `needed` are kept.
+pub fn node(name: &str, object: &api::Node, needed: impl Fn(&str) -> bool, problems: &mut Problems) -> Node {
     let mut node = Node::new(name);
-    node.labels = object.metadata.labels.clone().unwrap_or_default();
+    let labels = object.metadata.labels.iter().flatten().filter(|(key, _)| needed(key));
+    node.labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
     if let Some(spec) = &object.spec {
         match (&spec.pod_cidrs, &spec.pod_cidr) {
             (Some(list), _) if !list.is_empty() => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use heliograph_bgp::Key;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -42,7 +43,7 @@ pub fn object(value: &Value, unknown: UnknownFields, problems: &mut Problems) ->
             // Kubernetes' own type has all fields, so a check by it finds every typing error. Ours has those that are used.
             typed::<core::Node>(value, unknown, problems)?;
             let node = api::Node::deserialize(value).ok()?;
-            Content::Node(Arc::new(node.trimmed(|_| true)))
+            Content::Node(Arc::new(node.trimmed()))
         }
         ObjectKind::Secret => {
             Content::Secret(Arc::new(secret_values(typed::<core::Secret>(value, unknown, problems)?)))
@@ -65,7 +66,9 @@ pub fn object(value: &Value, unknown: UnknownFields, problems: &mut Problems) ->
         return None;
     }
     let generation = value.pointer("/metadata/generation").and_then(Value::as_i64);
-    Some(Object { name: name.to_string(), generation, content })
+    let created = value.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+    let created = created.and_then(|time| time.parse::<Timestamp>().ok()).map(Timestamp::as_second);
+    Some(Object { name: name.to_string(), generation, created, content })
 }
 
 /// Returns the values of a Secret by key. `stringData` overrides `data`, as in an API server.

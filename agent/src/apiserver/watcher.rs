@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
@@ -16,10 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::apiserver::{ApiError, ErrorKind, pages};
+use super::{ApiError, ErrorKind, pages};
 use crate::backoff::{Backoff, jittered, random_up_to};
-use crate::store::check::Object;
-use crate::store::problem::Problem;
 
 /// Timeout of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,27 +73,18 @@ impl Timing {
     };
 }
 
-/// An object by name, decoded or invalid.
-pub type Entry = (String, Result<Object, InvalidObject>);
-
-/// An object that can't be decoded.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InvalidObject {
-    /// Its generation.
-    pub generation: Option<i64>,
-    /// The problems.
-    pub problems: Vec<Problem>,
-}
+/// An object by name, decoded to a `T`.
+pub type Entry<T> = (Arc<str>, T);
 
 /// An event of a watcher.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<T> {
     /// All objects of the collection.
-    Listed(Vec<Entry>),
+    Listed(Vec<Entry<T>>),
     /// An object that is new or changed.
-    Applied(Entry),
+    Applied(Entry<T>),
     /// The name of an object that was deleted.
-    Deleted(String),
+    Deleted(Arc<str>),
     /// The watch is established.
     Watching,
     /// A request failed.
@@ -114,13 +104,14 @@ pub struct Collection<K> {
 }
 
 /// Watches a collection until the receiver of the events is gone. Each event is sent with the watcher's `id`.
-pub async fn run<K>(
+pub async fn run<K, T>(
     collection: Collection<K>,
-    decode: impl Fn(K) -> Entry + Send,
-    events: mpsc::Sender<(u64, Event)>,
+    decode: impl Fn(K) -> T + Send,
+    events: mpsc::Sender<(u64, Event<T>)>,
     id: u64,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug,
+    T: Send,
 {
     // The only error is that the receiver is gone.
     let _ = Watcher::new(collection, decode, events, id, Timing::AGENT).run().await;
@@ -129,10 +120,10 @@ pub async fn run<K>(
 /// The receiver of the events is gone.
 struct Closed;
 
-struct Watcher<K, F> {
+struct Watcher<K, T, F> {
     collection: Collection<K>,
     decode: F,
-    events: mpsc::Sender<(u64, Event)>,
+    events: mpsc::Sender<(u64, Event<T>)>,
     id: u64,
     timing: Timing,
     backoff: Backoff,
@@ -153,15 +144,16 @@ enum End {
     Failed(ApiError),
 }
 
-impl<K, F> Watcher<K, F>
+impl<K, T, F> Watcher<K, T, F>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
-    F: Fn(K) -> Entry + Send,
+    T: Send,
+    F: Fn(K) -> T + Send,
 {
     fn new(
         collection: Collection<K>,
         decode: F,
-        events: mpsc::Sender<(u64, Event)>,
+        events: mpsc::Sender<(u64, Event<T>)>,
         id: u64,
         timing: Timing,
     ) -> Self {
@@ -258,12 +250,12 @@ where
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     *version = object.resource_version().unwrap_or_default();
-                    let entry = (self.decode)(object);
+                    let entry = self.decode(object);
                     self.send(Event::Applied(entry)).await?;
                 }
                 WatchEvent::Deleted(object) => {
                     *version = object.resource_version().unwrap_or_default();
-                    self.send(Event::Deleted(object.name_any())).await?;
+                    self.send(Event::Deleted(object.name_any().into())).await?;
                 }
                 WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
                 WatchEvent::Error(status) => return Ok(Err(kube::Error::Api(status))),
@@ -272,13 +264,17 @@ where
         }
     }
 
+    fn decode(&self, object: K) -> Entry<T> {
+        (object.name_any().into(), (self.decode)(object))
+    }
+
     /// Returns all objects, read page by page, and the resource version of the list.
-    async fn list(&mut self) -> Result<(Vec<Entry>, String), ApiError> {
+    async fn list(&mut self) -> Result<(Vec<Entry<T>>, String), ApiError> {
         let mut entries = Vec::new();
         let mut page = pages::first(self.list_params());
         loop {
             let list = self.request_list(&page).await?;
-            entries.extend(list.items.into_iter().map(&self.decode));
+            entries.extend(list.items.into_iter().map(|object| self.decode(object)));
             if !pages::next(&mut page, &list.metadata) {
                 return Ok((entries, list.metadata.resource_version.unwrap_or_default()));
             }
@@ -314,7 +310,7 @@ where
         }
     }
 
-    async fn send(&self, event: Event) -> Result<(), Closed> {
+    async fn send(&self, event: Event<T>) -> Result<(), Closed> {
         self.events.send((self.id, event)).await.map_err(|_| Closed)
     }
 
