@@ -15,13 +15,11 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{ApiError, ErrorKind, pages};
+use super::{ApiClient, ApiError, ErrorKind};
 use crate::backoff::{Backoff, jittered, random_up_to};
 
-/// Timeout of a request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in seconds after which the API server ends a watch, which is then resumed.
 const WATCH_SECONDS: u32 = 290;
 /// Time without an event after which a watch is resumed: API servers send a bookmark about every minute.
@@ -93,6 +91,8 @@ pub enum Event<T> {
 
 /// The collection of a watcher.
 pub struct Collection<K> {
+    /// The client.
+    pub client: ApiClient,
     /// The kind and the namespace.
     pub api: Api<K>,
     /// The name in errors: `nodes`.
@@ -215,11 +215,10 @@ where
             send_initial_events: false,
         };
         let request = format!("watch {}", self.collection.name);
-        let failed = |error: &kube::Error| End::Failed(ApiError::of(&request, error));
-        let stream = match timeout(REQUEST_TIMEOUT, self.collection.api.watch(&params, version)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Ok(failed(&error)),
-            Err(_) => return Ok(End::Failed(ApiError::timeout(&request, REQUEST_TIMEOUT))),
+        let watch = self.collection.api.watch(&params, version);
+        let stream = match self.collection.client.read(&request, watch).await {
+            Ok(stream) => stream,
+            Err(error) => return Ok(End::Failed(error)),
         };
         self.send(Event::Watching).await?;
         let established = Instant::now();
@@ -228,7 +227,7 @@ where
         if established.elapsed() >= self.timing.stable {
             self.backoff.reset();
         }
-        Ok(end.unwrap_or_else(|error| failed(&error)))
+        Ok(end.unwrap_or_else(|error| End::Failed(ApiError::of(&request, &error))))
     }
 
     /// Sends the events of a watch.
@@ -271,20 +270,18 @@ where
     /// Returns all objects, read page by page, and the resource version of the list.
     async fn list(&mut self) -> Result<(Vec<Entry<T>>, String), ApiError> {
         let mut entries = Vec::new();
-        let mut page = pages::first(self.list_params());
-        loop {
-            let list = self.request_list(&page).await?;
-            entries.extend(list.items.into_iter().map(|object| self.decode(object)));
-            if !pages::next(&mut page, &list.metadata) {
-                return Ok((entries, list.metadata.resource_version.unwrap_or_default()));
-            }
-        }
+        let Collection { client, api, .. } = &self.collection;
+        let each = |object| entries.push(self.decode(object));
+        let version = client.list(&self.list_request(), api, self.list_params(), each).await?;
+        Ok((entries, version))
     }
 
     /// Waits until the API server answers. Returns whether its newest version is older than one that it sent before.
     async fn is_rewound(&mut self, version: &str) -> Result<bool, Closed> {
         loop {
-            match self.request_list(&ListParams { limit: Some(1), ..self.list_params() }).await {
+            let params = ListParams { limit: Some(1), ..self.list_params() };
+            let Collection { client, api, .. } = &self.collection;
+            match client.read(&self.list_request(), api.list(&params)).await {
                 Ok(list) => {
                     let newest = list.metadata.resource_version.unwrap_or_default();
                     return Ok(is_older(&newest, version));
@@ -302,12 +299,8 @@ where
         }
     }
 
-    async fn request_list(&self, params: &ListParams) -> Result<kube::core::ObjectList<K>, ApiError> {
-        let request = format!("list {}", self.collection.name);
-        match timeout(REQUEST_TIMEOUT, self.collection.api.list(params)).await {
-            Ok(answer) => answer.map_err(|error| ApiError::of(&request, &error)),
-            Err(_) => Err(ApiError::timeout(&request, REQUEST_TIMEOUT)),
-        }
+    fn list_request(&self) -> String {
+        format!("list {}", self.collection.name)
     }
 
     async fn send(&self, event: Event<T>) -> Result<(), Closed> {

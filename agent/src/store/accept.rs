@@ -20,7 +20,7 @@ use super::check::{
 };
 use super::nodes::{self, Facts};
 use super::problem::{Finding, Problem};
-use crate::api::{BGPConfigurationSpec, ObjectKind, ObjectRef, Topology};
+use crate::api::{BGPConfigurationSpec, ObjectKind, ObjectRef, Spec, Topology};
 use crate::intent::{self, Node, Snapshot};
 
 /// The objects of an API server.
@@ -361,7 +361,7 @@ impl Candidates<'_> {
 
     /// Sets the topology to one without reflectors.
     fn set_full_mesh(&mut self, configuration: &ObjectRef) {
-        if let Some(Object { content: Content::Configuration(spec), generation, .. }) =
+        if let Some(Object { content: Content::Wish(Spec::BGPConfiguration(spec)), generation, .. }) =
             self.objects.get_mut(configuration)
         {
             let spec = Arc::make_mut(spec);
@@ -405,7 +405,9 @@ fn configuration_deleted() -> Problem {
 /// Returns the BGPConfiguration among objects.
 pub fn configuration(objects: &[Object]) -> Option<&BGPConfigurationSpec> {
     objects.iter().find_map(|object| match &object.content {
-        Content::Configuration(spec) if object.name == CONFIGURATION_NAME => Some(spec.as_ref()),
+        Content::Wish(Spec::BGPConfiguration(spec)) if object.name == CONFIGURATION_NAME => {
+            Some(spec.as_ref())
+        }
         _ => None,
     })
 }

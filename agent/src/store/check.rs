@@ -10,7 +10,7 @@ use super::convert::{self, References};
 use super::names::is_dns_name;
 use super::nodes::{self, Fact};
 use super::problem::{Finding, Problem, Problems};
-use crate::api::{self, ObjectKind, ObjectRef};
+use crate::api::{self, ObjectKind, ObjectRef, Spec};
 use crate::intent::{Configuration, Node, Peer, Peers, Snapshot};
 
 /// The name of the only BGPConfiguration.
@@ -36,23 +36,17 @@ pub enum Content {
     Node(Arc<api::Node>),
     /// The values of a `v1` Secret, by key.
     Secret(Arc<BTreeMap<String, Key>>),
-    /// BGPConfiguration.
-    Configuration(Arc<api::BGPConfigurationSpec>),
-    /// BGPPeer.
-    Peer(Arc<api::BGPPeerSpec>),
-    /// BGPFilter.
-    Filter(Arc<api::BGPFilterSpec>),
+    /// One of Heliograph's kinds.
+    Wish(Spec),
 }
 
 impl Object {
     /// Returns the kind.
     pub fn kind(&self) -> ObjectKind {
-        match self.content {
+        match &self.content {
             Content::Node(_) => ObjectKind::Node,
             Content::Secret(_) => ObjectKind::Secret,
-            Content::Configuration(_) => ObjectKind::BGPConfiguration,
-            Content::Peer(_) => ObjectKind::BGPPeer,
-            Content::Filter(_) => ObjectKind::BGPFilter,
+            Content::Wish(spec) => spec.kind(),
         }
     }
 
@@ -167,7 +161,7 @@ pub fn wishes(objects: &[Object], extent: Extent, found: &mut Vec<Finding>) -> W
     };
     for (index, object) in objects.iter().enumerate() {
         match &object.content {
-            Content::Filter(spec) => {
+            Content::Wish(Spec::BGPFilter(spec)) => {
                 let policy = convert::policy(spec, &mut Problems::of(index, found));
                 references.filters.insert(&object.name, policy);
             }
@@ -179,7 +173,7 @@ pub fn wishes(objects: &[Object], extent: Extent, found: &mut Vec<Finding>) -> W
     }
     let mut peers = Vec::new();
     for (index, object) in objects.iter().enumerate() {
-        if let Content::Peer(spec) = &object.content {
+        if let Content::Wish(Spec::BGPPeer(spec)) = &object.content {
             let mut problems = Problems::of(index, found);
             let peer = convert::peer(&object.name, spec, &references, &mut problems);
             peers.extend(peer.map(|peer| (index, peer)));
@@ -266,7 +260,7 @@ fn names(objects: &[Object], found: &mut Vec<Finding>) {
 fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -> Configuration {
     let mut chosen = None;
     for (index, object) in objects.iter().enumerate() {
-        let Content::Configuration(spec) = &object.content else { continue };
+        let Content::Wish(Spec::BGPConfiguration(spec)) = &object.content else { continue };
         let mut problems = Problems::of(index, found);
         let configuration = convert::configuration(spec, &mut problems);
         if object.name == CONFIGURATION_NAME {
@@ -279,7 +273,7 @@ fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -
             );
         }
     }
-    let any = objects.iter().any(|object| matches!(object.content, Content::Configuration(_)));
+    let any = objects.iter().any(|object| object.kind() == ObjectKind::BGPConfiguration);
     if !any && complete {
         let remedy = format!(
             "add one: {{apiVersion: {}, kind: BGPConfiguration, metadata: {{name: {CONFIGURATION_NAME}}}, spec: \

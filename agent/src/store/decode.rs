@@ -15,7 +15,8 @@ use super::check::{Content, Object};
 use super::problem::Problems;
 use super::schema;
 use super::yaml::join;
-use crate::api::{self, ObjectKind};
+use crate::api::kinds::{Decode, Role};
+use crate::api::{self, ObjectKind, Spec};
 
 /// The treatment of unknown fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +49,10 @@ pub fn object(value: &Value, unknown: UnknownFields, problems: &mut Problems) ->
         ObjectKind::Secret => {
             Content::Secret(Arc::new(secret_values(typed::<core::Secret>(value, unknown, problems)?)))
         }
-        ObjectKind::BGPConfiguration => {
-            Content::Configuration(Arc::new(typed::<api::BGPConfiguration>(value, unknown, problems)?.spec))
+        kind if kind.role() == Role::Wish => {
+            Content::Wish(Spec::decode(kind, Typed { value, unknown, problems })?)
         }
-        ObjectKind::BGPPeer => Content::Peer(Arc::new(typed::<api::BGPPeer>(value, unknown, problems)?.spec)),
-        ObjectKind::BGPFilter => {
-            Content::Filter(Arc::new(typed::<api::BGPFilter>(value, unknown, problems)?.spec))
-        }
-        ObjectKind::BGPNode | ObjectKind::BGPSession => {
+        kind => {
             add_unknown_kind(version, kind.as_str(), problems);
             return None;
         }
@@ -79,8 +76,11 @@ pub fn secret_values(secret: core::Secret) -> BTreeMap<String, Key> {
 }
 
 fn add_unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
-    let known = ObjectKind::from_name(kind)
-        .filter(|kind| !matches!(kind, ObjectKind::BGPNode | ObjectKind::BGPSession));
+    let known = ObjectKind::from_name(kind).filter(|kind| kind.role() != Role::Report);
+    let mut wishes: Vec<_> = ObjectKind::wishes().map(ObjectKind::as_str).collect();
+    // "A, B or C".
+    let last = wishes.pop().unwrap_or_default();
+    let wishes = [wishes.join(", "), last.to_string()];
     match known.map(ObjectKind::api_version) {
         Some(right) => problems.add(
             "apiVersion",
@@ -91,10 +91,24 @@ fn add_unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
             "kind",
             format!("unknown kind {kind:?} (apiVersion {version:?})"),
             format!(
-                "use Node or Secret (v1), BGPConfiguration, BGPPeer or BGPFilter ({}); move anything else away",
+                "use Node or Secret (v1), {} ({}); move anything else away",
+                wishes.join(" or "),
                 api::API_VERSION
             ),
         ),
+    }
+}
+
+/// A decoder of a document to a type.
+struct Typed<'a, 'b> {
+    value: &'a Value,
+    unknown: UnknownFields,
+    problems: &'a mut Problems<'b>,
+}
+
+impl Decode for Typed<'_, '_> {
+    fn decode<T: DeserializeOwned + JsonSchema>(self) -> Option<T> {
+        typed(self.value, self.unknown, self.problems)
     }
 }
 

@@ -95,7 +95,6 @@ pub fn document(object: &Object) -> Value {
     if let Some(generation) = object.generation {
         metadata["generation"] = generation.into();
     }
-    let with_spec = |spec: Result<Value, serde_json::Error>| json!({"metadata": metadata, "spec": spec.unwrap_or_default()});
     let mut document = match &object.content {
         Content::Node(node) => serde_json::to_value(node.as_ref()).unwrap_or_default(),
         Content::Secret(values) => {
@@ -105,9 +104,7 @@ pub fn document(object: &Object) -> Value {
                 .collect();
             json!({"metadata": metadata, "data": data})
         }
-        Content::Configuration(spec) => with_spec(serde_json::to_value(spec.as_ref())),
-        Content::Peer(spec) => with_spec(serde_json::to_value(spec.as_ref())),
-        Content::Filter(spec) => with_spec(serde_json::to_value(spec.as_ref())),
+        Content::Wish(spec) => json!({"metadata": metadata, "spec": spec.to_value()}),
     };
     document["apiVersion"] = object.kind().api_version().into();
     document["kind"] = object.kind().as_str().into();

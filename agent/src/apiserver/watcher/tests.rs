@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::Node;
+use tokio::time::timeout;
 
 #[test]
 fn versions_are_compared_as_numbers() {
@@ -83,12 +84,9 @@ fn watch(
         };
         std::future::ready(Ok(http::Response::new(StreamBody::new(frames))))
     });
-    let collection = Collection::<Node> {
-        api: Api::all(kube::Client::new(service, "default")),
-        name: "nodes".into(),
-        labels: None,
-        fields: None,
-    };
+    let client = ApiClient::new(kube::Client::new(service, "default"));
+    let collection =
+        Collection::<Node> { api: client.all(), client, name: "nodes".into(), labels: None, fields: None };
     let (sender, events) = mpsc::channel(100);
     tokio::spawn(async move { Watcher::new(collection, |_| (), sender, 1, timing).run().await.is_err() });
     events

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
 use kube::core::DynamicObject;
-use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -17,9 +17,9 @@ use super::in_force::InForce;
 use super::missing::{self, MissingObjects};
 use super::scope::Scope;
 use super::unusable::UnusableObject;
-use crate::api::{self, ObjectKind, ObjectRef};
-use crate::apiserver::ErrorKind;
+use crate::api::{self, ObjectKind, ObjectRef, Spec};
 use crate::apiserver::watcher::{self, Collection, Event};
+use crate::apiserver::{ApiClient, ErrorKind};
 use crate::intent::Selector;
 use crate::store::accept::Current;
 use crate::store::check::{CONFIGURATION_NAME, Content, Object};
@@ -34,6 +34,8 @@ use crate::store::{Connection, View};
 const DEBOUNCE: Duration = Duration::from_millis(30);
 /// Capacity of the channels of events and answers.
 const CHANNEL_CAPACITY: usize = 256;
+/// Timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a start waits for the API server before it uses the last good intent.
 const START_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Time for which the API server has to reject requests before intent counts as out of sync: a server that starts may not
@@ -42,17 +44,11 @@ const REJECTED_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Pause between attempts to find the configuration of the API server.
 const CONFIGURATION_RETRY: Duration = Duration::from_secs(5);
 
-/// The kinds whose objects may be missing because their definition is, with their caches. BGPConfiguration is not one of
-/// them: while there is none, all objects stay in force anyway.
-const DELETED_WITH_DEFINITION: [(CacheKey, ObjectKind); 2] =
-    [(CacheKey::Peers, ObjectKind::BGPPeer), (CacheKey::Filters, ObjectKind::BGPFilter)];
-
 /// The collection of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CacheKey {
-    Configurations,
-    Peers,
-    Filters,
+    /// The wishes of a kind.
+    Wishes(ObjectKind),
     /// This node's Node.
     OwnNode,
     /// The other Nodes that the intent in force needs.
@@ -64,12 +60,12 @@ enum CacheKey {
     Secret(String),
 }
 
+const CONFIGURATIONS: CacheKey = CacheKey::Wishes(ObjectKind::BGPConfiguration);
+
 impl CacheKey {
     fn kind(&self) -> ObjectKind {
         match self {
-            Self::Configurations => ObjectKind::BGPConfiguration,
-            Self::Peers => ObjectKind::BGPPeer,
-            Self::Filters => ObjectKind::BGPFilter,
+            Self::Wishes(kind) => *kind,
             Self::OwnNode | Self::OtherNodes | Self::NextOtherNodes => ObjectKind::Node,
             Self::Secret(_) => ObjectKind::Secret,
         }
@@ -86,7 +82,7 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
         match options.access.connect().await {
             Ok((client, server)) => {
                 connection.server = server;
-                break client;
+                break client.timeout(REQUEST_TIMEOUT);
             }
             Err(message) => {
                 connection.set_failed(&message);
@@ -121,7 +117,7 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
 struct Assembler {
     node: String,
     namespace: String,
-    client: Client,
+    client: ApiClient,
     in_force: InForce,
     connection: Connection,
     caches: BTreeMap<CacheKey, Cache>,
@@ -151,18 +147,21 @@ type DefinitionAnswer = (Vec<ObjectRef>, bool);
 impl Assembler {
     /// Starts the watchers that are always needed.
     fn start_watchers(&mut self) {
-        for key in [CacheKey::Configurations, CacheKey::Peers, CacheKey::Filters] {
-            let kind = key.kind();
+        for kind in ObjectKind::wishes() {
             let collection = Collection {
-                api: Api::<DynamicObject>::all_with(self.client.clone(), &kind.resource()),
-                name: format!("{}.{}", kind.plural(), api::GROUP),
+                client: self.client.clone(),
+                api: self.client.untyped(&kind.resource()),
+                name: kind.full_name(),
                 labels: None,
                 fields: None,
             };
-            self.start(key, |id, events| watcher::run(collection, decode_heliograph(kind), events, id));
+            self.start(CacheKey::Wishes(kind), |id, events| {
+                watcher::run(collection, decode_heliograph(kind), events, id)
+            });
         }
         let collection = Collection {
-            api: Api::all(self.client.clone()),
+            client: self.client.clone(),
+            api: self.client.all(),
             name: format!("node {}", self.node),
             labels: None,
             fields: Some(format!("metadata.name={}", self.node)),
@@ -256,8 +255,11 @@ impl Assembler {
 
     /// Finds objects in force that do not exist any more, and requests the cause. They stay in force until it is found.
     fn find_missing(&mut self) {
-        for (key, kind) in DELETED_WITH_DEFINITION {
-            let Some(cache) = self.caches.get(&key).filter(|cache| cache.listed) else { continue };
+        // While there is no BGPConfiguration, all objects stay in force anyway.
+        for kind in ObjectKind::wishes().filter(|kind| *kind != ObjectKind::BGPConfiguration) {
+            let Some(cache) = self.caches.get(&CacheKey::Wishes(kind)).filter(|cache| cache.listed) else {
+                continue;
+            };
             let current = cache.error.is_none();
             let in_force = self.in_force.objects().iter().filter(|object| object.kind() == kind);
             let in_force = in_force.map(|object| object.name.as_str());
@@ -276,7 +278,7 @@ impl Assembler {
 
     /// Starts the watchers of other Nodes and Secrets that are needed, and stops those that are not.
     fn update_watchers(&mut self) {
-        if !self.are_listed(&[CacheKey::Configurations, CacheKey::OwnNode]) {
+        if !self.are_listed(&[CONFIGURATIONS, CacheKey::OwnNode]) {
             return;
         }
         let (objects, _) = self.objects();
@@ -286,7 +288,7 @@ impl Assembler {
         if let Some(scope) = scope {
             self.update_node_watchers(scope);
         }
-        if self.are_listed(&[CacheKey::Peers]) {
+        if self.are_listed(&[CacheKey::Wishes(ObjectKind::BGPPeer)]) {
             self.update_secret_watchers(&objects);
         }
     }
@@ -304,7 +306,8 @@ impl Assembler {
 
     fn watch_nodes(&mut self, key: CacheKey, scope: Scope) {
         let collection = Collection {
-            api: Api::<api::Node>::all(self.client.clone()),
+            client: self.client.clone(),
+            api: self.client.all(),
             name: match &scope.labels {
                 Some(labels) => format!("nodes with {labels}"),
                 None => "nodes".into(),
@@ -355,7 +358,8 @@ impl Assembler {
             }
             // One name only, so that a Role can grant it by resourceNames.
             let collection = Collection {
-                api: Api::<core::Secret>::namespaced(self.client.clone(), &self.namespace),
+                client: self.client.clone(),
+                api: self.client.in_namespace(&self.namespace),
                 name: format!("secret {name} in namespace {}", self.namespace),
                 labels: None,
                 fields: Some(format!("metadata.name={name}")),
@@ -366,8 +370,8 @@ impl Assembler {
 
     /// Puts the current objects into force, if all that are needed were received.
     fn update_intent(&mut self) {
-        let mut needed =
-            vec![CacheKey::Configurations, CacheKey::Peers, CacheKey::Filters, CacheKey::OwnNode];
+        let mut needed: Vec<_> = ObjectKind::wishes().map(CacheKey::Wishes).collect();
+        needed.push(CacheKey::OwnNode);
         // Without any BGPConfiguration the needed Nodes are unknown; then that is reported.
         needed.extend(self.scopes.keys().cloned());
         let secrets = self.caches.iter().filter(|(key, _)| matches!(key, CacheKey::Secret(_)));
@@ -451,7 +455,7 @@ impl Assembler {
 
     /// Returns whether the API server has no BGPConfiguration.
     fn lacks_configuration(&self) -> bool {
-        let cache = self.caches.get(&CacheKey::Configurations);
+        let cache = self.caches.get(&CONFIGURATIONS);
         cache.is_some_and(|cache| cache.listed && !cache.entries.contains_key(CONFIGURATION_NAME))
     }
 
@@ -535,7 +539,7 @@ fn unreadable_secret(key: &CacheKey, cache: &Cache) -> Option<UnusableObject> {
 fn needed_secrets(objects: &[Object], labels: &BTreeMap<String, String>) -> BTreeSet<String> {
     let mut found = Vec::new();
     let peers = objects.iter().filter_map(|object| match &object.content {
-        Content::Peer(spec) => Some(spec),
+        Content::Wish(Spec::BGPPeer(spec)) => Some(spec),
         _ => None,
     });
     peers

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::generations;
 use super::scope::Scope;
 use super::unusable::UnusableObject;
-use crate::api::{BGPConfigurationSpec, ObjectKind, ObjectRef};
+use crate::api::{BGPConfigurationSpec, ObjectKind, ObjectRef, Spec};
 use crate::backoff::{Backoff, jittered};
 use crate::store::accept::{self, Accepted, Converted, Current};
 use crate::store::check::{self, Content, Object};
@@ -120,7 +120,7 @@ impl InForce {
     pub fn default_configuration(&self) -> Option<Object> {
         let defaults = BGPConfigurationSpec::default();
         let has_another = accept::configuration(self.objects()).is_some_and(|spec| *spec != defaults);
-        let content = Content::Configuration(Arc::new(defaults));
+        let content = Content::Wish(Spec::BGPConfiguration(Arc::new(defaults)));
         (!has_another).then(|| Object {
             name: check::CONFIGURATION_NAME.into(),
             generation: None,
