@@ -5,6 +5,7 @@ pub mod apiserver;
 pub mod backoff;
 pub mod cli;
 pub mod cni;
+pub mod dataplane;
 pub mod disk;
 pub mod intent;
 pub mod kernel;

@@ -235,6 +235,43 @@ pub struct BestRoute {
     pub peer: IpAddr,
 }
 
+/// The present best path to a prefix whose best path changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BestChange {
+    /// The destination.
+    pub prefix: Prefix,
+    /// The best path; `None`: there is none any more, or this speaker originates the prefix.
+    pub route: Option<BestRoute>,
+}
+
+impl BestChange {
+    /// Returns the change of a prefix to `route`.
+    pub fn new(prefix: Prefix, route: Option<BestRoute>) -> Self {
+        Self { prefix, route }
+    }
+}
+
+/// Changes of best paths that a subscriber has not read before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BestChanges {
+    /// The changes, at most one for a prefix, in no particular order.
+    pub changes: Vec<BestChange>,
+    /// There are more: read again.
+    pub more: bool,
+    /// Every peer has sent its End-of-RIB, or the time to wait for it is over. Once there are no more changes, routes that
+    /// were not among them may be deleted.
+    pub synced: bool,
+}
+
+impl BestChanges {
+    /// Returns these changes.
+    pub fn new(changes: Vec<BestChange>, more: bool, synced: bool) -> Self {
+        Self { changes, more, synced }
+    }
+}
+
 impl BestRoute {
     /// Returns the best path to `prefix`, learned from `peer`.
     pub fn new(prefix: Prefix, next_hop: IpAddr, peer: IpAddr) -> Self {

@@ -1,11 +1,13 @@
 //! The driver with real sockets, on ephemeral ports of the loopback interface.
 #![allow(clippy::disallowed_methods, reason = "a test of the driver has sockets and a clock")]
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use futures::FutureExt;
 use heliograph_bgp::io::{Handle, Options, StartError, Stop, start};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::wire::{self, Capability, Codec, Family, Framer, Message, Open, Prefix, Update};
@@ -116,6 +118,47 @@ async fn two_speakers_exchange_routes() {
     let routes = one.best_routes().await.expect("it runs").routes;
     assert_eq!((routes[0].next_hop, routes[0].peer), (host(12).into(), host(12).into()));
     until(&one, "in sync", async |h| h.best_routes().await.expect("it runs").synced).await;
+}
+
+/// A subscription returns what the best routes are and become, whether its calls are waited for or dropped.
+#[tokio::test]
+async fn a_subscription_follows_the_best_routes() {
+    let (one, two) = pair(91, 92).await;
+    let mut subscription = one.subscribe();
+    let mut table = BTreeMap::new();
+    let networks =
+        |count: u32| -> Vec<Network> { (1000..1000 + count).map(|n| Network::new(prefix(n))).collect() };
+    for count in [25_u32, 3, 40] {
+        two.set_config(two_config(&one, networks(count))).await.expect("valid");
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            assert!(Instant::now() < deadline, "{} of {count} routes", table.len());
+            let _ = tokio::time::timeout(Duration::from_millis(20), subscription.changed()).await;
+            // A call that is dropped before its answer is there.
+            let _ = subscription.best_changes(7).now_or_never();
+            let news = subscription.best_changes(7).await.expect("it runs");
+            assert!(news.changes.len() <= 7);
+            for change in news.changes {
+                match change.route {
+                    Some(route) => drop(table.insert(change.prefix, route)),
+                    None => drop(table.remove(&change.prefix)),
+                }
+            }
+            if table.len() == count as usize && !news.more {
+                break;
+            }
+        }
+        let best = one.best_routes().await.expect("it runs");
+        assert_eq!(table.values().copied().collect::<Vec<_>>(), best.routes);
+    }
+    one.stop(Stop::Silent).await;
+    while subscription.changed().await.is_ok() {}
+    assert!(subscription.best_changes(7).await.is_err());
+}
+
+/// Returns the configuration of host 92 with these networks.
+fn two_config(one: &Handle, networks: Vec<Network>) -> Config {
+    config(92, vec![neighbor(92, one.listening()[0])]).networks(networks)
 }
 
 /// RFC 4724 §4.2: routes stay after a connection that ends without a NOTIFICATION.

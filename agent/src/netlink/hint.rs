@@ -6,8 +6,10 @@ use std::net::IpAddr;
 /// A notice that another program, or the kernel itself, changed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
-    /// Anything may have changed: notifications were lost, or it is time to read everything again.
+    /// Anything may have changed: notifications were lost.
     Everything,
+    /// It is time for the periodic check of what can change without a notification.
+    Periodic,
     /// Another program changed a route of the main table with Heliograph's protocol number.
     OwnRoute {
         /// The prefix of the route.
@@ -31,8 +33,13 @@ pub enum Hint {
     },
     /// A policy rule was added or removed.
     Rule,
-    /// Another program changed Heliograph's nftables table.
-    Table,
+    /// nf_tables changed.
+    Nftables {
+        /// The generation after the change; `None` if notifications were lost.
+        generation: Option<u32>,
+        /// Set if another program changed Heliograph's table.
+        ours: bool,
+    },
 }
 
 /// A change of a foreign route.

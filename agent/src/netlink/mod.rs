@@ -3,3 +3,6 @@
 
 pub mod error;
 pub mod hint;
+
+pub use error::{Cause, KernelError, KernelResult};
+pub use hint::Hint;

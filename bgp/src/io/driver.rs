@@ -17,9 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::bfd::BfdClient;
+use super::subscription::{MAX_CHANGES, Reader};
 use super::{BestRoutes, Command, StartError, Stop, protect, socket};
 use crate::hash::Map;
-use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker};
+use crate::report::BestChanges;
+use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker, SubscriberId};
 use crate::{Config, ConfigError};
 
 /// Octets read from one socket before others get their turn.
@@ -68,6 +70,7 @@ pub(super) struct Driver {
     /// Bytes to be written.
     chunk: BytesMut,
     bfd: BfdClient,
+    subscribers: Vec<(Reader, SubscriberId)>,
 }
 
 impl Driver {
@@ -88,6 +91,7 @@ impl Driver {
             listeners,
             chunk: BytesMut::new(),
             bfd: BfdClient::default(),
+            subscribers: Vec::new(),
         })
     }
 
@@ -104,6 +108,7 @@ impl Driver {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut accepted = self.listeners.accept_all();
         loop {
+            self.forget_subscribers();
             self.settle();
             self.bfd.apply().await;
             let deadline = self.speaker.next_deadline();
@@ -172,8 +177,31 @@ impl Driver {
                 let routes = self.speaker.best_routes();
                 drop(reply.send(BestRoutes { routes, synced: self.speaker.synced() }));
             }
+            Command::BestChanges(reader, limit, reply) => drop(reply.send(self.best_changes(reader, limit))),
             Command::Stop(..) => unreachable!("handled where the loop can end"),
         }
+    }
+
+    /// Returns changes for a subscription, which subscribes with its first call.
+    fn best_changes(&mut self, reader: Reader, limit: usize) -> BestChanges {
+        let present = self.subscribers.iter().find(|(other, _)| *other == reader).map(|(_, id)| *id);
+        let id = present.unwrap_or_else(|| {
+            let id = self.speaker.subscribe();
+            self.subscribers.push((reader, id));
+            id
+        });
+        self.speaker.best_changes(id, limit.min(MAX_CHANGES))
+    }
+
+    /// Removes the subscribers whose subscriptions were dropped.
+    fn forget_subscribers(&mut self) {
+        let speaker = &mut self.speaker;
+        self.subscribers.retain(|(reader, id)| {
+            if reader.is_gone() {
+                speaker.unsubscribe(*id);
+            }
+            !reader.is_gone()
+        });
     }
 
     /// Lets timers expire, after reading what waits: a peer whose KEEPALIVE lies in our socket is not silent.

@@ -13,13 +13,15 @@ mod bfd;
 mod driver;
 mod protect;
 mod socket;
+mod subscription;
 
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::report::{BestRoute, PathReport, SessionReport};
+pub use self::subscription::Subscription;
+use crate::report::{BestChanges, BestRoute, PathReport, SessionReport};
 use crate::setters::setters;
 use crate::{Config, ConfigError};
 
@@ -99,7 +101,7 @@ impl BestRoutes {
     }
 }
 
-/// A running speaker. When the last clone is dropped the speaker stops as with [`Stop::Silent`].
+/// A running speaker. When the last clone is dropped, and no [`Subscription`] is left, the speaker stops as with [`Stop::Silent`].
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
@@ -131,6 +133,7 @@ enum Command {
     Sessions(oneshot::Sender<Vec<SessionReport>>),
     Paths(oneshot::Sender<Vec<PathReport>>),
     BestRoutes(oneshot::Sender<BestRoutes>),
+    BestChanges(subscription::Reader, usize, oneshot::Sender<BestChanges>),
     Stop(Stop, String, oneshot::Sender<()>),
 }
 
@@ -180,6 +183,12 @@ impl Handle {
     /// The speaker has ended.
     pub async fn best_routes(&self) -> Result<BestRoutes, Stopped> {
         self.request(Command::BestRoutes).await
+    }
+
+    /// Subscribes to the best routes learned from peers: the subscriber reads what has changed since it last did, a bounded
+    /// number at a time, and begins with all. Each subscription costs two bits for each prefix until it is dropped.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription::new(self)
     }
 
     /// Returns a counter that changes when a session is established or ends, or best routes change. Several changes may

@@ -26,6 +26,7 @@ mod pending;
 mod reason;
 mod report;
 mod sources;
+mod subscribers;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 
 use crate::config::{Filter, Network, NextHopMode};
+use crate::report::BestChange;
 use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
 use adj_rib_out::Encoded;
@@ -47,10 +49,12 @@ use group::Exporter;
 use intern::{Interned, Interner};
 use neighbors::{GroupId, Neighbors};
 use pack::Output;
+use subscribers::Subscribers;
 use table::{Path, PathAttributes, Slot, Source, Table};
 
 pub use best::Step;
 pub use reason::{Comparison, PathReason, PolicyRejection, RejectReason, Rejection, WithheldReason};
+pub use subscribers::SubscriberId;
 pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 
 /// All tables of one speaker.
@@ -65,6 +69,7 @@ pub(crate) struct Rib {
     groups: PerFamily<BTreeMap<GroupId, UpdateGroup>>,
     attributes: Interner<PathAttributes>,
     encoded: Interner<Encoded>,
+    subscribers: Subscribers,
     changed: bool,
     others_changed: bool,
 }
@@ -81,6 +86,7 @@ impl Rib {
             groups: PerFamily::default(),
             attributes: Interner::new(),
             encoded: Interner::new(),
+            subscribers: Subscribers::default(),
             changed: false,
             others_changed: false,
         }
@@ -383,6 +389,21 @@ impl Rib {
         self.neighbors.get(id).map_or(0, |neighbor| neighbor.inbound[family].paths)
     }
 
+    /// Adds a subscriber to the best routes.
+    pub(crate) fn subscribe(&mut self) -> SubscriberId {
+        self.subscribers.add()
+    }
+
+    /// Removes a subscriber.
+    pub(crate) fn unsubscribe(&mut self, id: SubscriberId) {
+        self.subscribers.remove(id, &mut self.tables);
+    }
+
+    /// Returns at most `limit` changes of best routes that a subscriber has not read, and whether there are more.
+    pub(crate) fn best_changes(&mut self, id: SubscriberId, limit: usize) -> (Vec<BestChange>, bool) {
+        self.subscribers.read(id, limit, &mut self.tables, &self.neighbors)
+    }
+
     /// Returns whether the tables hold nothing: no path, nothing pending, no slot.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
@@ -441,11 +462,25 @@ impl Rib {
         };
         if !same {
             self.changed = true;
+            self.mark_subscribers(family, slot, before.as_ref());
             self.update_groups(family, slot);
         } else {
             self.update_groups_with_others(family, slot);
         }
         self.tables[family].reap(slot);
+    }
+
+    /// Makes a prefix pending for the subscribers if its best path differs from `before` in what they are given.
+    fn mark_subscribers(&mut self, family: Family, slot: Slot, before: Option<&Path>) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let route = |path: &Path| Some((self.neighbors.peer_id(path.source)?, path.shared.next_hop?.address));
+        let entry = self.tables[family].entry_mut(slot);
+        let now = entry.best().and_then(route);
+        if now != before.and_then(route) {
+            self.subscribers.mark(family, slot, now.is_some(), &mut entry.references);
+        }
     }
 
     /// Updates the advertisement of a prefix in each group.

@@ -7,7 +7,7 @@ use super::best::{self, Candidate};
 use super::family::FAMILIES;
 use super::reason::{Comparison, Facts, PathReason, PolicyRejection, RejectReason, Rejection};
 use super::table::{Entry, Path};
-use super::{Peer, PeerId, Rib, Withheld};
+use super::{Neighbors, Peer, PeerId, Rib, Withheld};
 use crate::config::Filter;
 use crate::report::{BestRoute, PathReport};
 use crate::wire::{AsPath, Segment};
@@ -16,14 +16,8 @@ impl Rib {
     /// Returns the best paths that were learned, sorted by prefix. Originated networks are not among them.
     pub(crate) fn best_routes(&self) -> Vec<BestRoute> {
         let entries = FAMILIES.into_iter().flat_map(|family| self.tables[family].occupied());
-        let mut routes: Vec<BestRoute> = entries
-            .filter_map(|(_, entry)| {
-                let path = entry.best()?;
-                let peer = self.neighbors.peer(path.source)?.address;
-                let next_hop = path.shared.next_hop?.address;
-                Some(BestRoute { prefix: entry.prefix, next_hop, peer })
-            })
-            .collect();
+        let mut routes: Vec<BestRoute> =
+            entries.filter_map(|(_, entry)| best_route(entry, &self.neighbors)).collect();
         routes.sort_unstable();
         routes
     }
@@ -112,6 +106,14 @@ impl Rib {
         };
         Rejection { reason, facts: Box::new(facts) }
     }
+}
+
+/// Returns the best path to a prefix; `None` if there is none, or it is originated.
+pub(crate) fn best_route(entry: &Entry, neighbors: &Neighbors) -> Option<BestRoute> {
+    let path = entry.best()?;
+    let peer = neighbors.peer(path.source)?.address;
+    let next_hop = path.shared.next_hop?.address;
+    Some(BestRoute { prefix: entry.prefix, next_hop, peer })
 }
 
 /// Compares an eligible path with the best of the others if it is the best, else with a better one.

@@ -23,7 +23,10 @@ use self::refresh::RefreshState;
 use self::sync::Sync;
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::hash::Map;
-use crate::report::{BestRoute, PathReport, SessionReason, SessionReport, SessionState, Warning};
+use crate::report::{
+    BestChanges, BestRoute, PathReport, SessionReason, SessionReport, SessionState, Warning,
+};
+pub use crate::rib::SubscriberId;
 use crate::rib::{self, PeerId, Rib};
 pub use crate::session::ConnId;
 use crate::session::{Context, History, Negotiated, Output, Session};
@@ -350,6 +353,26 @@ impl Speaker {
     /// Returns the best learned routes, sorted by prefix.
     pub fn best_routes(&self) -> Vec<BestRoute> {
         self.rib.best_routes()
+    }
+
+    /// Adds a subscriber to the best routes, for [`Speaker::best_changes`]. It costs two bits for each prefix, and nothing
+    /// for each change.
+    pub fn subscribe(&mut self) -> SubscriberId {
+        self.rib.subscribe()
+    }
+
+    /// Returns at most `limit` best routes that have changed since the subscriber's last call, each as it is now. A new
+    /// subscriber begins with all of them: one that applies what is returned has [`Speaker::best_routes`] whenever there is
+    /// nothing more. Withdrawals are returned for prefixes only whose route it was given. [`Event::RoutesChanged`] is the
+    /// hint to call again.
+    pub fn best_changes(&mut self, subscriber: SubscriberId, limit: usize) -> BestChanges {
+        let (changes, more) = self.rib.best_changes(subscriber, limit.max(1));
+        BestChanges { changes, more, synced: self.synced() }
+    }
+
+    /// Removes a subscriber.
+    pub fn unsubscribe(&mut self, subscriber: SubscriberId) {
+        self.rib.unsubscribe(subscriber);
     }
 
     /// Returns all paths, sorted by prefix, each with its reason.

@@ -11,6 +11,7 @@ mod next_hop;
 mod outbound;
 mod random;
 mod scale;
+mod subscribers;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::model::{LLGR_STALE, Model, NO_LLGR, Received};
+use super::subscribers::Reader;
 use super::*;
 use crate::config::PrefixRange;
 use crate::rib::best::{self, Candidate};
@@ -47,6 +48,9 @@ enum Op {
     Networks(Vec<(&'static str, bool)>),
     Refresh(u8, Family),
     Pull(u8, usize),
+    Subscribe,
+    Unsubscribe(usize),
+    Read(usize, usize),
 }
 
 /// Returns the peers: two of each kind, the external ones in two ASes, the last one over IPv6. One of each kind has the
@@ -167,6 +171,9 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         1 => (number(), family()).prop_map(|(n, family)| Op::Refresh(n, family)),
         6 => (number(), 1..300_usize).prop_map(|(n, limit)| Op::Pull(n, limit)),
+        1 => Just(Op::Subscribe),
+        1 => any::<usize>().prop_map(Op::Unsubscribe),
+        6 => (any::<usize>(), 1..5_usize).prop_map(|(which, limit)| Op::Read(which, limit)),
     ]
 }
 
@@ -195,6 +202,7 @@ struct World {
     rib: Rib,
     model: Model,
     receivers: BTreeMap<u8, Receiver>,
+    readers: Vec<Reader>,
     refreshed: bool,
 }
 
@@ -202,7 +210,7 @@ impl World {
     fn new() -> Self {
         let model = Model { peers: peers(), ..Model::default() };
         let receivers = model.peers.iter().map(|(n, peer)| (*n, receiver(peer))).collect();
-        let mut world = Self { rib: rib(), model, receivers, refreshed: false };
+        let mut world = Self { rib: rib(), model, receivers, readers: Vec::new(), refreshed: false };
         for n in peers().into_keys().filter(|n| n % 2 == 1) {
             world.apply(Op::Up(n));
         }
@@ -210,7 +218,7 @@ impl World {
     }
 
     fn apply(&mut self, op: Op) {
-        let Self { rib, model, receivers, refreshed } = self;
+        let Self { rib, model, receivers, readers, refreshed } = self;
         match op {
             Op::Advertise { n, prefixes, path_id, attributes, via: which } => {
                 let mut update = Update { attributes: Some(attributes.clone()), ..Update::default() };
@@ -288,6 +296,19 @@ impl World {
                     receiver.pull(rib, n, limit);
                 }
             }
+            Op::Subscribe => readers.push(Reader::new(rib)),
+            Op::Unsubscribe(which) => {
+                if !readers.is_empty() {
+                    let reader = readers.swap_remove(which % readers.len());
+                    rib.unsubscribe(reader.id());
+                }
+            }
+            Op::Read(which, limit) => {
+                let count = readers.len().max(1);
+                if let Some(reader) = readers.get_mut(which % count) {
+                    reader.read(rib, limit);
+                }
+            }
         }
     }
 
@@ -308,8 +329,9 @@ impl World {
         assert_eq!(bests, best.len());
     }
 
-    /// Checks what every peer has when nothing is pending.
+    /// Checks what every peer and subscriber has when nothing is pending.
     fn check_receivers(&mut self) {
+        self.readers.iter_mut().for_each(|reader| reader.finish(&mut self.rib));
         for (n, receiver) in &mut self.receivers {
             receiver.drain(&mut self.rib, *n);
             assert_eq!(receiver.routes, self.model.export(*n), "peer {n}");
