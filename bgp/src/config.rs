@@ -3,6 +3,7 @@
 //! Every type is `#[non_exhaustive]`, so that a new field breaks no caller. A value is made by its `new` or `default`,
 //! and each field has a setter of the same name that takes and returns the value. Fields can also be assigned.
 
+mod change;
 mod setters;
 
 use std::fmt;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use crate::bfd;
 use crate::policy::{Community, Policy};
 use crate::wire::{Attributes, Family, MAX_STALE_TIME, Prefix, Role, is_host};
+
+pub(crate) use self::change::{ConfigChange, InForce};
 
 /// The most octets of communities in a [`Network`]: they and the rest of an UPDATE fit in a message of 4096 octets, the
 /// longest without RFC 8654.

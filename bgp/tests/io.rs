@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use heliograph_bgp::io::{Handle, Options, StartError, Stop, start};
+use heliograph_bgp::io::{Handle, Options, SetConfigError, StartError, Stop, start, start_thread};
 use heliograph_bgp::report::{SessionReport, SessionState};
 use heliograph_bgp::wire::{self, Capability, Codec, Family, Framer, Message, Open, Prefix, Update};
 use heliograph_bgp::{
@@ -159,6 +159,48 @@ async fn a_subscription_follows_the_best_routes() {
 /// Returns the configuration of host 92 with these networks.
 fn two_config(one: &Handle, networks: Vec<Network>) -> Config {
     config(92, vec![neighbor(92, one.listening()[0])]).networks(networks)
+}
+
+/// The pages together are all paths, in the order of their prefixes.
+#[tokio::test]
+async fn paths_come_in_pages() {
+    let (one, _) = speaker(93).await;
+    let networks = (0..40_000).rev().map(|n| Network::new(prefix(n)));
+    one.set_config(config(93, Vec::new()).networks(networks)).await.expect("valid");
+    let mut pages = one.path_pages(None);
+    let mut read = Vec::new();
+    while let Some(page) = pages.next(1000).await.expect("it runs") {
+        assert!((1..=1000).contains(&page.len()), "{}", page.len());
+        read.extend(page.into_iter().map(|path| path.prefix));
+    }
+    assert!(read.iter().copied().eq((0..40_000).map(prefix)));
+    // Those within a prefix, and those to it.
+    let within: Prefix = "10.1.0.0/16".parse().expect("a prefix");
+    let page = one.path_pages(within).next(1000).await.expect("it runs").expect("a page");
+    assert!(page.iter().map(|path| path.prefix).eq((256..512).map(prefix)));
+    assert_eq!(one.paths_to(within).await.expect("it runs"), []);
+    assert_eq!(one.paths_to(prefix(300)).await.expect("it runs"), page[44..45]);
+}
+
+/// Changes follow one another, also when nobody waits for the first.
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_is_made() {
+    let options = Options::default().listen([SocketAddr::new(host(94).into(), 0)]);
+    let one = start_thread(config(94, Vec::new()), options).await.expect("it starts");
+    let networks = (0..10_000).map(|n| Network::new(prefix(n)));
+    let first = config(94, vec![manual(1)]).networks(networks.clone());
+    assert!(one.set_config(first.clone()).now_or_never().is_none());
+    assert_eq!(*one.config(), first);
+    one.set_config(config(94, vec![manual(2)]).networks(networks.skip(1))).await.expect("valid");
+    let sessions = one.sessions().await.expect("it runs");
+    assert!(sessions.iter().map(|session| session.address).eq([IpAddr::from(host(2))]));
+    let paths = one.paths().await.expect("it runs");
+    assert!(paths.iter().map(|path| path.prefix).eq((1..10_000).map(prefix)));
+    let invalid = one.set_config(config(94, vec![manual(2), manual(2)])).await;
+    assert!(matches!(invalid, Err(SetConfigError::Config(_))), "{invalid:?}");
+    one.clone().stop(Stop::Silent).await;
+    let stopped = one.set_config(config(94, Vec::new())).await;
+    assert!(matches!(stopped, Err(SetConfigError::Stopped(_))), "{stopped:?}");
 }
 
 /// RFC 4724 §4.2: routes stay after a connection that ends without a NOTIFICATION.

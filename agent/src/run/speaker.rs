@@ -1,6 +1,8 @@
-//! The BGP speaker of an agent: started when it is first needed, reconfigured, and restarted if its port changes.
+//! The BGP speaker of an agent: started when it is first needed, reconfigured, and restarted if its port changes. It runs on
+//! a thread of its own, so that neither it nor the agent waits for the other.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use heliograph_bgp::Config;
 use heliograph_bgp::io::{self, BestRoutes, Handle, Options, SetConfigError, StartError, Stop};
@@ -41,6 +43,8 @@ pub fn absent_addresses(snapshot: &Snapshot, node: &str) -> Vec<IpAddr> {
 #[derive(Debug, Default)]
 pub struct AgentSpeaker {
     running: Option<Running>,
+    /// The handle of the running speaker, for other threads.
+    handle: watch::Sender<Option<Handle>>,
     problem: Option<String>,
     /// A speaker ran before and ended by itself: the next one is a restart.
     ended: bool,
@@ -51,7 +55,6 @@ struct Running {
     handle: Handle,
     changes: watch::Receiver<u64>,
     listen: Vec<SocketAddr>,
-    config: Config,
 }
 
 impl AgentSpeaker {
@@ -75,30 +78,33 @@ impl AgentSpeaker {
         listen: Vec<SocketAddr>,
         restarting: bool,
     ) -> Result<(), StartError> {
-        let Some(running) = &mut self.running else {
-            self.running = Some(Running::start(config, listen, restarting || self.ended).await?);
-            self.problem = None;
+        self.problem = None;
+        let Some(running) = &self.running else {
+            let config = Arc::new(config.clone());
+            let started = Running::start(config, listen, restarting || self.ended).await?;
+            self.set_running(started);
             return Ok(());
         };
-        self.problem = None;
+        let handle = running.handle.clone();
         // A node that was removed from the intent has no addresses: the speaker keeps listening where it did.
         if running.listen != listen && !listen.is_empty() {
             // Silent, and restarting: peers keep the routes meanwhile (RFC 4724).
-            let former = (running.config.clone(), running.listen.clone());
-            running.handle.clone().stop(Stop::Silent).await;
-            match Running::start(config, listen, true).await {
-                Ok(started) => self.running = Some(started),
+            let former = (handle.config(), running.listen.clone());
+            handle.stop(Stop::Silent).await;
+            let started = match Running::start(Arc::new(config.clone()), listen, true).await {
+                Ok(started) => started,
                 Err(error) => {
                     self.problem = Some(error.to_string());
                     let (config, listen) = former;
-                    self.running = Some(Running::start(&config, listen, true).await?);
+                    Running::start(config, listen, true).await?
                 }
-            }
+            };
+            self.set_running(started);
             return Ok(());
         }
-        if running.config != *config {
-            match running.handle.set_config(config.clone()).await {
-                Ok(()) => running.config = config.clone(),
+        if *handle.config() != *config {
+            match handle.set_config(config.clone()).await {
+                Ok(()) => {}
                 Err(SetConfigError::Stopped(_)) => self.note_end(),
                 Err(error) => {
                     self.problem = Some(format!("the BGP speaker keeps its former configuration: {error}"))
@@ -106,6 +112,17 @@ impl AgentSpeaker {
             }
         }
         Ok(())
+    }
+
+    /// Returns the handle of the running speaker, for other threads: another one when the speaker was started again.
+    #[allow(dead_code, reason = "the forwarding thread will use it")]
+    pub fn handles(&self) -> watch::Receiver<Option<Handle>> {
+        self.handle.subscribe()
+    }
+
+    fn set_running(&mut self, running: Running) {
+        self.handle.send_replace(Some(running.handle.clone()));
+        self.running = Some(running);
     }
 
     /// Waits until sessions or routes may have changed, for ever without a speaker.
@@ -116,12 +133,13 @@ impl AgentSpeaker {
         }
     }
 
-    /// Notes that the speaker ended by itself, which happens only after a panic in its task; [`Self::apply`] starts another.
+    /// Notes that the speaker ended by itself, which happens only after a panic in its thread; [`Self::apply`] starts another.
     fn note_end(&mut self) {
         tracing::error!(
             "the BGP speaker has stopped by itself and is started again: please report this as a bug"
         );
         self.running = None;
+        self.handle.send_replace(None);
         self.ended = true;
         self.problem = Some("the BGP speaker has stopped by itself: it is started again".into());
     }
@@ -153,22 +171,28 @@ impl AgentSpeaker {
     /// Stops the speaker, if there is one.
     pub async fn stop(&mut self, how: Stop) {
         if let Some(running) = self.running.take() {
+            self.handle.send_replace(None);
             running.handle.stop(how).await;
         }
     }
 }
 
 impl Running {
-    async fn start(config: &Config, listen: Vec<SocketAddr>, restarting: bool) -> Result<Self, StartError> {
+    async fn start(
+        config: Arc<Config>,
+        listen: Vec<SocketAddr>,
+        restarting: bool,
+    ) -> Result<Self, StartError> {
         let options = Options::default().listen(listen.clone()).restarting(restarting);
-        let handle = io::start(config.clone(), options).await?;
+        let (asn, router_id) = (config.asn, config.router_id);
+        let handle = io::start_thread(config, options).await?;
         tracing::info!(
-            asn = config.asn,
-            router_id = %config.router_id,
+            asn,
+            %router_id,
             restarting,
             "BGP speaker listens on {}",
             listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
         );
-        Ok(Self { changes: handle.changes(), handle, listen, config: config.clone() })
+        Ok(Self { changes: handle.changes(), handle, listen })
     }
 }

@@ -13,16 +13,17 @@ use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable, Aborted, FutureExt};
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::bfd::BfdClient;
 use super::subscription::{MAX_CHANGES, Reader};
-use super::{BestRoutes, Command, StartError, Stop, protect, socket};
+use super::{Command, StartError, Stop, protect, socket};
+use crate::config::ConfigChange;
 use crate::hash::Map;
-use crate::report::BestChanges;
+use crate::report::{BestChanges, PathReport, SessionReport};
 use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker, SubscriberId};
-use crate::{Config, ConfigError};
+use crate::{Config, ConfigError, Prefix};
 
 /// Octets read from one socket before others get their turn.
 const READ_CHUNK: usize = 64 * 1024;
@@ -31,6 +32,10 @@ const WRITE_CHUNK: usize = 64 * 1024;
 /// The number of times that sockets are read before anything is written. Many small messages of one peer, or of many
 /// peers at once, then result in few large writes.
 const GATHERING: usize = 4;
+/// The time that one kind of work takes at most before others get their turn, unless one step of it takes longer.
+const SLICE: Duration = Duration::from_millis(3);
+/// Longer than it takes to read what waits before timers expire.
+const EXPIRING: Duration = Duration::from_millis(200);
 /// The time for closing connections to send their last bytes when the speaker stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -71,6 +76,12 @@ pub(super) struct Driver {
     chunk: BytesMut,
     bfd: BfdClient,
     subscribers: Vec<(Reader, SubscriberId)>,
+    /// Changes of the configuration that wait for the one before.
+    changes: VecDeque<(Box<ConfigChange>, oneshot::Sender<()>)>,
+    /// The caller that waits for the change that is being applied.
+    changing: Option<oneshot::Sender<()>>,
+    /// There is more to write at once.
+    unwritten: bool,
 }
 
 impl Driver {
@@ -92,6 +103,9 @@ impl Driver {
             chunk: BytesMut::new(),
             bfd: BfdClient::default(),
             subscribers: Vec::new(),
+            changes: VecDeque::new(),
+            changing: None,
+            unwritten: false,
         })
     }
 
@@ -109,8 +123,10 @@ impl Driver {
         let mut accepted = self.listeners.accept_all();
         loop {
             self.forget_subscribers();
+            self.work();
             self.settle();
-            self.bfd.apply().await;
+            self.bfd.apply();
+            let busy = self.unwritten || self.speaker.has_work();
             let deadline = self.speaker.next_deadline();
             let bfd_retry = self.bfd.deadline();
             tokio::select! {
@@ -121,7 +137,7 @@ impl Driver {
                         let _ = done.send(());
                         return;
                     }
-                    Some(command) => self.command(command).await,
+                    Some(command) => self.command(command),
                     // Without a handle there is no command: stop as for a restart.
                     None => return self.stop(Stop::Silent, "").await,
                 },
@@ -132,54 +148,98 @@ impl Driver {
                 }
                 () = sleep_until(deadline) => self.expire().await,
                 event = self.bfd.next() => {
-                    // A connection that the peer has closed may be its restart, which silences its BFD too: read first.
-                    self.catch_up().await;
-                    BfdClient::deliver(event, &mut self.speaker);
-                    self.changed.send_modify(|count| *count += 1);
+                    if let Some(event) = event {
+                        // A connection that the peer has closed may be its restart, which silences its BFD too: read first.
+                        let conns = BfdClient::neighbor(&event).map(|address| self.speaker.connections(address));
+                        self.catch_up(conns.unwrap_or_default()).await;
+                        BfdClient::deliver(&event, &mut self.speaker);
+                        self.changed.send_modify(|count| *count += 1);
+                    }
                 }
                 () = sleep_until(bfd_retry) => {}
+                () = tokio::task::yield_now(), if busy => {}
             }
         }
     }
 
     /// Takes in what else has become ready by now. Never waits for anything to come.
     async fn gather(&mut self) {
+        let until = Instant::now() + SLICE;
         for _ in 0..GATHERING {
             // Lets the runtime look at the sockets.
             tokio::task::yield_now().await;
             let mut left = self.connections.len();
             let mut any = false;
             while left > 0
+                && Instant::now() < until
                 && let Some(Some(ready)) = self.waits.next().now_or_never()
             {
                 self.ready(ready);
                 left -= 1;
                 any = true;
             }
-            if !any {
+            if !any || Instant::now() >= until {
                 return;
             }
         }
     }
 
-    async fn command(&mut self, command: Command) {
-        let now = Instant::now();
+    /// Does some of what would take too long in one go.
+    fn work(&mut self) {
+        let until = Instant::now() + SLICE;
+        while Instant::now() < until {
+            if !self.speaker.is_changing() {
+                if let Some(reply) = self.changing.take() {
+                    let _ = reply.send(());
+                }
+                if let Some((change, reply)) = self.changes.pop_front() {
+                    self.speaker.begin_change(Instant::now(), *change);
+                    self.changing = Some(reply);
+                }
+            }
+            if !self.speaker.work(Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
         // A caller that has gone away needs no answer, so a failed send is dropped.
         match command {
-            Command::SetConfig(config, reply) => drop(reply.send(self.speaker.set_config(now, config))),
-            Command::Sessions(reply) => {
-                let mut sessions = self.speaker.sessions(now);
-                self.bfd.report(&mut sessions).await;
-                drop(reply.send(sessions));
-            }
-            Command::Paths(reply) => drop(reply.send(self.speaker.paths())),
-            Command::BestRoutes(reply) => {
-                let routes = self.speaker.best_routes();
-                drop(reply.send(BestRoutes { routes, synced: self.speaker.synced() }));
-            }
+            Command::Change(change, reply) => self.changes.push_back((change, reply)),
+            Command::Sessions(after, reply) => drop(reply.send(self.sessions(after))),
+            Command::Bfd(reply) => drop(reply.send(self.bfd.reporter())),
+            Command::Paths(prefixes, limit, reply) => drop(reply.send(self.paths(&prefixes, limit))),
+            Command::Scan(scan, from, reply) => drop(reply.send(self.speaker.scan(&scan, from))),
             Command::BestChanges(reader, limit, reply) => drop(reply.send(self.best_changes(reader, limit))),
             Command::Stop(..) => unreachable!("handled where the loop can end"),
         }
+    }
+
+    /// Returns the sessions after that of a neighbor, as many as there is time for, and at least one if there are any.
+    fn sessions(&self, after: Option<IpAddr>) -> Vec<SessionReport> {
+        let (now, mut sessions) = (Instant::now(), Vec::new());
+        let mut last = after;
+        while let Some(session) = self.speaker.session_after(now, last) {
+            last = Some(session.address);
+            sessions.push(session);
+            if now.elapsed() >= SLICE {
+                break;
+            }
+        }
+        sessions
+    }
+
+    /// Returns the paths to these prefixes until there are `limit` or time is up, and how many prefixes these are.
+    fn paths(&self, prefixes: &[Prefix], limit: usize) -> (Vec<PathReport>, usize) {
+        let (start, mut paths) = (Instant::now(), Vec::new());
+        for (count, prefix) in (1..).zip(prefixes) {
+            paths.extend(self.speaker.paths_to(prefix));
+            if paths.len() >= limit || start.elapsed() >= SLICE {
+                return (paths, count);
+            }
+        }
+        (paths, prefixes.len())
     }
 
     /// Returns changes for a subscription, which subscribes with its first call.
@@ -206,14 +266,18 @@ impl Driver {
 
     /// Lets timers expire, after reading what waits: a peer whose KEEPALIVE lies in our socket is not silent.
     async fn expire(&mut self) {
-        self.catch_up().await;
+        // Those whose timers will be due when all is read, too.
+        let soon = Instant::now() + EXPIRING;
+        let conns = if self.speaker.sync_due(soon) { self.all() } else { self.speaker.due(soon) };
+        self.catch_up(conns).await;
         self.speaker.handle_timeout(Instant::now());
     }
 
-    async fn catch_up(&mut self) {
+    /// Reads what waits on these connections.
+    async fn catch_up(&mut self, conns: Vec<ConnId>) {
         // The runtime polls the sockets once, so that try_read returns what has arrived by now.
         tokio::task::yield_now().await;
-        for conn in self.all() {
+        for conn in conns {
             self.read(conn);
         }
     }
@@ -301,10 +365,11 @@ impl Driver {
         self.speaker.closed(Instant::now(), conn, reason);
     }
 
-    /// Carries out all that the speaker wants done now: bytes to send, actions, news.
+    /// Carries out what the speaker wants done now, as far as there is time: bytes to send, actions, news.
     fn settle(&mut self) {
+        let until = Instant::now() + SLICE;
         loop {
-            let mut moved = self.write_all();
+            let mut moved = self.write_all(until);
             while let Some(action) = self.speaker.poll_action() {
                 moved = true;
                 match action {
@@ -319,7 +384,7 @@ impl Driver {
                     Action::Close { conn } => self.close(conn),
                 }
             }
-            if !moved {
+            if !moved || self.unwritten {
                 break;
             }
         }
@@ -351,11 +416,16 @@ impl Driver {
         self.connections.insert(conn, Connection::Connecting(abort));
     }
 
-    /// Sends what connections have to send, a chunk each in turn; whether anything was there to send. A connection whose
-    /// socket is full goes on when that can take more.
-    fn write_all(&mut self) -> bool {
+    /// Sends what connections have to send until time is up, a chunk each in turn; whether anything was there to send. A
+    /// connection whose socket is full goes on when that can take more.
+    fn write_all(&mut self, until: Instant) -> bool {
         let mut moved = false;
+        self.unwritten = false;
         loop {
+            if moved && Instant::now() >= until {
+                self.unwritten = true;
+                return true;
+            }
             // Asked for just before its turn: what was looked up for the question is then still in the cache.
             let next = self.speaker.poll_transmit().or_else(|| self.writers.pop_front());
             let Some(conn) = next else { return moved };
@@ -423,10 +493,12 @@ impl Driver {
             self.speaker.shutdown(Instant::now(), message);
             let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
             self.settle();
-            while !self.connections.is_empty() {
-                match tokio::time::timeout_at(deadline, self.waits.next()).await {
-                    Ok(Some(ready)) => self.ready(ready),
-                    _ => break,
+            while !self.connections.is_empty() && tokio::time::Instant::now() < deadline {
+                if !self.unwritten {
+                    match tokio::time::timeout_at(deadline, self.waits.next()).await {
+                        Ok(Some(ready)) => self.ready(ready),
+                        _ => break,
+                    }
                 }
                 self.settle();
             }

@@ -11,19 +11,26 @@ mod bfd;
 #[path = "no_bfd.rs"]
 mod bfd;
 mod driver;
+mod pages;
 mod protect;
 mod socket;
 mod subscription;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::bfd::BfdReporter;
+pub use self::pages::PathPages;
 pub use self::subscription::Subscription;
+use crate::config::{ConfigChange, InForce};
 use crate::report::{BestChanges, BestRoute, PathReport, SessionReport};
+use crate::rib::{Scan, ScanPosition};
 use crate::setters::setters;
-use crate::{Config, ConfigError};
+use crate::{Config, ConfigError, Prefix};
 
 /// Options of the driver.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +65,9 @@ pub enum StartError {
         /// The error of the kernel.
         source: io::Error,
     },
+    /// The thread cannot be created.
+    #[error("cannot start a thread for BGP: {0}; the limit on threads may be reached (`ulimit -u`)")]
+    Thread(#[source] io::Error),
 }
 
 fn listen_advice(error: &io::Error) -> &'static str {
@@ -101,12 +111,17 @@ impl BestRoutes {
     }
 }
 
+/// The number of paths in a page of those that are read all at once.
+const PAGE: usize = 1024;
+
 /// A running speaker. When the last clone is dropped, and no [`Subscription`] is left, the speaker stops as with [`Stop::Silent`].
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     changes: watch::Receiver<u64>,
     listening: Vec<SocketAddr>,
+    /// The configuration in force, or about to be.
+    config: Arc<Mutex<Arc<Config>>>,
 }
 
 /// The error of a [`Handle`] whose speaker has ended.
@@ -129,10 +144,13 @@ pub enum SetConfigError {
 
 #[derive(Debug)]
 enum Command {
-    SetConfig(Config, oneshot::Sender<Result<(), ConfigError>>),
-    Sessions(oneshot::Sender<Vec<SessionReport>>),
-    Paths(oneshot::Sender<Vec<PathReport>>),
-    BestRoutes(oneshot::Sender<BestRoutes>),
+    Change(Box<ConfigChange>, oneshot::Sender<()>),
+    /// The next sessions after that of a neighbor; none: there are no more.
+    Sessions(Option<IpAddr>, oneshot::Sender<Vec<SessionReport>>),
+    Bfd(oneshot::Sender<BfdReporter>),
+    /// The paths to these prefixes until there are so many, and the number of prefixes whose paths these are.
+    Paths(Vec<Prefix>, usize, oneshot::Sender<(Vec<PathReport>, usize)>),
+    Scan(Scan, ScanPosition, oneshot::Sender<(Vec<Prefix>, Option<ScanPosition>)>),
     BestChanges(subscription::Reader, usize, oneshot::Sender<BestChanges>),
     Stop(Stop, String, oneshot::Sender<()>),
 }
@@ -141,48 +159,162 @@ enum Command {
 ///
 /// # Errors
 /// The configuration is invalid, or an address cannot be listened on; nothing runs then.
-pub async fn start(config: Config, options: Options) -> Result<Handle, StartError> {
+pub async fn start(config: impl Into<Arc<Config>>, options: Options) -> Result<Handle, StartError> {
+    let (handle, driver, commands) = prepare(config.into(), &options)?;
+    tokio::spawn(driver.run(commands));
+    Ok(handle)
+}
+
+/// Starts a speaker on a thread of its own: it is served in time however busy the other threads are, and they are when it
+/// is. The future that is returned needs no runtime, and does not block.
+///
+/// # Errors
+/// As of [`start`]; or the thread cannot be created.
+pub async fn start_thread(config: impl Into<Arc<Config>>, options: Options) -> Result<Handle, StartError> {
+    let config = config.into();
+    let (result, started) = oneshot::channel();
+    let run = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            // A failed send is ignored here and below: the caller has gone away.
+            Err(error) => return drop(result.send(Err(StartError::Thread(error)))),
+        };
+        runtime.block_on(async {
+            match prepare(config, &options) {
+                // Without the handle the driver ends at once.
+                Ok((handle, driver, commands)) => {
+                    let _ = result.send(Ok(handle));
+                    driver.run(commands).await;
+                }
+                Err(error) => drop(result.send(Err(error))),
+            }
+        });
+    };
+    std::thread::Builder::new().name("bgp".into()).spawn(run).map_err(StartError::Thread)?;
+    started.await.unwrap_or_else(|_| Err(StartError::Thread(io::Error::other("the thread has ended"))))
+}
+
+/// Makes a driver that listens, and its handle.
+fn prepare(
+    config: Arc<Config>,
+    options: &Options,
+) -> Result<(Handle, driver::Driver, mpsc::Receiver<Command>), StartError> {
     let listeners = socket::Listeners::bind(&options.listen)?;
     let listening = listeners.addresses();
     let (commands, received) = mpsc::channel(16);
     let (changed, changes) = watch::channel(0);
-    let mut driver = driver::Driver::new(config, options.restarting, changed, listeners)?;
+    let mut driver = driver::Driver::new(Config::clone(&config), options.restarting, changed, listeners)?;
     driver.listen()?;
-    tokio::spawn(driver.run(received));
-    Ok(Handle { commands, changes, listening })
+    let config = Arc::new(Mutex::new(config));
+    Ok((Handle { commands, changes, listening, config }, driver, received))
 }
 
 impl Handle {
-    /// Replaces the whole configuration; the speaker applies only the difference.
+    /// Replaces the whole configuration; the speaker applies only the difference. That is determined here, and applied in
+    /// steps between which the speaker does other things: returns when all of it is applied. A call that is dropped before
+    /// may have been applied, is about to be, or was not begun: [`Handle::config`] returns which.
     ///
     /// # Errors
     /// The configuration is invalid, or the speaker has ended.
-    pub async fn set_config(&self, config: Config) -> Result<(), SetConfigError> {
-        Ok(self.request(|reply| Command::SetConfig(config, reply)).await??)
+    pub async fn set_config(&self, config: impl Into<Arc<Config>>) -> Result<(), SetConfigError> {
+        let config = config.into();
+        config.validate()?;
+        let place = self.commands.reserve().await.map_err(|_| Stopped)?;
+        let (reply, done) = oneshot::channel();
+        {
+            // Changes are sent in the order in which they follow from one another.
+            let mut in_force = self.lock_config();
+            let change = ConfigChange::between(&InForce::from(&**in_force), &config);
+            *in_force = config;
+            place.send(Command::Change(Box::new(change), reply));
+        }
+        done.await.map_err(|_| Stopped)?;
+        Ok(())
     }
 
-    /// Returns all sessions, sorted by address.
+    /// Returns the configuration in force, or about to be.
+    pub fn config(&self) -> Arc<Config> {
+        self.lock_config().clone()
+    }
+
+    fn lock_config(&self) -> MutexGuard<'_, Arc<Config>> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns all sessions, sorted by address. Of many sessions, not all are read at the same moment.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn sessions(&self) -> Result<Vec<SessionReport>, Stopped> {
-        self.request(Command::Sessions).await
+        let mut sessions: Vec<SessionReport> = Vec::new();
+        loop {
+            let last = sessions.last().map(|session| session.address);
+            let next = self.request(|reply| Command::Sessions(last, reply)).await?;
+            if next.is_empty() {
+                break;
+            }
+            sessions.extend(next);
+        }
+        self.request(Command::Bfd).await?.complete(&mut sessions).await;
+        Ok(sessions)
     }
 
-    /// Returns all paths, sorted by prefix, each with its reason.
+    /// Returns all paths, sorted by prefix, each with its reason: see [`Handle::path_pages`] for many.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn paths(&self) -> Result<Vec<PathReport>, Stopped> {
-        self.request(Command::Paths).await
+        let mut pages = self.path_pages(None);
+        let mut paths = Vec::new();
+        while let Some(page) = pages.next(PAGE).await? {
+            paths.extend(page);
+        }
+        Ok(paths)
     }
 
-    /// Returns the best routes learned from peers.
+    /// Returns the paths within a prefix, or all, in pages: a reader of a million paths needs the memory of one page, and
+    /// does not hold up the speaker.
+    ///
+    /// ```no_run
+    /// # async fn print(handle: &heliograph_bgp::io::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut pages = handle.path_pages("10.0.0.0/8".parse::<heliograph_bgp::Prefix>()?);
+    /// while let Some(paths) = pages.next(1000).await? {
+    ///     println!("{paths:#?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn path_pages(&self, within: impl Into<Option<Prefix>>) -> PathPages {
+        PathPages::new(self.clone(), within.into())
+    }
+
+    /// Returns the paths to one prefix, each with its reason, the best path first.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn paths_to(&self, prefix: Prefix) -> Result<Vec<PathReport>, Stopped> {
+        Ok(self.request(|reply| Command::Paths(vec![prefix], usize::MAX, reply)).await?.0)
+    }
+
+    /// Returns the best routes learned from peers: see [`Handle::subscribe`] for many.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn best_routes(&self) -> Result<BestRoutes, Stopped> {
-        self.request(Command::BestRoutes).await
+        let mut subscription = self.subscribe();
+        let mut routes = BTreeMap::new();
+        loop {
+            let BestChanges { changes, more, synced } = subscription.best_changes(usize::MAX).await?;
+            for change in changes {
+                match change.route {
+                    Some(route) => drop(routes.insert(change.prefix, route)),
+                    None => drop(routes.remove(&change.prefix)),
+                }
+            }
+            if !more {
+                return Ok(BestRoutes { routes: routes.into_values().collect(), synced });
+            }
+        }
     }
 
     /// Subscribes to the best routes learned from peers: the subscriber reads what has changed since it last did, a bounded

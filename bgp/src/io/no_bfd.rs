@@ -1,6 +1,7 @@
 //! The BFD client of a build without BFD: it has no sessions and no events.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::Speaker;
@@ -14,17 +15,30 @@ impl BfdClient {
         None
     }
 
-    pub(super) async fn apply(&mut self) {}
+    pub(super) fn apply(&mut self) {}
 
-    pub(super) async fn next(&mut self) -> Infallible {
+    pub(super) async fn next(&mut self) -> Option<Infallible> {
         std::future::pending().await
     }
 
-    pub(super) fn deliver(event: Infallible, _: &mut Speaker) {
-        match event {}
+    pub(super) fn deliver(event: &Infallible, _: &mut Speaker) {
+        match *event {}
     }
 
-    pub(super) async fn report(&self, _: &mut [SessionReport]) {}
+    pub(super) fn neighbor(event: &Infallible) -> Option<IpAddr> {
+        match *event {}
+    }
+
+    pub(super) fn reporter(&self) -> BfdReporter {
+        BfdReporter {}
+    }
 
     pub(super) async fn stop(&mut self) {}
+}
+
+#[derive(Debug)]
+pub(super) struct BfdReporter {}
+
+impl BfdReporter {
+    pub(super) async fn complete(&self, _: &mut [SessionReport]) {}
 }

@@ -15,7 +15,7 @@
 //!
 //! The next hop follows the neighbor's [`NextHopMode`], whose documentation has the rules.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU8;
 
@@ -59,7 +59,7 @@ pub(crate) struct GroupKey {
 
 impl GroupKey {
     /// Returns the key of the group that the peer belongs to for a family. `next_hops` are those of our networks.
-    pub(crate) fn of(peer: &Peer, family: Family, next_hops: &BTreeSet<IpAddr>) -> Self {
+    pub(crate) fn of(peer: &Peer, family: Family, next_hops: &BTreeMap<IpAddr, usize>) -> Self {
         let several = peer.codec.path_ids.send.contains(family);
         let send = FamilySet::from_iter(several.then_some(family));
         Self {
@@ -71,7 +71,7 @@ impl GroupKey {
             paths: several.then(|| peer.paths.unwrap_or(NonZeroU8::MIN)),
             long_lived: peer.long_lived,
             next_hop_mode: peer.next_hop_mode,
-            next_hop_of_ours: next_hops.get(&peer.address).copied(),
+            next_hop_of_ours: next_hops.contains_key(&peer.address).then_some(peer.address),
             filter: peer.export.clone(),
         }
     }

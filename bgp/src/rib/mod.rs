@@ -25,6 +25,8 @@ mod pack;
 mod pending;
 mod reason;
 mod report;
+#[cfg(feature = "tokio")]
+mod scan;
 mod sources;
 mod subscribers;
 mod table;
@@ -32,7 +34,7 @@ mod table;
 mod tests;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
@@ -49,6 +51,8 @@ use group::Exporter;
 use intern::{Interned, Interner};
 use neighbors::{GroupId, Neighbors};
 use pack::Output;
+#[cfg(feature = "tokio")]
+pub(crate) use scan::{Scan, ScanPosition};
 use subscribers::Subscribers;
 use table::{Path, PathAttributes, Slot, Source, Table};
 
@@ -62,8 +66,8 @@ pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
 pub(crate) struct Rib {
     identity: Identity,
     networks: BTreeMap<Prefix, Network>,
-    /// The next hops that are set for networks.
-    next_hops: BTreeSet<IpAddr>,
+    /// The next hops that are set for networks, each with the number of networks.
+    next_hops: BTreeMap<IpAddr, usize>,
     neighbors: Neighbors,
     tables: PerFamily<Table>,
     groups: PerFamily<BTreeMap<GroupId, UpdateGroup>>,
@@ -80,7 +84,7 @@ impl Rib {
         Self {
             identity,
             networks: BTreeMap::new(),
-            next_hops: BTreeSet::new(),
+            next_hops: BTreeMap::new(),
             neighbors: Neighbors::default(),
             tables: PerFamily::default(),
             groups: PerFamily::default(),
@@ -109,30 +113,49 @@ impl Rib {
         }
     }
 
-    /// Sets all originated networks; only the differences are applied.
-    pub(crate) fn set_networks(&mut self, networks: &[Network]) {
-        let wanted: BTreeMap<_, _> =
-            networks.iter().map(|network| (network.prefix, network.clone())).collect();
-        let present = std::mem::replace(&mut self.networks, wanted.clone());
-        let next_hops = wanted.values().filter_map(|network| network.next_hop).collect();
-        let before = std::mem::replace(&mut self.next_hops, next_hops);
-        for id in self.neighbors.ids() {
-            let address = self.neighbors.get(id).map(|neighbor| neighbor.peer.address);
-            if address.is_some_and(|address| self.next_hops.contains(&address) != before.contains(&address)) {
-                FAMILIES.into_iter().for_each(|family| self.regroup(id, family));
-            }
+    /// Removes and sets originated networks. Those that are neither stay.
+    pub(crate) fn change_networks(&mut self, removed: &[Prefix], set: Vec<Network>) {
+        let before = self.next_hops.clone();
+        for prefix in removed {
+            let old = self.networks.remove(prefix);
+            self.count_next_hops(old.as_ref(), None);
         }
-        for prefix in present.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+        for network in &set {
+            let old = self.networks.insert(network.prefix, network.clone());
+            self.count_next_hops(old.as_ref(), Some(network));
+        }
+        let affected =
+            |address: &IpAddr| self.next_hops.contains_key(address) != before.contains_key(address);
+        for id in self.neighbors.ids_at(affected) {
+            FAMILIES.into_iter().for_each(|family| self.regroup(id, family));
+        }
+        for prefix in removed {
             self.withdraw(*prefix, Source::LOCAL);
         }
-        for (prefix, network) in wanted {
-            if present.get(&prefix) != Some(&network) {
-                let next_hop = network.next_hop.map(|address| NextHop { address, link_local: None });
-                let attributes = network.attributes();
-                let shared = self.attributes.intern(PathAttributes { attributes, next_hop });
-                self.put(prefix, Path { shared, source: Source::LOCAL, rejected: None, stale: false });
+        for network in set {
+            let next_hop = network.next_hop.map(|address| NextHop { address, link_local: None });
+            let attributes = network.attributes();
+            let shared = self.attributes.intern(PathAttributes { attributes, next_hop });
+            self.put(network.prefix, Path { shared, source: Source::LOCAL, rejected: None, stale: false });
+        }
+    }
+
+    fn count_next_hops(&mut self, old: Option<&Network>, new: Option<&Network>) {
+        if let Some(next_hop) = new.and_then(|network| network.next_hop) {
+            *self.next_hops.entry(next_hop).or_default() += 1;
+        }
+        let Some(next_hop) = old.and_then(|network| network.next_hop) else { return };
+        if let Some(count) = self.next_hops.get_mut(&next_hop) {
+            *count -= 1;
+            if *count == 0 {
+                self.next_hops.remove(&next_hop);
             }
         }
+    }
+
+    /// Returns the originated networks.
+    pub(crate) fn networks(&self) -> &BTreeMap<Prefix, Network> {
+        &self.networks
     }
 
     /// Adds the peer of an established session. The Loc-RIB becomes pending for it. Its stale paths stay until they are

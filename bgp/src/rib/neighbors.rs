@@ -1,5 +1,7 @@
 //! The neighbors: their peers' properties, the counts of their Adj-RIBs-In and their update groups.
 
+use std::net::IpAddr;
+
 use super::bits::Bits;
 use super::family::PerFamily;
 use super::sources::Sources;
@@ -71,6 +73,14 @@ impl Neighbors {
     /// Returns the ids of all neighbors in ascending order.
     pub(crate) fn ids(&self) -> Vec<PeerId> {
         let mut ids: Vec<PeerId> = self.by_id.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Returns the ids of the neighbors with such addresses in ascending order.
+    pub(crate) fn ids_at(&self, matches: impl Fn(&IpAddr) -> bool) -> Vec<PeerId> {
+        let matching = self.by_id.iter().filter(|(_, neighbor)| matches(&neighbor.peer.address));
+        let mut ids: Vec<PeerId> = matching.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }

@@ -10,7 +10,7 @@ use super::table::{Entry, Path};
 use super::{Neighbors, Peer, PeerId, Rib, Withheld};
 use crate::config::Filter;
 use crate::report::{BestRoute, PathReport};
-use crate::wire::{AsPath, Segment};
+use crate::wire::{AsPath, Prefix, Segment};
 
 impl Rib {
     /// Returns the best paths that were learned, sorted by prefix. Originated networks are not among them.
@@ -28,6 +28,12 @@ impl Rib {
         let mut entries: Vec<&Entry> = entries.map(|(_, entry)| entry).collect();
         entries.sort_unstable_by_key(|entry| entry.prefix);
         entries.into_iter().flat_map(|entry| self.paths_to(entry)).collect()
+    }
+
+    /// Returns the paths to a prefix with their reasons, the best path first.
+    pub(crate) fn paths_to_prefix(&self, prefix: &Prefix) -> impl Iterator<Item = PathReport> + '_ {
+        let table = &self.tables[prefix.family()];
+        table.find(prefix).into_iter().flat_map(move |slot| self.paths_to(table.entry(slot)))
     }
 
     /// Returns the selected paths that are not advertised to a peer although they should be, sorted by prefix.
@@ -48,22 +54,19 @@ impl Rib {
         paths[skip..].sort_unstable_by_key(|path| {
             (!path.is_eligible(), self.address(path), self.neighbors.sources().path_id(path.source))
         });
-        let candidates: Vec<Candidate> = paths
-            .iter()
-            .filter(|path| path.is_eligible())
-            .map(|path| Candidate::new(path, &self.neighbors))
-            .collect();
-        paths.into_iter().filter_map(move |path| self.path_report(entry, path, &candidates))
+        let candidates = paths.iter().filter(|path| path.is_eligible());
+        let ranking = Ranking::new(candidates.map(|path| Candidate::new(path, &self.neighbors)).collect());
+        paths.into_iter().filter_map(move |path| self.path_report(entry, path, &ranking))
     }
 
     fn address(&self, path: &Path) -> Option<IpAddr> {
         self.neighbors.peer(path.source).map(|peer| peer.address)
     }
 
-    fn path_report(&self, entry: &Entry, path: &Path, candidates: &[Candidate]) -> Option<PathReport> {
+    fn path_report(&self, entry: &Entry, path: &Path, ranking: &Ranking) -> Option<PathReport> {
         let reason = match path.rejected {
             Some(reason) => PathReason::Rejected(self.rejection(entry, path, reason)),
-            None => rank(path, candidates)?,
+            None => ranking.reason(&Candidate::new(path, &self.neighbors))?,
         };
         let attributes = &path.shared.attributes;
         Some(PathReport {
@@ -116,25 +119,39 @@ pub(crate) fn best_route(entry: &Entry, neighbors: &Neighbors) -> Option<BestRou
     Some(BestRoute { prefix: entry.prefix, next_hop, peer })
 }
 
-/// Compares an eligible path with the best of the others if it is the best, else with a better one.
-fn rank(path: &Path, candidates: &[Candidate]) -> Option<PathReason> {
-    let all = || candidates.iter().copied();
-    let this = all().find(|candidate| candidate.source == path.source)?;
-    let best = best::select(all())?;
-    if best.source == this.source {
-        return Some(match best::select(all().filter(|other| other.source != this.source)) {
-            None => PathReason::OnlyEligible {
-                originated: this.peer_address.is_none(),
-                long_lived_stale: this.long_lived_stale,
-            },
-            Some(second) => PathReason::Best(Comparison::new(&this, &second)),
-        });
+/// The eligible paths to a prefix as far as the reasons of their ranks depend on it.
+struct Ranking {
+    best: Option<Candidate>,
+    second: Option<Candidate>,
+    /// The best path of each neighboring AS.
+    winners: Vec<Candidate>,
+}
+
+impl Ranking {
+    fn new(candidates: Vec<Candidate>) -> Self {
+        let all = || candidates.iter().copied();
+        let best = best::select(all());
+        let others = all().filter(|other| best.is_none_or(|best| other.source != best.source));
+        Self { best, second: best::select(others), winners: best::group_winners(all()) }
     }
-    // A path may have lost by MED to one of the same neighboring AS that is not the best of all.
-    let winners = best::group_winners(all());
-    let winner = winners.into_iter().find(|winner| winner.neighbor_as == this.neighbor_as).unwrap_or(best);
-    let better = if winner.source == this.source { best } else { winner };
-    Some(PathReason::NotBest(Comparison::new(&this, &better)))
+
+    /// Compares an eligible path with the best of the others if it is the best, else with a better one.
+    fn reason(&self, this: &Candidate) -> Option<PathReason> {
+        let best = self.best?;
+        if best.source == this.source {
+            return Some(match &self.second {
+                None => PathReason::OnlyEligible {
+                    originated: this.peer_address.is_none(),
+                    long_lived_stale: this.long_lived_stale,
+                },
+                Some(second) => PathReason::Best(Comparison::new(this, second)),
+            });
+        }
+        // A path may have lost by MED to one of the same neighboring AS that is not the best of all.
+        let winner = self.winners.iter().find(|winner| winner.neighbor_as == this.neighbor_as);
+        let better = winner.filter(|winner| winner.source != this.source).unwrap_or(&best);
+        Some(PathReason::NotBest(Comparison::new(this, better)))
+    }
 }
 
 /// Returns an AS_PATH in its usual notation: `64500 64501 {64502,64503}`.

@@ -20,7 +20,7 @@ pub struct SubscriberId(u64);
 /// call no longer than one without.
 const EXAMINED: usize = 16;
 
-/// What a subscriber has read of one family.
+/// The progress of a subscriber in one family.
 #[derive(Debug, Default)]
 struct Progress {
     /// The first slot that was not reached yet. The slots from here on are read in turn, whether they change or not.

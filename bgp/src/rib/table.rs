@@ -309,6 +309,19 @@ impl Table {
         (0..).zip(&self.entries).filter(|(_, entry)| !matches!(entry.paths, Paths::None))
     }
 
+    /// Returns the number of slots, used or not.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns the entries with paths among those of a range of slots.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn occupied_in(&self, slots: std::ops::Range<usize>) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.get(slots).unwrap_or_default();
+        entries.iter().filter(|entry| !matches!(entry.paths, Paths::None))
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.index.is_empty() && self.free.len() == self.entries.len()

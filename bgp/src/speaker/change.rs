@@ -1,12 +1,15 @@
 //! Changes of the configuration: only what differs is applied.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
+use std::vec::IntoIter;
 
 use super::refresh::RefreshState;
 use super::{Action, Peer, Speaker};
-use crate::config::{Authentication, Config, Filter, Neighbor, NextHopMode, Timers};
+use crate::config::{
+    Authentication, Config, ConfigChange, Filter, InForce, Neighbor, Network, NextHopMode, Timers,
+};
 use crate::report::StopReason;
 use crate::rib::{Identity, PeerId, PeerKind};
 use crate::session::{Session, Settings};
@@ -50,42 +53,125 @@ fn needs_refresh(old: &Filter, new: &Filter) -> bool {
     old != new && (matches!(old, Filter::Rules(_)) || matches!(new, Filter::Rules(_)))
 }
 
+/// The number of networks that one step changes.
+const NETWORKS: usize = 256;
+
+/// A change of the configuration that is being applied, in steps.
+#[derive(Debug)]
+pub(super) struct Changing {
+    rest: Option<Box<Config>>,
+    new_identity: bool,
+    /// The sessions that end, each with the subcode of its Cease and the reason.
+    ending: VecDeque<(IpAddr, u8, StopReason)>,
+    removed_networks: IntoIter<Prefix>,
+    networks: IntoIter<Network>,
+    neighbors: IntoIter<Neighbor>,
+    /// The neighbors from listen ranges that are still to be changed.
+    from_ranges: VecDeque<IpAddr>,
+}
+
 impl Speaker {
-    /// Applies a valid configuration.
-    pub(super) fn apply(&mut self, now: Instant, config: Config) {
-        let who = |config| Identity { graceful_shutdown: false, ..identity(config) };
-        let new_identity = who(&config) != who(&self.config);
-        let wanted: BTreeSet<IpAddr> = config.neighbors.iter().map(|neighbor| neighbor.address).collect();
-        let unwanted =
-            self.by_address.iter().filter(|(a, id)| !wanted.contains(a) && !self.came_from_range(**id));
-        let unwanted: Vec<IpAddr> = unwanted.map(|(address, _)| *address).collect();
-        for address in unwanted {
-            self.remove(now, address, cease::DECONFIGURED, StopReason::Removed);
-        }
+    /// Returns the change from the configuration in force to `config`, which is valid.
+    pub(super) fn change_to(&self, config: &Config) -> ConfigChange {
+        let peers = self.by_address.iter().filter(|(_, id)| !self.came_from_range(**id));
+        let neighbors = peers
+            .filter_map(|(address, id)| Some((*address, &self.peers.get(id)?.session.settings().neighbor)));
+        let networks = self.rib.networks().iter().map(|(prefix, network)| (*prefix, network));
+        let (networks, neighbors) = (networks.collect(), neighbors.collect());
+        ConfigChange::between(&InForce { rest: &self.config, networks, neighbors }, config)
+    }
+
+    /// Begins a change. [`Speaker::work`] carries it out; until then the speaker does not count as synchronized because of
+    /// neighbors that are still missing.
+    pub(crate) fn begin_change(&mut self, now: Instant, change: ConfigChange) {
+        self.finish_change(now);
+        let ConfigChange { rest, new_identity, removed_networks, networks, removed_neighbors, neighbors } =
+            change;
+        let removed = removed_neighbors;
+        let mut ending: VecDeque<_> =
+            removed.iter().map(|address| (*address, cease::DECONFIGURED, StopReason::Removed)).collect();
         if new_identity {
-            let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
-            for address in all {
-                self.remove(now, address, cease::CONFIG_CHANGE, StopReason::IdentityChanged);
-            }
+            let removed: BTreeSet<IpAddr> = removed.into_iter().collect();
+            let others = self.by_address.keys().filter(|address| !removed.contains(address));
+            ending
+                .extend(others.map(|address| (*address, cease::CONFIG_CHANGE, StopReason::IdentityChanged)));
         }
-        self.rib.set_identity(identity(&config));
-        self.rib.set_networks(&config.networks);
-        let neighbors = config.neighbors.clone();
-        let before = std::mem::replace(&mut self.config, config);
-        for neighbor in neighbors {
+        self.changing = Some(Changing {
+            rest,
+            new_identity,
+            ending,
+            removed_networks: removed_networks.into_iter(),
+            networks: networks.into_iter(),
+            neighbors: neighbors.into_iter(),
+            from_ranges: VecDeque::new(),
+        });
+    }
+
+    /// Carries out all that is left of a change.
+    pub(super) fn finish_change(&mut self, now: Instant) {
+        while self.change_step(now) {}
+    }
+
+    /// Carries out one step of a change: returns whether there was one.
+    pub(super) fn change_step(&mut self, now: Instant) -> bool {
+        let Some(mut changing) = self.changing.take() else { return false };
+        if self.step(now, &mut changing) {
+            self.changing = Some(changing);
+        } else {
+            self.histories.clear();
+        }
+        true
+    }
+
+    /// Returns whether the step was not the last one.
+    fn step(&mut self, now: Instant, changing: &mut Changing) -> bool {
+        if let Some((address, subcode, reason)) = changing.ending.pop_front() {
+            self.remove(now, address, subcode, reason);
+            return true;
+        }
+        if let Some(rest) = changing.rest.take() {
+            self.change_rest(now, *rest, changing);
+            return true;
+        }
+        let removed: Vec<Prefix> = changing.removed_networks.by_ref().take(NETWORKS).collect();
+        let set: Vec<Network> = changing.networks.by_ref().take(NETWORKS).collect();
+        if !removed.is_empty() || !set.is_empty() {
+            self.rib.change_networks(&removed, set);
+            return true;
+        }
+        if let Some(neighbor) = changing.neighbors.next() {
             let id = self.by_address.get(&neighbor.address);
             if let Some(peer) = id.and_then(|id| self.peers.get_mut(id)) {
                 // Configured by itself from now on, even if it came from a listen range.
                 peer.range = None;
             }
             self.set_neighbor(now, neighbor);
+            return true;
         }
-        self.apply_ranges(now, &before.ranges);
-        self.histories.clear();
+        if let Some(address) = changing.from_ranges.pop_front() {
+            self.apply_range(now, address);
+        }
+        !changing.from_ranges.is_empty()
+    }
+
+    /// Replaces everything but networks and neighbors.
+    fn change_rest(&mut self, now: Instant, rest: Config, changing: &mut Changing) {
+        if changing.new_identity {
+            // Those that came from a listen range since the change began.
+            let left: Vec<IpAddr> = self.by_address.keys().copied().collect();
+            for address in left {
+                self.remove(now, address, cease::CONFIG_CHANGE, StopReason::IdentityChanged);
+            }
+        }
+        self.rib.set_identity(identity(&rest));
+        let before = std::mem::replace(&mut self.config, rest);
+        self.protect_ranges(&before.ranges);
+        changing.from_ranges = self.all_from_ranges();
     }
 
     /// Ends all sessions; see [`Speaker::shutdown`].
     pub(super) fn apply_shutdown(&mut self, now: Instant, message: &str) {
+        self.finish_change(now);
         let all: Vec<IpAddr> = self.by_address.keys().copied().collect();
         for address in all {
             let notification = Notification::with_message(cease::SHUTDOWN, message);

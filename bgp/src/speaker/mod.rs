@@ -6,6 +6,8 @@ mod bfd;
 #[path = "no_bfd.rs"]
 mod bfd;
 mod change;
+#[cfg(feature = "tokio")]
+mod driven;
 mod limit;
 mod range;
 mod refresh;
@@ -129,7 +131,9 @@ pub enum Event {
 /// A BGP speaker: the whole protocol, without I/O. How to call it is described in the [crate's documentation](crate).
 #[derive(Debug)]
 pub struct Speaker {
+    /// The configuration in force without networks and neighbors, which are with the tables and sessions.
     config: Config,
+    changing: Option<change::Changing>,
     rib: Rib,
     peers: Map<PeerId, Box<Peer>>,
     by_address: BTreeMap<IpAddr, PeerId>,
@@ -176,12 +180,8 @@ impl Speaker {
         let deferral = config.graceful_restart.unwrap_or_default().selection_deferral;
         let mut speaker = Self {
             rib: Rib::new(change::identity(&config)),
-            config: Config {
-                networks: Vec::new(),
-                neighbors: Vec::new(),
-                ranges: Vec::new(),
-                ..config.clone()
-            },
+            config: Config { ranges: Vec::new(), ..config.without_lists() },
+            changing: None,
             peers: Map::default(),
             by_address: BTreeMap::new(),
             by_connection: Map::default(),
@@ -208,7 +208,9 @@ impl Speaker {
     /// The configuration is invalid: the old one stays in force.
     pub fn set_config(&mut self, now: Instant, config: Config) -> Result<(), ConfigError> {
         config.validate()?;
-        self.apply(now, config);
+        self.finish_change(now);
+        self.begin_change(now, self.change_to(&config));
+        self.finish_change(now);
         self.settle(now);
         Ok(())
     }
@@ -383,6 +385,11 @@ impl Speaker {
     /// Returns all sessions, sorted by address.
     pub fn sessions(&self, now: Instant) -> Vec<SessionReport> {
         self.by_address.values().filter_map(|id| self.report(*id, now)).collect()
+    }
+
+    /// Returns the paths to one prefix, each with its reason, the best path first.
+    pub fn paths_to(&self, prefix: &Prefix) -> impl Iterator<Item = PathReport> + '_ {
+        self.rib.paths_to_prefix(prefix)
     }
 
     fn report(&self, id: PeerId, now: Instant) -> Option<SessionReport> {
@@ -568,7 +575,9 @@ impl Speaker {
 
     /// Completes a call: ends the synchronization, and issues events about routes.
     fn settle(&mut self, now: Instant) {
-        if !self.sync.done() && (self.sync.due(now) || self.all_end_of_rib()) {
+        // While a change is applied, neighbors may be missing.
+        let complete = self.changing.is_none() && self.all_end_of_rib();
+        if !self.sync.done() && (self.sync.due(now) || complete) {
             self.end_sync();
         }
         // Paths that are not the best concern peers that receive several paths.

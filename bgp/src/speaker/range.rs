@@ -1,5 +1,6 @@
 //! Neighbors from listen ranges, which are not configured one by one.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -27,8 +28,8 @@ impl Speaker {
         Some((id, Some(prefix)))
     }
 
-    /// Applies a change of the listen ranges to the neighbors that came from them.
-    pub(super) fn apply_ranges(&mut self, now: Instant, before: &[ListenRange]) {
+    /// Applies a change of the listen ranges from `before` to the authentication of connections.
+    pub(super) fn protect_ranges(&mut self, before: &[ListenRange]) {
         for range in authenticated_differently(before, &self.config.ranges) {
             self.actions.push_back(Action::Protect { from: range.range, authentication: None });
         }
@@ -36,17 +37,26 @@ impl Speaker {
             let authentication = range.neighbor.authentication.clone();
             self.actions.push_back(Action::Protect { from: range.range, authentication });
         }
+    }
+
+    /// Returns the addresses of all neighbors that came from listen ranges.
+    pub(super) fn all_from_ranges(&self) -> VecDeque<IpAddr> {
         let came = self.by_address.iter().filter(|(_, id)| self.came_from_range(**id));
-        let came: Vec<IpAddr> = came.map(|(address, _)| *address).collect();
-        for address in came {
-            let range = covering(&self.config.ranges, address);
-            match range.and_then(|range| Some((range.range, range.at(address)?))) {
-                Some((range, neighbor)) => {
-                    self.set_neighbor(now, neighbor);
-                    self.set_range(address, range);
-                }
-                None => self.remove(now, address, cease::DECONFIGURED, StopReason::RangeRemoved),
+        came.map(|(address, _)| *address).collect()
+    }
+
+    /// Applies a change of the listen ranges to a neighbor, if it came from one of them.
+    pub(super) fn apply_range(&mut self, now: Instant, address: IpAddr) {
+        if !self.by_address.get(&address).is_some_and(|id| self.came_from_range(*id)) {
+            return;
+        }
+        let range = covering(&self.config.ranges, address);
+        match range.and_then(|range| Some((range.range, range.at(address)?))) {
+            Some((range, neighbor)) => {
+                self.set_neighbor(now, neighbor);
+                self.set_range(address, range);
             }
+            None => self.remove(now, address, cease::DECONFIGURED, StopReason::RangeRemoved),
         }
     }
 

@@ -115,6 +115,18 @@ fn network(text: &str, next_hop: Option<&str>) -> Network {
     Network::new(prefix(text)).next_hop(next_hop.map(ip))
 }
 
+impl Rib {
+    /// Sets all originated networks.
+    fn set_networks(&mut self, networks: &[Network]) {
+        let present = self.networks().keys();
+        let removed = present.filter(|prefix| networks.iter().all(|network| network.prefix != **prefix));
+        let removed: Vec<Prefix> = removed.copied().collect();
+        let differs = |network: &&Network| self.networks().get(&network.prefix) != Some(network);
+        let set = networks.iter().filter(differs).cloned().collect();
+        self.change_networks(&removed, set);
+    }
+}
+
 /// Returns tables with peers of these kinds up, numbered from 1.
 fn rib_with(kinds: &[PeerKind]) -> Rib {
     let mut rib = rib();
