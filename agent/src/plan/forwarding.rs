@@ -146,7 +146,7 @@ fn nat_outgoing(snapshot: &Snapshot, this: &Node, best: &[BestRoute]) -> Option<
     }
     let addresses: BTreeSet<IpAddr> =
         snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
-    let outside: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
+    let outside: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.neighbor.address).collect();
     let from_node =
         |route: &&BestRoute| addresses.contains(&route.peer) && !outside.contains(&route.next_hop);
     let learned_from_nodes: Vec<&BestRoute> = best.iter().filter(from_node).collect();
@@ -173,7 +173,7 @@ fn inferred_nodes(snapshot: &Snapshot, best: &[BestRoute]) -> BTreeSet<IpAddr> {
     }
     let nodes: BTreeSet<IpAddr> =
         snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
-    let others: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.address).collect();
+    let others: BTreeSet<IpAddr> = snapshot.peers.values().map(|peer| peer.neighbor.address).collect();
     let cluster = &snapshot.configuration.cluster_cidrs;
     let in_cluster =
         |prefix: IpNetwork| cluster.is_empty() || cluster.iter().any(|outer| within(outer, &prefix));

@@ -277,8 +277,10 @@ impl Candidates<'_> {
     fn facts_beside(&mut self, objects: &[Object], wishes: &Wishes) -> Facts {
         let mut aside = Vec::new();
         for (peer, node) in self.peers_with_address_of_nodes(objects, wishes, true) {
-            let problem =
-                format!("{} is the address of {peer}, which is older", wishes.peers[&peer.name].address);
+            let problem = format!(
+                "{} is the address of {peer}, which is older",
+                wishes.peers[&peer.name].neighbor.address
+            );
             let remedy = "correct the one that is wrong, or delete the BGPPeer: nodes peer with each other without one";
             aside.push((self.facts[&node].reference(), Problem::new(problem, remedy).at("status.addresses")));
         }

@@ -199,7 +199,7 @@ pub fn wishes(objects: &[Object], extent: Extent, found: &mut Vec<Finding>) -> W
 pub fn peers_with_address_of<'a>(peers: &'a Peers, nodes: &[&Node]) -> Vec<(&'a str, usize)> {
     let mut by_address: HashMap<IpAddr, Vec<&str>> = HashMap::new();
     for (name, peer) in peers {
-        by_address.entry(peer.address).or_default().push(name);
+        by_address.entry(peer.neighbor.address).or_default().push(name);
     }
     let mut found = Vec::new();
     if !by_address.is_empty() {
@@ -215,7 +215,7 @@ pub fn peers_with_address_of<'a>(peers: &'a Peers, nodes: &[&Node]) -> Vec<(&'a 
 pub fn peer_is_node(peer: &Peer, node: &Node) -> Finding {
     let problem = format!(
         "{} is Node {}'s address: nodes peer with each other without a BGPPeer",
-        peer.address, node.name
+        peer.neighbor.address, node.name
     );
     Finding::new(problem, "remove this BGPPeer; a BGPPeer is for neighbors outside the cluster")
         .at(PEER_ADDRESS)
@@ -288,7 +288,7 @@ fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -
 fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[&Node], found: &mut Vec<Finding>) {
     for (position, (index, peer)) in peers.iter().enumerate() {
         for (earlier, other) in &peers[..position] {
-            if other.address != peer.address {
+            if other.neighbor.address != peer.neighbor.address {
                 continue;
             }
             let both = |node: &&&Node| peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels);
@@ -296,7 +296,7 @@ fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[&Node], found: &mut Vec<Fin
             let finding = Finding::new(
                 format!(
                     "BGPPeers {} and {} both give Node {} the neighbor {}",
-                    other.name, peer.name, node.name, peer.address
+                    other.name, peer.name, node.name, peer.neighbor.address
                 ),
                 "remove one, or make their node selectors exclude each other",
             );

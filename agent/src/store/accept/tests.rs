@@ -86,7 +86,7 @@ fn a_mistake_in_one_object_does_not_block_the_others() {
     let invalid = peer("tor", "peerAddress: 192.0.2.9, peerASN: 0");
     let (snapshot, rejected) =
         after(&(usual() + &valid), &(usual() + &invalid + &node("b", "192.0.2.2", "10.244.2.0/24")));
-    assert_eq!(snapshot.peers["tor"].asn, 64600, "the version in force");
+    assert_eq!(snapshot.peers["tor"].neighbor.asn, 64600, "the version in force");
     assert_eq!(snapshot.nodes.len(), 2, "the node is accepted");
     assert_eq!(rejected, ["BGPPeer tor spec.peerASN"]);
     // Without a version in force it is left out.
@@ -269,7 +269,7 @@ fn secrets_of_peers_of_other_nodes_are_not_needed() {
     let elsewhere = "peerAddress: 192.0.2.9, peerASN: 64600, passwordSecretRef: {name: s}, \
                      nodeSelector: {matchLabels: {rack: '9'}}";
     let (snapshot, rejected) = after(&usual(), &(usual() + &peer("tor", elsewhere)));
-    assert_eq!((snapshot.peers["tor"].authentication.clone(), rejected.len()), (None, 0));
+    assert_eq!((snapshot.peers["tor"].neighbor.authentication.clone(), rejected.len()), (None, 0));
 }
 
 #[test]
