@@ -96,6 +96,12 @@ impl<K: Clone + Ord> Retries<K> {
         std::mem::take(&mut self.failures).into_keys().collect()
     }
 
+    /// Forgets the failures of the keys that `keep` does not choose.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        let gone: Vec<K> = self.failures.keys().filter(|key| !keep(key)).cloned().collect();
+        gone.iter().for_each(|key| drop(self.remove(key)));
+    }
+
     /// Returns whether there are no failures.
     pub fn is_empty(&self) -> bool {
         self.failures.is_empty()

@@ -215,6 +215,11 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         self.reading.fail((), error, now);
     }
 
+    /// Returns the error of the failed attempt to read everything, if the last one failed. `what` names the attempt.
+    pub fn read_errors(&self, what: &str) -> impl Iterator<Item = KernelError> {
+        self.reading.grouped(|()| true).into_iter().map(|(reason, (), _)| reason.error(what.to_owned()))
+    }
+
     /// Makes one object unknown.
     pub fn forget_one(&mut self, key: K) {
         let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot {
@@ -232,6 +237,11 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
     /// Returns the objects to read one by one before the next change, in order; all of them are unknown.
     pub fn unread(&self) -> impl Iterator<Item = &K> {
         self.unread.iter()
+    }
+
+    /// Returns whether objects are unknown: they failed, or are to be read.
+    pub fn has_unknown(&self) -> bool {
+        !self.unread.is_empty() || !self.retries.is_empty()
     }
 
     /// Sets the actual value of an object, as it was read.
@@ -408,9 +418,7 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         describe: impl Fn(&K, Change<'_, V>) -> String,
         waits: impl Fn(&K, Change<'_, V>) -> Option<String>,
     ) -> PlaneReport {
-        for (reason, (), _) in self.reading.grouped(|()| true) {
-            problems.add(reason.error("read the kernel".to_owned()));
-        }
+        self.read_errors("read the kernel").for_each(|error| problems.add(error));
         let failed = |key: &K| {
             self.slots.get(key).is_some_and(|slot| match slot.place {
                 Place::Settled => false,

@@ -3,6 +3,8 @@
 
 pub mod error;
 pub mod hint;
+pub mod nftables;
+pub mod socket;
 
 pub use error::{Cause, KernelError, KernelResult};
 pub use hint::Hint;
