@@ -56,6 +56,16 @@ impl fmt::Display for SessionState {
     }
 }
 
+/// The numbers of best routes learned from peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BestCounts {
+    /// Those to IPv4 prefixes.
+    pub ipv4: usize,
+    /// Those to IPv6 prefixes.
+    pub ipv6: usize,
+}
+
 /// The state of a session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -236,7 +246,7 @@ pub struct BestRoute {
 }
 
 /// The present best path to a prefix whose best path changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BestChange {
     /// The destination.

@@ -7,6 +7,7 @@
 mod binaries;
 mod holder;
 mod kubelets;
+#[allow(dead_code)]
 mod network;
 mod objects;
 mod peers;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ipnetwork::IpNetwork;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The address of the API server for the agent.
@@ -85,16 +85,57 @@ impl AgentNet {
         let commands: String = addresses
             .map(|to| format!("neigh replace {to} lladdr {} dev {DEVICE} nud permanent\n", mac.trim()))
             .collect();
-        let mut command = self.command("ip");
-        batch(command.args(["-batch", "-"]), &commands)
+        let mut command = self.command();
+        batch(command.args(["ip", "-batch", "-"]), &commands)
     }
 
-    /// Makes a command that runs in the namespace.
-    pub fn command(&self, program: &str) -> Command {
+    /// Executes a job on a thread in the namespace.
+    pub fn within<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let run = || {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("a namespace that is open can be entered");
+                job()
+            };
+            scope.spawn(run).join().expect("no panic")
+        })
+    }
+
+    /// Adds a link that Heliograph has nothing to do with, and removes it.
+    pub fn link_event(&self) -> Result<()> {
+        let mut command = self.command();
+        let commands =
+            "link add other0 type veth peer name other1\n link set other0 up\n link delete other0\n";
+        batch(command.args(["ip", "-batch", "-"]), commands)
+    }
+
+    /// Makes a command that runs the program given as its next argument in the namespace.
+    pub fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())).arg(program);
+        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()));
         command
     }
+}
+
+impl Drop for AgentNet {
+    fn drop(&mut self) {
+        // The kernel deletes the namespace later: the next one has a link of this name, too.
+        let mut command = Command::new("ip");
+        let _ = command.args(["link", "delete", "agent"]).stderr(Stdio::null()).status();
+    }
+}
+
+/// Returns the numbers of routes to pods of other nodes in the kernel of a process, IPv4 and IPv6.
+pub fn pod_routes(pid: u32) -> [usize; 2] {
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
+    // The octets of IPv4 addresses are reversed: 10.128.0.0/9. The node's own routes are blackholes without a next hop.
+    let v4 = |to: &str, via: &str| to.ends_with("0A") && via != "00000000";
+    let v6 = |to: &str, via: &str| to.starts_with("fd000080") && via.bytes().any(|digit| digit != b'0');
+    let count = |text: String, columns: [usize; 2], wanted: &dyn Fn(&str, &str) -> bool| {
+        let column =
+            |line: &str, number| line.split_ascii_whitespace().nth(number).unwrap_or_default().to_owned();
+        text.lines().filter(|line| wanted(&column(line, columns[0]), &column(line, columns[1]))).count()
+    };
+    [count(read("route"), [1, 2], &v4), count(read("ipv6_route"), [0, 4], &v6)]
 }
 
 /// Returns the MAC of a device of the present namespace. /sys shows the namespace in which it was mounted.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::holder::Holder;
 use crate::kubelets::{Kubelets, register};
-use crate::network::{AgentNet, GATEWAY};
+use crate::network::{AgentNet, GATEWAY, pod_routes};
 use crate::objects::{Cluster, name};
 use crate::peers::Peers;
 use crate::processes::{bind_to_us, kill_all};
@@ -167,8 +167,15 @@ struct Agent {
 impl Agent {
     fn start(network: &AgentNet, folder: tempfile::TempDir) -> Result<Self> {
         let log = File::create(folder.path().join("log"))?;
-        let mut command = network.command(env!("CARGO_BIN_EXE_heliograph"));
-        command.args(["agent", "--store", "kubernetes", "--node", &name(0)]);
+        let mut command = network.command();
+        command.args([
+            env!("CARGO_BIN_EXE_heliograph"),
+            "agent",
+            "--store",
+            "kubernetes",
+            "--node",
+            &name(0),
+        ]);
         for (option, place) in [
             ("run-dir", "run"),
             ("state-dir", "state"),
@@ -185,17 +192,7 @@ impl Agent {
 
     /// Returns the numbers of the kernel's routes to pods of other nodes, IPv4 and IPv6.
     fn routes(&self) -> [usize; 2] {
-        let read =
-            |file| fs::read_to_string(format!("/proc/{}/net/{file}", self.child.id())).unwrap_or_default();
-        // The octets of IPv4 addresses are reversed: 10.128.0.0/9. The node's own routes are blackholes without a next hop.
-        let v4 = |to: &str, via: &str| to.ends_with("0A") && via != "00000000";
-        let v6 = |to: &str, via: &str| to.starts_with("fd000080") && via.bytes().any(|digit| digit != b'0');
-        let count = |text: String, columns: [usize; 2], wanted: &dyn Fn(&str, &str) -> bool| {
-            let column =
-                |line: &str, number| line.split_ascii_whitespace().nth(number).unwrap_or_default().to_owned();
-            text.lines().filter(|line| wanted(&column(line, columns[0]), &column(line, columns[1]))).count()
-        };
-        [count(read("route"), [1, 2], &v4), count(read("ipv6_route"), [0, 4], &v6)]
+        pod_routes(self.child.id())
     }
 
     fn log_tail(&self) -> String {

@@ -10,17 +10,20 @@
 #[cfg(test)]
 pub mod fake;
 pub mod guard;
+pub mod linux;
 pub mod nat;
 pub mod networks;
 pub mod nftables;
 pub mod problem;
 pub mod retries;
 pub mod route;
+pub mod routes;
 pub mod sysctls;
 pub mod tracker;
 pub mod tunnel;
 pub mod tunnels;
 
+pub use linux::Linux;
 pub use nat::NatOutgoing;
 pub use networks::Networks;
 pub use problem::{Problem, Problems};

@@ -192,9 +192,12 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         !self.known && !self.reading.is_waiting(&())
     }
 
-    /// Begins reading everything: [`Tracker::observe`] each object, then [`Tracker::end_read`].
+    /// Begins reading everything: [`Tracker::observe`] each object, then [`Tracker::end_read`]. A reading that was abandoned
+    /// before its end counts for nothing.
     pub fn begin_read(&mut self) {
         self.round = !self.round;
+        let former = !self.round;
+        self.slots.values_mut().for_each(|slot| slot.round = former);
     }
 
     /// Ends reading everything: what was not observed since [`Tracker::begin_read`] is absent.

@@ -4,7 +4,9 @@
 pub mod error;
 pub mod hint;
 pub mod nftables;
+pub mod route;
 pub mod socket;
+pub mod watch;
 
 pub use error::{Cause, KernelError, KernelResult};
 pub use hint::Hint;

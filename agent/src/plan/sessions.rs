@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use heliograph_bgp::{Config, Filter, Neighbor, Network};
 use heliograph_cni::IpFamily;
@@ -84,6 +85,23 @@ pub fn bgp_config(snapshot: &Snapshot, node: &str, originate: bool) -> SpeakerPl
     plan.add_nodes(snapshot, this);
     plan.add_peers(snapshot, this);
     plan
+}
+
+/// Returns whether two snapshots have the same sessions of `node`, as far as that is seen at a glance: no part that sessions
+/// depend on was replaced. A change of another Node's pod CIDRs is none of them.
+pub fn same_sessions(former: &Snapshot, snapshot: &Snapshot, node: &str) -> bool {
+    let same_settings = Arc::ptr_eq(&former.configuration, &snapshot.configuration)
+        && Arc::ptr_eq(&former.peers, &snapshot.peers)
+        && former.all_nodes == snapshot.all_nodes
+        && former.nodes.len() == snapshot.nodes.len();
+    let same_node = |(a, b): (&Arc<Node>, &Arc<Node>)| {
+        let alike =
+            || a.name == b.name && a.addresses == b.addresses && a.labels == b.labels && *a.name != *node;
+        Arc::ptr_eq(a, b) || alike()
+    };
+    same_settings
+        && (Arc::ptr_eq(&former.nodes, &snapshot.nodes)
+            || former.nodes.values().zip(snapshot.nodes.values()).all(same_node))
 }
 
 fn router_id(name: &str, node: Option<&Node>) -> Ipv4Addr {
@@ -173,41 +191,27 @@ impl SpeakerPlan {
 
     fn add_peers(&mut self, snapshot: &Snapshot, this: &Node) {
         for peer in snapshot.peers.values().filter(|peer| peer.nodes.matches(&this.labels)) {
-            let role = match peer.asn == snapshot.configuration.asn {
+            let address = peer.neighbor.address;
+            let role = match peer.neighbor.asn == snapshot.configuration.asn {
                 true => NeighborRole::Internal,
                 false => NeighborRole::External,
             };
             let local_address = match peer.source {
                 SourceAddress::Kernel => None,
                 SourceAddress::Address(address) => Some(address),
-                SourceAddress::Node => match this.address(IpFamily::of(peer.address)) {
+                SourceAddress::Node => match this.address(IpFamily::of(address)) {
                     Some(address) => Some(address),
                     None => {
                         self.problems.push(format!(
                             "no session with BGPPeer {}: its sourceAddress is InternalIP, but Node {} has none of \
                              {}'s family; add one to status.addresses, or change sourceAddress",
-                            peer.name, this.name, peer.address
+                            peer.name, this.name, address
                         ));
                         continue;
                     }
                 },
             };
-            let neighbor = Neighbor::new(peer.address, peer.asn)
-                .port(peer.port)
-                .name(peer.name.clone())
-                .local_asn(peer.local_asn)
-                .local_address(local_address)
-                .passive(peer.passive)
-                .families(peer.families.clone())
-                .timers(peer.timers)
-                .role(peer.role)
-                .strict_role(peer.strict_role)
-                .prefix_limit(peer.prefix_limit)
-                .ttl(peer.ttl)
-                .authentication(peer.authentication.clone())
-                .bfd(peer.bfd)
-                .import(peer.import.clone())
-                .export(peer.export.clone());
+            let neighbor = peer.neighbor.clone().local_address(local_address);
             self.add(neighbor, role);
         }
     }

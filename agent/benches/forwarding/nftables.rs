@@ -1,0 +1,69 @@
+//! The changes of nftables in a namespace, as the kernel notifies them.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{Listener, attributes, subscribe};
+use crate::network::AgentNet;
+
+/// The group NFNLGRP_NFTABLES.
+const GROUP: u32 = 1 << 6;
+/// The subsystem NFNL_SUBSYS_NFTABLES, the upper octet of a message's type.
+const SUBSYSTEM: u16 = 10;
+/// NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM and NFT_MSG_NEWGEN.
+const NEW_ELEMENTS: u16 = 12;
+const DELETED_ELEMENTS: u16 = 14;
+const GENERATION: u16 = 15;
+/// NFTA_SET_ELEM_LIST_ELEMENTS.
+const ELEMENTS: u16 = 3;
+/// The length of struct nfgenmsg.
+const FAMILY_HEADER: usize = 4;
+
+/// The numbers of changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// Elements of sets that were added or deleted.
+    pub elements: usize,
+    /// Tables, chains, rules and sets that were added or deleted.
+    pub others: usize,
+    /// Octets of all notifications except those of generations.
+    pub octets: usize,
+}
+
+/// It counts the changes, until it is dropped.
+pub struct Changes {
+    written: Arc<Mutex<Written>>,
+    _listener: Listener,
+}
+
+impl Changes {
+    pub fn watch(network: &AgentNet) -> Result<Self> {
+        let socket = network.within(|| subscribe(SockProtocol::NetlinkNetFilter, GROUP));
+        let socket = socket.context("cannot receive notifications of nftables")?;
+        let written = Arc::new(Mutex::new(Written::default()));
+        let count = written.clone();
+        let listener = Listener::start(socket, move |message| {
+            let Ok((kind, payload)) = message else { return };
+            let mut count = count.lock().expect("no panic");
+            match (kind >> 8, kind & 0xff) {
+                (SUBSYSTEM, GENERATION) => return,
+                (SUBSYSTEM, NEW_ELEMENTS | DELETED_ELEMENTS) => {
+                    let lists = attributes(payload.get(FAMILY_HEADER..).unwrap_or_default());
+                    let lists = lists.filter(|(kind, _)| *kind == ELEMENTS);
+                    count.elements += lists.map(|(_, list)| attributes(list).count()).sum::<usize>();
+                }
+                (SUBSYSTEM, _) => count.others += 1,
+                _ => return,
+            }
+            count.octets += payload.len();
+        });
+        Ok(Self { written, _listener: listener })
+    }
+
+    /// Returns the numbers of changes since the last call.
+    pub fn take(&self) -> Written {
+        std::mem::take(&mut self.written.lock().expect("no panic"))
+    }
+}
