@@ -111,8 +111,8 @@ pub use heliograph_bfd as bfd;
 
 #[doc(inline)]
 pub use config::{
-    AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key,
-    ListenRange, Neighbor, Network, NextHopMode, PrefixLimit, PrefixRange, Timers, Ttl,
+    AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, InvalidField,
+    Key, ListenRange, Neighbor, Network, NextHopMode, PrefixLimit, PrefixRange, Timers, Ttl,
 };
 pub use speaker::Speaker;
 pub use wire::{
