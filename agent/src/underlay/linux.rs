@@ -21,6 +21,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// The flag of a request.
+const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
+
 /// The kernel of the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Linux {
@@ -158,7 +161,7 @@ impl Linux {
             let what = format!("look up interface {index}");
             let mut header = [0; LINK_HEADER];
             header[4..8].copy_from_slice(&index.to_ne_bytes());
-            let answer = self.objects.get(&what, Message::new(libc::RTM_GETLINK, 0, &header))?;
+            let answer = self.objects.get(&what, Message::new(libc::RTM_GETLINK, REQUEST, &header))?;
             let unexpected = || KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}")));
             self.read.links.insert(index, Link::new(&answer).ok_or_else(unexpected)?);
         }
@@ -176,7 +179,7 @@ impl Linux {
         if !self.read.addresses.contains_key(&family) {
             let mut header = [0; ADDRESS_HEADER];
             header[0] = family_number(family);
-            let request = || Message::new(libc::RTM_GETADDR, 0, &header);
+            let request = || Message::new(libc::RTM_GETADDR, REQUEST, &header);
             let answers = self.objects.dump("read this node's addresses", request)?;
             let addresses = answers.iter().filter_map(|answer| Address::new(answer));
             // A kernel without the family returns the addresses of all.
