@@ -230,6 +230,8 @@ impl<P: RoutePort> Routes<P> {
         let over_gone =
             |(prefix, route): (&IpNetwork, &Arc<Route>)| route.tunnels().any(gone).then_some(*prefix);
         let lost: Vec<IpNetwork> = self.tracker.all_held().filter_map(over_gone).collect();
+        // What another program changed since is read.
+        let lost = lost.into_iter().filter(|prefix| !self.tracker.is_unknown(prefix)).collect::<Vec<_>>();
         lost.into_iter().for_each(|prefix| self.tracker.observe(prefix, Held::Absent));
         // It decoded next hops by the former devices.
         if self.reading.take().is_some() {
@@ -265,6 +267,10 @@ impl<P: RoutePort> Routes<P> {
         let concerned = apply(&mut self.foreign);
         if concerned {
             self.update_conflict(prefix, self.tracker.desired(&prefix).is_some());
+        }
+        if change.added && (metric, tos) == (METRIC, 0) && self.tracker.held(&prefix).is_some() {
+            // It may have replaced that of Heliograph, of which the kernel sends no notification.
+            self.tracker.forget_one(prefix);
         }
         if change.added {
             // It may be the way to a gateway.

@@ -239,6 +239,11 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         self.place(&key);
     }
 
+    /// Returns whether an object has to be read before its next change.
+    pub fn is_unknown(&self, key: &K) -> bool {
+        self.slots.get(key).is_some_and(|slot| slot.unknown)
+    }
+
     /// Returns the objects to read one by one before the next change, in order; all of them are unknown.
     pub fn unread(&self) -> impl Iterator<Item = &K> {
         self.unread.iter()

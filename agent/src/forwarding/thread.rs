@@ -194,7 +194,7 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Thread<P, Q> {
                 () = sleep_until(next_run) => {
                     if Instant::now() >= next_resync {
                         next_resync = Instant::now() + RESYNC_INTERVAL;
-                        self.forwarder.hint(&Hint::Everything);
+                        self.forwarder.hint(&Hint::Periodic);
                     }
                     self.pass().await;
                     next_run = self.next_run(next_resync);

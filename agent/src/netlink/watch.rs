@@ -47,6 +47,14 @@ pub struct Watch {
     transaction: Transaction,
     buffer: Vec<u8>,
     own: Own,
+    lost: Lost,
+}
+
+/// The sockets that lost notifications, and were not empty since.
+#[derive(Debug, Default)]
+struct Lost {
+    routes: bool,
+    tables: bool,
 }
 
 /// The ports of the sockets by which Heliograph itself makes changes, which give no hint.
@@ -73,7 +81,8 @@ impl Watch {
             }
         };
         let transaction = Transaction::default();
-        Ok(Self { routes, tables, transaction, buffer: Vec::with_capacity(DATAGRAM), own })
+        let buffer = Vec::with_capacity(DATAGRAM);
+        Ok(Self { routes, tables, transaction, buffer, own, lost: Lost::default() })
     }
 
     /// Waits for notifications, and appends the hints of all that have come. It may be cancelled at any time.
@@ -87,20 +96,27 @@ impl Watch {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, hints: &mut Vec<Hint>) -> Poll<io::Result<()>> {
-        let Self { routes, tables, transaction, buffer, own } = self;
+        let Self { routes, tables, transaction, buffer, own, lost } = self;
         let before = hints.len();
         let mut empty = (false, tables.is_none());
         for _ in 0..AT_ONCE {
             match receive(routes, cx, buffer) {
                 Poll::Pending => {
                     empty.0 = true;
+                    // After a loss the kernel drops what comes until the socket is empty, and does not report it again.
+                    if std::mem::take(&mut lost.routes) {
+                        hints.push(Hint::Everything);
+                    }
                     break;
                 }
                 Poll::Ready(Ok(true)) => {
                     hints.extend(messages_with_port(buffer).filter_map(|message| hint(&message, own)));
                 }
                 // Anything may have changed.
-                Poll::Ready(Ok(false)) => hints.push(Hint::Everything),
+                Poll::Ready(Ok(false)) => {
+                    lost.routes = true;
+                    hints.push(Hint::Everything);
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
@@ -109,11 +125,17 @@ impl Watch {
             match receive(tables, cx, buffer) {
                 Poll::Pending => {
                     empty.1 = true;
+                    if std::mem::take(&mut lost.tables) {
+                        hints.push(Hint::Nftables { generation: None, ours: true });
+                    }
                     break;
                 }
                 Poll::Ready(Ok(true)) => hints
                     .extend(messages_with_port(buffer).filter_map(|message| transaction.hint(&message, own))),
-                Poll::Ready(Ok(false)) => hints.push(Hint::Nftables { generation: None, ours: true }),
+                Poll::Ready(Ok(false)) => {
+                    lost.tables = true;
+                    hints.push(Hint::Nftables { generation: None, ours: true });
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }

@@ -14,7 +14,7 @@ impl Foreign {
     /// Returns whether a route of Heliograph to the same prefix must not be installed. It would be preferred to a connected
     /// network, which in IPv6 has a higher metric, or it would have the same key in the kernel as the foreign route.
     pub fn forbids_ours(&self) -> bool {
-        self.protocol == KERNEL || self.metric == METRIC
+        self.protocol == KERNEL || (self.metric, self.tos) == (METRIC, 0)
     }
 
     /// Returns whether the kernel prefers this route to Heliograph's.

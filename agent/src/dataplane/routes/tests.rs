@@ -221,6 +221,23 @@ fn foreign_routes_to_desired_prefixes_are_kept_and_reported() {
     bench.check_end(&desired(), &BTreeMap::new());
 }
 
+/// The kernel sends one notification: that of the foreign route.
+#[test]
+fn a_route_that_a_foreign_one_replaced_is_restored_when_that_is_gone() {
+    let mut bench = Bench::inherited();
+    bench.run();
+    let foreign = bench.fake.state().foreign();
+    let key = (at("10.2.0.0/24"), METRIC, 0);
+    bench.fake.state().routes.insert(key, Content::Foreign(4));
+    bench.routes.invalidate(&foreign_change("10.2.0.0/24", METRIC, 4, true));
+    let report = bench.run();
+    assert!(!report.in_sync && !bench.routes.installed(&at("10.2.0.0/24")), "{report:?}");
+    bench.fake.state().routes.remove(&key);
+    bench.routes.invalidate(&foreign_change("10.2.0.0/24", METRIC, 4, false));
+    assert!(bench.settle().in_sync);
+    bench.check_end(&desired(), &foreign);
+}
+
 #[test]
 fn foreign_routes_to_other_prefixes_cost_nothing() {
     let mut bench = Bench::inherited();
@@ -575,6 +592,8 @@ proptest! {
                     bench.routes.invalidate(&foreign_change(&prefix.to_string(), 200, 4, added));
                 }
                 Event::Device(index) => {
+                    // The kernel gives a new device a new index; the same one would be noticed by its hint.
+                    lost |= bench.present.tunnels == devices(index);
                     bench.fake.state().delete_devices();
                     bench.fake.state().devices = devices(index);
                     bench.present.tunnels = devices(index);
