@@ -8,13 +8,13 @@ mod common;
 
 use common::place::Place;
 use common::*;
-use heliograph_agent::kernel::linux::Linux;
-use heliograph_agent::kernel::{
-    Desired, DeviceForm, Held, Hop, IpFamily, Kernel, Route, Segment, TunnelDevice,
-};
-use heliograph_agent::reconcile::Reconciler;
+use heliograph_agent::dataplane::{Hop, Route, Tunnel};
+use heliograph_agent::netlink::Hint;
+use heliograph_agent::netlink::watch::Watch;
+use heliograph_agent::underlay::{self, Segment, Underlay};
+use heliograph_cni::IpFamily;
 use std::process::Command;
-use std::time::Instant;
+use std::time::Duration;
 
 /// Node a (192.0.2.1) and node b (198.51.100.3) with a pod each (10.1.0.7, 10.3.0.7), and the router between them.
 struct Racks {
@@ -68,19 +68,19 @@ impl Racks {
 }
 
 fn over(remote: &str, local: &str) -> Route {
-    Route::unicast([Hop::Tunnel { remote: ip(remote), local: ip(local) }])
+    Route::unicast([tunnel_from(local, remote)])
 }
 
 fn node_a() -> Desired {
     let to_b =
         routes(&[("10.1.0.0/24", Route::Blackhole), ("10.3.0.0/24", over("198.51.100.3", "192.0.2.1"))]);
-    with_tunnel4(to_b, "192.0.2.1", &["192.0.2.1", "198.51.100.3"])
+    with_tunnel4(to_b, &["192.0.2.1", "198.51.100.3"])
 }
 
 fn node_b() -> Desired {
     let to_a =
         routes(&[("10.3.0.0/24", Route::Blackhole), ("10.1.0.0/24", over("192.0.2.1", "198.51.100.3"))]);
-    with_tunnel4(to_a, "198.51.100.3", &["192.0.2.1", "198.51.100.3"])
+    with_tunnel4(to_a, &["192.0.2.1", "198.51.100.3"])
 }
 
 /// Returns the number of packets that a rule of the node's guard counted.
@@ -156,7 +156,7 @@ fn a_restart_keeps_the_device_and_its_routes() {
     racks.a.apply_in_sync(&node_a());
     assert!(same(), "kept");
     let mut smaller = node_a();
-    smaller.tunnels.v4.as_mut().unwrap().mtu = 1380;
+    smaller.tunnels.insert(Tunnel::ipip(IpFamily::V4), 1380);
     racks.a.apply_in_sync(&smaller);
     assert!(same() && device().contains("mtu 1380"), "adjusted, not created again");
     racks.a.sh("ip link set heliograph4 down");
@@ -199,47 +199,29 @@ fn routes_of_every_kind_are_replaced_by_each_other() {
         Route::unicast([tunnel("198.51.100.3"), direct]),
     ];
     racks.a.within(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut reconciler = Reconciler::new(Linux::open().unwrap());
-            for before in &forms {
-                for after in &forms {
-                    for form in [before, after] {
-                        let desired = routes(&[("10.3.0.0/24", form.clone())]);
-                        apply_in_sync(
-                            &mut reconciler,
-                            &with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]),
-                        )
-                        .await;
-                        let actual = reconciler.kernel().dump().await.unwrap();
-                        assert_eq!(actual.routes, [(at("10.3.0.0/24"), Held::Route(form.clone()))].into());
-                    }
+        let mut kernel = Kernel::open();
+        let desired =
+            |form: &Route| with_tunnel4(routes(&[("10.3.0.0/24", form.clone())]), &["198.51.100.3"]);
+        for before in &forms {
+            for after in &forms {
+                for form in [before, after] {
+                    kernel.apply_in_sync(&desired(form));
+                    Kernel::check_held(&desired(form), "a form replaced by another");
                 }
             }
-            // Changes of an encapsulated route by other programs are noticed and reverted.
-            let desired = routes(&[("10.3.0.0/24", over("198.51.100.3", "192.0.2.1"))]);
-            let desired = with_tunnel4(desired, "192.0.2.1", &["198.51.100.3"]);
-            apply_in_sync(&mut reconciler, &desired).await;
-            for change in ["dst 198.51.100.9 src 192.0.2.1 ttl 64", "dst 198.51.100.3 src 192.0.2.1 ttl 9"] {
-                sh(&format!(
-                    "ip route replace 10.3.0.0/24 metric 104 proto 104 encap ip id 0 {change} dev heliograph4"
-                ));
-                assert_ne!(
-                    reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")],
-                    held(&desired)
-                );
-                apply_in_sync(&mut reconciler, &desired).await;
-                assert_eq!(
-                    reconciler.kernel().dump().await.unwrap().routes[&at("10.3.0.0/24")],
-                    held(&desired)
-                );
-            }
-        });
+        }
+        // Changes of an encapsulated route by other programs are noticed and reverted.
+        let desired = desired(&over("198.51.100.3", "192.0.2.1"));
+        kernel.apply_in_sync(&desired);
+        for change in ["dst 198.51.100.9 src 192.0.2.1 ttl 64", "dst 198.51.100.3 src 192.0.2.1 ttl 9"] {
+            sh(&format!(
+                "ip route replace 10.3.0.0/24 metric 104 proto 104 encap ip id 0 {change} dev heliograph4"
+            ));
+            let changes = kernel.apply(&desired).changes;
+            assert!(changes > 0, "{change}");
+            Kernel::check_held(&desired, change);
+        }
     });
-}
-
-fn held(desired: &Desired) -> Held {
-    Held::Route(desired.routes[&at("10.3.0.0/24")].clone())
 }
 
 #[test]
@@ -293,8 +275,10 @@ fn a_route_through_the_tunnel_is_ignored_in_segment_look_ups() {
     desired.routes.insert(at("198.51.100.0/24"), over("198.51.100.3", "192.0.2.1"));
     racks.a.apply_in_sync(&desired);
     let segment = racks.a.within(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { Linux::open().unwrap().segment(ip("198.51.100.3")).await.unwrap() })
+        let mut underlay = Underlay::new(underlay::Linux::open().unwrap());
+        underlay.add_next_hop(ip("198.51.100.3"));
+        underlay.look_up();
+        underlay.segment(ip("198.51.100.3")).cloned().unwrap()
     });
     assert!(
         matches!(segment, Segment::Routed { gateway, .. } if gateway == ip("192.0.2.254")),
@@ -314,7 +298,7 @@ fn the_ipv6_tunnel_transports_both_families() {
             (far4, over(remote, local)),
             (far6, over(remote, local)),
         ]);
-        desired.tunnels.v6 = Some(TunnelDevice { local: local.parse().unwrap(), mtu: 1460 });
+        desired.tunnels.insert(Tunnel::ipip(IpFamily::V6), 1460);
         desired.allowed_tunnel_sources = [ip(local), ip(remote)].into();
         desired
     };
@@ -329,13 +313,8 @@ fn the_ipv6_tunnel_transports_both_families() {
     assert!(racks.a.pings("-I 10.1.0.7 10.3.0.7"), "IPv4 in IPv6");
     let (tunnelled, bare) = racks.seen();
     assert!(tunnelled >= 12 && bare == 0, "{tunnelled} tunnelled, {bare} bare");
-    let form = racks.a.within(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            Linux::open().unwrap().dump().await.unwrap().tunnels[&IpFamily::V6].form.clone()
-        })
-    });
-    assert_eq!(form, DeviceForm::External);
+    let device = racks.a.sh("ip -d -o link show heliograph6");
+    assert!(device.contains("external"), "{device}");
     racks.a.apply_in_sync(&Desired::default());
     assert!(!racks.a.can("ip link show heliograph6"));
 }
@@ -346,17 +325,18 @@ fn a_deleted_tunnel_is_restored_with_its_routes_in_one_run() {
     need_ipip();
     in_namespace(|| async {
         underlay();
-        let kernel = Linux::open().unwrap();
-        let mut changes = kernel.changes().unwrap();
-        let mut reconciler = Reconciler::new(kernel);
-        apply_in_sync(&mut reconciler, &node_a()).await;
+        let mut kernel = Kernel::open();
+        let mut watch = Watch::open(kernel.dataplane.ports()).unwrap();
+        kernel.apply_in_sync(&node_a());
         sh("ip link del heliograph4");
-        wait_for("the deletion is noticed", async || {
-            changes.next().await.is_some_and(|hint| hint.own_objects)
-        })
-        .await;
-        reconciler.invalidate(false);
-        let summary = reconciler.run(Instant::now()).await;
+        let mut hints = Vec::new();
+        let is_ours = |hint: &Hint| matches!(hint, Hint::Link { ours: true, .. });
+        // The creation of the device gives a hint, too.
+        while sh("ip -o link show").contains("heliograph4") || !hints.iter().any(is_ours) {
+            tokio::time::timeout(Duration::from_secs(20), watch.next(&mut hints)).await.unwrap().unwrap();
+        }
+        hints.iter().for_each(|hint| kernel.dataplane.invalidate(hint));
+        let summary = kernel.run();
         assert!(summary.in_sync && summary.routes == 2, "{summary:#?}");
     });
 }

@@ -56,6 +56,16 @@ impl fmt::Display for SessionState {
     }
 }
 
+/// The numbers of best routes learned from peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BestCounts {
+    /// Those to IPv4 prefixes.
+    pub ipv4: usize,
+    /// Those to IPv6 prefixes.
+    pub ipv6: usize,
+}
+
 /// The state of a session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

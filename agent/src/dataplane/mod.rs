@@ -10,6 +10,7 @@
 #[cfg(test)]
 pub mod fake;
 pub mod guard;
+pub mod linux;
 pub mod nat;
 pub mod networks;
 pub mod nftables;
@@ -22,6 +23,7 @@ pub mod tracker;
 pub mod tunnel;
 pub mod tunnels;
 
+pub use linux::Linux;
 pub use nat::NatOutgoing;
 pub use networks::Networks;
 pub use problem::{Problem, Problems};

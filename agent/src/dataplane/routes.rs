@@ -670,6 +670,6 @@ fn interpret(change: &RouteChange, answer: Option<KernelError>) -> Option<Kernel
 }
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

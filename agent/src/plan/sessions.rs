@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use heliograph_bgp::{Config, Filter, Neighbor, Network};
 use heliograph_cni::IpFamily;
@@ -84,6 +85,23 @@ pub fn bgp_config(snapshot: &Snapshot, node: &str, originate: bool) -> SpeakerPl
     plan.add_nodes(snapshot, this);
     plan.add_peers(snapshot, this);
     plan
+}
+
+/// Returns whether two snapshots have the same sessions of `node`, as far as that is seen at a glance: no part that sessions
+/// depend on was replaced. A change of another Node's pod CIDRs is none of them.
+pub fn same_sessions(former: &Snapshot, snapshot: &Snapshot, node: &str) -> bool {
+    let same_settings = Arc::ptr_eq(&former.configuration, &snapshot.configuration)
+        && Arc::ptr_eq(&former.peers, &snapshot.peers)
+        && former.all_nodes == snapshot.all_nodes
+        && former.nodes.len() == snapshot.nodes.len();
+    let same_node = |(a, b): (&Arc<Node>, &Arc<Node>)| {
+        let alike =
+            || a.name == b.name && a.addresses == b.addresses && a.labels == b.labels && *a.name != *node;
+        Arc::ptr_eq(a, b) || alike()
+    };
+    same_settings
+        && (Arc::ptr_eq(&former.nodes, &snapshot.nodes)
+            || former.nodes.values().zip(snapshot.nodes.values()).all(same_node))
 }
 
 fn router_id(name: &str, node: Option<&Node>) -> Ipv4Addr {

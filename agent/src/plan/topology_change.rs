@@ -7,7 +7,7 @@
 //! established, the old ones stay: a session that is the only source of a prefix is never closed in favor of one that
 //! brings nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub struct SpeakerState {
 #[derive(Debug, Default)]
 pub struct TopologyChange {
     /// The snapshot and the plan of the last update.
-    last: Option<(Arc<Snapshot>, SpeakerPlan)>,
+    last: Option<(Arc<Snapshot>, Arc<SpeakerPlan>)>,
     /// The neighbors that the plan no longer contains.
     sessions: BTreeMap<IpAddr, (Neighbor, NeighborRole)>,
     /// The neighbors that stay clients although the plan no longer makes them clients.
@@ -52,6 +52,11 @@ pub struct TopologyChange {
 }
 
 impl TopologyChange {
+    /// Returns the snapshot and the plan of the last update, without what is retained.
+    pub fn last(&self) -> Option<&(Arc<Snapshot>, Arc<SpeakerPlan>)> {
+        self.last.as_ref()
+    }
+
     /// Returns whether a session or client is retained.
     pub fn active(&self) -> bool {
         !(self.sessions.is_empty() && self.clients.is_empty())
@@ -77,14 +82,15 @@ impl TopologyChange {
         &mut self,
         node: &str,
         snapshot: &Arc<Snapshot>,
-        plan: SpeakerPlan,
+        plan: Arc<SpeakerPlan>,
         state: &SpeakerState,
         now: Instant,
-    ) -> (Arc<Snapshot>, SpeakerPlan) {
+    ) -> (Arc<Snapshot>, Arc<SpeakerPlan>) {
         let last = self.last.take();
         match &last {
             Some((last_snapshot, last_plan)) if sessions_survive(node, last_snapshot, snapshot) => {
-                if *last_plan != plan && self.retain_removed(last_snapshot, last_plan, snapshot, &plan) {
+                let changed = !Arc::ptr_eq(last_plan, &plan) && *last_plan != plan;
+                if changed && self.retain_removed(last_snapshot, last_plan, snapshot, &plan) {
                     self.since = Some(now);
                 }
             }
@@ -101,8 +107,12 @@ impl TopologyChange {
         if !self.active() {
             self.reset();
         }
-        let mut merged = self.with_sessions(plan.clone());
-        merged.problems.extend(self.problem(&plan, established_count(&plan, &state.established), now));
+        let mut merged = plan.clone();
+        if self.active() {
+            let merged = Arc::make_mut(&mut merged);
+            self.add_sessions(merged);
+            merged.problems.extend(self.problem(&plan, established_count(&plan, &state.established), now));
+        }
         let result = (self.with_nodes(snapshot), merged);
         self.last = Some((snapshot.clone(), plan));
         result
@@ -121,11 +131,13 @@ impl TopologyChange {
         plan: &SpeakerPlan,
     ) -> bool {
         let mut any = false;
+        let new: HashMap<IpAddr, &Neighbor> =
+            plan.config.neighbors.iter().map(|neighbor| (neighbor.address, neighbor)).collect();
         for neighbor in &last_plan.config.neighbors {
             let Some(role) = last_plan.roles.get(&neighbor.address).filter(|role| role.is_node()) else {
                 continue;
             };
-            match plan.config.neighbors.iter().find(|other| other.address == neighbor.address) {
+            match new.get(&neighbor.address) {
                 Some(other) => {
                     if neighbor.reflector_client && !other.reflector_client {
                         any |= self.clients.insert(neighbor.address);
@@ -181,7 +193,7 @@ impl TopologyChange {
     }
 
     /// Adds the retained sessions and clients to a plan.
-    fn with_sessions(&self, mut plan: SpeakerPlan) -> SpeakerPlan {
+    fn add_sessions(&self, plan: &mut SpeakerPlan) {
         for neighbor in &mut plan.config.neighbors {
             neighbor.reflector_client |= self.clients.contains(&neighbor.address);
         }
@@ -189,7 +201,6 @@ impl TopologyChange {
             plan.roles.insert(*address, *role);
             plan.config.neighbors.push(neighbor.clone());
         }
-        plan
     }
 
     /// Adds the Nodes of retained sessions to a snapshot that lacks them: their routes are in use, perhaps through tunnels.

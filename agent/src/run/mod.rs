@@ -9,33 +9,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use heliograph_bgp::io::{BestRoutes, StartError, Stop};
+use heliograph_bgp::io::{StartError, Stop};
 use heliograph_bgp::report::SessionState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::apiserver::Access;
 use crate::cni::{self, CniError, Installer};
+use crate::forwarding::{self, Forwarding};
 use crate::intent::Snapshot;
-use crate::kernel::linux::Linux;
-use crate::kernel::preflight::PreflightError;
-use crate::kernel::watch::{Changes, Hint};
-use crate::kernel::{Kernel, KernelError, preflight};
+use crate::netlink::KernelError;
 use crate::plan::{self, SpeakerPlan, SpeakerState, TopologyChange};
+use crate::preflight::{PreflightError, preflight};
 use crate::status::server::{MAX_CONNECTIONS, Query, RunDir, SocketError};
 use crate::status::{NodeStatus, Role, StatusWriterStatus, http, kubernetes};
 use crate::store::{self, View, last_good};
 
-mod forwarding;
+mod plugin;
 mod report;
+mod routes;
 mod speaker;
 
-use forwarding::Forwarding;
+use plugin::PluginFiles;
 use speaker::AgentSpeaker;
 
 /// The time between a hint and the sync, so that hints that belong together cause one sync.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-/// The interval of syncs that read everything again, without a hint.
+/// The interval of syncs without a hint.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The options of the command line.
@@ -145,6 +145,11 @@ pub enum RunError {
     /// The kernel can't be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The forwarding thread has ended.
+    #[error(
+        "the forwarding thread has stopped by itself: please report this as a bug; routes stay in the kernel"
+    )]
+    ForwardingEnded,
     /// The CNI plugin's files can't be removed.
     #[error(transparent)]
     Cni(#[from] CniError),
@@ -182,14 +187,10 @@ pub const STATE_NAME: &str = "last-good.yaml";
 /// # Errors
 /// The reason for which the agent can't run. Other problems are in the status.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
-    if options.role == Role::Reflector {
-        return start::<Linux>(options, None, stop).await;
+    if options.role == Role::Node {
+        preflight()?;
     }
-    preflight()?;
-    let kernel = Linux::open()?;
-    // Subscribe before the first dump, so that no change is missed.
-    let changes = kernel.changes()?;
-    start(options, Some((kernel, changes)), stop).await
+    start(options, stop).await
 }
 
 /// Removes Heliograph's objects from this node's kernel, the plugin's files, and the last good intent: it may contain
@@ -203,7 +204,7 @@ pub async fn cleanup(run_dir: &Path, state_dir: &Path, cni_conf_dir: &Path) -> R
     // First, so that the runtime starts no new pods here.
     Installer::new(run_dir, cni_conf_dir).uninstall()?;
     let removed = remove_last_good(run_dir, state_dir);
-    let summary = forwarding::purge(Linux::open()?).await;
+    let summary = forwarding::purge()?;
     if summary.errors.is_empty() && summary.routes == 0 {
         return removed;
     }
@@ -221,12 +222,8 @@ fn remove_last_good(run_dir: &Path, state_dir: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts everything and runs the loop. Without a kernel it is a stand-alone reflector.
-async fn start<K: Kernel>(
-    options: Options,
-    kernel: Option<(K, Changes)>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), RunError> {
+/// Starts everything and runs the loop. A stand-alone reflector has no forwarding.
+async fn start(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let run_dir = RunDir::take(&options.run_dir)?;
     let (ask, questions) = mpsc::channel(MAX_CONNECTIONS);
     run_dir.serve(ask)?;
@@ -236,18 +233,17 @@ async fn start<K: Kernel>(
     let http_errors = options.http.iter().map(|address| http::serve(*address, sources.clone())).collect();
     let (synced, changes) = watch::channel(());
     let status_writer = options.start_status_writer(report, changes);
-    let (forwarding, hints) = match kernel {
-        Some((kernel, hints)) => {
-            let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
-            if let Some(folder) = &options.cni_bin_dir {
-                installer = installer.with_plugin(cni::bundled_plugin(), folder);
-            }
-            (Some(Forwarding::new(kernel, installer)), Some(hints))
-        }
-        None => (None, None),
+    let speaker = AgentSpeaker::default();
+    let forwarding = match options.role {
+        Role::Node => Some(Forwarding::start(options.node.clone(), speaker.handles()).await?),
+        Role::Reflector => None,
     };
+    let mut installer = Installer::new(&options.run_dir, &options.cni_conf_dir);
+    if let Some(folder) = &options.cni_bin_dir {
+        installer = installer.with_plugin(cni::bundled_plugin(), folder);
+    }
     let restarting = match &forwarding {
-        Some(forwarding) => forwarding.has_routes().await?,
+        Some(forwarding) => forwarding.had_routes(),
         // A reflector has no routes in the kernel; the file shows that there was an earlier run.
         None => options.last_good().exists(),
     };
@@ -258,10 +254,10 @@ async fn start<K: Kernel>(
         view: Arc::default(),
         plan: None,
         topology_change: TopologyChange::default(),
-        speaker: AgentSpeaker::default(),
+        speaker,
         restarting,
-        best: BestRoutes::default(),
         forwarding,
+        plugin_files: PluginFiles::new(installer),
         was_in_intent: None,
         changed_at: None,
         waiting_for: vec!["the first sync".into()],
@@ -270,25 +266,25 @@ async fn start<K: Kernel>(
         synced,
     };
     let requests = Requests { questions, reports, probes };
-    let result = agent.run(views, requests, hints, stop).await;
+    let result = agent.run(views, requests, stop).await;
     agent.speaker.stop(Stop::Silent).await;
     result
 }
 
 /// The state of the agent between two syncs.
-struct Agent<K> {
+struct Agent {
     options: Options,
     started: Instant,
     view: Arc<View>,
-    /// The plan that the speaker uses.
-    plan: Option<SpeakerPlan>,
+    /// The plan that the speaker uses, with the snapshot of which it was made.
+    plan: Option<(Arc<Snapshot>, Arc<SpeakerPlan>)>,
     topology_change: TopologyChange,
     speaker: AgentSpeaker,
     /// Set if the kernel still has the routes of an earlier run: then peers are asked to keep theirs (RFC 4724 §4.1).
     restarting: bool,
-    best: BestRoutes,
     /// `None` for a reflector.
-    forwarding: Option<Forwarding<K>>,
+    forwarding: Option<Forwarding>,
+    plugin_files: PluginFiles,
     /// Set if this node was in the intent at the last sync; `None`: there was no intent.
     was_in_intent: Option<bool>,
     /// The time of the last change of the intent in force.
@@ -313,45 +309,34 @@ struct Requests {
     probes: mpsc::Receiver<oneshot::Sender<Vec<String>>>,
 }
 
-impl<K: Kernel> Agent<K> {
+impl Agent {
     /// Runs the loop.
     async fn run(
         &mut self,
         mut views: watch::Receiver<Arc<View>>,
         mut requests: Requests,
-        mut hints: Option<Changes>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         tokio::pin!(stop);
         let mut next_sync = Instant::now();
-        let mut next_resync = next_sync + RESYNC_INTERVAL;
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
                 () = sleep_until(next_sync) => {
-                    if Instant::now() >= next_resync {
-                        next_resync = Instant::now() + RESYNC_INTERVAL;
-                        self.forwarding.iter_mut().for_each(Forwarding::resync);
-                    }
                     let view = views.borrow_and_update().clone();
                     if view.generation != self.view.generation {
                         self.changed_at = Some(SystemTime::now());
                     }
                     self.view = view;
                     self.sync().await?;
-                    self.note_first_sync();
-                    next_sync = self.next_sync(next_resync);
+                    self.note_first_sync().await;
+                    next_sync = self.next_sync();
                     self.synced.send_replace(());
                 }
                 Ok(()) = views.changed() => next_sync = debounced(next_sync),
                 () = self.speaker.changed() => next_sync = debounced(next_sync),
-                hint = next_hint(&mut hints) => {
-                    if let Some(forwarding) = &mut self.forwarding {
-                        forwarding.hint(hint);
-                    }
-                    next_sync = debounced(next_sync);
-                }
+                () = forwarding_changed(&mut self.forwarding) => next_sync = debounced(next_sync),
                 Some(question) = requests.questions.recv() => self.answer(question).await,
                 Some(answer) = requests.reports.recv() => {
                     // The requester may have gone.
@@ -363,38 +348,62 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Returns the time of the next sync if there is no hint.
-    fn next_sync(&self, regular: Instant) -> Instant {
+    fn next_sync(&self) -> Instant {
         let now = Instant::now();
-        let retry = self.forwarding.as_ref().and_then(Forwarding::next_retry);
         let check = self.topology_change.next_check(now.into_std()).map(Instant::from_std);
-        [retry, check].into_iter().flatten().map(|at| at.max(now + DEBOUNCE)).fold(regular, Instant::min)
+        let regular = now + RESYNC_INTERVAL;
+        check.map_or(regular, |at| at.max(now + DEBOUNCE).min(regular))
     }
 
     /// Compares everything with the desired state and applies the differences.
     async fn sync(&mut self) -> Result<(), RunError> {
+        if self.forwarding.as_ref().is_some_and(Forwarding::has_ended) {
+            return Err(RunError::ForwardingEnded);
+        }
         let Some(snapshot) = self.view.snapshot.clone() else {
             self.log_intent(None);
             return Ok(());
         };
         let in_intent = snapshot.nodes.contains_key(&*self.options.node);
         self.log_intent(Some(in_intent));
-        let plan = plan::bgp_config(&snapshot, &self.options.node, self.options.role == Role::Node);
-        let (snapshot, plan) = self.update_topology(&snapshot, plan).await;
-        self.update_speaker(&snapshot, &plan, in_intent).await?;
-        self.plan = Some(plan);
-        self.best = self.speaker.best_routes().await;
-        if let Some(forwarding) = &mut self.forwarding {
-            forwarding.sync(&snapshot, &self.options.node, &self.best, self.view.in_sync).await;
+        let planned = self.plan.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, &snapshot));
+        // Routes alone are no reason to plan sessions.
+        if !planned || self.topology_change.active() || !self.speaker.running() {
+            let plan = self.session_plan(&snapshot);
+            let (merged, plan) = self.update_topology(&snapshot, plan).await;
+            self.update_speaker(&merged, &plan, in_intent).await?;
+            self.plan = Some((snapshot, plan));
+            if let Some(forwarding) = &self.forwarding {
+                forwarding.set_intent(forwarding::Intent { snapshot: merged, in_sync: self.view.in_sync });
+            }
+        } else if let Some(forwarding) = &self.forwarding {
+            forwarding.set_in_sync(self.view.in_sync);
         }
+        self.update_plugin_files();
         Ok(())
+    }
+
+    /// Returns the plan of the sessions. It stays the same if no change of the snapshot concerns sessions.
+    fn session_plan(&self, snapshot: &Arc<Snapshot>) -> Arc<SpeakerPlan> {
+        match &self.topology_change.last() {
+            Some((former, plan)) if plan::same_sessions(former, snapshot, &self.options.node) => plan.clone(),
+            _ => Arc::new(plan::bgp_config(snapshot, &self.options.node, self.options.role == Role::Node)),
+        }
+    }
+
+    /// Updates the files that the CNI plugin and the container runtime read.
+    fn update_plugin_files(&mut self) {
+        let (Some(forwarding), Some(snapshot)) = (&self.forwarding, &self.view.snapshot) else { return };
+        let state = forwarding.state();
+        self.plugin_files.update(snapshot, &self.options.node, &state, self.view.in_sync);
     }
 
     /// Returns the snapshot and the plan with what is retained during a topology change.
     async fn update_topology(
         &mut self,
         snapshot: &Arc<Snapshot>,
-        plan: SpeakerPlan,
-    ) -> (Arc<Snapshot>, SpeakerPlan) {
+        plan: Arc<SpeakerPlan>,
+    ) -> (Arc<Snapshot>, Arc<SpeakerPlan>) {
         let was_active = self.topology_change.active();
         let now = Instant::now().into_std();
         let sessions = if was_active { self.speaker.sessions().await } else { Vec::new() };
@@ -421,11 +430,11 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// Updates the conditions of the first sync, and logs when it is done.
-    fn note_first_sync(&mut self) {
+    async fn note_first_sync(&mut self) {
         if self.waiting_for.is_empty() {
             return;
         }
-        self.waiting_for = self.missing();
+        self.waiting_for = self.missing().await;
         if self.waiting_for.is_empty() {
             tracing::info!("ready: the first sync is done");
         }
@@ -471,16 +480,10 @@ fn debounced(planned: Instant) -> Instant {
     planned.min(Instant::now() + DEBOUNCE)
 }
 
-/// Waits for the next hint of the kernel, for ever if there is no subscription. If the subscription ends, resyncs continue.
-async fn next_hint(hints: &mut Option<Changes>) -> Hint {
-    if let Some(changes) = hints {
-        if let Some(hint) = changes.next().await {
-            return hint;
-        }
-        tracing::warn!(
-            "the subscription to the kernel's changes ended: the agent reads the kernel every {RESYNC_INTERVAL:?}"
-        );
-        *hints = None;
+/// Waits until the state of forwarding changes, for ever without forwarding.
+async fn forwarding_changed(forwarding: &mut Option<Forwarding>) {
+    match forwarding {
+        Some(forwarding) => forwarding.changed().await,
+        None => std::future::pending().await,
     }
-    std::future::pending().await
 }

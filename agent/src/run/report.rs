@@ -1,30 +1,31 @@
 //! The status, made from the results of the agent's last pass and from the present reports of the speaker.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::SystemTime;
 
-use heliograph_bgp::report::{PastError, PathReport, SessionReport, Transition};
-use ipnetwork::IpNetwork;
+use heliograph_bgp::report::{PastError, SessionReport, Transition};
+use heliograph_cni::IpFamily;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Agent;
 use crate::api::{ObjectKind, ObjectRef};
-use crate::kernel::{IpFamily, Kernel};
-use crate::plan::{NeighborRole, Reachability, SegmentVerdict};
-use crate::status::server::{Query, Subject};
+use crate::forwarding::RouteUse;
+use crate::plan::{NeighborRole, SegmentVerdict};
+use crate::status::server::{Answer, Query, Subject};
 use crate::status::{
-    BfdStatus, Disposition, Document, IntentStatus, KernelFault, KernelStatus, List, NextHopStatus,
-    NodeStatus, PastErrorStatus, RouteCount, RouteStatus, SessionStatus, StoreStatus, TransitionStatus,
+    BfdStatus, Disposition, Document, IntentStatus, KernelFault, KernelStatus, NextHopStatus, NodeStatus,
+    PastErrorStatus, RouteCount, SessionStatus, StoreStatus, TransitionStatus,
 };
 use crate::store::Connection;
 
-impl<K: Kernel> Agent<K> {
+impl Agent {
     pub(super) async fn answer(&self, query: Query) {
         let answer = match query.subject {
-            Subject::Status => document(self.status().await),
-            Subject::Routes => document(List { items: self.routes().await }),
+            Subject::Status => Answer::Document(document(self.status().await)),
+            Subject::Routes => Answer::List(super::routes::list(
+                self.speaker.handles().borrow().clone(),
+                self.forwarding.clone(),
+            )),
         };
         // The client may have closed its connection.
         let _ = query.answer.send(answer);
@@ -52,7 +53,7 @@ impl<K: Kernel> Agent<K> {
             store: self.view.connection.as_ref().map(store),
             status_writer: self.status_writer.as_ref().map(|status_writer| status_writer.borrow().clone()),
             sessions: sessions.iter().map(|session| self.session(session)).collect(),
-            route_counts: self.route_counts(),
+            route_counts: self.route_counts().await,
             kernel: self.kernel(),
             next_hops: self.next_hops(),
             problems: self.problems(),
@@ -67,7 +68,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn session(&self, session: &SessionReport) -> SessionStatus {
-        let roles = self.plan.as_ref().map(|plan| &plan.roles);
+        let roles = self.plan.as_ref().map(|(_, plan)| &plan.roles);
         let role = roles.and_then(|roles| roles.get(&session.address)).copied();
         let role = role.unwrap_or(NeighborRole::Mesh);
         SessionStatus {
@@ -104,50 +105,48 @@ impl<K: Kernel> Agent<K> {
 
     fn kernel(&self) -> Option<KernelStatus> {
         let forwarding = self.forwarding.as_ref()?;
-        let (reconciliations, reconcile_time) = forwarding.programmings();
-        let summary = forwarding.summary();
-        let fault = |problem: &crate::reconcile::Problem| KernelFault {
+        let state = forwarding.state();
+        let kernel = &state.kernel;
+        let fault = |problem: &crate::dataplane::Problem| KernelFault {
             operation: problem.what.clone(),
             error: problem.error.clone(),
             remedy: problem.remedy.clone(),
         };
         Some(KernelStatus {
-            in_sync: summary.in_sync,
-            routes: summary.routes,
-            desired: summary.desired,
-            kept: summary.kept,
-            changes: summary.changes,
-            failures: summary.failures,
-            reconciliations,
-            reconcile_seconds: reconcile_time.as_secs_f64(),
-            errors: summary.errors.iter().map(fault).collect(),
+            in_sync: kernel.in_sync,
+            routes: kernel.routes,
+            desired: kernel.desired,
+            kept: kernel.kept,
+            changes: kernel.changes,
+            failures: kernel.failures,
+            reconciliations: state.programmings,
+            reconcile_seconds: state.programming_time.as_secs_f64(),
+            errors: kernel.errors.iter().map(fault).collect(),
         })
     }
 
     /// Counts the best routes by family and disposition.
-    fn route_counts(&self) -> Vec<RouteCount> {
-        let mut counts: BTreeMap<(IpFamily, Disposition), usize> = BTreeMap::new();
-        for route in &self.best.routes {
-            let prefix = IpNetwork::from(route.prefix);
-            let family = IpFamily::of(prefix.ip());
-            *counts.entry((family, self.disposition(&prefix, route.next_hop))).or_default() += 1;
-        }
-        let count = |((family, disposition), count)| RouteCount { family, disposition, count };
-        counts.into_iter().map(count).collect()
-    }
-
-    /// Returns the disposition of the best route to a prefix.
-    fn disposition(&self, prefix: &IpNetwork, next_hop: IpAddr) -> Disposition {
-        let Some(forwarding) = &self.forwarding else { return Disposition::Reflected };
-        if forwarding.rejection(prefix).is_some() {
-            return Disposition::Rejected;
-        }
-        let verdict = forwarding.verdicts().get(&next_hop);
-        verdict.map_or(Disposition::Unreachable, |verdict| verdict.reachability.into())
+    async fn route_counts(&self) -> Vec<RouteCount> {
+        let Some(forwarding) = &self.forwarding else {
+            let (counts, _) = self.speaker.best_counts().await;
+            let counts = [(IpFamily::V4, counts.ipv4), (IpFamily::V6, counts.ipv6)];
+            let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+            return counts
+                .map(|(family, count)| RouteCount { family, disposition: Disposition::Reflected, count })
+                .collect();
+        };
+        let count = |((family, used), count): (&(IpFamily, RouteUse), &usize)| {
+            let disposition = match used {
+                RouteUse::By(reachability) => (*reachability).into(),
+                RouteUse::Rejected => Disposition::Rejected,
+            };
+            RouteCount { family: *family, disposition, count: *count }
+        };
+        forwarding.state().route_counts.iter().map(count).collect()
     }
 
     /// Returns the conditions that the first sync waits for: routes are not complete, or pods can't be attached yet.
-    pub(super) fn missing(&self) -> Vec<String> {
+    pub(super) async fn missing(&self) -> Vec<String> {
         let node = &self.options.node;
         let Some(snapshot) = &self.view.snapshot else {
             return vec![format!("intent: {}", self.options.intent_remedy())];
@@ -156,32 +155,37 @@ impl<K: Kernel> Agent<K> {
             return vec![format!("a Node named {node}")];
         };
         let mut missing = Vec::new();
-        if !self.best.synced {
+        let synced = match &self.forwarding {
+            Some(forwarding) => forwarding.state().synced,
+            None => self.speaker.best_counts().await.1,
+        };
+        if !synced {
             missing.push("the neighbors' End-of-RIB, or the end of the time for it".to_string());
         }
         if let Some(forwarding) = &self.forwarding {
             if this.pod_cidrs.is_empty() {
                 missing.push(format!("a pod CIDR in Node {node} (spec.podCIDRs)"));
             }
-            for cidr in this.pod_cidrs.iter().filter(|cidr| !forwarding.installed(cidr)) {
+            let state = forwarding.state();
+            for cidr in this.pod_cidrs.iter().filter(|cidr| !state.own_routes.contains(cidr)) {
                 missing.push(format!("the route of this node's own pods, {cidr}, in the kernel"));
             }
             missing.extend(
-                forwarding.plugin_problem().map(|problem| format!("the CNI plugin's files: {problem}")),
+                self.plugin_files.problem().map(|problem| format!("the CNI plugin's files: {problem}")),
             );
         }
         missing
     }
 
     fn next_hops(&self) -> Vec<NextHopStatus> {
-        let verdicts = self.forwarding.iter().flat_map(|forwarding| forwarding.verdicts().values());
+        let Some(forwarding) = &self.forwarding else { return Vec::new() };
         let status = |verdict: &SegmentVerdict| NextHopStatus {
             node: verdict.node.clone(),
             address: verdict.next_hop,
             reachability: verdict.reachability,
             reason: verdict.reason.clone(),
         };
-        verdicts.map(status).collect()
+        forwarding.state().next_hops.iter().map(status).collect()
     }
 
     fn problems(&self) -> Vec<String> {
@@ -197,7 +201,7 @@ impl<K: Kernel> Agent<K> {
             self.status_writer.iter().filter_map(|status_writer| status_writer.borrow().error.clone()),
         );
         problems.extend(self.speaker.problem().map(str::to_string));
-        problems.extend(self.plan.iter().flat_map(|plan| plan.problems.iter().cloned()));
+        problems.extend(self.plan.iter().flat_map(|(_, plan)| plan.problems.iter().cloned()));
         if let (None, Some(snapshot)) = (&self.forwarding, &self.view.snapshot) {
             for address in super::speaker::absent_addresses(snapshot, &self.options.node) {
                 problems.push(format!(
@@ -207,58 +211,9 @@ impl<K: Kernel> Agent<K> {
                 ));
             }
         }
-        problems.extend(self.forwarding.iter().flat_map(|forwarding| forwarding.problems().cloned()));
+        problems.extend(self.forwarding.iter().flat_map(|forwarding| forwarding.state().problems.clone()));
+        problems.extend(self.plugin_files.problem().map(str::to_string));
         problems
-    }
-
-    async fn routes(&self) -> Vec<RouteStatus> {
-        self.speaker.paths().await.iter().map(|path| self.route(path)).collect()
-    }
-
-    fn route(&self, path: &PathReport) -> RouteStatus {
-        let prefix = path.prefix.into();
-        let (reachability, installed, kernel_reason) = self.in_kernel(&prefix, path);
-        let reason = match kernel_reason {
-            Some(reason) => format!("{}; not installed: {reason}", path.reason),
-            None => path.reason.to_string(),
-        };
-        RouteStatus {
-            prefix,
-            next_hop: path.next_hop,
-            peer: path.peer,
-            path_id: path.path_id,
-            best: path.best,
-            stale: path.stale,
-            reason,
-            local_pref: path.local_pref,
-            med: path.med,
-            as_path: path.as_path.clone(),
-            originator: path.originator,
-            cluster_list: path.cluster_list.clone(),
-            reachability,
-            installed,
-        }
-    }
-
-    /// Returns the reachability of a best path's next hop, whether the kernel holds the route, and the reason if it is
-    /// deliberately not installed.
-    fn in_kernel(
-        &self,
-        prefix: &IpNetwork,
-        path: &PathReport,
-    ) -> (Option<Reachability>, bool, Option<String>) {
-        let (Some(forwarding), Some(next_hop), true) = (&self.forwarding, path.next_hop, path.best) else {
-            return (None, false, None);
-        };
-        if path.peer.is_none() {
-            return (None, forwarding.installed(prefix), None);
-        }
-        if let Some(reason) = forwarding.rejection(prefix) {
-            return (None, false, Some(reason.into()));
-        }
-        let Some(verdict) = forwarding.verdicts().get(&next_hop) else { return (None, false, None) };
-        let unreachable = (verdict.reachability == Reachability::Unreachable).then(|| verdict.reason.clone());
-        (Some(verdict.reachability), forwarding.installed(prefix), unreachable)
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use heliograph_bgp::Config;
-use heliograph_bgp::io::{self, BestRoutes, Handle, Options, SetConfigError, StartError, Stop};
-use heliograph_bgp::report::{PathReport, SessionReport};
+use heliograph_bgp::io::{self, Handle, Options, SetConfigError, StartError, Stop};
+use heliograph_bgp::report::{BestCounts, PathReport, SessionReport};
 use heliograph_cni::IpFamily;
 use tokio::sync::watch;
 
@@ -115,7 +115,6 @@ impl AgentSpeaker {
     }
 
     /// Returns the handle of the running speaker, for other threads: another one when the speaker was started again.
-    #[allow(dead_code, reason = "the forwarding thread will use it")]
     pub fn handles(&self) -> watch::Receiver<Option<Handle>> {
         self.handle.subscribe()
     }
@@ -144,11 +143,11 @@ impl AgentSpeaker {
         self.problem = Some("the BGP speaker has stopped by itself: it is started again".into());
     }
 
-    /// Returns the best routes: none, and not complete, without a speaker. [`Self::changed`] detects one that has ended.
-    pub async fn best_routes(&self) -> BestRoutes {
+    /// Returns the numbers of best routes, and whether they are complete: none, and not complete, without a speaker.
+    pub async fn best_counts(&self) -> (BestCounts, bool) {
         match &self.running {
-            Some(running) => running.handle.best_routes().await.unwrap_or_default(),
-            None => BestRoutes::default(),
+            Some(running) => running.handle.best_counts().await.unwrap_or_default(),
+            None => Default::default(),
         }
     }
 

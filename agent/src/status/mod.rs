@@ -9,10 +9,10 @@ use heliograph_bgp::report::{BfdReport, SessionState};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::IpFamily;
 use crate::names::named;
 use crate::plan::{NeighborRole, Reachability};
 use crate::store::{ObjectGeneration, Rejection};
+use heliograph_cni::IpFamily;
 
 pub mod client;
 pub mod http;

@@ -12,11 +12,12 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::listener;
+use super::{SCHEMA_VERSION, listener};
 
 /// The socket's name in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
@@ -26,8 +27,11 @@ const LOCK_NAME: &str = "agent.lock";
 const MAX_REQUEST: u64 = 1024;
 /// The largest number of connections that are served at the same time.
 pub const MAX_CONNECTIONS: usize = 16;
-/// The longest time for each of: receiving the request, making the answer, sending it.
+/// The longest time for each of: receiving the request, making the answer or a part of it, sending that.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest time for a connection: a list of a million routes takes several seconds.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// The subject of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +56,26 @@ pub struct Request {
 pub struct Query {
     /// The subject.
     pub subject: Subject,
-    /// The channel for the document.
-    pub answer: oneshot::Sender<Value>,
+    /// The channel for the answer.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// A document.
+    Document(Value),
+    /// A document that is a list, in parts: a list of all routes is too large to be in memory at once.
+    List(mpsc::Receiver<Part>),
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub enum Part {
+    /// Some items.
+    Items(Vec<Value>),
+    /// The end of the list. Without it the list is not complete.
+    End,
 }
 
 /// A failure to get the run directory or its socket.
@@ -126,7 +148,7 @@ impl RunDir {
         fs::set_permissions(&path, only_ours).map_err(failed("set the mode of", &path))?;
         tokio::spawn(async move {
             let handle = |stream| serve(stream, queries.clone());
-            listener::serve(listener, "the agent's socket", MAX_CONNECTIONS, 3 * TIMEOUT, handle).await;
+            listener::serve(listener, "the agent's socket", MAX_CONNECTIONS, TIME_LIMIT, handle).await;
         });
         Ok(())
     }
@@ -146,15 +168,50 @@ async fn serve(stream: UnixStream, queries: mpsc::Sender<Query>) -> io::Result<(
     timeout(TIMEOUT, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(request) => answer(request, queries).await,
-        Err(error) => json!({"error": format!("not a request: {error}; send {{\"get\":\"status\"}}")}),
+        Err(error) => Err(format!("not a request: {error}; send {{\"get\":\"status\"}}")),
     };
-    let mut bytes = serde_json::to_vec(&answer)?;
-    bytes.push(b'\n');
-    timeout(TIMEOUT, writer.write_all(&bytes)).await??;
+    match answer {
+        Ok(Answer::Document(value)) => write(&mut writer, &json!({"ok": value})).await?,
+        Ok(Answer::List(parts)) => write_list(&mut writer, parts).await?,
+        Err(error) => write(&mut writer, &json!({"error": error})).await?,
+    }
+    timeout(TIMEOUT, writer.write_all(b"\n")).await??;
     writer.shutdown().await
 }
 
-async fn answer(request: Request, queries: mpsc::Sender<Query>) -> Value {
+async fn write(writer: &mut OwnedWriteHalf, value: &Value) -> io::Result<()> {
+    timeout(TIMEOUT, writer.write_all(&serde_json::to_vec(value)?)).await?
+}
+
+/// Writes a list as its parts arrive.
+///
+/// # Errors
+/// The client does not read, a part is late, or the list ends before its [`Part::End`]: then the client gets no valid JSON.
+async fn write_list(writer: &mut OwnedWriteHalf, mut parts: mpsc::Receiver<Part>) -> io::Result<()> {
+    let mut text = format!("{{\"ok\":{{\"schemaVersion\":{SCHEMA_VERSION},\"items\":[").into_bytes();
+    let mut first = true;
+    loop {
+        match timeout(TIMEOUT, parts.recv()).await? {
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(Part::End) => text.extend(b"]}}"),
+            Some(Part::Items(items)) => {
+                for item in items {
+                    if !std::mem::take(&mut first) {
+                        text.push(b',');
+                    }
+                    serde_json::to_writer(&mut text, &item)?;
+                }
+                timeout(TIMEOUT, writer.write_all(&text)).await??;
+                text.clear();
+                continue;
+            }
+        }
+        return timeout(TIMEOUT, writer.write_all(&text)).await?;
+    }
+}
+
+/// Returns the answer of the agent, or an error for the client.
+async fn answer(request: Request, queries: mpsc::Sender<Query>) -> Result<Answer, String> {
     let (sender, receiver) = oneshot::channel();
     let query = Query { subject: request.get, answer: sender };
     let answer = async {
@@ -162,9 +219,9 @@ async fn answer(request: Request, queries: mpsc::Sender<Query>) -> Value {
         receiver.await.ok()
     };
     match timeout(TIMEOUT, answer).await {
-        Ok(Some(value)) => json!({"ok": value}),
-        Ok(None) => json!({"error": "the agent is stopping"}),
-        Err(_) => json!({"error": "the agent is busy and did not answer in time; try again"}),
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err("the agent is stopping".into()),
+        Err(_) => Err("the agent is busy and did not answer in time; try again".into()),
     }
 }
 
@@ -183,7 +240,7 @@ mod tests {
         let task = tokio::spawn(async move {
             while let Some(query) = queries.recv().await {
                 if let Some(answer) = &answer {
-                    let _ = query.answer.send(answer.clone());
+                    let _ = query.answer.send(Answer::Document(answer.clone()));
                 }
             }
         });

@@ -3,13 +3,15 @@
 
 pub mod place;
 
-use heliograph_agent::kernel::linux::Linux;
-use heliograph_agent::kernel::{Desired, Hop, Route, TunnelDevice, Tunnels};
-use heliograph_agent::reconcile::{Reconciler, Summary};
+use heliograph_agent::dataplane::{Dataplane, Hop, Linux, NatOutgoing, Route, Summary, Tunnel};
+use heliograph_agent::netlink::Hint;
+use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Runs a test in its own network namespace, on its own thread: a namespace belongs to a thread, and /proc, netlink and
@@ -71,7 +73,22 @@ pub fn direct(via: &str, oif: u32) -> Hop {
 }
 
 pub fn tunnel(remote: &str) -> Hop {
-    Hop::Tunnel { remote: ip(remote), local: ip("192.0.2.1") }
+    tunnel_from("192.0.2.1", remote)
+}
+
+pub fn tunnel_from(local: &str, remote: &str) -> Hop {
+    let tunnel = Tunnel::ipip(IpFamily::of(ip(remote)));
+    Hop::Tunnel { tunnel, remote: ip(remote), local: ip(local) }
+}
+
+/// The desired state of all planes.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    pub routes: BTreeMap<IpNetwork, Route>,
+    /// The tunnel devices, with their MTU.
+    pub tunnels: BTreeMap<Tunnel, u32>,
+    pub allowed_tunnel_sources: BTreeSet<IpAddr>,
+    pub nat_outgoing: Option<NatOutgoing>,
 }
 
 pub fn routes(list: &[(&str, Route)]) -> Desired {
@@ -81,28 +98,79 @@ pub fn routes(list: &[(&str, Route)]) -> Desired {
     }
 }
 
-pub fn with_tunnel4(mut desired: Desired, local: &str, sources: &[&str]) -> Desired {
-    desired.tunnels =
-        Tunnels { v4: Some(TunnelDevice { local: local.parse().unwrap(), mtu: 1480 }), v6: None };
+pub fn with_tunnel4(mut desired: Desired, sources: &[&str]) -> Desired {
+    desired.tunnels = [(Tunnel::ipip(IpFamily::V4), 1480)].into();
     desired.allowed_tunnel_sources = sources.iter().map(|source| ip(source)).collect();
     desired
 }
 
-/// Reads the kernel again and applies `desired`; deletes all other objects of Heliograph.
-pub async fn apply(reconciler: &mut Reconciler<Linux>, desired: &Desired) -> Summary {
-    reconciler.set_desired(desired.clone(), true);
-    reconciler.invalidate(true);
-    reconciler.run(Instant::now()).await
+/// The planes of the present namespace.
+pub struct Kernel {
+    pub dataplane: Dataplane<Linux>,
+    desired: BTreeSet<IpNetwork>,
 }
 
-/// Calls [`apply`], which must succeed.
-pub async fn apply_in_sync(reconciler: &mut Reconciler<Linux>, desired: &Desired) {
-    let summary = apply(reconciler, desired).await;
-    assert!(
-        summary.in_sync,
-        "{summary:#?}\n{}",
-        sh("ip -d route show proto 104; ip -d -6 route show proto 104")
-    );
+impl Kernel {
+    pub fn open() -> Self {
+        Self { dataplane: Dataplane::open().unwrap(), desired: BTreeSet::new() }
+    }
+
+    fn set_desired(&mut self, desired: &Desired) {
+        let dataplane = &mut self.dataplane;
+        for prefix in self.desired.iter().filter(|prefix| !desired.routes.contains_key(prefix)) {
+            dataplane.routes.set(*prefix, None);
+        }
+        for (prefix, route) in &desired.routes {
+            dataplane.routes.set(*prefix, Some(Arc::new(route.clone())));
+        }
+        self.desired = desired.routes.keys().copied().collect();
+        for tunnel in Tunnel::ALL {
+            dataplane.tunnels.set(tunnel, desired.tunnels.get(&tunnel).copied());
+        }
+        let sources = &desired.allowed_tunnel_sources;
+        dataplane.set_guard((!sources.is_empty()).then(|| sources.clone()));
+        dataplane.set_nat(desired.nat_outgoing.clone());
+        for family in IpFamily::ALL {
+            let forwards = self.desired.iter().any(|prefix| IpFamily::of_network(prefix) == family);
+            dataplane.sysctls.set(family, forwards);
+        }
+        dataplane.permit_deleting(true);
+    }
+
+    /// Reads the kernel again and applies `desired`; deletes all other objects of Heliograph.
+    pub fn apply(&mut self, desired: &Desired) -> Summary {
+        self.set_desired(desired);
+        self.dataplane.invalidate(&Hint::Everything);
+        self.run()
+    }
+
+    /// Makes all changes, and goes on with what has to be done at once.
+    pub fn run(&mut self) -> Summary {
+        let now = Instant::now();
+        loop {
+            self.dataplane.run(now);
+            if self.dataplane.next_retry().is_none_or(|due| due > now) {
+                return self.dataplane.report();
+            }
+        }
+    }
+
+    /// Calls [`Kernel::apply`], which must succeed.
+    pub fn apply_in_sync(&mut self, desired: &Desired) {
+        let summary = self.apply(desired);
+        assert!(
+            summary.in_sync,
+            "{summary:#?}\n{}",
+            sh("ip -d route show proto 104; ip -d -6 route show proto 104; ip -d link")
+        );
+    }
+
+    /// Applies `desired`, which must change nothing: the kernel holds exactly that.
+    pub fn check_held(desired: &Desired, why: &str) {
+        let mut after = Self::open();
+        let summary = after.apply(desired);
+        assert!(summary.in_sync && summary.changes == 0, "{why}: {summary:#?}");
+    }
 }
 
 /// Waits until the condition holds; fails after some seconds.

@@ -3,11 +3,9 @@
 use std::process::Command;
 use std::sync::mpsc;
 
-use heliograph_agent::kernel::Desired;
-use heliograph_agent::kernel::linux::Linux;
-use heliograph_agent::reconcile::{Reconciler, Summary};
+use heliograph_agent::dataplane::Summary;
 
-use super::{apply, sh};
+use super::{Desired, Kernel, sh};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -59,13 +57,10 @@ impl Place {
         self.can(&format!("ping -n -c 3 -i 0.2 -W 5 {arguments}"))
     }
 
-    /// Applies `desired` with a new reconciler.
+    /// Applies `desired` with new planes.
     pub fn apply(&self, desired: &Desired) -> Summary {
         let desired = desired.clone();
-        self.within(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { apply(&mut Reconciler::new(Linux::open().unwrap()), &desired).await })
-        })
+        self.within(move || Kernel::open().apply(&desired))
     }
 
     /// Calls [`Place::apply`], which must succeed.

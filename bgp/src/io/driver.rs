@@ -211,6 +211,9 @@ impl Driver {
             Command::Bfd(reply) => drop(reply.send(self.bfd.reporter())),
             Command::Paths(prefixes, limit, reply) => drop(reply.send(self.paths(&prefixes, limit))),
             Command::Scan(scan, from, reply) => drop(reply.send(self.speaker.scan(&scan, from))),
+            Command::BestCounts(reply) => {
+                let _ = reply.send((self.speaker.best_counts(), self.speaker.synced()));
+            }
             Command::BestChanges(reader, limit, reply) => drop(reply.send(self.best_changes(reader, limit))),
             Command::Stop(..) => unreachable!("handled where the loop can end"),
         }

@@ -27,7 +27,7 @@ use self::bfd::BfdReporter;
 pub use self::pages::PathPages;
 pub use self::subscription::Subscription;
 use crate::config::{ConfigChange, InForce};
-use crate::report::{BestChanges, BestRoute, PathReport, SessionReport};
+use crate::report::{BestChanges, BestCounts, BestRoute, PathReport, SessionReport};
 use crate::rib::{Scan, ScanPosition};
 use crate::setters::setters;
 use crate::{Config, ConfigError, Prefix};
@@ -151,6 +151,7 @@ enum Command {
     /// The paths to these prefixes until there are so many, and the number of prefixes whose paths these are.
     Paths(Vec<Prefix>, usize, oneshot::Sender<(Vec<PathReport>, usize)>),
     Scan(Scan, ScanPosition, oneshot::Sender<(Vec<Prefix>, Option<ScanPosition>)>),
+    BestCounts(oneshot::Sender<(BestCounts, bool)>),
     BestChanges(subscription::Reader, usize, oneshot::Sender<BestChanges>),
     Stop(Stop, String, oneshot::Sender<()>),
 }
@@ -315,6 +316,15 @@ impl Handle {
                 return Ok(BestRoutes { routes: routes.into_values().collect(), synced });
             }
         }
+    }
+
+    /// Returns the numbers of best routes learned from peers, and whether they are complete: every peer has sent its
+    /// End-of-RIB, or the time to wait for it is over.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn best_counts(&self) -> Result<(BestCounts, bool), Stopped> {
+        self.request(Command::BestCounts).await
     }
 
     /// Subscribes to the best routes learned from peers: the subscriber reads what has changed since it last did, a bounded

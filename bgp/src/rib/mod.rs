@@ -41,6 +41,7 @@ use bytes::BytesMut;
 
 use crate::config::{Filter, Network, NextHopMode};
 use crate::report::BestChange;
+use crate::report::BestCounts;
 use crate::wire::{Family, NextHop, Nlri, Prefix, Update};
 use add_path::{MovingMember, UpdateGroup};
 use adj_rib_out::Encoded;
@@ -74,6 +75,7 @@ pub(crate) struct Rib {
     attributes: Interner<PathAttributes>,
     encoded: Interner<Encoded>,
     subscribers: Subscribers,
+    best_counts: PerFamily<usize>,
     changed: bool,
     others_changed: bool,
 }
@@ -91,6 +93,7 @@ impl Rib {
             attributes: Interner::new(),
             encoded: Interner::new(),
             subscribers: Subscribers::default(),
+            best_counts: PerFamily::default(),
             changed: false,
             others_changed: false,
         }
@@ -485,12 +488,29 @@ impl Rib {
         };
         if !same {
             self.changed = true;
+            self.count_best(family, slot, before.as_ref());
             self.mark_subscribers(family, slot, before.as_ref());
             self.update_groups(family, slot);
         } else {
             self.update_groups_with_others(family, slot);
         }
         self.tables[family].reap(slot);
+    }
+
+    /// Counts the best path of a prefix, which was `before`, if it is learned.
+    fn count_best(&mut self, family: Family, slot: Slot, before: Option<&Path>) {
+        let learned = |path: &Path| path.source != Source::LOCAL && path.shared.next_hop.is_some();
+        let now = self.tables[family].entry(slot).best().is_some_and(learned);
+        let count = &mut self.best_counts[family];
+        *count = *count + usize::from(now) - usize::from(before.is_some_and(learned));
+    }
+
+    /// Returns the numbers of best routes learned from peers.
+    pub(crate) fn best_counts(&self) -> BestCounts {
+        BestCounts {
+            ipv4: self.best_counts[Family::Ipv4Unicast],
+            ipv6: self.best_counts[Family::Ipv6Unicast],
+        }
     }
 
     /// Makes a prefix pending for the subscribers if its best path differs from `before` in what they are given.

@@ -26,7 +26,7 @@ use self::sync::Sync;
 use crate::config::{Authentication, Config, ConfigError, Neighbor, Ttl};
 use crate::hash::Map;
 use crate::report::{
-    BestChanges, BestRoute, PathReport, SessionReason, SessionReport, SessionState, Warning,
+    BestChanges, BestCounts, BestRoute, PathReport, SessionReason, SessionReport, SessionState, Warning,
 };
 pub use crate::rib::SubscriberId;
 use crate::rib::{self, PeerId, Rib};
@@ -350,6 +350,11 @@ impl Speaker {
     /// earlier run that are not among [`Speaker::best_routes`] may be deleted.
     pub fn synced(&self) -> bool {
         self.sync.done()
+    }
+
+    /// Returns the numbers of best routes learned from peers.
+    pub fn best_counts(&self) -> BestCounts {
+        self.rib.best_counts()
     }
 
     /// Returns the best learned routes, sorted by prefix.

@@ -61,4 +61,6 @@ const ROUTE_HEADER: usize = 12;
 const NEXT_HOP_HEADER: usize = 8;
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

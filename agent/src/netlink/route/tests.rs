@@ -1,10 +1,9 @@
-//! The codec beside that of `kernel::message`, which encodes and decodes with netlink-packet-route.
+//! The codec beside a reference, which encodes and decodes with netlink-packet-route.
 
 use super::decode::RouteView;
+use super::reference::{self, IpFamily};
 use super::*;
 use crate::dataplane::{Held, Hop, METRIC, PROTOCOL, Route};
-use crate::kernel::message as reference;
-use crate::kernel::{self, IpFamily};
 use heliograph_cni::codec::{HEADER, attributes, messages};
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{Emitable, NetlinkMessage, NetlinkPayload, Parseable};
@@ -35,12 +34,12 @@ fn tunnel(remote: &str, local: &str) -> Hop {
     Hop::Tunnel { tunnel: Tunnel::ipip(IpFamily::of(remote)), remote, local: local.parse().unwrap() }
 }
 
-fn referenced(route: &Route) -> kernel::Route {
+fn referenced(route: &Route) -> reference::Route {
     match route {
-        Route::Blackhole => kernel::Route::Blackhole,
-        Route::Unicast(hops) => kernel::Route::unicast(hops.iter().map(|hop| match *hop {
-            Hop::Direct { via, oif } => kernel::Hop::Direct { via, oif },
-            Hop::Tunnel { remote, local, .. } => kernel::Hop::Tunnel { remote, local },
+        Route::Blackhole => reference::Route::Blackhole,
+        Route::Unicast(hops) => reference::Route::unicast(hops.iter().map(|hop| match *hop {
+            Hop::Direct { via, oif } => reference::Hop::Direct { via, oif },
+            Hop::Tunnel { remote, local, .. } => reference::Hop::Tunnel { remote, local },
         })),
     }
 }
@@ -169,7 +168,7 @@ fn changed_routes_are_altered() {
         let altered = with(payload.clone(), kind, value);
         assert_eq!(held(at, &altered), Held::Altered, "attribute {kind}");
         let theirs = reference::decode(&parsed(&altered), &reference_devices());
-        assert!(matches!(theirs, Some(reference::DumpedRoute::Ours(_, kernel::Held::Altered(_)))));
+        assert!(matches!(theirs, Some(reference::DumpedRoute::Ours(_, reference::Held::Altered(_)))));
     }
     let unreachable = {
         let mut payload = payload.clone();
@@ -311,7 +310,7 @@ proptest! {
         let Ok(message) = RouteMessage::parse(payload.as_slice()) else { return Ok(()) };
         let theirs = reference::decode(&message, &reference_devices());
         match (decoded(&payload), theirs) {
-            (Some(DumpedRoute::Ours(ours, Held::Value(value))), Some(reference::DumpedRoute::Ours(theirs, kernel::Held::Route(route)))) => {
+            (Some(DumpedRoute::Ours(ours, Held::Value(value))), Some(reference::DumpedRoute::Ours(theirs, reference::Held::Route(route)))) => {
                 prop_assert_eq!(ours, theirs);
                 prop_assert_eq!(referenced(&value.into_route()), route);
             }

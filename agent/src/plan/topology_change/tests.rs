@@ -60,9 +60,10 @@ impl TestNode {
         let snapshot = Arc::new(snapshot);
         let plan = bgp_config(&snapshot, self.node, true);
         let now = self.start + Duration::from_secs(second);
-        let (snapshot, plan) = self.topology_change.update(self.node, &snapshot, plan, &self.state, now);
+        let (snapshot, plan) =
+            self.topology_change.update(self.node, &snapshot, Arc::new(plan), &self.state, now);
         plan.config.validate().unwrap();
-        self.problems = plan.problems;
+        self.problems = plan.problems.clone();
         let star = |neighbor: &Neighbor| if neighbor.reflector_client { "*" } else { "" };
         let name = |neighbor: &Neighbor| format!("{}{}", neighbor.name, star(neighbor));
         (
