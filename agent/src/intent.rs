@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heliograph_bgp::Family;
 use heliograph_bgp::bfd;
-use heliograph_bgp::{Authentication, Filter, GracefulRestart, PrefixLimit, Role, Timers, Ttl};
+use heliograph_bgp::{GracefulRestart, Neighbor, Timers};
 use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
 
@@ -119,38 +118,10 @@ pub struct Peer {
     pub name: String,
     /// The nodes that peer with it.
     pub nodes: Selector,
-    /// The address.
-    pub address: IpAddr,
-    /// The TCP port that it listens on.
-    pub port: u16,
-    /// The AS number, never 0.
-    pub asn: u32,
-    /// The local AS number on its sessions, where that isn't the cluster's.
-    pub local_asn: Option<u32>,
     /// The local address of its sessions.
     pub source: SourceAddress,
-    /// The address families, at least one.
-    pub families: Vec<Family>,
-    /// The authentication of its TCP segments. Only the nodes that peer with it have the password.
-    pub authentication: Option<Authentication>,
-    /// The TTL of packets, by which its distance is limited.
-    pub ttl: Ttl,
-    /// The role of the nodes towards it (RFC 9234).
-    pub role: Option<Role>,
-    /// A session without the peer's role is rejected.
-    pub strict_role: bool,
-    /// The limit of prefixes that it sends.
-    pub prefix_limit: Option<PrefixLimit>,
-    /// The import filter.
-    pub import: Filter,
-    /// The export filter.
-    pub export: Filter,
-    /// The timers of its sessions.
-    pub timers: Timers,
-    /// BFD with it, where it is enabled.
-    pub bfd: Option<bfd::Settings>,
-    /// The nodes wait for it to connect.
-    pub passive: bool,
+    /// The neighbor, the same for all of these nodes but for its local address. Only they have its password.
+    pub neighbor: Neighbor,
 }
 
 /// The local address of a session.
@@ -170,6 +141,14 @@ impl Snapshot {
         share_values(&mut self.nodes, &former.nodes);
         share_values(&mut self.peers, &former.peers);
         share(&mut self.configuration, &former.configuration);
+    }
+
+    /// Returns whether the snapshots have the same parts. It is cheap: parts that are only equal are not the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.nodes, &other.nodes)
+            && Arc::ptr_eq(&self.configuration, &other.configuration)
+            && Arc::ptr_eq(&self.peers, &other.peers)
+            && self.all_nodes == other.all_nodes
     }
 
     /// Returns the node with a name.

@@ -12,6 +12,8 @@
 //! - **Out**: after each such call, call [`Speaker::poll_transmit`], [`Speaker::poll_action`] and
 //!   [`Speaker::poll_event`] until each returns `None`, and [`Speaker::next_deadline`] for the time of the next
 //!   [`Speaker::handle_timeout`].
+//! - **Large changes**, such as the loss of a peer with 100,000 routes, are made in pieces: while some are left,
+//!   `next_deadline` returns a time in the past, and each `handle_timeout` makes one.
 //! - **Bytes to send** are pulled: for a connection that `poll_transmit` returns, call [`Speaker::transmit`] when its
 //!   socket is writable. Messages that a peer does not read are not made, so a slow peer costs no memory. The caller keeps
 //!   a list of connections whose sockets are full: they are not returned again for the same messages.
@@ -111,8 +113,8 @@ pub use heliograph_bfd as bfd;
 
 #[doc(inline)]
 pub use config::{
-    AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, Key,
-    ListenRange, Neighbor, Network, NextHopMode, PrefixLimit, PrefixRange, Timers, Ttl,
+    AddPath, AoAlgorithm, AoKey, Authentication, Config, ConfigError, Filter, GracefulRestart, InvalidField,
+    Key, ListenRange, Neighbor, Network, NextHopMode, PrefixLimit, PrefixRange, Timers, Ttl,
 };
 pub use speaker::Speaker;
 pub use wire::{

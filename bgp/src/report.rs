@@ -246,7 +246,7 @@ pub struct BestRoute {
 }
 
 /// The present best path to a prefix whose best path changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BestChange {
     /// The destination.

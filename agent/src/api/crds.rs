@@ -1,17 +1,15 @@
 //! The CustomResourceDefinitions, as in the output of `heliograph crds` and in manifests/crds.yaml.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
 use serde_json::{Number, Value};
 
-use super::{BGPConfiguration, BGPFilter, BGPNode, BGPPeer, BGPSession};
+use super::ObjectKind;
 
 /// Returns all definitions. BGPConfiguration is the first: if somebody deletes them in this order, it is gone before the
 /// other objects, and agents accept no deletion of these without it.
 pub fn crds() -> Vec<Value> {
-    let intent = [BGPConfiguration::crd(), BGPPeer::crd(), BGPFilter::crd()];
-    let status = [BGPSession::crd(), BGPNode::crd()];
-    intent.iter().chain(&status).map(finished).collect()
+    let definitions = ObjectKind::ALL.iter().filter_map(|kind| kind.entry().definition);
+    definitions.map(|definition| finished(&definition())).collect()
 }
 
 /// Returns all definitions as one YAML file.

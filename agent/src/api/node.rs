@@ -48,11 +48,10 @@ pub struct NodeAddress {
 }
 
 impl Node {
-    /// Removes fields that agents don't use: it keeps the name, the labels whose keys are `needed`, and InternalIPs.
-    pub fn trimmed(mut self, needed: impl Fn(&str) -> bool) -> Self {
-        let labels = self.metadata.labels.take();
-        let labels = labels.map(|all| all.into_iter().filter(|(key, _)| needed(key)).collect());
-        self.metadata = ObjectMeta { name: self.metadata.name, labels, ..ObjectMeta::default() };
+    /// Removes fields that agents don't use.
+    pub fn trimmed(mut self) -> Self {
+        let ObjectMeta { name, labels, creation_timestamp, .. } = self.metadata;
+        self.metadata = ObjectMeta { name, labels, creation_timestamp, ..ObjectMeta::default() };
         if let Some(addresses) = self.status.as_mut().and_then(|status| status.addresses.as_mut()) {
             addresses.retain(|address| address.kind == "InternalIP");
             addresses.shrink_to_fit();

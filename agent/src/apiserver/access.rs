@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use tower::util::MapRequestLayer;
 
+use super::ApiClient;
 use super::error::chain;
 
 /// The environment variables with the API server's address in a pod, and the files that can replace them.
@@ -31,7 +32,7 @@ impl Access {
     ///
     /// # Errors
     /// There is no valid configuration. The message has the remedy.
-    pub async fn connect(&self) -> Result<(Client, String), String> {
+    pub async fn connect(&self) -> Result<(ApiClient, String), String> {
         let mut config = self.config().await.map_err(|error| {
             format!(
                 "no API server is configured: {error}; set KUBECONFIG, or run as a pod with a ServiceAccount"
@@ -42,7 +43,7 @@ impl Access {
         let server = config.cluster_url.to_string().trim_end_matches('/').to_string();
         let client =
             client(config).map_err(|error| format!("can't make a client for {server}: {}", chain(&error)))?;
-        Ok((client, server))
+        Ok((ApiClient::new(client), server))
     }
 
     /// Returns the identity of the cluster, which is available without its API server, too: the hashes of its certificate

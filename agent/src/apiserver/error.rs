@@ -27,13 +27,19 @@ pub enum ErrorKind {
     /// There was no answer, or one of a server that cannot do its work (5xx). After the outage it may have another
     /// history than before.
     Unavailable,
+    /// The credentials are not valid (401).
+    Unauthorized,
+    /// There were too many requests (429).
+    TooMany,
     /// The resource version is too old for a watch (410): a new list is needed.
     Expired,
     /// The resource does not exist, for example because its CustomResourceDefinition is missing (404).
     NotFound,
+    /// Another client changed the object first (409).
+    Conflict,
     /// The request is invalid or not permitted (other 4xx). A retry fails until somebody changes something.
     Rejected,
-    /// The request may succeed later: a timeout, a conflict, or too many requests (408, 409, 429).
+    /// The request may succeed later: a timeout (408).
     Temporary,
 }
 
@@ -42,8 +48,11 @@ impl ErrorKind {
         match code {
             500.. => Self::Unavailable,
             410 => Self::Expired,
+            401 => Self::Unauthorized,
             404 => Self::NotFound,
-            408 | 409 | 429 => Self::Temporary,
+            408 => Self::Temporary,
+            409 => Self::Conflict,
+            429 => Self::TooMany,
             400.. => Self::Rejected,
             _ => Self::Temporary,
         }
@@ -51,7 +60,12 @@ impl ErrorKind {
 
     /// Returns whether a retry fails until somebody changes the request's permissions or the API server's kinds.
     pub fn is_permanent(self) -> bool {
-        matches!(self, Self::NotFound | Self::Rejected)
+        matches!(self, Self::Unauthorized | Self::NotFound | Self::Rejected)
+    }
+
+    /// Returns whether other requests would fail, too. An error of any other kind is about one object.
+    pub fn stops_all(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Unauthorized | Self::TooMany)
     }
 }
 
@@ -143,10 +157,12 @@ mod tests {
 
     #[test]
     fn answers_have_a_remedy_and_a_kind() {
-        use ErrorKind::{Expired, NotFound, Rejected, Temporary, Unavailable};
+        use ErrorKind::{
+            Conflict, Expired, NotFound, Rejected, Temporary, TooMany, Unauthorized, Unavailable,
+        };
         let cases = [
             (400, "unable to parse requirement", 0, "tried again", None, Rejected),
-            (401, "Unauthorized", 0, "token", None, Rejected),
+            (401, "Unauthorized", 0, "token", None, Unauthorized),
             (403, "bgppeers is forbidden", 0, "ClusterRole", None, Rejected),
             (
                 403,
@@ -157,10 +173,11 @@ mod tests {
                 Rejected,
             ),
             (404, "the server could not find the requested resource", 0, "heliograph crds", None, NotFound),
-            (409, "the object has been modified", 0, "tried again", None, Temporary),
+            (408, "timeout", 0, "tried again", None, Temporary),
+            (409, "the object has been modified", 0, "tried again", None, Conflict),
             (410, "too old resource version", 0, "anew", None, Expired),
-            (429, "too many requests", 7, "tried again", Some(7), Temporary),
-            (429, "too many requests", 4000, "tried again", Some(60), Temporary),
+            (429, "too many requests", 7, "tried again", Some(7), TooMany),
+            (429, "too many requests", 4000, "tried again", Some(60), TooMany),
             (500, "etcdserver: request timed out", 0, "tried again", None, Unavailable),
         ];
         for (code, message, retry, remedy, retry_after, kind) in cases {
@@ -170,6 +187,7 @@ mod tests {
             }
             assert_eq!((error.retry_after, error.kind), (retry_after.map(Duration::from_secs), kind));
             assert_eq!(error.kind.is_permanent(), matches!(code, 400 | 401 | 403 | 404), "{code}");
+            assert_eq!(error.kind.stops_all(), matches!(code, 401 | 429 | 500), "{code}");
         }
     }
 }

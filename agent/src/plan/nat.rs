@@ -68,7 +68,7 @@ impl OriginRule {
     pub fn of(snapshot: &Snapshot) -> Self {
         Self {
             nodes: snapshot.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect(),
-            outside: snapshot.peers.values().map(|peer| peer.address).collect(),
+            outside: snapshot.peers.values().map(|peer| peer.neighbor.address).collect(),
             cluster_cidrs: snapshot.configuration.cluster_cidrs.clone(),
             all_nodes: snapshot.all_nodes,
         }

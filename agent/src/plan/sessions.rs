@@ -191,41 +191,27 @@ impl SpeakerPlan {
 
     fn add_peers(&mut self, snapshot: &Snapshot, this: &Node) {
         for peer in snapshot.peers.values().filter(|peer| peer.nodes.matches(&this.labels)) {
-            let role = match peer.asn == snapshot.configuration.asn {
+            let address = peer.neighbor.address;
+            let role = match peer.neighbor.asn == snapshot.configuration.asn {
                 true => NeighborRole::Internal,
                 false => NeighborRole::External,
             };
             let local_address = match peer.source {
                 SourceAddress::Kernel => None,
                 SourceAddress::Address(address) => Some(address),
-                SourceAddress::Node => match this.address(IpFamily::of(peer.address)) {
+                SourceAddress::Node => match this.address(IpFamily::of(address)) {
                     Some(address) => Some(address),
                     None => {
                         self.problems.push(format!(
                             "no session with BGPPeer {}: its sourceAddress is InternalIP, but Node {} has none of \
                              {}'s family; add one to status.addresses, or change sourceAddress",
-                            peer.name, this.name, peer.address
+                            peer.name, this.name, address
                         ));
                         continue;
                     }
                 },
             };
-            let neighbor = Neighbor::new(peer.address, peer.asn)
-                .port(peer.port)
-                .name(peer.name.clone())
-                .local_asn(peer.local_asn)
-                .local_address(local_address)
-                .passive(peer.passive)
-                .families(peer.families.clone())
-                .timers(peer.timers)
-                .role(peer.role)
-                .strict_role(peer.strict_role)
-                .prefix_limit(peer.prefix_limit)
-                .ttl(peer.ttl)
-                .authentication(peer.authentication.clone())
-                .bfd(peer.bfd)
-                .import(peer.import.clone())
-                .export(peer.export.clone());
+            let neighbor = peer.neighbor.clone().local_address(local_address);
             self.add(neighbor, role);
         }
     }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heliograph_bgp::Family;
-use heliograph_bgp::{Filter, Timers, Ttl};
+use heliograph_bgp::Neighbor;
 
 use crate::intent::{Configuration, Node, Peer, Selector, Snapshot, SourceAddress};
 use crate::store::convert;
@@ -70,22 +69,8 @@ pub fn peer(name: &str, address: &str, asn: u32) -> Peer {
     Peer {
         name: name.into(),
         nodes: Selector::default(),
-        address: ip(address),
-        port: convert::BGP_PORT,
-        asn,
-        local_asn: None,
         source: SourceAddress::Kernel,
-        families: vec![Family::Ipv4Unicast, Family::Ipv6Unicast],
-        authentication: None,
-        ttl: Ttl::System,
-        role: None,
-        strict_role: false,
-        prefix_limit: None,
-        import: Filter::nothing(),
-        export: Filter::nothing(),
-        timers: Timers::default(),
-        bfd: None,
-        passive: false,
+        neighbor: Neighbor::new(ip(address), asn).name(name),
     }
 }
 

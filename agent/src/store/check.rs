@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use heliograph_bgp::Key;
-use ipnetwork::IpNetwork;
 
 use super::convert::{self, References};
 use super::names::is_dns_name;
+use super::nodes::{self, Fact};
 use super::problem::{Finding, Problem, Problems};
-use crate::api::{self, ObjectKind, ObjectRef};
-use crate::intent::{Configuration, Node, Peer, Snapshot};
+use crate::api::{self, ObjectKind, ObjectRef, Spec};
+use crate::intent::{Configuration, Node, Peer, Peers, Snapshot};
 
 /// The name of the only BGPConfiguration.
 pub const CONFIGURATION_NAME: &str = "default";
@@ -23,6 +23,8 @@ pub struct Object {
     pub name: String,
     /// `metadata.generation`, the number of changes of its spec. `None`: it is not from an API server.
     pub generation: Option<i64>,
+    /// The time of its creation, in seconds since 1970. `None`: it is not from an API server.
+    pub created: Option<i64>,
     /// The content.
     pub content: Content,
 }
@@ -34,23 +36,17 @@ pub enum Content {
     Node(Arc<api::Node>),
     /// The values of a `v1` Secret, by key.
     Secret(Arc<BTreeMap<String, Key>>),
-    /// BGPConfiguration.
-    Configuration(Arc<api::BGPConfigurationSpec>),
-    /// BGPPeer.
-    Peer(Arc<api::BGPPeerSpec>),
-    /// BGPFilter.
-    Filter(Arc<api::BGPFilterSpec>),
+    /// One of Heliograph's kinds.
+    Wish(Spec),
 }
 
 impl Object {
     /// Returns the kind.
     pub fn kind(&self) -> ObjectKind {
-        match self.content {
+        match &self.content {
             Content::Node(_) => ObjectKind::Node,
             Content::Secret(_) => ObjectKind::Secret,
-            Content::Configuration(_) => ObjectKind::BGPConfiguration,
-            Content::Peer(_) => ObjectKind::BGPPeer,
-            Content::Filter(_) => ObjectKind::BGPFilter,
+            Content::Wish(spec) => spec.kind(),
         }
     }
 
@@ -59,54 +55,103 @@ impl Object {
         ObjectRef::new(self.kind(), &self.name)
     }
 
-    /// Adds the labels of the same Node from another watcher, as each watcher keeps only those that it needs.
-    pub fn add_labels(&mut self, other: &Self) {
-        if let (Content::Node(node), Content::Node(other)) = (&mut self.content, &other.content) {
-            let labels = Arc::make_mut(node).metadata.labels.get_or_insert_default();
-            for (key, value) in other.metadata.labels.iter().flatten() {
-                labels.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
+    /// Returns whether it is the object of a kind with a name.
+    pub fn is(&self, kind: ObjectKind, name: &str) -> bool {
+        self.kind() == kind && self.name == name
     }
 }
 
-/// The part of the cluster that the objects are.
+/// The surroundings of the objects to validate.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent<'a> {
     /// The whole cluster.
     Whole {
+        /// All nodes, with all labels.
+        nodes: &'a [&'a Node],
         /// All objects could be decoded. Otherwise an object that seems to be missing may be one that could not.
         complete: bool,
     },
-    /// The objects that one node needs: the Secrets of its own peers, and perhaps not all Nodes and not all of their
-    /// labels.
+    /// The objects that one node needs: the Secrets of its own peers, and perhaps not all labels of other nodes.
     Around {
-        /// The node.
-        node: &'a str,
+        /// The node. `None`: it is unknown.
+        own: Option<&'a Node>,
         /// Objects that may exist, but can't be read.
         unavailable: &'a [ObjectRef],
     },
 }
 
-/// Assembles the intent from objects. Of two objects in conflict the later one has the problem.
+/// The wishes of users, valid and converted.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// The cluster's configuration.
+    pub configuration: Arc<Configuration>,
+    /// The peers.
+    pub peers: Arc<Peers>,
+}
+
+/// Assembles the intent from the objects of a whole cluster. Of two objects in conflict the later one has the problem.
 ///
 /// # Errors
 /// Objects are invalid: all problems.
-pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Finding>> {
+pub fn assemble(objects: &[Object], complete: bool) -> Result<Snapshot, Vec<Finding>> {
     let mut found = Vec::new();
-    names(objects, &mut found);
-    let complete = !matches!(extent, Extent::Whole { complete: false });
-    let configuration = configuration(objects, complete, &mut found);
-    let nodes = nodes(objects, &mut found);
+    let mut indices = Vec::new();
+    let mut nodes = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        if let Content::Node(node) = &object.content {
+            let fact = Fact::new(node, |_| true);
+            found.extend(fact.problems.iter().map(|problem| Finding::from(problem.clone()).of(index)));
+            indices.push(index);
+            nodes.push(fact.node);
+        }
+    }
+    let all: Vec<&Node> = nodes.iter().map(AsRef::as_ref).collect();
+    let of_object = |finding: Finding| Finding {
+        object: finding.object.map(|node| indices[node]),
+        conflict: finding.conflict.map(|(node, field)| (indices[node], field)),
+        ..finding
+    };
+    found.extend(nodes::conflicts(&all, |index| index).into_iter().map(of_object));
+    let wishes = wishes(objects, Extent::Whole { nodes: &all, complete }, &mut found);
+    for (index, node) in indices.iter().zip(&all) {
+        let problems = nodes::outside(node, &wishes.configuration).map(Finding::from);
+        found.extend(problems.map(|finding| finding.of(*index).caused_by(configuration_ref())));
+    }
+    let owners = peers_with_address_of(&wishes.peers, &all);
+    let of_owner = owners.into_iter().filter_map(|(name, node)| {
+        let index = objects.iter().position(|object| object.is(ObjectKind::BGPPeer, name))?;
+        let finding = peer_is_node(&wishes.peers[name], all[node]).of(index);
+        Some(finding.in_conflict_with(indices[node], "status.addresses"))
+    });
+    found.extend(of_owner);
+    let snapshot = Snapshot {
+        nodes: Arc::new(nodes.into_iter().map(|node| (node.name.clone(), node)).collect()),
+        configuration: wishes.configuration,
+        peers: wishes.peers,
+        all_nodes: true,
+    };
+    // Otherwise a reflector may be among the objects that could not be decoded.
+    if found.is_empty() && complete && snapshot.lacks_reflectors() {
+        let object = objects.iter().position(|object| object.kind() == ObjectKind::BGPConfiguration);
+        let problem = no_reflector("the last good intent stays in force");
+        found.push(Finding { object, ..problem.into() });
+    }
+    if found.is_empty() { Ok(snapshot) } else { Err(found) }
+}
+
+/// Assembles the wishes from objects, and adds all problems to `found`. Of two objects in conflict the later one has the
+/// problem.
+pub fn wishes(objects: &[Object], extent: Extent, found: &mut Vec<Finding>) -> Wishes {
+    names(objects, found);
+    let complete = !matches!(extent, Extent::Whole { complete: false, .. });
+    let configuration = configuration(objects, complete, found);
     let mut references = References {
         cluster: &configuration,
         filters: HashMap::new(),
         secrets: HashMap::new(),
         node: match extent {
             Extent::Whole { .. } => None,
-            Extent::Around { node: name, .. } => {
-                Some(nodes.iter().map(|(_, node)| node).find(|node| *node.name == *name))
-            }
+            Extent::Around { own, .. } => Some(own),
         },
         unavailable: match extent {
             Extent::Whole { .. } => &[],
@@ -116,8 +161,8 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Find
     };
     for (index, object) in objects.iter().enumerate() {
         match &object.content {
-            Content::Filter(spec) => {
-                let policy = convert::policy(spec, &mut Problems::of(index, &mut found));
+            Content::Wish(Spec::BGPFilter(spec)) => {
+                let policy = convert::policy(spec, &mut Problems::of(index, found));
                 references.filters.insert(&object.name, policy);
             }
             Content::Secret(values) => {
@@ -128,36 +173,55 @@ pub fn assemble(objects: &[Object], extent: Extent) -> Result<Snapshot, Vec<Find
     }
     let mut peers = Vec::new();
     for (index, object) in objects.iter().enumerate() {
-        if let Content::Peer(spec) = &object.content {
-            let mut problems = Problems::of(index, &mut found);
+        if let Content::Wish(Spec::BGPPeer(spec)) = &object.content {
+            let mut problems = Problems::of(index, found);
             let peer = convert::peer(&object.name, spec, &references, &mut problems);
             peers.extend(peer.map(|peer| (index, peer)));
         }
     }
-    addresses(&nodes, &mut found);
-    pod_cidrs(&nodes, &configuration, &mut found);
-    duplicate_peers(&peers, &nodes, extent, &mut found);
-    if !found.is_empty() {
-        return Err(found);
-    }
-    let snapshot = Snapshot {
-        nodes: Arc::new(nodes.into_iter().map(|(_, node)| (node.name.clone(), Arc::new(node))).collect()),
+    // The labels of other nodes may be incomplete; their own agents report conflicts there.
+    let own = match extent {
+        Extent::Whole { .. } => None,
+        Extent::Around { own, .. } => own,
+    };
+    let with_all_labels = match &extent {
+        Extent::Whole { nodes, .. } => nodes,
+        Extent::Around { .. } => own.as_slice(),
+    };
+    duplicate_peers(&peers, with_all_labels, found);
+    Wishes {
         configuration: Arc::new(configuration),
         peers: Arc::new(peers.into_iter().map(|(_, peer)| (peer.name.clone(), Arc::new(peer))).collect()),
-        all_nodes: true,
-    };
-    match extent {
-        // Otherwise a reflector may be among the objects that could not be decoded.
-        Extent::Whole { complete: true } if snapshot.lacks_reflectors() => {
-            let object =
-                objects.iter().position(|object| matches!(object.content, Content::Configuration(_)));
-            let problem = no_reflector("the last good intent stays in force");
-            Err(vec![Finding { object, ..problem.into() }])
-        }
-        // `accept` finds another topology.
-        _ => Ok(snapshot),
     }
 }
+
+/// Returns the peers that have an address of a node, by name, with the index of the node.
+pub fn peers_with_address_of<'a>(peers: &'a Peers, nodes: &[&Node]) -> Vec<(&'a str, usize)> {
+    let mut by_address: HashMap<IpAddr, Vec<&str>> = HashMap::new();
+    for (name, peer) in peers {
+        by_address.entry(peer.neighbor.address).or_default().push(name);
+    }
+    let mut found = Vec::new();
+    if !by_address.is_empty() {
+        for (index, node) in nodes.iter().enumerate() {
+            let names = node.addresses.iter().filter_map(|address| by_address.get(address)).flatten();
+            found.extend(names.map(|name| (*name, index)));
+        }
+    }
+    found
+}
+
+/// Returns the finding of a BGPPeer that is a node.
+pub fn peer_is_node(peer: &Peer, node: &Node) -> Finding {
+    let problem = format!(
+        "{} is Node {}'s address: nodes peer with each other without a BGPPeer",
+        peer.neighbor.address, node.name
+    );
+    Finding::new(problem, "remove this BGPPeer; a BGPPeer is for neighbors outside the cluster")
+        .at(PEER_ADDRESS)
+}
+
+const PEER_ADDRESS: &str = "spec.peerAddress";
 
 /// Returns the problem of a topology with reflectors that no Node matches.
 pub fn no_reflector(consequence: &str) -> Problem {
@@ -167,16 +231,6 @@ pub fn no_reflector(consequence: &str) -> Problem {
     let remedy = "label the nodes that are to reflect accordingly (kubectl label node), correct the selector, or set \
                   spec.topology to FullMesh";
     Problem::new(problem, remedy).at("spec.reflectors.nodeSelector")
-}
-
-fn nodes(objects: &[Object], found: &mut Vec<Finding>) -> Vec<(usize, Node)> {
-    let mut nodes = Vec::new();
-    for (index, object) in objects.iter().enumerate() {
-        if let Content::Node(node) = &object.content {
-            nodes.push((index, convert::node(&object.name, node, &mut Problems::of(index, found))));
-        }
-    }
-    nodes
 }
 
 fn names(objects: &[Object], found: &mut Vec<Finding>) {
@@ -206,7 +260,7 @@ fn names(objects: &[Object], found: &mut Vec<Finding>) {
 fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -> Configuration {
     let mut chosen = None;
     for (index, object) in objects.iter().enumerate() {
-        let Content::Configuration(spec) = &object.content else { continue };
+        let Content::Wish(Spec::BGPConfiguration(spec)) = &object.content else { continue };
         let mut problems = Problems::of(index, found);
         let configuration = convert::configuration(spec, &mut problems);
         if object.name == CONFIGURATION_NAME {
@@ -219,7 +273,7 @@ fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -
             );
         }
     }
-    let any = objects.iter().any(|object| matches!(object.content, Content::Configuration(_)));
+    let any = objects.iter().any(|object| object.kind() == ObjectKind::BGPConfiguration);
     if !any && complete {
         let remedy = format!(
             "add one: {{apiVersion: {}, kind: BGPConfiguration, metadata: {{name: {CONFIGURATION_NAME}}}, spec: \
@@ -231,141 +285,22 @@ fn configuration(objects: &[Object], complete: bool, found: &mut Vec<Finding>) -
     chosen.unwrap_or_else(convert::default_configuration)
 }
 
-fn addresses(nodes: &[(usize, Node)], found: &mut Vec<Finding>) {
-    let mut seen: HashMap<IpAddr, (usize, &str)> = HashMap::new();
-    for (index, node) in nodes {
-        for address in &node.addresses {
-            if let Some((first, name)) = seen.insert(*address, (*index, &node.name)) {
-                if *name == *node.name && first == *index {
-                    continue;
-                }
-                let finding = Finding::new(
-                    format!("address {address} is also Node {name}'s"),
-                    "correct the one that is wrong: each node has its own InternalIP",
-                );
-                let field = "status.addresses";
-                found.push(finding.of(*index).at(field).in_conflict_with(first, field));
-            }
-        }
-    }
-}
-
-/// A pod CIDR, with its object and field.
-struct PodCidr<'a> {
-    network: IpNetwork,
-    object: usize,
-    field: String,
-    node: &'a str,
-}
-
-fn pod_cidrs(nodes: &[(usize, Node)], configuration: &Configuration, found: &mut Vec<Finding>) {
-    let mut cidrs = Vec::new();
-    for (index, node) in nodes {
-        for (position, network) in node.pod_cidrs.iter().enumerate() {
-            let field = format!("spec.podCIDRs[{position}]");
-            let within = |outer: &IpNetwork| contains(outer, network);
-            if !configuration.cluster_cidrs.is_empty() && !configuration.cluster_cidrs.iter().any(within) {
-                let finding = Finding::new(
-                    format!(
-                        "{network} is outside the cluster's networks ({})",
-                        list(&configuration.cluster_cidrs)
-                    ),
-                    "give a network within them, or add one to clusterCIDRs of the BGPConfiguration",
-                );
-                found.push(finding.of(*index).at(&field).caused_by(configuration_ref()));
-            }
-            cidrs.push(PodCidr { network: *network, object: *index, field, node: &node.name });
-        }
-    }
-    // Two networks are disjoint, or one contains the other. So after sorting by address, then length, the networks within
-    // another one follow it directly.
-    cidrs.sort_by_key(|cidr| (cidr.network.is_ipv6(), cidr.network.network(), cidr.network.prefix()));
-    let mut outer: Option<&PodCidr> = None;
-    for cidr in &cidrs {
-        match outer {
-            Some(first) if contains(&first.network, &cidr.network) => {
-                // The later object has the problem.
-                let (first, second) = if first.object <= cidr.object { (first, cidr) } else { (cidr, first) };
-                let finding = Finding::new(
-                    format!(
-                        "pod CIDR {} of Node {} overlaps {} of Node {}",
-                        second.network, second.node, first.network, first.node
-                    ),
-                    "give each node a pod CIDR of its own",
-                );
-                let finding = finding.of(second.object).at(&second.field);
-                found.push(finding.in_conflict_with(first.object, &first.field));
-            }
-            _ => outer = Some(cidr),
-        }
-    }
-    overlaps_with_addresses(&cidrs, nodes, found);
-}
-
-fn overlaps_with_addresses(cidrs: &[PodCidr], nodes: &[(usize, Node)], found: &mut Vec<Finding>) {
-    let mut addresses: BTreeMap<IpAddr, (usize, &str)> = BTreeMap::new();
-    for (index, node) in nodes {
-        addresses.extend(node.addresses.iter().map(|address| (*address, (*index, &*node.name))));
-    }
-    for cidr in cidrs {
-        let inside = addresses.range(cidr.network.network()..=cidr.network.broadcast());
-        for (address, (owner, name)) in inside {
-            let of_cidr = (cidr.object, cidr.field.as_str());
-            let of_address = (*owner, "status.addresses");
-            let (first, second) =
-                if *owner <= cidr.object { (of_address, of_cidr) } else { (of_cidr, of_address) };
-            let finding = Finding::new(
-                format!("pod CIDR {} contains {address}, the address of Node {name}", cidr.network),
-                "pods and nodes need networks of their own",
-            );
-            found.push(finding.of(second.0).at(second.1).in_conflict_with(first.0, first.1));
-        }
-    }
-}
-
-fn duplicate_peers(
-    peers: &[(usize, Peer)],
-    nodes: &[(usize, Node)],
-    extent: Extent,
-    found: &mut Vec<Finding>,
-) {
-    let mut of_nodes: HashMap<IpAddr, (usize, &Node)> = HashMap::new();
-    for (index, node) in nodes {
-        of_nodes.extend(node.addresses.iter().map(|address| (*address, (*index, node))));
-    }
-    let field = "spec.peerAddress";
+fn duplicate_peers(peers: &[(usize, Peer)], nodes: &[&Node], found: &mut Vec<Finding>) {
     for (position, (index, peer)) in peers.iter().enumerate() {
-        if let Some((owner, node)) = of_nodes.get(&peer.address) {
-            let finding = Finding::new(
-                format!(
-                    "{} is Node {}'s address: nodes peer with each other without a BGPPeer",
-                    peer.address, node.name
-                ),
-                "remove this BGPPeer; a BGPPeer is for neighbors outside the cluster",
-            );
-            found.push(finding.of(*index).at(field).in_conflict_with(*owner, "status.addresses"));
-        }
         for (earlier, other) in &peers[..position] {
-            if other.address != peer.address {
+            if other.neighbor.address != peer.neighbor.address {
                 continue;
             }
-            // The labels of other Nodes may be incomplete; their own agents report conflicts there.
-            let has_all_labels = |node: &Node| match extent {
-                Extent::Whole { .. } => true,
-                Extent::Around { node: name, .. } => *node.name == *name,
-            };
-            let both = |node: &Node| {
-                has_all_labels(node) && peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels)
-            };
-            let Some((_, node)) = nodes.iter().find(|(_, node)| both(node)) else { continue };
+            let both = |node: &&&Node| peer.nodes.matches(&node.labels) && other.nodes.matches(&node.labels);
+            let Some(node) = nodes.iter().find(both) else { continue };
             let finding = Finding::new(
                 format!(
                     "BGPPeers {} and {} both give Node {} the neighbor {}",
-                    other.name, peer.name, node.name, peer.address
+                    other.name, peer.name, node.name, peer.neighbor.address
                 ),
                 "remove one, or make their node selectors exclude each other",
             );
-            found.push(finding.of(*index).at(field).in_conflict_with(*earlier, field));
+            found.push(finding.of(*index).at(PEER_ADDRESS).in_conflict_with(*earlier, PEER_ADDRESS));
         }
     }
 }
@@ -373,12 +308,4 @@ fn duplicate_peers(
 /// Returns the reference to the only BGPConfiguration.
 pub fn configuration_ref() -> ObjectRef {
     ObjectRef::new(ObjectKind::BGPConfiguration, CONFIGURATION_NAME)
-}
-
-fn contains(outer: &IpNetwork, inner: &IpNetwork) -> bool {
-    outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
-}
-
-fn list(networks: &[IpNetwork]) -> String {
-    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

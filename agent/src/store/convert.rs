@@ -39,10 +39,11 @@ pub fn default_configuration() -> Configuration {
     }
 }
 
-/// Converts a Node.
-pub fn node(name: &str, object: &api::Node, problems: &mut Problems) -> Node {
+/// Converts a Node, of which labels with the keys that are `needed` are kept.
+pub fn node(name: &str, object: &api::Node, needed: impl Fn(&str) -> bool, problems: &mut Problems) -> Node {
     let mut node = Node::new(name);
-    node.labels = object.metadata.labels.clone().unwrap_or_default();
+    let labels = object.metadata.labels.iter().flatten().filter(|(key, _)| needed(key));
+    node.labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
     if let Some(spec) = &object.spec {
         match (&spec.pod_cidrs, &spec.pod_cidr) {
             (Some(list), _) if !list.is_empty() => {
@@ -104,7 +105,10 @@ pub fn configuration(spec: &api::BGPConfigurationSpec, problems: &mut Problems) 
         api::Encapsulation::Always => Encapsulation::Always,
     };
     configuration.nat_outgoing = spec.nat_outgoing == api::NatOutgoing::Enabled;
-    configuration.timers = timers(spec.timers.as_ref(), Timers::default(), problems);
+    configuration.timers = timers(spec.timers.as_ref(), Timers::default());
+    for invalid in configuration.timers.invalid_fields() {
+        problems.add(peer::field_of(invalid.field), invalid.problem, invalid.remedy);
+    }
     configuration.bfd = spec.bfd.as_ref().and_then(|given| bfd(given, between_nodes(), problems));
     configuration.graceful_restart = graceful_restart(spec.graceful_restart.as_ref(), problems);
     configuration.listen_port = port(spec.listen_port, "spec.listenPort", problems);
@@ -126,59 +130,20 @@ fn reflecting(reflectors: &api::Reflectors, problems: &mut Problems) -> Selector
 
 const PRIVATE_AS: &str = "give 1 to 4294967295; 64512 to 65534 are for private use (RFC 6996)";
 
-fn timers(given: Option<&api::Timers>, default: Timers, problems: &mut Problems) -> Timers {
+/// Converts timers. The rules about them are those of [`Timers`].
+fn timers(given: Option<&api::Timers>, default: Timers) -> Timers {
     let Some(given) = given else { return default };
     let mut timers = default;
     let seconds = |s: u16| Duration::from_secs(s.into());
     if let Some(hold) = given.hold_seconds {
-        if matches!(hold, 1 | 2) {
-            problems.add(
-                "spec.timers.holdSeconds",
-                format!("a hold time of {hold} s is not allowed (RFC 4271 §4.2)"),
-                "give 0 (never expires) or 3 to 65535",
-            );
-        }
         // A default keepalive time belongs to the default hold time, so it is not used with another.
         timers.hold = seconds(hold);
         timers.keepalive = None;
     }
-    if let Some(keepalive) = given.keepalive_seconds {
-        timers.keepalive = Some(seconds(keepalive));
-        let hold = timers.hold.as_secs();
-        if keepalive == 0 && hold > 0 {
-            problems.add(
-                "spec.timers.keepaliveSeconds",
-                format!("without KEEPALIVEs the session ends after the hold time of {hold} s"),
-                "leave it out for a third of the hold time",
-            );
-        } else if hold > 0 && u64::from(keepalive) >= hold {
-            problems.add(
-                "spec.timers.keepaliveSeconds",
-                format!("{keepalive} s is not less than the hold time of {hold} s"),
-                format!("give at most {}, a third of the hold time (RFC 4271 §10)", hold / 3),
-            );
-        }
-    }
-    if let Some(retry) = given.connect_retry_seconds {
-        if retry == 0 {
-            problems.add(
-                "spec.timers.connectRetrySeconds",
-                "0 would retry without a pause",
-                "give at least 1",
-            );
-        }
-        timers.connect_retry = seconds(retry.max(1));
-    }
-    if let Some(send_hold) = given.send_hold_seconds {
-        timers.send_hold = Some(Duration::from_secs(send_hold.into()));
-    }
-    if timers.send_hold.is_some_and(|send_hold| send_hold <= timers.hold) {
-        problems.add(
-            "spec.timers.sendHoldSeconds",
-            format!("it is not more than the hold time of {} s (RFC 9687 §3.2)", timers.hold.as_secs()),
-            "give more, or leave it out for 8 minutes or twice the hold time",
-        );
-    }
+    timers.keepalive = given.keepalive_seconds.map(seconds).or(timers.keepalive);
+    timers.connect_retry = given.connect_retry_seconds.map_or(timers.connect_retry, seconds);
+    let send_hold = given.send_hold_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    timers.send_hold = send_hold.or(timers.send_hold);
     timers
 }
 

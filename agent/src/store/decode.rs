@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use heliograph_bgp::Key;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +15,8 @@ use super::check::{Content, Object};
 use super::problem::Problems;
 use super::schema;
 use super::yaml::join;
-use crate::api::{self, ObjectKind};
+use crate::api::kinds::{Decode, Role};
+use crate::api::{self, ObjectKind, Spec};
 
 /// The treatment of unknown fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +44,15 @@ pub fn object(value: &Value, unknown: UnknownFields, problems: &mut Problems) ->
             // Kubernetes' own type has all fields, so a check by it finds every typing error. Ours has those that are used.
             typed::<core::Node>(value, unknown, problems)?;
             let node = api::Node::deserialize(value).ok()?;
-            Content::Node(Arc::new(node.trimmed(|_| true)))
+            Content::Node(Arc::new(node.trimmed()))
         }
         ObjectKind::Secret => {
             Content::Secret(Arc::new(secret_values(typed::<core::Secret>(value, unknown, problems)?)))
         }
-        ObjectKind::BGPConfiguration => {
-            Content::Configuration(Arc::new(typed::<api::BGPConfiguration>(value, unknown, problems)?.spec))
+        kind if kind.role() == Role::Wish => {
+            Content::Wish(Spec::decode(kind, Typed { value, unknown, problems })?)
         }
-        ObjectKind::BGPPeer => Content::Peer(Arc::new(typed::<api::BGPPeer>(value, unknown, problems)?.spec)),
-        ObjectKind::BGPFilter => {
-            Content::Filter(Arc::new(typed::<api::BGPFilter>(value, unknown, problems)?.spec))
-        }
-        ObjectKind::BGPNode | ObjectKind::BGPSession => {
+        kind => {
             add_unknown_kind(version, kind.as_str(), problems);
             return None;
         }
@@ -65,7 +63,9 @@ pub fn object(value: &Value, unknown: UnknownFields, problems: &mut Problems) ->
         return None;
     }
     let generation = value.pointer("/metadata/generation").and_then(Value::as_i64);
-    Some(Object { name: name.to_string(), generation, content })
+    let created = value.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+    let created = created.and_then(|time| time.parse::<Timestamp>().ok()).map(Timestamp::as_second);
+    Some(Object { name: name.to_string(), generation, created, content })
 }
 
 /// Returns the values of a Secret by key. `stringData` overrides `data`, as in an API server.
@@ -76,8 +76,11 @@ pub fn secret_values(secret: core::Secret) -> BTreeMap<String, Key> {
 }
 
 fn add_unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
-    let known = ObjectKind::from_name(kind)
-        .filter(|kind| !matches!(kind, ObjectKind::BGPNode | ObjectKind::BGPSession));
+    let known = ObjectKind::from_name(kind).filter(|kind| kind.role() != Role::Report);
+    let mut wishes: Vec<_> = ObjectKind::wishes().map(ObjectKind::as_str).collect();
+    // "A, B or C".
+    let last = wishes.pop().unwrap_or_default();
+    let wishes = [wishes.join(", "), last.to_string()];
     match known.map(ObjectKind::api_version) {
         Some(right) => problems.add(
             "apiVersion",
@@ -88,10 +91,24 @@ fn add_unknown_kind(version: &str, kind: &str, problems: &mut Problems) {
             "kind",
             format!("unknown kind {kind:?} (apiVersion {version:?})"),
             format!(
-                "use Node or Secret (v1), BGPConfiguration, BGPPeer or BGPFilter ({}); move anything else away",
+                "use Node or Secret (v1), {} ({}); move anything else away",
+                wishes.join(" or "),
                 api::API_VERSION
             ),
         ),
+    }
+}
+
+/// A decoder of a document to a type.
+struct Typed<'a, 'b> {
+    value: &'a Value,
+    unknown: UnknownFields,
+    problems: &'a mut Problems<'b>,
+}
+
+impl Decode for Typed<'_, '_> {
+    fn decode<T: DeserializeOwned + JsonSchema>(self) -> Option<T> {
+        typed(self.value, self.unknown, self.problems)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::check::{self, Extent, Object};
+use super::check::{self, Object};
 use super::problem::{Finding, Problem, Problems};
 use super::yaml::{self, Lines};
 use super::{Rejection, decode};
@@ -183,7 +183,7 @@ impl Validation {
     }
 
     fn finish(mut self, of_folder: &dyn Fn(Problem) -> Rejection) -> Result<Valid, Vec<Rejection>> {
-        match check::assemble(&self.objects, Extent::Whole { complete: !self.incomplete }) {
+        match check::assemble(&self.objects, !self.incomplete) {
             Ok(snapshot) if self.rejections.is_empty() => {
                 return Ok(Valid { snapshot, documents: self.documents });
             }

@@ -5,12 +5,15 @@ use std::io;
 use std::path::Path;
 
 use k8s_openapi::ByteString;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::check::{Content, Object};
 use super::decode::{self, UnknownFields};
+use super::nodes::{self, Fact, Facts};
 use super::problem::{Finding, Problems};
 use super::yaml;
+use crate::api::ObjectKind;
 use crate::disk;
 
 /// The start of the line with the identity of the cluster.
@@ -59,11 +62,11 @@ fn is_foreign(text: &str, ours: &[String]) -> bool {
     theirs.peek().is_some() && !ours.is_empty() && !theirs.any(|one| ours.iter().any(|our| our == one))
 }
 
-/// Reads the objects of the file. `cluster` is our cluster's identity. Returns `None` if there is no such file.
+/// Reads the wishes and the Nodes of the file. `cluster` is our cluster's identity. Returns `None` if there is no such file.
 ///
 /// # Errors
 /// The file can't be used: the reason.
-pub fn read(path: &Path, cluster: &[String]) -> Result<Option<Vec<Object>>, String> {
+pub fn read(path: &Path, cluster: &[String]) -> Result<Option<(Vec<Object>, Facts)>, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -81,18 +84,17 @@ pub fn read(path: &Path, cluster: &[String]) -> Result<Option<Vec<Object>>, Stri
         .filter_map(|value| decode::object(value, UnknownFields::Ignored, &mut Problems::of(0, &mut found)))
         .collect();
     match found.first() {
-        None => Ok(Some(objects)),
+        None => Ok(Some(nodes::split(objects))),
         Some(Finding { problem, .. }) => Err(format!("{}: {}", problem.field, problem.problem)),
     }
 }
 
 /// Returns an object as a document.
 pub fn document(object: &Object) -> Value {
-    let mut metadata = json!({"name": object.name});
+    let mut metadata = metadata(&object.name, object.created);
     if let Some(generation) = object.generation {
         metadata["generation"] = generation.into();
     }
-    let with_spec = |spec: Result<Value, serde_json::Error>| json!({"metadata": metadata, "spec": spec.unwrap_or_default()});
     let mut document = match &object.content {
         Content::Node(node) => serde_json::to_value(node.as_ref()).unwrap_or_default(),
         Content::Secret(values) => {
@@ -102,13 +104,34 @@ pub fn document(object: &Object) -> Value {
                 .collect();
             json!({"metadata": metadata, "data": data})
         }
-        Content::Configuration(spec) => with_spec(serde_json::to_value(spec.as_ref())),
-        Content::Peer(spec) => with_spec(serde_json::to_value(spec.as_ref())),
-        Content::Filter(spec) => with_spec(serde_json::to_value(spec.as_ref())),
+        Content::Wish(spec) => json!({"metadata": metadata, "spec": spec.to_value()}),
     };
     document["apiVersion"] = object.kind().api_version().into();
     document["kind"] = object.kind().as_str().into();
     document
+}
+
+/// Returns a Node as a document.
+pub fn node_document(fact: &Fact) -> Value {
+    let node = &fact.node;
+    let addresses = node.addresses.iter().map(|address| json!({"type": "InternalIP", "address": address}));
+    let mut metadata = metadata(&node.name, fact.created);
+    metadata["labels"] = json!(node.labels);
+    json!({
+        "apiVersion": ObjectKind::Node.api_version(),
+        "kind": ObjectKind::Node.as_str(),
+        "metadata": metadata,
+        "spec": {"podCIDRs": node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>()},
+        "status": {"addresses": addresses.collect::<Vec<_>>()},
+    })
+}
+
+fn metadata(name: &str, created: Option<i64>) -> Value {
+    let mut metadata = json!({"name": name});
+    if let Some(created) = created.and_then(|seconds| Timestamp::from_second(seconds).ok()) {
+        metadata["creationTimestamp"] = created.to_string().into();
+    }
+    metadata
 }
 
 #[cfg(test)]
@@ -124,7 +147,7 @@ spec: {asNumber: 64512, clusterCIDRs: [10.244.0.0/16]}
 ---
 apiVersion: heliograph.io/v1alpha1
 kind: BGPPeer
-metadata: {name: tor, generation: 3}
+metadata: {name: tor, generation: 3, creationTimestamp: "2026-01-02T00:00:00Z"}
 spec: {peerAddress: 192.0.2.1, peerASN: 64600, ttlSecurity: 1, importFilter: f, passwordSecretRef: {name: s, key: k}}
 ---
 apiVersion: heliograph.io/v1alpha1
@@ -134,7 +157,7 @@ spec: {rules: [{action: Accept, match: {prefixes: [{cidr: 10.0.0.0/8}]}, set: {l
 ---
 apiVersion: v1
 kind: Node
-metadata: {name: a, labels: {rack: "1"}}
+metadata: {name: a, labels: {rack: "1"}, creationTimestamp: "2026-01-01T00:00:00Z"}
 spec: {podCIDRs: [10.244.1.0/24]}
 status: {addresses: [{type: InternalIP, address: 192.0.2.7}]}
 ---
@@ -150,8 +173,9 @@ stringData: {k: "pass\nword"}
         let (from, to) = (folder.path().join("a.yaml"), folder.path().join("deep/b.yaml"));
         fs::write(&from, DOCUMENTS).unwrap();
         let objects = read(&from, &[]).unwrap().unwrap();
-        assert_eq!(objects.len(), 5);
-        write(&to, "a test", &[], &objects.iter().map(document).collect::<Vec<_>>()).unwrap();
+        assert_eq!((objects.0.len(), objects.1.len()), (4, 1));
+        let documents = objects.0.iter().map(document).chain(objects.1.values().map(node_document));
+        write(&to, "a test", &[], &documents.collect::<Vec<_>>()).unwrap();
         assert_eq!(read(&to, &[]).unwrap().unwrap(), objects);
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
     }

@@ -58,7 +58,7 @@ fn a_valid_folder_becomes_a_snapshot() {
     assert_eq!(snapshot.nodes["a"].addresses, ["172.20.1.11".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(snapshot.configuration.encapsulation, Encapsulation::Always);
     assert_eq!(snapshot.configuration.topology, Topology::FullMesh);
-    let tor = &snapshot.peers["tor"];
+    let tor = &snapshot.peers["tor"].neighbor;
     assert_eq!((tor.port, tor.asn), (179, 64600));
     assert_eq!(tor.export, Filter::nothing(), "RFC 8212");
     assert!(tor.import.accepts(&heliograph_bgp::Prefix::new("10.9.1.0".parse().unwrap(), 24).unwrap()));
@@ -450,17 +450,17 @@ fn bfd_is_off_by_default_and_peers_have_their_own() {
 
     let snapshot = read(CONFIGURATION.into());
     assert_eq!(snapshot.configuration.bfd, None);
-    assert_eq!(snapshot.peers["tor-1"].bfd, None);
-    assert_eq!(snapshot.peers["tor-2"].bfd, Some(Settings::default()));
-    assert_eq!(snapshot.peers["tor-4"].bfd, None);
+    assert_eq!(snapshot.peers["tor-1"].neighbor.bfd, None);
+    assert_eq!(snapshot.peers["tor-2"].neighbor.bfd, Some(Settings::default()));
+    assert_eq!(snapshot.peers["tor-4"].neighbor.bfd, None);
 
     let snapshot = read(CONFIGURATION.to_string() + quick);
     let milliseconds = Duration::from_millis;
     let between = Settings::multihop(64).min_rx(milliseconds(100)).min_tx(milliseconds(50)).multiplier(4);
     assert_eq!(snapshot.configuration.bfd, Some(between));
-    assert_eq!(snapshot.peers["tor-1"].bfd, None, "a peer has its own or none");
-    assert_eq!(snapshot.peers["tor-2"].bfd, Some(between.path(Path::SingleHop)));
-    assert_eq!(snapshot.peers["tor-3"].bfd, Some(between.multiplier(9)));
+    assert_eq!(snapshot.peers["tor-1"].neighbor.bfd, None, "a peer has its own or none");
+    assert_eq!(snapshot.peers["tor-2"].neighbor.bfd, Some(between.path(Path::SingleHop)));
+    assert_eq!(snapshot.peers["tor-3"].neighbor.bfd, Some(between.multiplier(9)));
 }
 
 #[test]

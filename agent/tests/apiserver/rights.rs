@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use heliograph_agent::api::ObjectKind;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -59,10 +60,10 @@ pub async fn grant_store(admin: &User) {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": "agent"}})
     };
     let (whole, own) = (json!({"name": "agent"}), json!({"name": "agent", "namespace": "heliograph-system"}));
+    let wishes: Vec<_> = ObjectKind::wishes().map(ObjectKind::plural).collect();
     let everywhere = json!([
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["heliograph.io"], "resources": ["bgpconfigurations", "bgppeers", "bgpfilters"],
-         "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["heliograph.io"], "resources": wishes, "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["get"]}]);
     let secrets = json!([
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["tor"], "verbs": ["list", "watch"]}]);

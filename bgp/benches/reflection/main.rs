@@ -1,4 +1,4 @@
-//! Route reflection, measured side by side with other daemons: `cargo bench -p heliograph-bgp`, with options after `--`.
+//! Route reflection, measured side by side with other daemons: `cargo bench -p heliograph-bgp --bench reflection`, with options after `--`.
 //!
 //! Each daemon is started anew for each run of each case, and within a case daemons take turns, so that other load of the
 //! machine affects all of them. The results are the ratios. Everything happens in a network namespace of its own.

@@ -26,14 +26,14 @@ use crate::speaker::{Action, ConnId, Event, SocketOptions, Speaker, SubscriberId
 use crate::{Config, ConfigError, Prefix};
 
 /// Octets read from one socket before others get their turn.
-const READ_CHUNK: usize = 64 * 1024;
+const READ_CHUNK: usize = 16 * 1024;
 /// Octets taken from the speaker for one write.
 const WRITE_CHUNK: usize = 64 * 1024;
 /// The number of times that sockets are read before anything is written. Many small messages of one peer, or of many
 /// peers at once, then result in few large writes.
 const GATHERING: usize = 4;
 /// The time that one kind of work takes at most before others get their turn, unless one step of it takes longer.
-const SLICE: Duration = Duration::from_millis(3);
+const SLICE: Duration = Duration::from_millis(2);
 /// Longer than it takes to read what waits before timers expire.
 const EXPIRING: Duration = Duration::from_millis(200);
 /// The time for closing connections to send their last bytes when the speaker stops.
@@ -126,8 +126,8 @@ impl Driver {
             self.work();
             self.settle();
             self.bfd.apply();
-            let busy = self.unwritten || self.speaker.has_work();
-            let deadline = self.speaker.next_deadline();
+            let busy = self.is_busy();
+            let deadline = self.speaker.next_timer();
             let bfd_retry = self.bfd.deadline();
             tokio::select! {
                 command = commands.recv() => match command {
@@ -137,12 +137,17 @@ impl Driver {
                         let _ = done.send(());
                         return;
                     }
-                    Some(command) => self.command(command),
+                    Some(command) => {
+                        self.command(command);
+                        // The runtime looks at the sockets however many commands there are.
+                        tokio::task::yield_now().await;
+                    }
                     // Without a handle there is no command: stop as for a restart.
                     None => return self.stop(Stop::Silent, "").await,
                 },
                 Some(stream) = accepted.recv() => self.accept(stream),
-                Some(ready) = self.waits.next(), if !self.waits.is_empty() => {
+                // What was received is sent on before more is received, as a log of unsent messages would grow.
+                Some(ready) = self.waits.next(), if !self.unwritten && !self.waits.is_empty() => {
                     self.ready(ready);
                     self.gather().await;
                 }
@@ -184,20 +189,27 @@ impl Driver {
         }
     }
 
+    /// Returns whether there is something to do at once, whatever happens. A change whose caller still waits counts, too:
+    /// its last step may have ended with the time.
+    fn is_busy(&self) -> bool {
+        let changing = self.changing.is_some() || !self.changes.is_empty();
+        self.unwritten || changing || self.speaker.has_work()
+    }
+
     /// Does some of what would take too long in one go.
     fn work(&mut self) {
         let until = Instant::now() + SLICE;
-        while Instant::now() < until {
-            if !self.speaker.is_changing() {
+        loop {
+            if !self.speaker.has_work() {
                 if let Some(reply) = self.changing.take() {
                     let _ = reply.send(());
                 }
-                if let Some((change, reply)) = self.changes.pop_front() {
-                    self.speaker.begin_change(Instant::now(), *change);
-                    self.changing = Some(reply);
-                }
+                let Some((change, reply)) = self.changes.pop_front() else { return };
+                self.speaker.begin_change(Instant::now(), *change);
+                self.changing = Some(reply);
             }
-            if !self.speaker.work(Instant::now()) {
+            self.speaker.work(Instant::now());
+            if Instant::now() >= until {
                 return;
             }
         }

@@ -156,6 +156,16 @@ impl Several {
 pub(crate) struct UpdateGroup {
     group: Group,
     several: Option<Box<Several>>,
+    filling: Option<Filling>,
+}
+
+/// The state of a new group whose Adj-RIB-Out is not complete. Without members nothing becomes pending.
+#[derive(Debug, Default)]
+struct Filling {
+    /// The next prefix to export.
+    next: Slot,
+    /// The peers that become members when it is complete.
+    waiting: BTreeMap<PeerId, MovingMember>,
 }
 
 /// The state of a member that moves to another group.
@@ -167,28 +177,51 @@ pub(crate) struct MovingMember {
 }
 
 impl UpdateGroup {
-    /// Returns a group without members, with the advertisements of all of `table`.
-    pub(crate) fn new(key: GroupKey, table: &mut Table, exporter: &mut Exporter<'_>) -> Self {
+    /// Returns a group without members and advertisements. [`UpdateGroup::fill`] makes these.
+    pub(crate) fn new(key: GroupKey) -> Self {
         let several = key.paths.map(|limit| {
             let (slots, withheld) = (PathSlots::default(), BTreeMap::new());
             Box::new(Several { limit: limit.get().into(), slots, withheld })
         });
-        let mut group = Self { group: Group::new(key), several };
-        group.recompute(table, exporter);
-        group
+        Self { group: Group::new(key), several, filling: Some(Filling::default()) }
     }
 
     pub(crate) fn key(&self) -> &GroupKey {
         self.group.key()
     }
 
-    /// Exports every prefix again, after something besides the paths has changed.
-    pub(crate) fn recompute(&mut self, table: &mut Table, exporter: &mut Exporter<'_>) {
-        self.group.clear_last();
-        let slots: Vec<Slot> = table.occupied().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.update(slot, table.entry_mut(slot), exporter);
+    /// Exports at most `count` more prefixes of a table that were there when the group was created; those that wait become
+    /// members after the last one. Returns whether there are more, and how many these were; `None`: the group is complete.
+    pub(crate) fn fill(
+        &mut self,
+        table: &mut Table,
+        exporter: &mut Exporter<'_>,
+        count: usize,
+    ) -> Option<(bool, usize)> {
+        let from = self.filling.as_ref()?.next;
+        let until = (from as usize).saturating_add(count).min(table.len());
+        for slot in from..until as Slot {
+            if table.is_occupied(slot) {
+                self.update(slot, table.entry_mut(slot), exporter);
+            }
         }
+        let more = until < table.len();
+        if more {
+            self.filling.as_mut()?.next = until as Slot;
+        } else {
+            for (id, moving) in self.filling.take()?.waiting {
+                self.join(id, moving, table);
+            }
+        }
+        Some((more, until - from as usize))
+    }
+
+    fn waiting(&self, id: PeerId) -> Option<&MovingMember> {
+        self.filling.as_ref()?.waiting.get(&id)
+    }
+
+    fn waiting_mut(&mut self, id: PeerId) -> Option<&mut MovingMember> {
+        self.filling.as_mut()?.waiting.get_mut(&id)
     }
 
     /// See [`Group::clear_last`].
@@ -215,26 +248,39 @@ impl UpdateGroup {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.group.is_empty()
+        self.group.is_empty() && self.filling.as_ref().is_none_or(|filling| filling.waiting.is_empty())
     }
 
-    /// See [`Group::has_pending`].
+    /// See [`Group::has_pending`]. Something is pending for a peer that waits, but it cannot be packed yet.
     pub(crate) fn has_pending(&self, id: PeerId) -> bool {
-        self.group.has_pending(id)
+        self.waiting(id).is_some() || self.group.has_pending(id)
     }
 
     /// See [`Group::advertised`].
     pub(crate) fn advertised(&self, id: PeerId) -> usize {
-        self.group.advertised(id)
+        match self.waiting(id) {
+            Some(moving) => moving.state.advertised().count(),
+            None => self.group.advertised(id),
+        }
     }
 
     /// See [`Group::request_end_of_rib`].
     pub(crate) fn request_end_of_rib(&mut self, id: PeerId) {
-        self.group.request_end_of_rib(id);
+        match self.waiting_mut(id) {
+            Some(moving) => moving.state.request_end_of_rib(),
+            None => self.group.request_end_of_rib(id),
+        }
     }
 
     /// Adds a member with the state that it had in another group.
-    pub(crate) fn join(&mut self, id: PeerId, moving: MovingMember, table: &mut Table) {
+    pub(crate) fn join(&mut self, id: PeerId, mut moving: MovingMember, table: &mut Table) {
+        if let Some(filling) = &mut self.filling {
+            if self.several.is_none() {
+                moving.state.hold(table);
+            }
+            filling.waiting.insert(id, moving);
+            return;
+        }
         let MovingMember { mut state, keys } = moving;
         match &mut self.several {
             None => {
@@ -242,8 +288,8 @@ impl UpdateGroup {
                 state.release(table);
             }
             Some(several) => {
-                let slots: BTreeMap<Slot, Slot> =
-                    keys.into_iter().map(|(slot, key)| (slot, several.slots.claim(key))).collect();
+                let slots = keys.into_iter().map(|(slot, key)| (slot, several.slots.claim(key)));
+                let slots: BTreeMap<Slot, Slot> = slots.collect();
                 state.translate(&slots);
                 self.group.join(id, &state, &mut several.slots);
             }
@@ -252,6 +298,9 @@ impl UpdateGroup {
 
     /// Removes a member that moves to another group; returns its state.
     pub(crate) fn move_out(&mut self, id: PeerId, table: &mut Table) -> MovingMember {
+        if let Some(moving) = self.filling.as_mut().and_then(|filling| filling.waiting.remove(&id)) {
+            return moving;
+        }
         let Some(several) = &mut self.several else {
             return MovingMember { state: self.group.move_out(id, table), keys: BTreeMap::new() };
         };
@@ -263,6 +312,9 @@ impl UpdateGroup {
 
     /// Removes a member.
     pub(crate) fn remove(&mut self, id: PeerId, table: &mut Table) {
+        if let Some(mut moving) = self.filling.as_mut().and_then(|filling| filling.waiting.remove(&id)) {
+            moving.state.release(table);
+        }
         match &mut self.several {
             None => self.group.remove(id, table),
             Some(several) => self.group.remove(id, &mut several.slots),
@@ -271,6 +323,9 @@ impl UpdateGroup {
 
     /// Makes everything that a member was advertised pending again.
     pub(crate) fn refresh(&mut self, id: PeerId, table: &mut Table) {
+        if let Some(moving) = self.waiting_mut(id) {
+            return moving.state.resend();
+        }
         match &mut self.several {
             None => self.group.refresh(id, table),
             Some(several) => self.group.refresh(id, &mut several.slots),

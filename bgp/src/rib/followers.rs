@@ -12,7 +12,7 @@ use super::pack::{BATCH, Batch, Encoder, Output};
 use super::pending::Pending;
 use super::table::{Slot, Slots, Source};
 
-/// The most octets that wait for the slowest follower.
+/// The most octets that wait for the slowest follower, or a little more: see [`Followers::too_slow`].
 const LOG_LIMIT: usize = if cfg!(test) { 256 } else { 4 << 20 };
 
 /// The most pending slots that are examined for one that concerns a follower.
@@ -126,15 +126,24 @@ impl Followers {
     ) -> Option<(Pending<Interned<Encoded>>, bool)> {
         let end_of_rib = self.log.end_of_rib(id)?;
         // What was sent before, for slots whose current advertisement may not have been sent yet.
-        let mut sent: BTreeMap<Slot, Option<Advertisement>> =
-            self.pending.iter().map(|slot| (slot, self.pending.sent(slot).cloned())).collect();
-        sent.extend(self.log.missed(id));
-        let mut pending = Pending::default();
-        for slot in self.pending.advertised().iter().filter(|slot| !sent.contains_key(slot)) {
-            if let Some(now) = adj_rib_out.sent_to(id, slot) {
-                pending.start(slot, Some(Some(now)), Some(now), table.references(slot));
+        let mut sent = self.log.missed(id);
+        sent.extend(self.pending.iter().map(|slot| (slot, self.pending.sent(slot).cloned())));
+        // The log is before what is pending: the first of a slot counts.
+        sent.sort_by_key(|(slot, _)| *slot);
+        sent.dedup_by_key(|(slot, _)| *slot);
+        // All others were sent as they stand, except those that were learned from the follower.
+        let mut advertised = self.pending.advertised().clone();
+        for (slot, _) in &sent {
+            advertised.clear(*slot);
+        }
+        if self.advertised_from.get(&id.into()).is_some_and(|own| *own > 0) {
+            for slot in self.pending.advertised().iter() {
+                if adj_rib_out.sent_to(id, slot).is_none() {
+                    advertised.clear(slot);
+                }
             }
         }
+        let mut pending = Pending::settled(advertised);
         for (slot, sent) in sent {
             let sent = sent_to(sent.as_ref(), id);
             pending.start(slot, sent.map(Some), adj_rib_out.sent_to(id, slot), table.references(slot));
@@ -142,9 +151,18 @@ impl Followers {
         Some((pending, end_of_rib))
     }
 
-    /// Returns the slowest followers while the log is too long.
+    /// Returns slowest followers while the log is too long: one, as each takes its time, until it is twice as long.
     pub(crate) fn too_slow(&self) -> Vec<PeerId> {
-        if self.log.len() > LOG_LIMIT { self.log.slowest() } else { Vec::new() }
+        match self.log.len() {
+            len if len > 2 * LOG_LIMIT => self.log.slowest(),
+            len if len > LOG_LIMIT => self.log.slowest().into_iter().take(1).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns whether there is no more room in the log.
+    pub(crate) fn is_full(&self) -> bool {
+        self.log.len() > 2 * LOG_LIMIT
     }
 
     /// Copies messages from the log for a follower; returns whether it has read all of the log and there is room for

@@ -262,12 +262,11 @@ impl Group {
     /// changes of their own first.
     fn write_log(&mut self, encoder: Encoder, table: &mut impl Slots) {
         loop {
-            let slow = self.followers.too_slow();
-            if slow.is_empty() {
-                break;
-            }
-            for id in slow {
+            for id in self.followers.too_slow() {
                 self.separate(id, table);
+            }
+            if !self.followers.is_full() {
+                break;
             }
         }
         self.followers.write(&self.adj_rib_out, encoder, table);
@@ -284,8 +283,9 @@ impl Group {
     /// Adds a member with the state that it had in another group.
     pub(crate) fn join(&mut self, id: PeerId, state: &MemberState, table: &mut impl Slots) {
         let mut member = Member { end_of_rib: state.end_of_rib, ..Member::default() };
+        let mut sent = state.sent.iter().peekable();
         for slot in 0..table.size() as Slot {
-            let sent = state.sent.get(&slot).map(Option::as_ref);
+            let sent = sent.next_if(|(sent, _)| *sent == slot).map(|(_, sent)| sent.as_ref());
             let now = self.adj_rib_out.sent_to(id, slot);
             member.pending.start(slot, sent, now, table.references(slot));
         }
@@ -333,6 +333,16 @@ pub(crate) struct MemberState {
 }
 
 impl MemberState {
+    /// Refers to all slots of the old group that the member was advertised, so that none of them is used for another
+    /// prefix. [`MemberState::release`] releases these references too.
+    pub(crate) fn hold(&mut self, table: &mut impl Slots) {
+        for (slot, _) in &self.sent {
+            if self.pending.set(*slot) {
+                *table.references(*slot) += 1;
+            }
+        }
+    }
+
     /// Releases the references to slots of the old group, when the new group has its own, or has other slots.
     pub(crate) fn release(&mut self, table: &mut impl Slots) {
         pending::release(&std::mem::take(&mut self.pending), table);
@@ -340,12 +350,23 @@ impl MemberState {
 
     /// Returns the slots that the member was advertised.
     pub(crate) fn advertised(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.sent.keys().copied()
+        self.sent.iter().map(|(slot, _)| *slot)
+    }
+
+    /// Requests an End-of-RIB.
+    pub(crate) fn request_end_of_rib(&mut self) {
+        self.end_of_rib = true;
+    }
+
+    /// Makes everything that was advertised to be sent again.
+    pub(crate) fn resend(&mut self) {
+        self.sent.iter_mut().for_each(|(_, sent)| *sent = None);
     }
 
     /// Replaces the slots by those of another group; slots without one are dropped.
     pub(crate) fn translate(&mut self, slots: &BTreeMap<Slot, Slot>) {
         let sent = std::mem::take(&mut self.sent).into_iter();
         self.sent = sent.filter_map(|(slot, sent)| Some((*slots.get(&slot)?, sent))).collect();
+        self.sent.sort_unstable_by_key(|(slot, _)| *slot);
     }
 }

@@ -158,9 +158,9 @@ impl Log {
         slowest
     }
 
-    /// Returns what a follower was sent for the slots that messages change which it has not read.
-    pub(crate) fn missed(&self, id: PeerId) -> BTreeMap<Slot, Option<Advertisement>> {
-        let mut missed = BTreeMap::new();
+    /// Returns what a follower was sent before each change that it has not read, in the order of the changes.
+    pub(crate) fn missed(&self, id: PeerId) -> Vec<(Slot, Option<Advertisement>)> {
+        let mut missed = Vec::new();
         let Some(follower) = self.followers.get(&id) else { return missed };
         let mut change = 0;
         for (at, record) in (self.first..).zip(&self.records) {
@@ -169,7 +169,7 @@ impl Log {
                 for (number, slot) in (self.dropped + change as u64..).zip(self.changes.range(change..next)) {
                     let before =
                         self.before.get(&number).filter(|before| sent_to(Some(before), id).is_some());
-                    missed.entry(*slot).or_insert_with(|| before.cloned());
+                    missed.push((*slot, before.cloned()));
                 }
             }
             change = next;

@@ -6,8 +6,9 @@
 
 use super::intern::Interned;
 use super::table::{Path, PathAttributes};
+use super::work::Task;
 use super::{PeerId, Rib};
-use crate::wire::{Attributes, Family};
+use crate::wire::{Attributes, Family, Prefix};
 
 /// The community of a long-lived stale route (RFC 9494 §3.2).
 pub(crate) const LLGR_STALE: u32 = 0xFFFF_0006;
@@ -35,22 +36,23 @@ impl Rib {
     /// Makes the peer's stale paths of a family long-lived stale, or drops those with NO_LLGR (RFC 9494 §4.2). Called when
     /// the peer has not come back within its restart time.
     pub(crate) fn long_lived(&mut self, id: PeerId, family: Family) {
-        let mut last: Option<(Interned<PathAttributes>, Interned<PathAttributes>)> = None;
-        for (prefix, path) in self.paths_of(id, family) {
-            if !path.stale || is_stale(&path.shared.attributes) {
-                continue;
-            }
-            if path.shared.attributes.communities.contains(&NO_LLGR) {
-                self.withdraw(prefix, path.source);
-                continue;
-            }
-            // Paths with the same attributes mostly follow one another.
-            let same = last.take().filter(|(before, _)| *before == path.shared);
-            let (before, shared) =
-                same.unwrap_or_else(|| (path.shared.clone(), self.with_llgr_stale(&path.shared)));
-            self.put(prefix, Path { shared: shared.clone(), ..path });
-            last = Some((before, shared));
+        self.sweep(id, family, Task::LongLived);
+    }
+
+    /// Makes a stale path long-lived stale, or drops it.
+    pub(super) fn make_long_lived_stale(&mut self, prefix: Prefix, path: Path) {
+        let communities = &path.shared.attributes.communities;
+        if communities.contains(&LLGR_STALE) {
+            return;
         }
+        if communities.contains(&NO_LLGR) {
+            return self.withdraw(prefix, path.source);
+        }
+        let same = self.work.last_long_lived.take().filter(|(before, _)| *before == path.shared);
+        let (before, shared) =
+            same.unwrap_or_else(|| (path.shared.clone(), self.with_llgr_stale(&path.shared)));
+        self.put(prefix, Path { shared: shared.clone(), ..path });
+        self.work.last_long_lived = Some((before, shared));
     }
 
     fn with_llgr_stale(&mut self, path: &PathAttributes) -> Interned<PathAttributes> {

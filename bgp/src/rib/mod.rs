@@ -33,6 +33,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod work;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -56,11 +57,15 @@ use pack::Output;
 pub(crate) use scan::{Scan, ScanPosition};
 use subscribers::Subscribers;
 use table::{Path, PathAttributes, Slot, Source, Table};
+use work::{Task, Work};
 
 pub use best::Step;
 pub use reason::{Comparison, PathReason, PolicyRejection, RejectReason, Rejection, WithheldReason};
 pub use subscribers::SubscriberId;
 pub(crate) use types::{Counts, Identity, Peer, PeerId, PeerKind, Withheld};
+
+/// The steps that one piece of work has at most, each about half a microsecond for each group.
+const PIECE: usize = 1024;
 
 /// All tables of one speaker.
 #[derive(Debug)]
@@ -75,12 +80,25 @@ pub(crate) struct Rib {
     attributes: Interner<PathAttributes>,
     encoded: Interner<Encoded>,
     subscribers: Subscribers,
+    work: Work,
+    /// The steps of one piece of work.
+    piece: usize,
+    /// The steps that may be taken at once, until the end of the current call of the speaker.
+    quick: usize,
+    /// Room for the paths that a step of a sweep concerns.
+    swept: Vec<Path>,
     best_counts: PerFamily<usize>,
     changed: bool,
     others_changed: bool,
 }
 
 impl Rib {
+    /// Returns empty tables that do their work in pieces of so many steps.
+    #[cfg(test)]
+    fn with_piece(identity: Identity, piece: usize) -> Self {
+        Self { piece, quick: piece, ..Self::new(identity) }
+    }
+
     /// Returns empty tables.
     pub(crate) fn new(identity: Identity) -> Self {
         Self {
@@ -93,6 +111,10 @@ impl Rib {
             attributes: Interner::new(),
             encoded: Interner::new(),
             subscribers: Subscribers::default(),
+            work: Work::default(),
+            piece: PIECE,
+            quick: PIECE,
+            swept: Vec::new(),
             best_counts: PerFamily::default(),
             changed: false,
             others_changed: false,
@@ -101,19 +123,17 @@ impl Rib {
 
     /// Changes our identity, and repeats the checks of all paths and the export.
     pub(crate) fn set_identity(&mut self, identity: Identity) {
-        if self.identity == identity {
+        let before = std::mem::replace(&mut self.identity, identity);
+        if before == identity {
             return;
         }
-        self.identity = identity;
-        for id in self.neighbors.ids() {
-            self.recheck(id);
-        }
-        for family in FAMILIES {
-            let (table, groups, mut exporter) = self.outbound(family);
-            for group in groups.values_mut() {
-                group.recompute(table, &mut exporter);
+        // Imports do not depend on whether we are about to shut down.
+        if (Identity { graceful_shutdown: identity.graceful_shutdown, ..before }) != identity {
+            for id in self.neighbors.ids() {
+                self.recheck(id);
             }
         }
+        self.export_again();
     }
 
     /// Removes and sets originated networks. Those that are neither stay.
@@ -167,6 +187,7 @@ impl Rib {
         if self.neighbors.get(id).is_some_and(|neighbor| neighbor.up) {
             self.peer_down(id, &[]);
         }
+        self.finish_sweeps(id);
         let families = peer.families.clone();
         let before = self.neighbors.set_up(id, peer.clone());
         let ranks_differently = before.is_some_and(|before| !before.ranks_alike(&peer));
@@ -190,26 +211,16 @@ impl Rib {
         }
         for family in FAMILIES {
             self.leave(id, family);
-            for (prefix, path) in self.paths_of(id, family) {
-                if keep.contains(&family) {
-                    self.put(prefix, Path { stale: true, ..path });
-                } else {
-                    self.withdraw(prefix, path.source);
-                }
-            }
+            self.sweep(id, family, if keep.contains(&family) { Task::MakeStale } else { Task::Drop });
         }
     }
 
     /// Drops the peer's stale paths, of one family or of all.
     pub(crate) fn drop_stale(&mut self, id: PeerId, family: Option<Family>) {
         for family in FAMILIES.into_iter().filter(|each| family.is_none_or(|family| family == *each)) {
-            if self.neighbors.get(id).is_none_or(|neighbor| neighbor.inbound[family].stale == 0) {
-                continue;
-            }
-            for (prefix, path) in self.paths_of(id, family) {
-                if path.stale {
-                    self.withdraw(prefix, path.source);
-                }
+            let stale = self.neighbors.get(id).is_some_and(|neighbor| neighbor.inbound[family].stale > 0);
+            if stale || self.is_sweeping(id, family) {
+                self.sweep(id, family, Task::DropStale);
             }
         }
     }
@@ -217,21 +228,25 @@ impl Rib {
     /// Makes the peer's paths of a family stale at the beginning of a refresh: those that it does not repeat are to be
     /// dropped (RFC 7313 §4).
     pub(crate) fn mark_stale(&mut self, id: PeerId, family: Family) {
-        for (prefix, path) in self.paths_of(id, family) {
-            self.put(prefix, Path { stale: true, ..path });
-        }
+        self.sweep(id, family, Task::MakeStale);
     }
 
     /// Removes a neighbor that is no longer configured, with its paths.
     pub(crate) fn forget(&mut self, id: PeerId) {
         self.peer_down(id, &[]);
-        self.drop_stale(id, None);
-        self.neighbors.remove(id);
+        let Some(neighbor) = self.neighbors.get_mut(id) else { return };
+        neighbor.forgotten = true;
+        for family in FAMILIES {
+            self.sweep(id, family, Task::Drop);
+        }
+        self.remove_forgotten(id);
     }
 
     /// Changes a peer's filters without a reset of the session. Where the old or the new import filter is made of rules,
     /// paths stay as they are until the peer sends them again: see [`Peer::imports_by_rules`].
     pub(crate) fn set_filters(&mut self, id: PeerId, import: Filter, export: Filter) {
+        // Checks that are left apply the filter that they were begun for.
+        self.finish_sweeps(id);
         let Some(neighbor) = self.neighbors.get_mut(id) else { return };
         let imports_alike = neighbor.peer.import == import;
         let exports_alike = neighbor.peer.export == export;
@@ -282,7 +297,11 @@ impl Rib {
         let (asn, role) = (neighbor.peer.asn, neighbor.peer.role);
         let carried = |nlri: &Nlri| families.contains(&nlri.prefix.family());
         // RFC 4271 §4.3: a prefix that is also advertised in the same message is not withdrawn, so withdrawals are first.
+        let sweeping = FAMILIES.into_iter().any(|family| self.is_sweeping(id, family));
         for Nlri { prefix, path_id } in update.withdrawn.into_iter().filter(carried) {
+            if sweeping {
+                self.sweep_prefix(id, &prefix);
+            }
             let source = match path_id {
                 None => id.into(),
                 Some(path_id) => match self.neighbors.sources().find(id, path_id) {
@@ -312,6 +331,9 @@ impl Rib {
             let of_family = |nlri: &Nlri| carried(nlri) && nlri.prefix.family() == reach.family;
             self.tables[reach.family].prefetch(&reach.prefixes);
             for Nlri { prefix, path_id } in reach.prefixes.into_iter().filter(of_family) {
+                if sweeping {
+                    self.sweep_prefix(id, &prefix);
+                }
                 let (shared, rejected) = match rejected {
                     None => self.apply_import_filter(id, &shared, &prefix),
                     rejected => (shared.clone(), rejected),
@@ -385,8 +407,9 @@ impl Rib {
         out.len() - start
     }
 
-    /// Returns whether the Loc-RIB changed since the last call.
+    /// Returns whether the Loc-RIB changed since the last call. To be called at the end of each call of the speaker.
     pub(crate) fn take_changed(&mut self) -> bool {
+        self.quick = self.piece;
         std::mem::take(&mut self.changed)
     }
 
@@ -548,41 +571,16 @@ impl Rib {
 
     /// Checks all paths of a peer again, after its filter, its properties or our identity changed.
     fn recheck(&mut self, id: PeerId) {
-        for family in FAMILIES {
-            for (prefix, path) in self.paths_of(id, family) {
-                let Some(peer) = self.neighbors.peer(path.source) else { continue };
-                // Paths that rules rejected are not evaluated again: see `set_filters`.
-                let by_rules =
-                    path.rejected.filter(|reason| peer.imports_by_rules() && *reason == RejectReason::Filter);
-                let rejected = import::check(&self.identity, peer, &path.shared, &prefix).or(by_rules);
-                if rejected != path.rejected {
-                    self.put(prefix, Path { rejected, ..path });
-                }
-            }
-        }
+        FAMILIES.into_iter().for_each(|family| self.sweep(id, family, Task::Recheck));
     }
 
     /// Repeats decision and export for all prefixes of a peer, after the relation to the peer changed.
     fn redecide(&mut self, id: PeerId) {
+        self.others_changed = true;
         for family in FAMILIES {
             self.groups[family].values_mut().for_each(UpdateGroup::clear_last);
-            for (prefix, _) in self.paths_of(id, family) {
-                if let Some(slot) = self.tables[family].find(&prefix) {
-                    let best = self.tables[family].entry(slot).best().cloned();
-                    self.decide(family, slot, best);
-                    self.update_groups(family, slot);
-                    self.others_changed = true;
-                }
-            }
+            self.sweep(id, family, Task::Redecide);
         }
-    }
-
-    fn paths_of(&self, id: PeerId, family: Family) -> Vec<(Prefix, Path)> {
-        let Some(neighbor) = self.neighbors.get(id) else { return Vec::new() };
-        let entries = neighbor.inbound[family].received.iter().map(|slot| self.tables[family].entry(slot));
-        let paths = entries.flat_map(|entry| entry.paths.as_slice().iter().map(|path| (entry.prefix, path)));
-        let of_peer = paths.filter(|(_, path)| self.neighbors.peer_id(path.source) == Some(id));
-        of_peer.map(|(prefix, path)| (prefix, path.clone())).collect()
     }
 
     fn group_of(&self, id: PeerId, family: Family) -> Option<GroupId> {
@@ -597,11 +595,14 @@ impl Rib {
     fn join(&mut self, id: PeerId, family: Family, moving: MovingMember) {
         let Some(neighbor) = self.neighbors.get(id) else { return };
         let key = GroupKey::of(&neighbor.peer, family, &self.next_hops);
-        let (table, groups, mut exporter) = self.outbound(family);
+        let (table, groups, _) = self.outbound(family);
         let present = groups.iter().find(|(_, group)| *group.key() == key).map(|(number, _)| *number);
         let number = present.unwrap_or_else(|| groups.last_key_value().map_or(0, |(last, _)| last + 1));
-        let group = groups.entry(number).or_insert_with(|| UpdateGroup::new(key, table, &mut exporter));
+        let group = groups.entry(number).or_insert_with(|| UpdateGroup::new(key));
         group.join(id, moving, table);
+        if present.is_none() {
+            self.fill(family, number);
+        }
         if let Some(neighbor) = self.neighbors.get_mut(id) {
             neighbor.group[family] = Some(number);
         }

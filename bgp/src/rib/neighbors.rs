@@ -1,11 +1,13 @@
 //! The neighbors: their peers' properties, the counts of their Adj-RIBs-In and their update groups.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use super::bits::Bits;
 use super::family::PerFamily;
 use super::sources::Sources;
 use super::table::{Path, Slot, Source};
+use super::work::Sweep;
 use super::{Peer, PeerId};
 use crate::hash::Map;
 
@@ -23,6 +25,8 @@ pub(crate) struct Inbound {
     pub accepted: usize,
     /// The number of stale paths.
     pub stale: usize,
+    /// The changes of its paths that are not complete, in their order.
+    pub sweeps: VecDeque<Sweep>,
 }
 
 impl Inbound {
@@ -52,6 +56,8 @@ pub(crate) struct Neighbor {
     pub inbound: PerFamily<Inbound>,
     /// The update group for each family.
     pub group: PerFamily<Option<GroupId>>,
+    /// It is no longer configured, and is removed with its last path.
+    pub forgotten: bool,
 }
 
 /// All neighbors, and the sources of their paths.
@@ -92,7 +98,7 @@ impl Neighbors {
             return Some(std::mem::replace(&mut neighbor.peer, peer));
         }
         let (inbound, group) = (PerFamily::default(), PerFamily::default());
-        self.by_id.insert(id, Box::new(Neighbor { peer, up: true, inbound, group }));
+        self.by_id.insert(id, Box::new(Neighbor { peer, up: true, inbound, group, forgotten: false }));
         None
     }
 

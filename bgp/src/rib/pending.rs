@@ -12,8 +12,9 @@ use super::table::{Slot, Slots};
 /// Room for sent advertisements that is kept when nothing is pending.
 const RETAINED: usize = 64;
 
-/// The advertisements that a receiver was sent, by slot. `None`: one that is to be sent again in any case.
-pub(crate) type Sent<A> = HashMap<Slot, Option<A>>;
+/// The advertisements that a receiver was sent, in the order of their slots. `None`: one that is to be sent again in any
+/// case.
+pub(crate) type Sent<A> = Vec<(Slot, Option<A>)>;
 
 /// The pending changes of one receiver, to which advertisements of type `A` are sent.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ impl<A> Default for Pending<A> {
 }
 
 impl<A: Clone + PartialEq> Pending<A> {
+    /// Returns those of a receiver that was sent these slots as they stand, and no others.
+    pub(crate) fn settled(advertised: Bits) -> Self {
+        Self { advertised, ..Self::default() }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -150,10 +156,10 @@ impl<A: Clone + PartialEq> Pending<A> {
     /// Returns what the receiver was sent, and the pending slots, which are still referred to. `current` returns what a
     /// slot that is not pending was sent.
     pub(crate) fn into_sent(mut self, current: impl Fn(Slot) -> Option<A>) -> (Sent<A>, Bits) {
-        let mut all = HashMap::with_capacity(self.advertised.count());
+        let mut all = Vec::with_capacity(self.advertised.count());
         for slot in self.advertised.iter() {
             let sent = if self.slots.get(slot) { self.sent.remove(&slot) } else { current(slot) };
-            all.insert(slot, sent);
+            all.push((slot, sent));
         }
         (all, self.slots)
     }

@@ -8,7 +8,7 @@ use super::table::Slot;
 use crate::wire::{Family, Prefix};
 
 /// The number of slots that one piece examines.
-const PIECE: usize = 32768;
+const PIECE: usize = 8192;
 
 /// The prefixes that are searched for.
 #[derive(Clone, Copy, Debug, Default)]

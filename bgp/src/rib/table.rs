@@ -309,8 +309,12 @@ impl Table {
         (0..).zip(&self.entries).filter(|(_, entry)| !matches!(entry.paths, Paths::None))
     }
 
+    /// Returns whether a slot has paths.
+    pub(crate) fn is_occupied(&self, slot: Slot) -> bool {
+        !matches!(self.entry(slot).paths, Paths::None)
+    }
+
     /// Returns the number of slots, used or not.
-    #[cfg(feature = "tokio")]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

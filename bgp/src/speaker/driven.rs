@@ -12,12 +12,12 @@ use crate::wire::Prefix;
 impl Speaker {
     /// Returns whether [`Speaker::work`] has something to do.
     pub(crate) fn has_work(&self) -> bool {
-        self.is_changing()
+        self.changing.is_some() || self.rib.has_work()
     }
 
-    /// Returns whether a change of the configuration is being applied.
-    pub(crate) fn is_changing(&self) -> bool {
-        self.changing.is_some()
+    /// Returns the time of the next timer: [`Speaker::next_deadline`] without the work that is left.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers()
     }
 
     /// Returns the connections of the sessions whose timers are due.
@@ -39,7 +39,7 @@ impl Speaker {
 
     /// Carries out a step of what is too much for one call; returns whether there was one.
     pub(crate) fn work(&mut self, now: Instant) -> bool {
-        let worked = self.change_step(now);
+        let worked = self.change_step(now) || self.rib.work();
         if worked {
             self.settle(now);
         }

@@ -128,6 +128,9 @@ pub enum Event {
     },
 }
 
+/// The sessions whose timers expire in one call at most.
+const EXPIRING: usize = 64;
+
 /// A BGP speaker: the whole protocol, without I/O. How to call it is described in the [crate's documentation](crate).
 #[derive(Debug)]
 pub struct Speaker {
@@ -148,11 +151,15 @@ pub struct Speaker {
     all_ready: bool,
     /// The established connections still to be checked after such a change, the next one last.
     round: Vec<ConnId>,
+    /// The last connection that was returned.
+    last_ready: Option<ConnId>,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
     next_peer: u32,
     next_conn: u64,
     rng: fastrand::Rng,
+    /// The time since which changes of many routes are not complete.
+    work_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -191,11 +198,13 @@ impl Speaker {
             ready: BTreeSet::new(),
             all_ready: false,
             round: Vec::new(),
+            last_ready: None,
             actions: VecDeque::new(),
             events: VecDeque::new(),
             next_peer: 0,
             next_conn: 0,
             rng: fastrand::Rng::with_seed(seed),
+            work_since: None,
         };
         speaker.set_config(now, config)?;
         Ok(speaker)
@@ -269,17 +278,24 @@ impl Speaker {
     /// Lets the timers that are due expire. The driver first passes on what its sockets have received: a hold timer must
     /// not expire while a KEEPALIVE is waiting there.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((deadline, id)) = self.deadlines.first().copied() {
-            if deadline > now {
-                break;
-            }
+        self.rib.work();
+        for _ in 0..EXPIRING {
+            let due = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now);
+            let Some((_, id)) = due else { break };
             self.with_session(now, id, |session, ctx| session.handle_timeout(ctx));
         }
         self.settle(now);
     }
 
-    /// Returns the time at which [`Speaker::handle_timeout`] is to be called.
+    /// Returns the time at which [`Speaker::handle_timeout`] is to be called. A time in the past means at once, or as soon as
+    /// the sockets were looked at: changes that concern many routes are made in pieces, one with each call, so that none
+    /// takes long.
     pub fn next_deadline(&self) -> Option<Instant> {
+        self.work_since.into_iter().chain(self.timers()).min()
+    }
+
+    /// Returns the time of the next timer.
+    fn timers(&self) -> Option<Instant> {
         let sessions = self.deadlines.first().map(|(deadline, _)| *deadline);
         sessions.into_iter().chain(self.sync.deadline()).min()
     }
@@ -291,10 +307,13 @@ impl Speaker {
         if std::mem::take(&mut self.all_ready) {
             self.round.clear();
             self.round.extend(self.peers.values().filter_map(|peer| peer.session.established()));
-            self.round.sort_unstable_by_key(|conn| std::cmp::Reverse(*conn));
+            // After the last one, so that the first ones do not hold up others when this is interrupted.
+            let last = self.last_ready;
+            self.round.sort_unstable_by_key(|conn| std::cmp::Reverse((Some(*conn) <= last, *conn)));
         }
         while let Some(conn) = self.ready.pop_first().or_else(|| self.round.pop()) {
             if self.wants_transmit(conn) {
+                self.last_ready = Some(conn);
                 return Some(conn);
             }
         }
@@ -580,6 +599,7 @@ impl Speaker {
 
     /// Completes a call: ends the synchronization, and issues events about routes.
     fn settle(&mut self, now: Instant) {
+        self.work_since = self.rib.has_work().then(|| self.work_since.unwrap_or(now));
         // While a change is applied, neighbors may be missing.
         let complete = self.changing.is_none() && self.all_end_of_rib();
         if !self.sync.done() && (self.sync.due(now) || complete) {

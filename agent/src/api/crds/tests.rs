@@ -11,6 +11,39 @@ fn the_manifest_matches_the_types() {
     assert!(there == yaml(), "manifests/crds.yaml is out of date: `make manifests` writes it");
 }
 
+#[test]
+fn the_agents_role_has_all_kinds() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/base/rbac.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (first, others): (Vec<_>, Vec<_>) =
+        ObjectKind::wishes().partition(|kind| *kind == ObjectKind::BGPConfiguration);
+    let written = [ObjectKind::BGPSession, ObjectKind::BGPNode].iter().chain(&others).chain(&first);
+    let wishes = first.iter().chain(&others);
+    // The begin of each line with kinds, and the kinds.
+    let lists: [(&str, Vec<String>); 3] = [
+        ("  resources: [bgpconfigurations,", wishes.map(|kind| kind.plural().into()).collect()),
+        ("  resourceNames: [bgppeers.", others.iter().map(|kind| kind.full_name()).collect()),
+        (
+            "  resources: [bgpsessions/status,",
+            written.map(|kind| format!("{}/status", kind.plural())).collect(),
+        ),
+    ];
+    let line = |line: &str| match lists.iter().find(|(begin, _)| line.starts_with(begin)) {
+        Some((begin, items)) => {
+            let (word, _) = begin.split_once('[').unwrap();
+            format!("{word}[{}]\n", items.join(", "))
+        }
+        None => format!("{line}\n"),
+    };
+    let right: String = text.lines().map(line).collect();
+    if std::env::var_os("HELIOGRAPH_UPDATE").is_some() {
+        std::fs::write(&path, right).unwrap();
+    } else {
+        assert!(text == right, "manifests/base/rbac.yaml lacks a kind: `make manifests` writes it");
+    }
+    assert!(lists.iter().all(|(begin, _)| text.contains(begin)));
+}
+
 /// Calls a function for each field of a schema, with its path.
 fn walk(schema: &Value, path: &str, look: &mut impl FnMut(&str, &Value)) {
     look(path, schema);

@@ -6,17 +6,15 @@ use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::api::events::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::events::Event;
-use super::object::{Key, Kind, Object, field_manager};
+use super::object::{Object, field_manager};
 use super::planner::Found;
-use super::requests::{ErrorClass, RequestError, Requests};
-use crate::api;
-use crate::apiserver::pages;
+use crate::api::{self, ObjectKind, ObjectRef};
+use crate::apiserver::{ApiClient, ApiError, ErrorKind, pages};
 
 /// The namespace of Events about objects without a namespace.
 const EVENT_NAMESPACE: &str = "default";
@@ -25,39 +23,30 @@ const NETWORK: &str = "NetworkUnavailable";
 
 /// The API server, as used by one node's status writer.
 pub struct Cluster {
-    client: Client,
-    requests: Requests,
+    client: ApiClient,
     node: String,
     manager: String,
     /// Our Node, which owns our objects; `None`: there is none.
     owner: Option<OwnerReference>,
-    uids: BTreeMap<Key, String>,
+    uids: BTreeMap<ObjectRef, String>,
     /// The generations of the objects as we wrote them.
-    generations: BTreeMap<Key, i64>,
+    generations: BTreeMap<ObjectRef, i64>,
 }
 
 impl Cluster {
     /// Returns a client for a node's agent.
-    pub fn new(client: Client, requests: Requests, node: String) -> Self {
+    pub fn new(client: ApiClient, node: String) -> Self {
         let manager = field_manager(&node);
-        Self {
-            client,
-            requests,
-            node,
-            manager,
-            owner: None,
-            uids: BTreeMap::new(),
-            generations: BTreeMap::new(),
-        }
+        Self { client, node, manager, owner: None, uids: BTreeMap::new(), generations: BTreeMap::new() }
     }
 
     /// Reads our Node, which owns our objects. Returns the status of its condition NetworkUnavailable.
     ///
     /// # Errors
     /// The request fails.
-    pub async fn read_node(&mut self) -> Result<Option<bool>, RequestError> {
-        let nodes = Api::<Node>::all(self.client.clone());
-        let node = self.requests.read(&format!("get node {}", self.node), nodes.get_opt(&self.node)).await?;
+    pub async fn read_node(&mut self) -> Result<Option<bool>, ApiError> {
+        let nodes = self.client.all::<Node>();
+        let node = self.client.read(&format!("get node {}", self.node), nodes.get_opt(&self.node)).await?;
         let network = node.as_ref().and_then(network_unavailable);
         self.owner = node.and_then(|node| node.metadata.uid).map(|uid| OwnerReference {
             api_version: "v1".into(),
@@ -79,31 +68,31 @@ impl Cluster {
     ///
     /// # Errors
     /// The request fails.
-    pub async fn list_objects(&mut self) -> Result<BTreeMap<Key, Found>, RequestError> {
+    pub async fn list_objects(&mut self) -> Result<BTreeMap<ObjectRef, Found>, ApiError> {
         let mut found = BTreeMap::new();
         self.uids.clear();
         let mut page = pages::first(ListParams::default().fields(&format!("spec.node={}", self.node)));
         loop {
-            let api = self.api(Kind::Session);
-            let list = self.requests.read("list bgpsessions of this node", api.list_metadata(&page)).await?;
+            let api = self.client.untyped(&ObjectKind::BGPSession.resource());
+            let list = self.client.read("list bgpsessions of this node", api.list_metadata(&page)).await?;
             for object in &list.items {
-                self.record(&mut found, Kind::Session, &object.metadata);
+                self.record(&mut found, ObjectKind::BGPSession, &object.metadata);
             }
             if !pages::next(&mut page, &list.metadata) {
                 break;
             }
         }
-        let own = self.api(Kind::Node);
+        let own = self.client.untyped(&ObjectKind::BGPNode.resource());
         if let Some(object) =
-            self.requests.read("get bgpnode of this node", own.get_metadata_opt(&self.node)).await?
+            self.client.read("get bgpnode of this node", own.get_metadata_opt(&self.node)).await?
         {
-            self.record(&mut found, Kind::Node, &object.metadata);
+            self.record(&mut found, ObjectKind::BGPNode, &object.metadata);
         }
         Ok(found)
     }
 
-    fn record(&mut self, found: &mut BTreeMap<Key, Found>, kind: Kind, metadata: &ObjectMeta) {
-        let key = Key { kind, name: metadata.name.clone().unwrap_or_default() };
+    fn record(&mut self, found: &mut BTreeMap<ObjectRef, Found>, kind: ObjectKind, metadata: &ObjectMeta) {
+        let key = ObjectRef { kind, name: metadata.name.clone().unwrap_or_default() };
         self.uids.insert(key.clone(), metadata.uid.clone().unwrap_or_default());
         let mut owners = metadata.owner_references.iter().flatten();
         let owned = owners.any(|owner| Some(owner.uid.as_str()) == self.owner());
@@ -114,29 +103,29 @@ impl Cluster {
     ///
     /// # Errors
     /// The request fails.
-    pub async fn apply(&mut self, object: &Object, whole: bool) -> Result<String, RequestError> {
-        let Key { kind, name } = &object.key;
-        let api = self.api(*kind);
+    pub async fn apply(&mut self, object: &Object, whole: bool) -> Result<String, ApiError> {
+        let ObjectRef { kind, name } = &object.key;
+        let api = self.client.untyped(&kind.resource());
         let params = PatchParams::apply(&self.manager).force();
         let part = |name: &str, owners: Option<&OwnerReference>, field: &str, value: &Value| {
             let mut metadata = json!({"name": name});
             if let Some(owner) = owners {
                 metadata["ownerReferences"] = json!([owner]);
             }
-            json!({"apiVersion": api::API_VERSION, "kind": kind.name(), "metadata": metadata, field: value})
+            json!({"apiVersion": api::API_VERSION, "kind": kind.as_str(), "metadata": metadata, field: value})
         };
         if whole {
             let patch = part(name, self.owner.as_ref(), "spec", &object.spec);
             let operation = format!("write {} {name}", kind.plural());
             let written =
-                self.requests.write(&operation, api.patch(name, &params, &Patch::Apply(&patch))).await?;
+                self.client.write(&operation, api.patch(name, &params, &Patch::Apply(&patch))).await?;
             self.generations.extend(written.metadata.generation.map(|number| (object.key.clone(), number)));
         }
         let status = with_observed_generation(&object.status, self.generations.get(&object.key));
         let patch = part(name, None, "status", &status);
         let operation = format!("write the status of {} {name}", kind.plural());
         let written =
-            self.requests.write(&operation, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
+            self.client.write(&operation, api.patch_status(name, &params, &Patch::Apply(&patch))).await?;
         self.uids.insert(object.key.clone(), written.uid().unwrap_or_default());
         Ok(written.resource_version().unwrap_or_default())
     }
@@ -145,11 +134,11 @@ impl Cluster {
     ///
     /// # Errors
     /// The request fails.
-    pub async fn delete(&mut self, key: &Key) -> Result<(), RequestError> {
+    pub async fn delete(&mut self, key: &ObjectRef) -> Result<(), ApiError> {
         let operation = format!("delete {} {}", key.kind.plural(), key.name);
-        let api = self.api(key.kind);
-        match self.requests.write(&operation, api.delete(&key.name, &DeleteParams::default())).await {
-            Err(error) if error.class != ErrorClass::NotFound => Err(error),
+        let api = self.client.untyped(&key.kind.resource());
+        match self.client.write(&operation, api.delete(&key.name, &DeleteParams::default())).await {
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
             _ => {
                 self.uids.remove(key);
                 self.generations.remove(key);
@@ -167,7 +156,7 @@ impl Cluster {
         unavailable: bool,
         message: &str,
         now: Timestamp,
-    ) -> Result<(), RequestError> {
+    ) -> Result<(), ApiError> {
         let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let condition = json!({
             "type": NETWORK,
@@ -180,9 +169,9 @@ impl Cluster {
         let patch = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node},
             "status": {"conditions": [condition]}});
         let params = PatchParams::apply(&self.manager).force();
-        let nodes = Api::<Node>::all(self.client.clone());
+        let nodes = self.client.all::<Node>();
         let operation = format!("write condition {NETWORK} of node {}", self.node);
-        self.requests
+        self.client
             .write(&operation, nodes.patch_status(&self.node, &params, &Patch::Apply(&patch)))
             .await
             .map(|_| ())
@@ -192,18 +181,15 @@ impl Cluster {
     ///
     /// # Errors
     /// The request fails.
-    pub async fn send(&self, event: Event) -> Result<(), RequestError> {
-        let (api_version, kind) = match event.about.kind {
-            Kind::Node => ("v1", "Node"),
-            kind => (api::API_VERSION, kind.name()),
-        };
-        let uid = match event.about.kind {
-            Kind::Node => self.owner.as_ref().map(|owner| owner.uid.clone()),
+    pub async fn send(&self, event: Event) -> Result<(), ApiError> {
+        let kind = event.about.kind;
+        let uid = match kind {
+            ObjectKind::Node => self.owner.as_ref().map(|owner| owner.uid.clone()),
             _ => self.uids.get(&event.about).cloned(),
         };
         let regarding = ObjectReference {
-            api_version: Some(api_version.into()),
-            kind: Some(kind.into()),
+            api_version: Some(kind.api_version().into()),
+            kind: Some(kind.as_str().into()),
             name: Some(event.about.name.clone()),
             uid,
             ..ObjectReference::default()
@@ -226,14 +212,8 @@ impl Cluster {
             type_: Some(if event.warning { "Warning" } else { "Normal" }.into()),
             ..v1::Event::default()
         };
-        let events = Api::<v1::Event>::namespaced(self.client.clone(), EVENT_NAMESPACE);
-        self.requests.write("send an Event", events.create(&PostParams::default(), &event)).await.map(|_| ())
-    }
-
-    fn api(&self, kind: Kind) -> Api<DynamicObject> {
-        let kinds = GroupVersionKind::gvk(api::GROUP, "v1alpha1", kind.name());
-        let resource = ApiResource::from_gvk_with_plural(&kinds, kind.plural());
-        Api::all_with(self.client.clone(), &resource)
+        let events = self.client.in_namespace::<v1::Event>(EVENT_NAMESPACE);
+        self.client.write("send an Event", events.create(&PostParams::default(), &event)).await.map(|_| ())
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::bucket::Bucket;
-use super::object::{Key, Kind, session_name};
+use super::object::session_name;
 use super::render;
+use crate::api::{ObjectKind, ObjectRef};
+use crate::apiserver::bucket::Bucket;
 use crate::backoff::Backoff;
 use crate::status::{NodeStatus, SessionStatus};
 
@@ -27,7 +28,7 @@ const MAX_ATTEMPTS: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The object that the Event is about.
-    pub about: Key,
+    pub about: ObjectRef,
     /// True for the type `Warning`, false for `Normal`.
     pub warning: bool,
     /// The reason, one word.
@@ -67,9 +68,9 @@ impl Events {
             let was = was.unwrap_or((false, 0));
             let has_object = listed.contains(&session.peer);
             let about = if has_object {
-                Key { kind: Kind::Session, name: session_name(&status.node, session.peer) }
+                ObjectRef { kind: ObjectKind::BGPSession, name: session_name(&status.node, session.peer) }
             } else {
-                Key { kind: Kind::Node, name: status.node.clone() }
+                ObjectRef { kind: ObjectKind::Node, name: status.node.clone() }
             };
             let event = if is.0 && is.1 > was.1 {
                 // With many nodes, sessions that go up have neither an object nor an Event each.
@@ -149,7 +150,7 @@ impl EventQueue {
     }
 }
 
-fn up(about: Key, session: &SessionStatus, at: Timestamp) -> Event {
+fn up(about: ObjectRef, session: &SessionStatus, at: Timestamp) -> Event {
     let note = format!(
         "The BGP session with {} ({}, AS {}) is established",
         session.name, session.peer, session.asn
@@ -157,7 +158,7 @@ fn up(about: Key, session: &SessionStatus, at: Timestamp) -> Event {
     Event { about, warning: false, reason: "SessionUp", note, at }
 }
 
-fn down(about: Key, session: &SessionStatus, at: Timestamp) -> Event {
+fn down(about: ObjectRef, session: &SessionStatus, at: Timestamp) -> Event {
     let error = session.last_error.as_deref().unwrap_or(&session.reason);
     let note = format!(
         "The BGP session with {} ({}, AS {}) went down: {error}",
@@ -223,7 +224,7 @@ mod tests {
 
     fn event(number: i64) -> Event {
         Event {
-            about: Key { kind: Kind::Node, name: "a".into() },
+            about: ObjectRef { kind: ObjectKind::Node, name: "a".into() },
             warning: number % 2 == 0,
             reason: "Test",
             note: String::new(),
@@ -283,7 +284,7 @@ mod tests {
         status.sessions.iter_mut().for_each(|session| session.state = SessionState::Idle);
         let sent = events.detect(&status, now, AT);
         assert_eq!(sent.len(), 10);
-        assert!(sent.iter().all(|event| event.about.kind == Kind::Session && event.warning));
+        assert!(sent.iter().all(|event| event.about.kind == ObjectKind::BGPSession && event.warning));
     }
 
     #[test]

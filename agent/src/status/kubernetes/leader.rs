@@ -6,21 +6,19 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Api, Client, ResourceExt};
+use kube::core::DynamicObject;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::counts::Counts;
 use self::statuses::{Input, Statuses};
-use super::lease::{self, Observer, Step};
-use super::object::Kind;
 use super::planner::Write;
-use super::requests::{ErrorClass, RequestError, Requests};
-use crate::api::{self, BGPSession};
-use crate::apiserver::pages;
+use crate::api::{self, BGPSession, ObjectKind};
+use crate::apiserver::lease::{self, Observer, Step};
+use crate::apiserver::{ApiClient, ApiError, ErrorKind};
 use crate::status::IntentStatus;
 
 mod condition;
@@ -47,13 +45,10 @@ const NODES_INTERVAL_PER_NODE: Duration = Duration::from_millis(10);
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause after a request that the API server rejects.
 const RETRY: Duration = Duration::from_secs(30);
-/// The kinds of shared objects.
-const KINDS: [Kind; 3] = [Kind::Configuration, Kind::Filter, Kind::Peer];
 
 /// An agent that takes part in the leader election.
 pub struct Candidate {
-    client: Client,
-    requests: Requests,
+    client: ApiClient,
     /// Heliograph's namespace, which has the Lease.
     namespace: String,
     /// Our node's name.
@@ -73,21 +68,11 @@ type Round = (Duration, Option<String>);
 
 impl Candidate {
     /// Returns the agent of the node `me`. `namespace` is that of the Lease.
-    pub fn new(client: Client, requests: Requests, namespace: String, me: String) -> Self {
+    pub fn new(client: ApiClient, namespace: String, me: String) -> Self {
         let now = Instant::now();
         let statuses = Statuses::new(now.into_std());
         let (observer, unreachable) = (Observer::default(), BTreeSet::new());
-        Self {
-            client,
-            requests,
-            namespace,
-            me,
-            observer,
-            statuses,
-            count_at: now,
-            unreachable,
-            nodes_at: now,
-        }
+        Self { client, namespace, me, observer, statuses, count_at: now, unreachable, nodes_at: now }
     }
 
     /// Takes part in the election while `intent` has shared objects, until the process ends. Sends the present error, or
@@ -106,10 +91,8 @@ impl Candidate {
     async fn round(&mut self, intent: &IntentStatus) -> Round {
         match timeout(ROUND_TIMEOUT, self.try_round(intent)).await {
             Ok(Ok(round)) => round,
-            Ok(Err(RequestError { class: ErrorClass::Conflict, .. })) => (lease::OBSERVE_INTERVAL, None),
-            Ok(Err(RequestError { failure, .. })) => {
-                (RETRY.max(failure.retry_after.unwrap_or_default()), Some(failure.message))
-            }
+            Ok(Err(ApiError { kind: ErrorKind::Conflict, .. })) => (lease::OBSERVE_INTERVAL, None),
+            Ok(Err(error)) => (RETRY.max(error.retry_after.unwrap_or_default()), Some(error.message)),
             Err(_) => {
                 let timeout = ROUND_TIMEOUT.as_secs();
                 let error = format!("count the sessions of each BGPPeer: not finished within {timeout} s");
@@ -119,7 +102,7 @@ impl Candidate {
     }
 
     /// Writes the status of shared objects if this agent is the leader.
-    async fn try_round(&mut self, intent: &IntentStatus) -> Result<Round, RequestError> {
+    async fn try_round(&mut self, intent: &IntentStatus) -> Result<Round, ApiError> {
         if !self.lead().await? {
             return Ok((self.observer.next_observation(Instant::now().into_std()), None));
         }
@@ -135,20 +118,20 @@ impl Candidate {
     }
 
     /// Takes or renews the Lease if possible. Returns whether this agent is the leader.
-    async fn lead(&mut self) -> Result<bool, RequestError> {
-        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+    async fn lead(&mut self) -> Result<bool, ApiError> {
+        let leases = self.client.in_namespace::<Lease>(&self.namespace);
         let params = PostParams::default();
         let name = lease::NAME;
-        let found = self.requests.read(&format!("get lease {name}"), leases.get_opt(name)).await?;
+        let found = self.client.read(&format!("get lease {name}"), leases.get_opt(name)).await?;
         match self.observer.observe(found.as_ref(), &self.me, Instant::now().into_std(), super::now()) {
             Step::Follow => return Ok(false),
             Step::Lead => return Ok(true),
             Step::Write(lease) if found.is_none() => {
-                self.requests.write(&format!("create lease {name}"), leases.create(&params, &lease)).await?;
+                self.client.write(&format!("create lease {name}"), leases.create(&params, &lease)).await?;
             }
             Step::Write(lease) => {
                 let operation = format!("update lease {name}");
-                self.requests.write(&operation, leases.replace(name, &params, &lease)).await?;
+                self.client.write(&operation, leases.replace(name, &params, &lease)).await?;
             }
         }
         self.observer.renewed(Instant::now().into_std());
@@ -156,24 +139,24 @@ impl Candidate {
     }
 
     /// Reads all input and sends the writes that are due. Returns the pause until the next update.
-    async fn update(
-        &mut self,
-        intent: &IntentStatus,
-        errors: &mut FirstError,
-    ) -> Result<Duration, RequestError> {
-        let has = |kind: Kind| intent.objects.iter().any(|object| object.object.kind == kind.into());
-        let counted = if has(Kind::Peer) { self.count(errors).await? } else { None };
+    async fn update(&mut self, intent: &IntentStatus, errors: &mut FirstError) -> Result<Duration, ApiError> {
+        let has = |kind: ObjectKind| intent.objects.iter().any(|object| object.object.kind == kind);
+        let counted = if has(ObjectKind::BGPPeer) { self.count(errors).await? } else { None };
         let pause = match &counted {
             Some((_, sessions)) => COUNT_INTERVAL + COUNT_INTERVAL_PER_SESSION * *sessions,
-            None if has(Kind::Peer) => RETRY,
+            None if has(ObjectKind::BGPPeer) => RETRY,
             None => UPDATE_INTERVAL,
         };
         let mut listed = Vec::new();
         // BGPPeers need the counts.
-        let kinds = KINDS.into_iter().filter(|kind| has(*kind) && (*kind != Kind::Peer || counted.is_some()));
+        let kinds = ObjectKind::wishes()
+            .filter(|kind| has(*kind) && (*kind != ObjectKind::BGPPeer || counted.is_some()));
         for kind in kinds {
             let operation = format!("list {}", kind.plural());
-            let list = self.requests.read(&operation, self.api(kind).list(&ListParams::default())).await;
+            let list = self
+                .client
+                .read(&operation, self.client.untyped(&kind.resource()).list(&ListParams::default()))
+                .await;
             let objects = errors.unless_unavailable(list)?.map(|list| list.items).unwrap_or_default();
             listed.extend(objects.into_iter().map(|object| (kind, object)));
         }
@@ -185,81 +168,68 @@ impl Candidate {
         Ok(pause)
     }
 
-    async fn write(&mut self, write: Write) -> Result<(), RequestError> {
+    async fn write(&mut self, write: Write) -> Result<(), ApiError> {
         let Write::Apply { object, .. } = &write else { return Ok(()) };
         let (kind, name) = (object.key.kind, &object.key.name);
-        let patch = json!({"apiVersion": api::API_VERSION, "kind": kind.name(), "metadata": {"name": name},
+        let patch = json!({"apiVersion": api::API_VERSION, "kind": kind.as_str(), "metadata": {"name": name},
             "status": object.status});
         let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&patch));
         let operation = format!("write the status of {} {name}", kind.plural());
-        let written =
-            self.requests.write(&operation, self.api(kind).patch_status(name, &params, &patch)).await;
+        let written = self
+            .client
+            .write(&operation, self.client.untyped(&kind.resource()).patch_status(name, &params, &patch))
+            .await;
         let now = Instant::now().into_std();
         match written {
             Ok(written) => {
                 let version = written.resource_version().unwrap_or_default();
                 self.statuses.0.done(write, &version, now);
             }
-            Err(error) if error.class == ErrorClass::Unavailable => return Err(error),
+            Err(error) if error.kind.stops_all() => return Err(error),
             // It was deleted after it had been listed.
-            Err(error) if error.class == ErrorClass::NotFound => self.statuses.0.not_found(write.key()),
+            Err(error) if error.kind == ErrorKind::NotFound => self.statuses.0.not_found(write.key()),
             // Other objects can still be written.
-            Err(error) => self.statuses.0.failed(write.key(), error.failure, now),
+            Err(error) => self.statuses.0.failed(write.key(), error, now),
         }
         Ok(())
     }
 
     /// Counts the sessions of all nodes with BGPPeers. Returns the counts and the number of sessions; `None`: the API server
     /// rejects the request.
-    async fn count(&mut self, errors: &mut FirstError) -> Result<Option<(Counts, u32)>, RequestError> {
+    async fn count(&mut self, errors: &mut FirstError) -> Result<Option<(Counts, u32)>, ApiError> {
         if Instant::now() >= self.nodes_at {
             let nodes = self.find_unreachable_nodes(errors).await?;
             self.nodes_at = Instant::now() + NODES_INTERVAL + NODES_INTERVAL_PER_NODE * nodes;
         }
-        let sessions = self.api(Kind::Session);
-        let mut page = pages::first(ListParams::default().fields("spec.peerKind=BGPPeer"));
+        let sessions = self.client.untyped(&ObjectKind::BGPSession.resource());
+        let params = ListParams::default().fields("spec.peerKind=BGPPeer");
         let (mut counts, mut total) = (Counts::default(), 0);
-        loop {
-            let list = self.requests.read("list bgpsessions with bgppeers", sessions.list(&page)).await;
-            let Some(list) = errors.unless_unavailable(list)? else { return Ok(None) };
-            for object in list.items {
-                total += 1;
-                let name = object.name_any();
-                match decode(object) {
-                    Ok(session) => counts.add(&session, &self.unreachable),
-                    Err(error) => errors.add(format!("decode bgpsession {name}: {error}; delete it")),
-                }
+        let mut invalid = Vec::new();
+        let each = |object: DynamicObject| {
+            total += 1;
+            let name = object.name_any();
+            match decode(object) {
+                Ok(session) => counts.add(&session, &self.unreachable),
+                Err(error) => invalid.push(format!("decode bgpsession {name}: {error}; delete it")),
             }
-            if !pages::next(&mut page, &list.metadata) {
-                return Ok(Some((counts, total)));
-            }
-        }
+        };
+        let list = self.client.list("list bgpsessions with bgppeers", &sessions, params, each).await;
+        invalid.into_iter().for_each(|error| errors.add(error));
+        Ok(errors.unless_unavailable(list)?.map(|_| (counts, total)))
     }
 
     /// Lists the nodes, and records those that are unreachable. Returns the number of all nodes.
-    async fn find_unreachable_nodes(&mut self, errors: &mut FirstError) -> Result<u32, RequestError> {
-        let nodes = Api::<Node>::all(self.client.clone());
-        let mut page = pages::first(ListParams::default());
+    async fn find_unreachable_nodes(&mut self, errors: &mut FirstError) -> Result<u32, ApiError> {
+        let nodes = self.client.all::<Node>();
         let (mut unreachable, mut total) = (BTreeSet::new(), 0);
-        loop {
-            let list = self.requests.read("list nodes", nodes.list(&page)).await;
-            let Some(list) = errors.unless_unavailable(list)? else { break };
-            total += list.items.len() as u32;
-            let found = list.items.iter().filter(|node| is_unreachable(node));
-            unreachable.extend(found.map(ResourceExt::name_any));
-            if !pages::next(&mut page, &list.metadata) {
-                break;
-            }
-        }
+        let each = |node: Node| {
+            total += 1;
+            unreachable.extend(is_unreachable(&node).then(|| node.name_any()));
+        };
+        let list = self.client.list("list nodes", &nodes, ListParams::default(), each).await;
+        errors.unless_unavailable(list)?;
         self.unreachable = unreachable;
         Ok(total)
-    }
-
-    /// Returns an API of untyped objects: an invalid object must not hide the others.
-    fn api(&self, kind: Kind) -> Api<DynamicObject> {
-        let kinds = GroupVersionKind::gvk(api::GROUP, "v1alpha1", kind.name());
-        let resource = ApiResource::from_gvk_with_plural(&kinds, kind.plural());
-        Api::all_with(self.client.clone(), &resource)
     }
 }
 
@@ -276,12 +246,12 @@ impl FirstError {
     ///
     /// # Errors
     /// The API server is unavailable.
-    fn unless_unavailable<T>(&mut self, answer: Result<T, RequestError>) -> Result<Option<T>, RequestError> {
+    fn unless_unavailable<T>(&mut self, answer: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
         match answer {
             Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.class == ErrorClass::Unavailable => Err(error),
+            Err(error) if error.kind.stops_all() => Err(error),
             Err(error) => {
-                self.add(error.failure.message);
+                self.add(error.message);
                 Ok(None)
             }
         }
@@ -324,16 +294,16 @@ mod tests {
 
     #[test]
     fn rejected_requests_do_not_end_a_round() {
-        let error = |class| {
-            let failure = crate::apiserver::ApiError::timeout("list", ROUND_TIMEOUT);
-            Err::<(), _>(RequestError { failure, class })
+        let error = |kind| {
+            let error = ApiError::timeout("list", ROUND_TIMEOUT);
+            Err::<(), _>(ApiError { kind, ..error })
         };
         let mut errors = FirstError::default();
-        for class in [ErrorClass::NotFound, ErrorClass::Conflict, ErrorClass::Rejected] {
-            assert!(matches!(errors.unless_unavailable(error(class)), Ok(None)));
+        for kind in [ErrorKind::NotFound, ErrorKind::Conflict, ErrorKind::Rejected] {
+            assert!(matches!(errors.unless_unavailable(error(kind)), Ok(None)));
         }
         assert!(errors.0.is_some());
-        assert!(errors.unless_unavailable(error(ErrorClass::Unavailable)).is_err());
+        assert!(errors.unless_unavailable(error(ErrorKind::Unavailable)).is_err());
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -19,19 +18,16 @@ use self::events::{EventQueue, Events};
 use self::leader::Candidate;
 use self::planner::{Permitted, Planner, RateLimits, Write};
 use self::render::Renderer;
-use self::requests::{ErrorClass, RequestError, Requests};
 use super::{IntentStatus, NodeStatus, Role, StatusWriterStatus};
+use crate::apiserver::{ApiClient, ApiError, ErrorKind};
 use crate::backoff::{Backoff, jittered};
 
-pub mod bucket;
 pub mod cluster;
 pub mod events;
 pub mod leader;
-pub mod lease;
 pub mod object;
 pub mod planner;
 pub mod render;
-pub mod requests;
 
 /// The shortest time between two passes.
 const DEBOUNCE: Duration = Duration::from_millis(250);
@@ -65,7 +61,7 @@ pub fn start<C, F>(
 ) -> watch::Receiver<StatusWriterStatus>
 where
     C: Fn() -> F + Send + 'static,
-    F: Future<Output = Result<(Client, String), String>> + Send,
+    F: Future<Output = Result<(ApiClient, String), String>> + Send,
 {
     let (sender, state) = watch::channel(StatusWriterStatus::default());
     tokio::spawn(async move {
@@ -77,15 +73,14 @@ where
             }
             sleep(BACKOFF.1).await;
         };
-        let requests = Requests::default();
         let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_string());
-        let candidate = Candidate::new(client.clone(), requests.clone(), namespace, node.clone());
+        let candidate = Candidate::new(client.clone(), namespace, node.clone());
         let (leader_errors, leader_error) = watch::channel(None);
         let (intent, intents) = watch::channel(IntentStatus::default());
         let leading = tokio::spawn(candidate.run(intents, leader_errors)).abort_handle();
         let now = Instant::now().into_std();
         let writer = Writer {
-            cluster: Cluster::new(client, requests.clone(), node),
+            cluster: Cluster::new(client.clone(), node),
             renderer: Renderer::default(),
             planner: Planner::new(RateLimits::AGENT, now),
             events: Events::new(now),
@@ -97,7 +92,7 @@ where
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             intent,
         };
-        let reporter = Reporter { sender, requests, leader_error, warnings: BTreeSet::new() };
+        let reporter = Reporter { sender, client, leader_error, warnings: BTreeSet::new() };
         writer.run(source, changes, reporter).await;
         leading.abort();
     });
@@ -107,7 +102,7 @@ where
 /// Reports the writer's state, in the status and, each error once, in the log.
 struct Reporter {
     sender: watch::Sender<StatusWriterStatus>,
-    requests: Requests,
+    client: ApiClient,
     /// The error of the status of shared objects.
     leader_error: watch::Receiver<Option<String>>,
     /// The warnings logged since all was well.
@@ -129,7 +124,7 @@ impl Reporter {
                 tracing::info!("the status in the cluster is up to date again");
             }
         }
-        let (writes, failures) = (self.requests.writes(), self.requests.failures());
+        let (writes, failures) = (self.client.writes(), self.client.failures());
         self.sender.send_replace(StatusWriterStatus { error, writes, failures });
     }
 }
@@ -171,7 +166,7 @@ impl Writer {
                 changed
             });
             let result = self.pass(&status).await;
-            let unavailable = result.as_ref().err().map(|error| error.failure.message.as_str());
+            let unavailable = result.as_ref().err().map(|error| error.message.as_str());
             let no_node = self.no_node();
             let error = unavailable.or(no_node.as_deref()).or_else(|| self.planner.error());
             reporter.report(error.or_else(|| self.queue.error()));
@@ -180,12 +175,12 @@ impl Writer {
     }
 
     /// Waits until the next pass is due.
-    async fn pause(&mut self, result: Result<(), RequestError>, changes: &mut watch::Receiver<()>) {
+    async fn pause(&mut self, result: Result<(), ApiError>, changes: &mut watch::Receiver<()>) {
         match result {
-            Err(RequestError { failure, .. }) => {
+            Err(error) => {
                 let growing = self.backoff.next_pause();
                 self.resync_at = Instant::now();
-                sleep(jittered(growing.max(failure.retry_after.unwrap_or_default()))).await;
+                sleep(jittered(growing.max(error.retry_after.unwrap_or_default()))).await;
             }
             Ok(()) => {
                 self.backoff.reset();
@@ -206,7 +201,7 @@ impl Writer {
     ///
     /// # Errors
     /// The API server is unavailable.
-    async fn pass(&mut self, status: &NodeStatus) -> Result<(), RequestError> {
+    async fn pass(&mut self, status: &NodeStatus) -> Result<(), ApiError> {
         // Events are queued while the API server is unavailable.
         self.queue.add(self.events.detect(status, Instant::now().into_std(), now()));
         let node_replaced = self.node_replaced(status);
@@ -214,12 +209,11 @@ impl Writer {
         if resync {
             // If this fails it is due again.
             self.resync_at = Instant::now();
-            let found = self.cluster.read_node().await;
-            self.network_unavailable = found.map_err(RequestError::into_unavailable)?;
+            self.network_unavailable = self.cluster.read_node().await?;
         }
         let network = self.write_network_condition(status).await;
         if resync {
-            let found = self.cluster.list_objects().await.map_err(RequestError::into_unavailable)?;
+            let found = self.cluster.list_objects().await?;
             self.planner.adopt(&found);
             let interval = if self.cluster.owner().is_some() { RESYNC_INTERVAL } else { SEARCH_INTERVAL };
             self.resync_at = Instant::now() + jittered(interval);
@@ -252,7 +246,7 @@ impl Writer {
     }
 
     /// Writes the Node's condition, before anything else: it keeps pods from the node.
-    async fn write_network_condition(&mut self, status: &NodeStatus) -> Result<(), RequestError> {
+    async fn write_network_condition(&mut self, status: &NodeStatus) -> Result<(), ApiError> {
         if status.role == Role::Reflector || self.cluster.owner().is_none() {
             return Ok(());
         }
@@ -266,7 +260,7 @@ impl Writer {
         let message: String = message.chars().take(MAX_MESSAGE).collect();
         match self.cluster.set_network(unavailable, &message, now()).await {
             // Without a Node of ours the next resync will notice it.
-            Err(error) if error.class != ErrorClass::NotFound => Err(error.into_unavailable()),
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
             _ => {
                 self.network_unavailable = Some(unavailable);
                 Ok(())
@@ -274,7 +268,7 @@ impl Writer {
         }
     }
 
-    async fn write_objects(&mut self, status: &NodeStatus) -> Result<(), RequestError> {
+    async fn write_objects(&mut self, status: &NodeStatus) -> Result<(), ApiError> {
         let desired = self.renderer.objects(status, now());
         let complete =
             status.waiting_for.is_empty() || status.uptime_seconds > START_GRACE_PERIOD.as_secs_f64();
@@ -288,27 +282,27 @@ impl Writer {
             let now = Instant::now().into_std();
             match written {
                 Ok(version) => self.planner.done(write, &version, now),
-                Err(error) if error.class == ErrorClass::Unavailable => return Err(error),
+                Err(error) if error.kind.stops_all() => return Err(error),
                 // Another client deleted it.
                 Err(error)
-                    if error.class == ErrorClass::NotFound
+                    if error.kind == ErrorKind::NotFound
                         && matches!(write, Write::Apply { whole: false, .. }) =>
                 {
                     self.planner.not_found(write.key());
                     self.resync_at = Instant::now();
                 }
-                Err(error) => self.planner.failed(write.key(), error.failure, now),
+                Err(error) => self.planner.failed(write.key(), error, now),
             }
         }
         Ok(())
     }
 
-    async fn send_events(&mut self) -> Result<(), RequestError> {
+    async fn send_events(&mut self) -> Result<(), ApiError> {
         while let Some(event) = self.queue.due(Instant::now().into_std()) {
             match self.cluster.send(event.clone()).await {
-                Err(error) if error.class == ErrorClass::Unavailable => return Err(error),
-                Err(RequestError { failure, .. }) => {
-                    self.queue.failed(failure.message, failure.retry_after, Instant::now().into_std());
+                Err(error) if error.kind.stops_all() => return Err(error),
+                Err(error) => {
+                    self.queue.failed(error.message, error.retry_after, Instant::now().into_std());
                 }
                 Ok(()) => self.queue.done(),
             }

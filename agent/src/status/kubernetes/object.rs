@@ -5,73 +5,13 @@ use std::net::IpAddr;
 use heliograph_cni::fnv1a;
 use serde_json::Value;
 
-use crate::api::ObjectKind;
-
-/// A kind of which an agent writes objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// BGPNode.
-    Node,
-    /// BGPSession.
-    Session,
-    /// BGPConfiguration; only its status is written, as of the kinds below.
-    Configuration,
-    /// BGPFilter.
-    Filter,
-    /// BGPPeer.
-    Peer,
-}
-
-impl Kind {
-    /// Returns the name of the kind.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Node => "BGPNode",
-            Self::Session => "BGPSession",
-            Self::Configuration => "BGPConfiguration",
-            Self::Filter => "BGPFilter",
-            Self::Peer => "BGPPeer",
-        }
-    }
-
-    /// Returns the plural, which is the name in paths.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Node => "bgpnodes",
-            Self::Session => "bgpsessions",
-            Self::Configuration => "bgpconfigurations",
-            Self::Filter => "bgpfilters",
-            Self::Peer => "bgppeers",
-        }
-    }
-}
-
-impl From<Kind> for ObjectKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Node => Self::BGPNode,
-            Kind::Session => Self::BGPSession,
-            Kind::Configuration => Self::BGPConfiguration,
-            Kind::Filter => Self::BGPFilter,
-            Kind::Peer => Self::BGPPeer,
-        }
-    }
-}
-
-/// The key of an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name.
-    pub name: String,
-}
+use crate::api::ObjectRef;
 
 /// A desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Its key.
-    pub key: Key,
+    /// Kind and name.
+    pub key: ObjectRef,
     /// Its spec, which hardly ever changes.
     pub spec: Value,
     /// Its status.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use heliograph_cni::fnv1a;
 
-use super::bucket::Bucket;
-use super::object::{Key, Object};
+use super::object::Object;
+use crate::api::ObjectRef;
 use crate::apiserver::ApiError;
+use crate::apiserver::bucket::Bucket;
 use crate::backoff::pause_after;
 
 /// The limits of the rate of writes.
@@ -56,12 +57,12 @@ pub enum Write {
         whole: bool,
     },
     /// Delete an object.
-    Delete(Key),
+    Delete(ObjectRef),
 }
 
 impl Write {
     /// Returns the key of the object.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &ObjectRef {
         match self {
             Self::Apply { object, .. } => &object.key,
             Self::Delete(key) => key,
@@ -111,7 +112,7 @@ struct Entry {
 pub struct Planner {
     limits: RateLimits,
     bucket: Bucket,
-    entries: BTreeMap<Key, Entry>,
+    entries: BTreeMap<ObjectRef, Entry>,
     next: Option<Instant>,
 }
 
@@ -124,7 +125,7 @@ impl Planner {
 
     /// Takes over the list of all our objects in the API server. Objects that differ from the last write, that our present
     /// Node does not own, or that are missing are written again.
-    pub fn adopt(&mut self, found: &BTreeMap<Key, Found>) {
+    pub fn adopt(&mut self, found: &BTreeMap<ObjectRef, Found>) {
         self.entries.retain(|key, _| found.contains_key(key));
         for (key, found) in found {
             let entry = self.entries.entry(key.clone()).or_default();
@@ -138,7 +139,7 @@ impl Planner {
     pub fn plan(&mut self, desired: &[Object], permitted: Permitted, now: Instant) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut next = None;
-        let keys: BTreeSet<&Key> = desired.iter().map(|object| &object.key).collect();
+        let keys: BTreeSet<&ObjectRef> = desired.iter().map(|object| &object.key).collect();
         let gone = self.entries.keys().filter(|key| permitted.delete && !keys.contains(key));
         let gone = gone.map(|key| (self.not_before(key, now), Write::Delete(key.clone())));
         let mut due: Vec<_> = gone.collect();
@@ -200,7 +201,7 @@ impl Planner {
     }
 
     /// Records a write that failed. The pause is at least the one that the API server demands.
-    pub fn failed(&mut self, key: &Key, failure: ApiError, now: Instant) {
+    pub fn failed(&mut self, key: &ObjectRef, failure: ApiError, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
         entry.failures += 1;
         let pause = pause_after(entry.failures, BACKOFF);
@@ -209,18 +210,18 @@ impl Planner {
     }
 
     /// Records that an object needs no write: an earlier failure is obsolete, as the object is again as it was written.
-    pub fn settled(&mut self, key: &Key) {
+    pub fn settled(&mut self, key: &ObjectRef) {
         if let Some(entry) = self.entries.get_mut(key) {
             (entry.failures, entry.error, entry.not_before) = (0, None, None);
         }
     }
 
     /// Records that an object does not exist.
-    pub fn not_found(&mut self, key: &Key) {
+    pub fn not_found(&mut self, key: &ObjectRef) {
         self.entries.remove(key);
     }
 
-    fn not_before(&self, key: &Key, now: Instant) -> Instant {
+    fn not_before(&self, key: &ObjectRef, now: Instant) -> Instant {
         self.entries.get(key).and_then(|entry| entry.not_before).unwrap_or(now)
     }
 

@@ -9,9 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::object::{Key, Kind, Object, session_name};
+use super::object::{Object, session_name};
 use crate::api::bgp_node::SessionCounts;
-use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus};
+use crate::api::{BGPNodeSpec, BGPNodeStatus, BGPSessionSpec, BGPSessionStatus, ObjectKind, ObjectRef};
 use crate::names::Named;
 use crate::plan::Reachability;
 use crate::status::{NodeStatus, Role, SessionStatus};
@@ -111,7 +111,7 @@ impl Renderer {
             role: session.role.to_string(),
         };
         Object {
-            key: Key { kind: Kind::Session, name: session_name(node, session.peer) },
+            key: ObjectRef { kind: ObjectKind::BGPSession, name: session_name(node, session.peer) },
             signal: format!(
                 "{} {} {} {:?} {:?} {:?}",
                 session.established(),
@@ -160,7 +160,7 @@ impl Renderer {
             conditions,
         };
         Object {
-            key: Key { kind: Kind::Node, name: status.node.clone() },
+            key: ObjectRef { kind: ObjectKind::BGPNode, name: status.node.clone() },
             spec: value(&BGPNodeSpec { node: status.node.clone() }),
             status: value(&node_status),
             signal,

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use heliograph_bgp::Family;
-use heliograph_bgp::policy::{Modification, Policy};
-use heliograph_bgp::{Authentication, Filter, Key, PrefixLimit, PrefixRange, Role, Ttl};
+use heliograph_bgp::policy::Policy;
+use heliograph_bgp::{Authentication, Filter, Key, Neighbor, PrefixLimit, PrefixRange, Role, Ttl};
 
 use super::{network, peer_bfd, port, reachable, selector, timers};
 use crate::api::peer::{Family as ApiFamily, Role as ApiRole};
@@ -17,8 +17,6 @@ use crate::store::problem::{Finding, Problems};
 
 /// The default percentage of a prefix limit from which on a warning is logged.
 const WARN_PERCENT: u8 = 80;
-/// The longest key that the kernel supports (RFC 2385 §4.5 requires at least this).
-const MAX_KEY: usize = 80;
 
 /// The objects that the fields of a BGPPeer refer to.
 pub struct References<'a> {
@@ -37,7 +35,24 @@ pub struct References<'a> {
     pub unavailable: &'a [ObjectRef],
 }
 
+/// The fields of a neighbor that have another name in the API.
+const FIELDS: [(&str, &str); 10] = [
+    ("asn", "peerASN"),
+    ("local_asn", "localASN"),
+    ("port", "peerPort"),
+    ("ttl", "multihop"),
+    ("authentication", PASSWORD),
+    ("import", "importFilter"),
+    ("timers.hold", "timers.holdSeconds"),
+    ("timers.keepalive", "timers.keepaliveSeconds"),
+    ("timers.connect_retry", "timers.connectRetrySeconds"),
+    ("timers.send_hold", "timers.sendHoldSeconds"),
+];
+const PASSWORD: &str = "passwordSecretRef";
+
 /// Converts a BGPPeer. Fields that are absent have the values of the cluster's configuration.
+///
+/// The rules about single fields are those of [`Neighbor`]; here are only those about the API.
 pub fn peer(
     name: &str,
     spec: &api::BGPPeerSpec,
@@ -46,107 +61,86 @@ pub fn peer(
 ) -> Option<Peer> {
     let nodes = spec.node_selector.as_ref();
     let nodes = nodes.map(|s| selector(s, "spec.nodeSelector", problems)).unwrap_or_default();
-    if spec.peer_asn == 0 {
-        problems.add(
-            "spec.peerASN",
-            "AS number 0 is reserved (RFC 7607)",
-            "give the AS number that the peer uses",
-        );
-    }
-    let internal = spec.peer_asn == references.cluster.asn;
-    external_only(spec, internal, problems);
+    let our_asn = references.cluster.asn;
     // RFC 8212: without a policy no route is imported or exported on an external session.
-    let default = if internal { Filter::All } else { Filter::nothing() };
-    let inward = Direction { field: "spec.import", import: true };
-    let outward = Direction { field: "spec.export", import: false };
-    let import =
-        filter(spec.import.as_deref(), spec.import_filter.as_deref(), &default, inward, references, problems);
-    let export = filter(
-        spec.export.as_deref(),
-        spec.export_filter.as_deref(),
-        &default,
-        outward,
-        references,
-        problems,
-    );
+    let default = if spec.peer_asn == our_asn { Filter::All } else { Filter::nothing() };
+    let mut filter = |prefixes: &Option<Vec<_>>, named: &Option<String>, field| {
+        filter(prefixes.as_deref(), named.as_deref(), &default, field, references, problems)
+    };
+    let import = filter(&spec.import, &spec.import_filter, "spec.import");
+    let export = filter(&spec.export, &spec.export_filter, "spec.export");
     let is_ours = references.node.is_none_or(|node| node.is_some_and(|node| nodes.matches(&node.labels)));
     let secret = spec.password_secret_ref.as_ref().filter(|_| is_ours);
     let authentication =
         secret.and_then(|secret| password(secret, references, problems)).map(Authentication::Md5);
-    let timers = timers(spec.timers.as_ref(), references.cluster.timers, problems);
+    let timers = timers(spec.timers.as_ref(), references.cluster.timers);
     let port = port(spec.peer_port, "spec.peerPort", problems);
+    let limit = spec.prefix_limit.as_ref().map(|limit| prefix_limit(limit, problems));
+    let bfd = spec.bfd.as_ref().and_then(|given| peer_bfd(given, references.cluster, problems));
+    let ttl = ttl(spec, problems);
     let address = reachable(&spec.peer_address, "spec.peerAddress", problems)?;
-    Some(Peer {
-        name: name.into(),
-        nodes,
-        address,
-        port,
-        asn: spec.peer_asn,
-        local_asn: spec.local_asn,
-        source: source(spec.source_address.as_deref(), address, problems),
-        families: families(spec.families.as_deref(), problems),
-        authentication,
-        ttl: ttl(spec, problems),
-        role: spec.role.map(role),
-        strict_role: spec.strict_role,
-        prefix_limit: spec.prefix_limit.as_ref().map(|limit| prefix_limit(limit, problems)),
-        import,
-        export,
-        timers,
-        bfd: spec.bfd.as_ref().and_then(|given| peer_bfd(given, references.cluster, problems)),
-        passive: spec.passive,
-    })
-}
-
-/// Validates the fields that are for external peers only.
-fn external_only(spec: &api::BGPPeerSpec, internal: bool, problems: &mut Problems) {
-    let inside = "the peer is in the cluster's own AS";
-    if let Some(local) = spec.local_asn {
-        if local == 0 || local == spec.peer_asn {
-            let problem =
-                format!("AS number {local} can't be the local one of this session (RFC 7607, RFC 7705 §3)");
-            problems.add(
-                "spec.localASN",
-                problem,
-                "give the AS number that the peer has configured for its neighbor",
-            );
-        } else if internal {
-            let remedy = "remove localASN: it is for external peers (RFC 7705 §3)";
-            problems.add("spec.localASN", inside, remedy);
+    let neighbor = Neighbor::new(address, spec.peer_asn)
+        .name(name)
+        .port(port)
+        .local_asn(spec.local_asn)
+        .passive(spec.passive)
+        .families(families(spec.families.as_deref()))
+        .timers(timers)
+        .role(spec.role.map(role))
+        .strict_role(spec.strict_role)
+        .prefix_limit(limit)
+        .ttl(ttl)
+        .authentication(authentication)
+        .bfd(bfd)
+        .import(import)
+        .export(export);
+    for invalid in neighbor.invalid_fields(our_asn) {
+        // Those of the BGPConfiguration are its problem.
+        if spec.timers.is_none() && invalid.field.starts_with("timers.") {
+            continue;
         }
+        let field = match (invalid.field, spec.ttl_security) {
+            ("ttl", Some(_)) => "spec.ttlSecurity".into(),
+            (field, _) => field_of(field),
+        };
+        let cause = spec.password_secret_ref.as_ref().filter(|_| invalid.field == "authentication");
+        let finding = Finding::new(invalid.problem, invalid.remedy).at(field);
+        problems.push(match cause {
+            Some(secret) => finding.caused_by(ObjectRef::new(ObjectKind::Secret, &secret.name)),
+            None => finding,
+        });
     }
-    if spec.role.is_some() && internal {
-        problems.add("spec.role", inside, "remove role: it is for external peers (RFC 9234 §4)");
-    }
-    if spec.strict_role && spec.role.is_none() {
-        problems.add(
-            "spec.strictRole",
-            "a strict role needs a role",
-            "add role: the role of the nodes towards the peer",
-        );
-    }
+    let source = source(spec.source_address.as_deref(), address, problems);
+    Some(Peer { name: name.into(), nodes, source, neighbor })
 }
 
-/// The direction of a filter.
-#[derive(Clone, Copy)]
-struct Direction {
-    field: &'static str,
-    import: bool,
+/// Returns the field of the API that sets a field of a neighbor: the one of the same name, in the case of the API.
+pub(super) fn field_of(field: &str) -> String {
+    let renamed = FIELDS.iter().find(|(name, _)| *name == field);
+    format!("spec.{}", renamed.map_or_else(|| camel_case(field), |(_, field)| (*field).to_string()))
+}
+
+fn camel_case(name: &str) -> String {
+    let mut parts = name.split('_');
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |name, part| {
+        let (initial, rest) = part.split_at(part.len().min(1));
+        name + &initial.to_uppercase() + rest
+    })
 }
 
 fn filter(
     prefixes: Option<&[api::PrefixRule]>,
     named: Option<&str>,
     default: &Filter,
-    direction: Direction,
+    field: &str,
     references: &References,
     problems: &mut Problems,
 ) -> Filter {
-    let field = direction.field;
     match (prefixes, named) {
         (None, None) => default.clone(),
         (Some(rules), None) => prefix_filter(rules, field, problems),
-        (None, Some(name)) => named_filter(name, default, direction, references, problems),
+        (None, Some(name)) => named_filter(name, default, &format!("{field}Filter"), references, problems),
         (Some(_), Some(_)) => {
             problems.add(field, format!("both {field} and {field}Filter are given"), "remove one of them");
             default.clone()
@@ -157,25 +151,12 @@ fn filter(
 fn named_filter(
     name: &str,
     default: &Filter,
-    direction: Direction,
+    field: &str,
     references: &References,
     problems: &mut Problems,
 ) -> Filter {
-    let field = format!("{}Filter", direction.field);
     match references.filters.get(name) {
-        Some(Some(policy)) => {
-            let sets = |policy: &Policy| {
-                policy.rules().iter().any(|rule| rule.modifications.contains(&Modification::NextHopSelf))
-            };
-            if direction.import && sets(policy) {
-                problems.add(
-                    field,
-                    format!("BGPFilter {name} sets nextHopSelf, which is not possible on import"),
-                    "remove nextHopSelf from it, or name another filter",
-                );
-            }
-            Filter::Rules(policy.clone())
-        }
+        Some(Some(policy)) => Filter::Rules(policy.clone()),
         // The filter itself has the problem.
         Some(None) => default.clone(),
         None if !references.complete => default.clone(),
@@ -207,7 +188,7 @@ fn prefix_filter(rules: &[api::PrefixRule], field: &str, problems: &mut Problems
 }
 
 fn password(secret: &api::SecretRef, references: &References, problems: &mut Problems) -> Option<Key> {
-    let field = "spec.passwordSecretRef";
+    let field = format!("spec.{PASSWORD}");
     let api::SecretRef { name, key } = secret;
     if !is_dns_name(name) {
         let remedy = "give the name of a Secret: lower-case letters, digits, '-' and '.', with a letter or digit at both ends";
@@ -222,10 +203,6 @@ fn password(secret: &api::SecretRef, references: &References, problems: &mut Pro
         ),
         None => (format!("there is no Secret {name}"), "add it to Heliograph's own namespace".to_string()),
         Some(None) => (format!("Secret {name} has no key {key}"), format!("add {key} to its data")),
-        Some(Some(value)) if !(1..=MAX_KEY).contains(&value.octets().len()) => (
-            format!("{key} of Secret {name} has {} octets", value.octets().len()),
-            format!("give 1 to {MAX_KEY} octets: the kernel supports no other password"),
-        ),
         Some(Some(value)) => return Some(value.clone()),
     };
     let finding = Finding::new(problem, remedy).at(field);
@@ -253,46 +230,36 @@ fn source(given: Option<&str>, peer: IpAddr, problems: &mut Problems) -> SourceA
     }
 }
 
-fn families(given: Option<&[ApiFamily]>, problems: &mut Problems) -> Vec<Family> {
+fn families(given: Option<&[ApiFamily]>) -> Vec<Family> {
     let Some(given) = given else { return vec![Family::Ipv4Unicast, Family::Ipv6Unicast] };
-    if given.is_empty() {
-        problems.add(
-            "spec.families",
-            "no family is listed",
-            "list IPv4, IPv6 or both, or leave it out for both",
-        );
-    }
     let has = |family| given.contains(&family);
     let both = [(ApiFamily::IPv4, Family::Ipv4Unicast), (ApiFamily::IPv6, Family::Ipv6Unicast)];
     both.into_iter().filter(|(listed, _)| has(*listed)).map(|(_, family)| family).collect()
 }
 
 fn ttl(spec: &api::BGPPeerSpec, problems: &mut Problems) -> Ttl {
-    let ttl = match (spec.multihop, spec.ttl_security) {
+    match (spec.multihop, spec.ttl_security) {
         (None, None) => Ttl::System,
         (Some(hops), None) => Ttl::Hops(hops),
-        (None, Some(hops)) => Ttl::Security(hops),
+        (None, Some(hops)) => {
+            if hops == u8::MAX {
+                problems.add(
+                    "spec.ttlSecurity",
+                    "it must be 1 to 254 hops",
+                    "give 1 for the same link, or more",
+                );
+            }
+            Ttl::Security(hops)
+        }
         (Some(_), Some(_)) => {
             problems.add(
                 "spec.multihop",
                 "multihop and ttlSecurity exclude each other",
                 "remove multihop: ttlSecurity limits the distance of the peer, and drops packets of others",
             );
-            return Ttl::System;
+            Ttl::System
         }
-    };
-    match ttl {
-        Ttl::Hops(0) => problems.add(
-            "spec.multihop",
-            "a packet with 0 hops reaches no peer",
-            "give 1 for the same link, or more",
-        ),
-        Ttl::Security(0 | 255) => {
-            problems.add("spec.ttlSecurity", "it must be 1 to 254 hops", "give 1 for the same link, or more");
-        }
-        _ => {}
     }
-    ttl
 }
 
 fn role(role: ApiRole) -> Role {
@@ -306,23 +273,11 @@ fn role(role: ApiRole) -> Role {
 }
 
 fn prefix_limit(given: &api::peer::PrefixLimit, problems: &mut Problems) -> PrefixLimit {
-    let warn_percent = given.warn_percent.unwrap_or(WARN_PERCENT);
-    if given.max == 0 {
-        problems.add(
-            "spec.prefixLimit.max",
-            "a limit of 0 accepts no prefix",
-            "give at least 1, or use import: []",
-        );
-    }
-    if !(1..=100).contains(&warn_percent) {
-        let problem = format!("{warn_percent} is not a percentage of the limit");
-        problems.add("spec.prefixLimit.warnPercent", problem, "give 1 to 100");
-    }
     if given.restart_seconds == Some(0) {
         let remedy = "give at least 1, or leave it out to wait for a change of this object";
         problems.add("spec.prefixLimit.restartSeconds", "0 would retry at once, without end", remedy);
     }
     PrefixLimit::new(given.max)
-        .warn_percent(warn_percent)
+        .warn_percent(given.warn_percent.unwrap_or(WARN_PERCENT))
         .restart(given.restart_seconds.map(|seconds| Duration::from_secs(seconds.into())))
 }

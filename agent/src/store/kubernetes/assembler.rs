@@ -5,26 +5,28 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
 use kube::core::DynamicObject;
-use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Options;
-use super::cache::Cache;
+use super::cache::{Cache, Received};
 use super::in_force::InForce;
 use super::missing::{self, MissingObjects};
 use super::scope::Scope;
 use super::unusable::UnusableObject;
-use super::watcher::{self, Collection, Entry, Event, InvalidObject};
-use crate::api::{self, ObjectKind, ObjectRef};
-use crate::apiserver::ErrorKind;
+use crate::api::{self, ObjectKind, ObjectRef, Spec};
+use crate::apiserver::watcher::{self, Collection, Event};
+use crate::apiserver::{ApiClient, ErrorKind};
 use crate::intent::Selector;
+use crate::store::accept::Current;
 use crate::store::check::{CONFIGURATION_NAME, Content, Object};
 use crate::store::convert;
 use crate::store::decode::{self, UnknownFields};
 use crate::store::names::is_dns_name;
+use crate::store::nodes::{Fact, Facts};
 use crate::store::problem::{Problem, Problems};
 use crate::store::{Connection, View};
 
@@ -32,6 +34,8 @@ use crate::store::{Connection, View};
 const DEBOUNCE: Duration = Duration::from_millis(30);
 /// Capacity of the channels of events and answers.
 const CHANNEL_CAPACITY: usize = 256;
+/// Timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a start waits for the API server before it uses the last good intent.
 const START_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Time for which the API server has to reject requests before intent counts as out of sync: a server that starts may not
@@ -40,17 +44,11 @@ const REJECTED_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Pause between attempts to find the configuration of the API server.
 const CONFIGURATION_RETRY: Duration = Duration::from_secs(5);
 
-/// The kinds whose objects may be missing because their definition is, with their caches. BGPConfiguration is not one of
-/// them: while there is none, all objects stay in force anyway.
-const DELETED_WITH_DEFINITION: [(CacheKey, ObjectKind); 2] =
-    [(CacheKey::Peers, ObjectKind::BGPPeer), (CacheKey::Filters, ObjectKind::BGPFilter)];
-
 /// The collection of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum CacheKey {
-    Configurations,
-    Peers,
-    Filters,
+    /// The wishes of a kind.
+    Wishes(ObjectKind),
     /// This node's Node.
     OwnNode,
     /// The other Nodes that the intent in force needs.
@@ -62,12 +60,12 @@ enum CacheKey {
     Secret(String),
 }
 
+const CONFIGURATIONS: CacheKey = CacheKey::Wishes(ObjectKind::BGPConfiguration);
+
 impl CacheKey {
     fn kind(&self) -> ObjectKind {
         match self {
-            Self::Configurations => ObjectKind::BGPConfiguration,
-            Self::Peers => ObjectKind::BGPPeer,
-            Self::Filters => ObjectKind::BGPFilter,
+            Self::Wishes(kind) => *kind,
             Self::OwnNode | Self::OtherNodes | Self::NextOtherNodes => ObjectKind::Node,
             Self::Secret(_) => ObjectKind::Secret,
         }
@@ -84,7 +82,7 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
         match options.access.connect().await {
             Ok((client, server)) => {
                 connection.server = server;
-                break client;
+                break client.timeout(REQUEST_TIMEOUT);
             }
             Err(message) => {
                 connection.set_failed(&message);
@@ -119,7 +117,7 @@ pub async fn run(options: Options, views: watch::Sender<Arc<View>>) {
 struct Assembler {
     node: String,
     namespace: String,
-    client: Client,
+    client: ApiClient,
     in_force: InForce,
     connection: Connection,
     caches: BTreeMap<CacheKey, Cache>,
@@ -128,9 +126,19 @@ struct Assembler {
     missing: MissingObjects,
     /// Answers to the question whether the kind of missing objects is defined.
     definitions: (mpsc::Sender<DefinitionAnswer>, mpsc::Receiver<DefinitionAnswer>),
-    sender: mpsc::Sender<(u64, Event)>,
+    sender: mpsc::Sender<(u64, Event<Received>)>,
     /// The number of watchers that were started, which is the id of the newest.
     watchers: u64,
+}
+
+/// The parts of the intent that may be different after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Changed {
+    Nothing,
+    /// Nodes other than this node's own.
+    OtherNodes,
+    /// Wishes or this node's own Node, by which the needed watchers are chosen, too.
+    Wishes,
 }
 
 /// Missing objects, and whether their kind is defined.
@@ -139,18 +147,21 @@ type DefinitionAnswer = (Vec<ObjectRef>, bool);
 impl Assembler {
     /// Starts the watchers that are always needed.
     fn start_watchers(&mut self) {
-        for key in [CacheKey::Configurations, CacheKey::Peers, CacheKey::Filters] {
-            let kind = key.kind();
+        for kind in ObjectKind::wishes() {
             let collection = Collection {
-                api: Api::<DynamicObject>::all_with(self.client.clone(), &kind.resource()),
-                name: format!("{}.{}", kind.plural(), api::GROUP),
+                client: self.client.clone(),
+                api: self.client.untyped(&kind.resource()),
+                name: kind.full_name(),
                 labels: None,
                 fields: None,
             };
-            self.start(key, |id, events| watcher::run(collection, decode_heliograph(kind), events, id));
+            self.start(CacheKey::Wishes(kind), |id, events| {
+                watcher::run(collection, decode_heliograph(kind), events, id)
+            });
         }
         let collection = Collection {
-            api: Api::all(self.client.clone()),
+            client: self.client.clone(),
+            api: self.client.all(),
             name: format!("node {}", self.node),
             labels: None,
             fields: Some(format!("metadata.name={}", self.node)),
@@ -162,7 +173,7 @@ impl Assembler {
     fn start<T: Future<Output = ()> + Send + 'static>(
         &mut self,
         key: CacheKey,
-        watcher: impl FnOnce(u64, mpsc::Sender<(u64, Event)>) -> T,
+        watcher: impl FnOnce(u64, mpsc::Sender<(u64, Event<Received>)>) -> T,
     ) {
         self.watchers += 1;
         let task = tokio::spawn(watcher(self.watchers, self.sender.clone()));
@@ -171,7 +182,7 @@ impl Assembler {
 
     async fn follow(
         &mut self,
-        mut events: mpsc::Receiver<(u64, Event)>,
+        mut events: mpsc::Receiver<(u64, Event<Received>)>,
         start_deadline: Instant,
         views: watch::Sender<Arc<View>>,
     ) {
@@ -179,19 +190,26 @@ impl Assembler {
             tokio::select! {
                 () = views.closed() => return,
                 Some(event) = events.recv() => {
+                    if self.is_unchanged_by(&event) {
+                        continue;
+                    }
                     let mut changed = self.apply(event);
                     let until = Instant::now() + DEBOUNCE;
                     while let Ok(Some(event)) = timeout_at(until, events.recv()).await {
-                        changed |= self.apply(event);
+                        changed = changed.max(self.apply(event));
                     }
-                    if changed {
+                    if changed == Changed::Wishes {
                         self.find_missing();
-                        self.update();
+                        self.update_watchers();
+                    }
+                    if changed != Changed::Nothing {
+                        self.update_intent();
                     }
                 }
                 Some((objects, defined)) = self.definitions.1.recv() => {
                     if self.missing.resolve(&objects, defined) {
-                        self.update();
+                        self.update_watchers();
+                        self.update_intent();
                     }
                 }
                 () = self.in_force.write_state_changed() => {}
@@ -209,25 +227,39 @@ impl Assembler {
         }
     }
 
-    /// Applies an event to its cache. Returns whether the intent may be different.
-    fn apply(&mut self, (watcher, event): (u64, Event)) -> bool {
+    fn is_unchanged_by(&self, (watcher, event): &(u64, Event<Received>)) -> bool {
+        self.caches.values().any(|cache| cache.watcher == *watcher && cache.is_unchanged_by(event))
+    }
+
+    /// Applies an event to its cache. Returns the parts of the intent that may be different.
+    fn apply(&mut self, (watcher, event): (u64, Event<Received>)) -> Changed {
         // A watcher that was stopped may have sent events before.
         let cache = self.caches.iter_mut().find(|(_, cache)| cache.watcher == watcher);
-        cache.is_some_and(|(key, cache)| {
-            let had_error = cache.error.is_some();
-            let changed = cache.apply(event);
-            if cache.error.as_ref().is_some_and(|error| error.kind == ErrorKind::NotFound) {
-                self.missing.kind_is_undefined(key.kind());
-            }
+        let Some((key, cache)) = cache else { return Changed::Nothing };
+        let had_error = cache.error.is_some();
+        let listed = cache.listed;
+        let changed = cache.apply(event);
+        if cache.error.as_ref().is_some_and(|error| error.kind == ErrorKind::NotFound) {
+            self.missing.kind_is_undefined(key.kind());
+        }
+        match key {
+            CacheKey::OtherNodes | CacheKey::NextOtherNodes if !changed => Changed::Nothing,
+            // A list may complete what watchers wait for.
+            CacheKey::OtherNodes | CacheKey::NextOtherNodes if listed => Changed::OtherNodes,
             // A Secret that can't be read is no longer waited for.
-            changed || (matches!(key, CacheKey::Secret(_)) && had_error != cache.error.is_some())
-        })
+            CacheKey::Secret(_) if had_error != cache.error.is_some() => Changed::Wishes,
+            _ if changed => Changed::Wishes,
+            _ => Changed::Nothing,
+        }
     }
 
     /// Finds objects in force that do not exist any more, and requests the cause. They stay in force until it is found.
     fn find_missing(&mut self) {
-        for (key, kind) in DELETED_WITH_DEFINITION {
-            let Some(cache) = self.caches.get(&key).filter(|cache| cache.listed) else { continue };
+        // While there is no BGPConfiguration, all objects stay in force anyway.
+        for kind in ObjectKind::wishes().filter(|kind| *kind != ObjectKind::BGPConfiguration) {
+            let Some(cache) = self.caches.get(&CacheKey::Wishes(kind)).filter(|cache| cache.listed) else {
+                continue;
+            };
             let current = cache.error.is_none();
             let in_force = self.in_force.objects().iter().filter(|object| object.kind() == kind);
             let in_force = in_force.map(|object| object.name.as_str());
@@ -244,24 +276,19 @@ impl Assembler {
         }
     }
 
-    /// Starts and stops watchers as needed, then puts the objects into force if all were received.
-    fn update(&mut self) {
-        self.update_watchers();
-        self.update_intent();
-    }
-
     /// Starts the watchers of other Nodes and Secrets that are needed, and stops those that are not.
     fn update_watchers(&mut self) {
-        if !self.are_listed(&[CacheKey::Configurations, CacheKey::OwnNode]) {
+        if !self.are_listed(&[CONFIGURATIONS, CacheKey::OwnNode]) {
             return;
         }
         let (objects, _) = self.objects();
         // While the BGPConfiguration is invalid, the one in force determines the scope.
-        let scope = Scope::of_objects(&objects, &self.node).or_else(|| self.in_force.scope());
+        let own = self.own_fact().map(|fact| &*fact.node);
+        let scope = Scope::of_objects(&objects, own).or_else(|| self.in_force.scope());
         if let Some(scope) = scope {
             self.update_node_watchers(scope);
         }
-        if self.are_listed(&[CacheKey::Peers]) {
+        if self.are_listed(&[CacheKey::Wishes(ObjectKind::BGPPeer)]) {
             self.update_secret_watchers(&objects);
         }
     }
@@ -279,7 +306,8 @@ impl Assembler {
 
     fn watch_nodes(&mut self, key: CacheKey, scope: Scope) {
         let collection = Collection {
-            api: Api::<api::Node>::all(self.client.clone()),
+            client: self.client.clone(),
+            api: self.client.all(),
             name: match &scope.labels {
                 Some(labels) => format!("nodes with {labels}"),
                 None => "nodes".into(),
@@ -288,7 +316,7 @@ impl Assembler {
             fields: None,
         };
         let keys = scope.keys.clone();
-        let decode = move |node: api::Node| node_entry(node.trimmed(|key| keys.contains(key)));
+        let decode = move |node: api::Node| Received::Node(Fact::new(&node, |key| keys.contains(key)));
         self.start(key.clone(), |id, events| watcher::run(collection, decode, events, id));
         self.scopes.insert(key, scope);
     }
@@ -299,7 +327,7 @@ impl Assembler {
     fn other_nodes_are_watched(&mut self) -> bool {
         let Some(next) = self.scopes.get(&CacheKey::NextOtherNodes) else { return true };
         let (objects, unusable) = self.objects();
-        let Some(needed) = self.in_force.scope_after(objects, &unusable) else { return true };
+        let Some(needed) = self.in_force.scope_after(objects, &unusable, self.facts()) else { return true };
         if needed == *next {
             self.scopes.remove(&CacheKey::NextOtherNodes);
             self.scopes.insert(CacheKey::OtherNodes, needed);
@@ -317,7 +345,8 @@ impl Assembler {
     }
 
     fn update_secret_watchers(&mut self, objects: &[Object]) {
-        let needed = needed_secrets(objects, &self.node);
+        let labels = self.own_fact().map(|fact| fact.node.labels.clone()).unwrap_or_default();
+        let needed = needed_secrets(objects, &labels);
         self.caches.retain(|key, _| match key {
             CacheKey::Secret(name) => needed.contains(name),
             _ => true,
@@ -329,7 +358,8 @@ impl Assembler {
             }
             // One name only, so that a Role can grant it by resourceNames.
             let collection = Collection {
-                api: Api::<core::Secret>::namespaced(self.client.clone(), &self.namespace),
+                client: self.client.clone(),
+                api: self.client.in_namespace(&self.namespace),
                 name: format!("secret {name} in namespace {}", self.namespace),
                 labels: None,
                 fields: Some(format!("metadata.name={name}")),
@@ -340,8 +370,8 @@ impl Assembler {
 
     /// Puts the current objects into force, if all that are needed were received.
     fn update_intent(&mut self) {
-        let mut needed =
-            vec![CacheKey::Configurations, CacheKey::Peers, CacheKey::Filters, CacheKey::OwnNode];
+        let mut needed: Vec<_> = ObjectKind::wishes().map(CacheKey::Wishes).collect();
+        needed.push(CacheKey::OwnNode);
         // Without any BGPConfiguration the needed Nodes are unknown; then that is reported.
         needed.extend(self.scopes.keys().cloned());
         let secrets = self.caches.iter().filter(|(key, _)| matches!(key, CacheKey::Secret(_)));
@@ -355,32 +385,27 @@ impl Assembler {
         if self.lacks_configuration() && self.in_force.default_configuration().is_some() {
             origin += ", with the defaults of a BGPConfiguration, as there is none";
         }
-        self.in_force.update(objects, unusable, all_nodes, &origin);
+        let current = Current { objects, unusable: Vec::new(), facts: self.facts(), all_nodes };
+        self.in_force.update(current, unusable, &origin);
     }
 
-    /// Returns the current objects, and those that can't be used.
+    /// Returns the current wishes, and those that can't be used.
     fn objects(&self) -> (Vec<Object>, Vec<UnusableObject>) {
         let mut objects = BTreeMap::new();
         let mut unusable = Vec::new();
-        for (key, cache) in &self.caches {
-            for (name, entry) in &cache.entries {
-                // The cache of this node's own Node is the most current.
-                if matches!(key, CacheKey::OtherNodes | CacheKey::NextOtherNodes) && *name == self.node {
-                    continue;
-                }
-                let reference = ObjectRef::new(key.kind(), name);
-                match entry {
-                    Ok(object) => {
-                        let former = objects.insert(reference.clone(), object.clone());
-                        if let (Some(former), Some(now)) = (former, objects.get_mut(&reference)) {
-                            now.add_labels(&former);
-                        }
+        for (key, cache) in self.caches.iter().filter(|(key, _)| key.kind() != ObjectKind::Node) {
+            for (name, received) in &cache.entries {
+                let reference = ObjectRef::new(key.kind(), &**name);
+                match received {
+                    Received::Wish(object) => {
+                        objects.insert(reference, object.clone());
                     }
-                    Err(InvalidObject { generation, problems }) => unusable.push(UnusableObject {
+                    Received::Invalid { generation, problems } => unusable.push(UnusableObject {
                         object: reference,
                         generation: *generation,
                         problems: problems.clone(),
                     }),
+                    Received::Node(_) => {}
                 }
             }
         }
@@ -401,9 +426,36 @@ impl Assembler {
         (objects.into_values().collect(), unusable)
     }
 
+    /// Returns the current Nodes.
+    fn facts(&self) -> Facts {
+        let of_cache = |key: &CacheKey| {
+            let entries = self.caches.get(key).into_iter().flat_map(|cache| &cache.entries);
+            entries.filter_map(|(name, received)| match received {
+                Received::Node(fact) => Some((name.clone(), fact.clone())),
+                _ => None,
+            })
+        };
+        let mut facts: Facts = of_cache(&CacheKey::OtherNodes).collect();
+        for (name, fact) in of_cache(&CacheKey::NextOtherNodes) {
+            let former = facts.remove(&name);
+            facts.insert(name, former.iter().fold(fact, Fact::with_labels_of));
+        }
+        // The cache of this node's own Node is the most current.
+        facts.remove(&*self.node);
+        facts.extend(of_cache(&CacheKey::OwnNode));
+        facts
+    }
+
+    fn own_fact(&self) -> Option<&Fact> {
+        match self.caches.get(&CacheKey::OwnNode)?.entries.get(&*self.node)? {
+            Received::Node(fact) => Some(fact),
+            _ => None,
+        }
+    }
+
     /// Returns whether the API server has no BGPConfiguration.
     fn lacks_configuration(&self) -> bool {
-        let cache = self.caches.get(&CacheKey::Configurations);
+        let cache = self.caches.get(&CONFIGURATIONS);
         cache.is_some_and(|cache| cache.listed && !cache.entries.contains_key(CONFIGURATION_NAME))
     }
 
@@ -412,10 +464,7 @@ impl Assembler {
     }
 
     fn own_uid(&self) -> Option<String> {
-        match &self.caches.get(&CacheKey::OwnNode)?.entries.get(&self.node)?.as_ref().ok()?.content {
-            Content::Node(node) => node.metadata.uid.clone(),
-            _ => None,
-        }
+        self.own_fact()?.uid.as_deref().map(str::to_string)
     }
 
     /// Updates the state of the connection: it is connected if no watcher has an error.
@@ -438,11 +487,12 @@ impl Assembler {
 
 /// Returns a function that decodes objects of a kind of Heliograph. They arrive undecoded, so that an invalid one does not
 /// make the list that contains it fail.
-fn decode_heliograph(kind: ObjectKind) -> impl Fn(DynamicObject) -> Entry {
+fn decode_heliograph(kind: ObjectKind) -> impl Fn(DynamicObject) -> Received {
     move |object| {
-        let name = object.name_any();
         let mut found = Vec::new();
         let generation = object.metadata.generation;
+        let metadata = serde_json::json!({"name": object.name_any(), "generation": generation,
+            "creationTimestamp": object.metadata.creation_timestamp});
         // Items of a list lack apiVersion and kind, and only this part of the metadata is used.
         let mut value = object.data;
         if let Value::Object(fields) = &mut value {
@@ -450,35 +500,26 @@ fn decode_heliograph(kind: ObjectKind) -> impl Fn(DynamicObject) -> Entry {
         }
         value["apiVersion"] = kind.api_version().into();
         value["kind"] = kind.as_str().into();
-        value["metadata"] = serde_json::json!({"name": name, "generation": generation});
+        value["metadata"] = metadata;
         match decode::object(&value, UnknownFields::Ignored, &mut Problems::of(0, &mut found)) {
-            Some(object) => (name, Ok(object)),
+            Some(object) => Received::Wish(object),
             None => {
                 let problems = found.into_iter().map(|finding| finding.problem).collect();
-                (name, Err(InvalidObject { generation, problems }))
+                Received::Invalid { generation, problems }
             }
         }
     }
 }
 
 /// Decodes this node's Node. It keeps the UID, by which the status writer recognizes a Node that was made anew.
-fn decode_own_node(node: api::Node) -> Entry {
-    let uid = node.uid();
-    let mut node = node.trimmed(|_| true);
-    node.metadata.uid = uid;
-    node_entry(node)
+fn decode_own_node(node: api::Node) -> Received {
+    Received::Node(Fact::new(&node, |_| true).with_uid(&node))
 }
 
-fn node_entry(node: api::Node) -> Entry {
-    let name = node.name_any();
-    let object = Object { name: name.clone(), generation: None, content: Content::Node(Arc::new(node)) };
-    (name, Ok(object))
-}
-
-fn decode_secret(secret: core::Secret) -> Entry {
+fn decode_secret(secret: core::Secret) -> Received {
     let name = secret.name_any();
     let content = Content::Secret(Arc::new(decode::secret_values(secret)));
-    (name.clone(), Ok(Object { name, generation: None, content }))
+    Received::Wish(Object { name, generation: None, created: None, content })
 }
 
 /// Returns the Secret of a cache, if it can't be read, with the error.
@@ -494,16 +535,11 @@ fn unreadable_secret(key: &CacheKey, cache: &Cache) -> Option<UnusableObject> {
     })
 }
 
-/// Returns the names of the Secrets that the BGPPeers of a node refer to.
-fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
-    let own = objects.iter().find_map(|object| match &object.content {
-        Content::Node(own) if object.name == node => own.metadata.labels.clone(),
-        _ => None,
-    });
-    let labels = own.unwrap_or_default();
+/// Returns the names of the Secrets that the BGPPeers of the node with these labels refer to.
+fn needed_secrets(objects: &[Object], labels: &BTreeMap<String, String>) -> BTreeSet<String> {
     let mut found = Vec::new();
     let peers = objects.iter().filter_map(|object| match &object.content {
-        Content::Peer(spec) => Some(spec),
+        Content::Wish(Spec::BGPPeer(spec)) => Some(spec),
         _ => None,
     });
     peers
@@ -511,7 +547,7 @@ fn needed_secrets(objects: &[Object], node: &str) -> BTreeSet<String> {
             let selector = spec.node_selector.as_ref();
             let selector = selector
                 .map(|given| convert::selector(given, "spec.nodeSelector", &mut Problems::of(0, &mut found)));
-            selector.unwrap_or_else(Selector::default).matches(&labels)
+            selector.unwrap_or_else(Selector::default).matches(labels)
         })
         .filter_map(|spec| spec.password_secret_ref.as_ref().map(|secret| secret.name.clone()))
         // They become part of a field selector. Validation rejects invalid names.

@@ -8,17 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, core::DynamicObject};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::unusable::UnusableObject;
-use crate::api::{self, ObjectKind, ObjectRef};
-use crate::apiserver::ApiError;
+use crate::api::{ObjectKind, ObjectRef};
+use crate::apiserver::{ApiClient, ErrorKind};
 use crate::backoff::{Backoff, jittered};
 use crate::store::problem::Problem;
 
-/// Timeout of a request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The shortest and the longest pause after errors.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -105,28 +102,26 @@ fn deleted_with_kind(kind: ObjectKind) -> Problem {
 }
 
 /// Returns whether a kind is defined and its definition is not marked for deletion. Retries until there is an answer.
-pub async fn is_defined(client: Client, kind: ObjectKind) -> bool {
+pub async fn is_defined(client: ApiClient, kind: ObjectKind) -> bool {
     let definition = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
     let resource = ApiResource::from_gvk_with_plural(&definition, "customresourcedefinitions");
-    let definitions = Api::<DynamicObject>::all_with(client, &resource);
-    let plural = kind.plural();
-    let name = format!("{plural}.{}", api::GROUP);
+    let definitions = client.untyped(&resource);
+    let (plural, name) = (kind.plural(), kind.full_name());
     let request = format!("get customresourcedefinition {name}");
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut reported = false;
     loop {
-        let error = match timeout(REQUEST_TIMEOUT, definitions.get_metadata_opt(&name)).await {
-            Ok(Ok(definition)) => {
+        let error = match client.read(&request, definitions.get_metadata_opt(&name)).await {
+            Ok(definition) => {
                 return definition.is_some_and(|found| found.metadata.deletion_timestamp.is_none());
             }
-            // Without the permission a missing object counts as deleted.
-            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-                tracing::warn!("{request}: {}; grant it in the agent's ClusterRole", status.message);
-                return true;
-            }
-            Ok(Err(error)) => ApiError::of(&request, &error),
-            Err(_) => ApiError::timeout(&request, REQUEST_TIMEOUT),
+            Err(error) => error,
         };
+        // Without the permission a missing object counts as deleted.
+        if error.kind == ErrorKind::Rejected {
+            tracing::warn!("{error}");
+            return true;
+        }
         // Once is enough: the watchers report the state of the API server.
         if !std::mem::replace(&mut reported, true) {
             tracing::warn!("{error}; until it is answered, missing objects of {plural} stay in force");

@@ -1,6 +1,6 @@
 //! The store in a Kubernetes API server: it gives the same intent as a folder with the same objects.
 //!
-//! - `watcher` lists and watches one collection of objects, and `cache` holds them as last received;
+//! - `cache` holds the objects of one collection as [`crate::apiserver::watcher`] last received them;
 //! - `assembler` starts the watchers that are needed, and assembles the objects of their caches;
 //! - `scope` computes the collection of other Nodes that is needed;
 //! - `missing` finds out whether missing objects were deleted alone or with their CustomResourceDefinition;
@@ -24,7 +24,6 @@ mod in_force;
 mod missing;
 mod scope;
 mod unusable;
-mod watcher;
 
 /// The options of the store.
 #[derive(Clone, Debug)]

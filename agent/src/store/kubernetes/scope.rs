@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::intent::{Configuration, Operator, SEGMENT_LABEL, Selector, Topology};
+use crate::intent::{Configuration, Node, Operator, SEGMENT_LABEL, Selector, Snapshot, Topology};
 use crate::store::accept;
-use crate::store::check::{Content, Object};
+use crate::store::check::Object;
 use crate::store::convert;
 use crate::store::problem::Problems;
 
@@ -20,7 +20,7 @@ pub struct Scope {
 impl Scope {
     /// Returns the scope of a node. In a full mesh, and on a reflector, it has all Nodes; else only the reflectors, as BGP
     /// reports the others.
-    pub fn of(configuration: &Configuration, own: Option<&crate::intent::Node>) -> Self {
+    pub fn of(configuration: &Configuration, own: Option<&Node>) -> Self {
         let mut keys = BTreeSet::from([SEGMENT_LABEL.to_string()]);
         let labels = match &configuration.topology {
             Topology::FullMesh => None,
@@ -34,17 +34,16 @@ impl Scope {
     }
 
     /// Returns the scope of a node by objects. `None`: they have no valid BGPConfiguration.
-    pub fn of_objects(objects: &[Object], node: &str) -> Option<Self> {
-        let mut found = Vec::new();
-        let mut problems = Problems::of(0, &mut found);
-        let own = objects.iter().find_map(|object| match &object.content {
-            Content::Node(own) if object.name == node => Some(convert::node(node, own, &mut problems)),
-            _ => None,
-        });
+    pub fn of_objects(objects: &[Object], own: Option<&Node>) -> Option<Self> {
         let mut found = Vec::new();
         let spec = accept::configuration(objects)?;
         let configuration = convert::configuration(spec, &mut Problems::of(0, &mut found));
-        found.is_empty().then(|| Self::of(&configuration, own.as_ref()))
+        found.is_empty().then(|| Self::of(&configuration, own))
+    }
+
+    /// Returns the scope of a node by intent.
+    pub fn of_snapshot(snapshot: &Snapshot, node: &str) -> Self {
+        Self::of(&snapshot.configuration, snapshot.node(node))
     }
 }
 
@@ -66,7 +65,7 @@ fn selector_parameter(selector: &Selector) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intent::{Node, Requirement};
+    use crate::intent::Requirement;
 
     fn requirement(key: &str, operator: Operator) -> Requirement {
         Requirement { key: key.into(), operator }

@@ -92,7 +92,7 @@ pub fn object_of(rejection: &Rejection) -> String {
 }
 
 pub fn password(view: &View) -> Option<Authentication> {
-    in_force(view)?.peers.get("tor")?.authentication.clone()
+    in_force(view)?.peers.get("tor")?.neighbor.authentication.clone()
 }
 
 pub fn md5(text: &str) -> Option<Authentication> {

@@ -26,7 +26,7 @@ pub async fn the_intent_is_that_of_a_folder(fixture: &mut Fixture) {
         write(&format!("{name}.yaml"), &admin.get(&format!("/api/v1/nodes/{name}")).await.unwrap());
     }
     let expected = files::load(&folder).unwrap_or_else(|rejections| panic!("{rejections:#?}"));
-    assert_eq!(expected.peers["tor"].ttl, Ttl::Security(1));
+    assert_eq!(expected.peers["tor"].neighbor.ttl, Ttl::Security(1));
     let view = store
         .until("the intent is that of the folder", |view| {
             in_force(view) == Some(&expected) && connected(view)

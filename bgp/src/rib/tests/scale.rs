@@ -53,6 +53,43 @@ fn a_million_routes_to_ten_clients() {
     println!("all lost: {lost:?}, {} MB while the withdrawals are pending", megabytes(pending));
 }
 
+/// The memory of an agent's tables: routes of one peer that one subscriber reads.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn a_hundred_thousand_routes_to_a_subscriber() {
+    const ROUTES: u32 = 100_000;
+    for per_set in [1, 8, 1000] {
+        let start = memory();
+        let mut rib = rib_with(&[PeerKind::Client]);
+        for n in (0..ROUTES).step_by(per_set) {
+            let prefixes =
+                (n..n + per_set as u32).map(|n| Prefix::V4(Ipv4Addr::from_bits((n << 8) + (1 << 24)), 24));
+            let reach = Reach {
+                family: V4,
+                next_hop: next_hop("10.0.0.1"),
+                prefixes: prefixes.map(Nlri::from).collect(),
+            };
+            let attributes = Attributes { med: Some(n), ..attributes(PeerKind::Client) };
+            let update = Update { attributes: Some(attributes), reach: vec![reach], ..Update::default() };
+            rib.update(id(1), update);
+        }
+        let held = memory().saturating_sub(start);
+        let subscriber = rib.subscribe();
+        let mut count = 0;
+        while let (changes, true) = rib.best_changes(subscriber, 1000) {
+            count += changes.len();
+        }
+        let read = memory().saturating_sub(start);
+        let each = |octets: usize| octets / ROUTES as usize;
+        println!(
+            "{per_set} routes a set: {} octets each, {} with a subscriber ({count})",
+            each(held),
+            each(read)
+        );
+        std::mem::forget(rib);
+    }
+}
+
 /// Returns the resident octets on Linux, and 0 elsewhere.
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

@@ -9,13 +9,13 @@ use kube::ResourceExt;
 use kube::core::DynamicObject;
 use serde_json::Value;
 
-use super::super::object::{Key, Kind, Object};
+use super::super::object::Object;
 use super::super::planner::{Found, Permitted, Planner, RateLimits, Write};
 use super::super::render::truncate;
 use super::condition::ConditionUpdate;
 use super::counts::Counts;
-use crate::api::ObjectRef;
 use crate::api::status::BGPPeerStatus;
+use crate::api::{ObjectKind, ObjectRef};
 use crate::status::IntentStatus;
 use crate::store::ObjectGeneration;
 
@@ -45,11 +45,16 @@ impl Statuses {
     }
 
     /// Returns the writes that are due, given the objects in the API server.
-    pub fn plan(&mut self, listed: &[(Kind, DynamicObject)], input: &Input, now: Instant) -> Vec<Write> {
+    pub fn plan(
+        &mut self,
+        listed: &[(ObjectKind, DynamicObject)],
+        input: &Input,
+        now: Instant,
+    ) -> Vec<Write> {
         let mut desired = Vec::new();
         let mut found = BTreeMap::new();
         for (kind, object) in listed {
-            let key = Key { kind: *kind, name: object.name_any() };
+            let key = ObjectRef { kind: *kind, name: object.name_any() };
             // Users created it, so it needs no owner.
             let as_found = Found { version: object.resource_version().unwrap_or_default(), owned: true };
             found.insert(key.clone(), as_found);
@@ -68,16 +73,20 @@ impl Statuses {
 }
 
 impl Input<'_> {
-    fn status(&self, key: &Key, generation: Option<i64>, before: Option<&BGPPeerStatus>) -> BGPPeerStatus {
-        let reference = ObjectRef::new(key.kind.into(), &key.name);
-        let own = self.intent.objects.iter().find(|own| own.object == reference);
+    fn status(
+        &self,
+        key: &ObjectRef,
+        generation: Option<i64>,
+        before: Option<&BGPPeerStatus>,
+    ) -> BGPPeerStatus {
+        let own = self.intent.objects.iter().find(|own| own.object == *key);
         let conditions = || before.into_iter().flat_map(|status| &status.conditions);
         let condition = |update: ConditionUpdate| {
             let before = conditions().find(|condition| condition.type_ == update.kind);
             update.apply(before, self.clock)
         };
         let (sessions, established) = match key.kind {
-            Kind::Peer => {
+            ObjectKind::BGPPeer => {
                 let (counts, update) = self.counts.of(&key.name, own.map(|own| own.generation));
                 (Some(counts), Some(condition(update)))
             }
@@ -119,7 +128,6 @@ const ACCEPTED: &str = "Accepted";
 mod tests {
     use super::super::testing::session;
     use super::*;
-    use crate::api::ObjectKind;
     use crate::store::Rejection;
     use serde_json::json;
     use std::time::Duration;
@@ -128,8 +136,8 @@ mod tests {
         Timestamp::from_second(1_000_000 + seconds).unwrap()
     }
 
-    fn object(kind: Kind, name: &str, generation: i64) -> (Kind, DynamicObject) {
-        let value = json!({"apiVersion": "heliograph.io/v1alpha1", "kind": kind.name(),
+    fn object(kind: ObjectKind, name: &str, generation: i64) -> (ObjectKind, DynamicObject) {
+        let value = json!({"apiVersion": "heliograph.io/v1alpha1", "kind": kind.as_str(),
             "metadata": {"name": name, "generation": generation, "resourceVersion": "1"}, "spec": {}});
         (kind, serde_json::from_value(value).unwrap())
     }
@@ -147,7 +155,7 @@ mod tests {
     /// Lets the API server apply the writes that are due. Returns their number.
     fn round(
         statuses: &mut Statuses,
-        listed: &mut [(Kind, DynamicObject)],
+        listed: &mut [(ObjectKind, DynamicObject)],
         intent: &IntentStatus,
         counts: &Counts,
         (start, seconds): (Instant, u64),
@@ -169,7 +177,7 @@ mod tests {
         writes.len()
     }
 
-    fn conditions(object: &(Kind, DynamicObject)) -> String {
+    fn conditions(object: &(ObjectKind, DynamicObject)) -> String {
         let conditions = object.1.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let texts = conditions.iter().map(|condition| {
             let text = |field: &str| condition[field].as_str().unwrap_or_default();
@@ -184,10 +192,10 @@ mod tests {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
         let mut listed = [
-            object(Kind::Configuration, "default", 1),
-            object(Kind::Filter, "f", 2),
-            object(Kind::Peer, "tor", 4),
-            object(Kind::Peer, "unknown", 1),
+            object(ObjectKind::BGPConfiguration, "default", 1),
+            object(ObjectKind::BGPFilter, "f", 2),
+            object(ObjectKind::BGPPeer, "tor", 4),
+            object(ObjectKind::BGPPeer, "unknown", 1),
         ];
         let rejection = Rejection {
             file: String::new(),
@@ -233,7 +241,7 @@ mod tests {
     fn a_flapping_session_is_written_at_growing_intervals() {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
-        let mut listed = [object(Kind::Peer, "tor", 3)];
+        let mut listed = [object(ObjectKind::BGPPeer, "tor", 3)];
         let intent =
             IntentStatus { objects: vec![own(ObjectKind::BGPPeer, "tor", 3, Some(3))], ..Default::default() };
         let mut writes = 0;
@@ -254,7 +262,7 @@ mod tests {
     fn changes_by_other_clients_are_overwritten() {
         let start = Instant::now();
         let mut statuses = Statuses::new(start);
-        let mut listed = [object(Kind::Peer, "tor", 3)];
+        let mut listed = [object(ObjectKind::BGPPeer, "tor", 3)];
         let intent =
             IntentStatus { objects: vec![own(ObjectKind::BGPPeer, "tor", 3, Some(3))], ..Default::default() };
         assert_eq!(round(&mut statuses, &mut listed, &intent, &counts(true), (start, 1)), 1);

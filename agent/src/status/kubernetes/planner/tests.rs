@@ -1,7 +1,7 @@
 use serde_json::json;
 
-use super::super::object::Kind;
 use super::*;
+use crate::api::ObjectKind;
 
 const LIMITS: RateLimits = RateLimits {
     min_interval: Duration::from_secs(1),
@@ -13,8 +13,8 @@ const LIMITS: RateLimits = RateLimits {
 
 const ALL: Permitted = Permitted { create: true, delete: true };
 
-fn key(name: &str) -> Key {
-    Key { kind: Kind::Session, name: name.into() }
+fn key(name: &str) -> ObjectRef {
+    ObjectRef { kind: ObjectKind::BGPSession, name: name.into() }
 }
 
 fn object(name: &str, signal: &str, counter: u32) -> Object {

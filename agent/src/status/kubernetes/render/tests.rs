@@ -25,7 +25,7 @@ fn a_small_node_has_an_object_for_each_session() {
     status.sessions[1].last_error = Some("connection refused".into());
     let objects = Renderer::default().objects(&status, at(0));
     let [node, up, down, _] = &objects[..] else { panic!("{objects:#?}") };
-    assert_eq!(node.key, Key { kind: Kind::Node, name: "a".into() });
+    assert_eq!(node.key, ObjectRef { kind: ObjectKind::BGPNode, name: "a".into() });
     assert_eq!(node.status["sessions"], serde_json::json!({"up": 2, "total": 3, "established": "2/3"}));
     assert_eq!((&node.status["routes"], &node.status["inSync"]), (&3.into(), &true.into()));
     assert_eq!(node.status["conditions"][0]["message"], "the neighbors' End-of-RIB");

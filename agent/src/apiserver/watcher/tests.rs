@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::Node;
+use tokio::time::timeout;
 
 #[test]
 fn versions_are_compared_as_numbers() {
@@ -67,7 +68,7 @@ fn expired() -> Value {
 fn watch(
     timing: Timing,
     mut answer: impl FnMut(usize, &str) -> Answer + Send + 'static,
-) -> mpsc::Receiver<(u64, Event)> {
+) -> mpsc::Receiver<(u64, Event<()>)> {
     let mut number = 0;
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let answer = answer(number, &request.uri().to_string());
@@ -83,21 +84,16 @@ fn watch(
         };
         std::future::ready(Ok(http::Response::new(StreamBody::new(frames))))
     });
-    let collection = Collection::<Node> {
-        api: Api::all(kube::Client::new(service, "default")),
-        name: "nodes".into(),
-        labels: None,
-        fields: None,
-    };
+    let client = ApiClient::new(kube::Client::new(service, "default"));
+    let collection =
+        Collection::<Node> { api: client.all(), client, name: "nodes".into(), labels: None, fields: None };
     let (sender, events) = mpsc::channel(100);
-    let decode =
-        |node: Node| (node.name_any(), Err(InvalidObject { generation: None, problems: Vec::new() }));
-    tokio::spawn(async move { Watcher::new(collection, decode, sender, 1, timing).run().await.is_err() });
+    tokio::spawn(async move { Watcher::new(collection, |_| (), sender, 1, timing).run().await.is_err() });
     events
 }
 
 /// Returns the events up to the one named `last`, in short.
-async fn events_until(events: &mut mpsc::Receiver<(u64, Event)>, last: &str) -> String {
+async fn events_until(events: &mut mpsc::Receiver<(u64, Event<()>)>, last: &str) -> String {
     let mut names = Vec::new();
     while names.last().is_none_or(|name| name != last) {
         let (_, event) =

@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
@@ -14,15 +15,11 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::apiserver::{ApiError, ErrorKind, pages};
+use super::{ApiClient, ApiError, ErrorKind};
 use crate::backoff::{Backoff, jittered, random_up_to};
-use crate::store::check::Object;
-use crate::store::problem::Problem;
 
-/// Timeout of a request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in seconds after which the API server ends a watch, which is then resumed.
 const WATCH_SECONDS: u32 = 290;
 /// Time without an event after which a watch is resumed: API servers send a bookmark about every minute.
@@ -74,27 +71,18 @@ impl Timing {
     };
 }
 
-/// An object by name, decoded or invalid.
-pub type Entry = (String, Result<Object, InvalidObject>);
-
-/// An object that can't be decoded.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InvalidObject {
-    /// Its generation.
-    pub generation: Option<i64>,
-    /// The problems.
-    pub problems: Vec<Problem>,
-}
+/// An object by name, decoded to a `T`.
+pub type Entry<T> = (Arc<str>, T);
 
 /// An event of a watcher.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<T> {
     /// All objects of the collection.
-    Listed(Vec<Entry>),
+    Listed(Vec<Entry<T>>),
     /// An object that is new or changed.
-    Applied(Entry),
+    Applied(Entry<T>),
     /// The name of an object that was deleted.
-    Deleted(String),
+    Deleted(Arc<str>),
     /// The watch is established.
     Watching,
     /// A request failed.
@@ -103,6 +91,8 @@ pub enum Event {
 
 /// The collection of a watcher.
 pub struct Collection<K> {
+    /// The client.
+    pub client: ApiClient,
     /// The kind and the namespace.
     pub api: Api<K>,
     /// The name in errors: `nodes`.
@@ -114,13 +104,14 @@ pub struct Collection<K> {
 }
 
 /// Watches a collection until the receiver of the events is gone. Each event is sent with the watcher's `id`.
-pub async fn run<K>(
+pub async fn run<K, T>(
     collection: Collection<K>,
-    decode: impl Fn(K) -> Entry + Send,
-    events: mpsc::Sender<(u64, Event)>,
+    decode: impl Fn(K) -> T + Send,
+    events: mpsc::Sender<(u64, Event<T>)>,
     id: u64,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug,
+    T: Send,
 {
     // The only error is that the receiver is gone.
     let _ = Watcher::new(collection, decode, events, id, Timing::AGENT).run().await;
@@ -129,10 +120,10 @@ pub async fn run<K>(
 /// The receiver of the events is gone.
 struct Closed;
 
-struct Watcher<K, F> {
+struct Watcher<K, T, F> {
     collection: Collection<K>,
     decode: F,
-    events: mpsc::Sender<(u64, Event)>,
+    events: mpsc::Sender<(u64, Event<T>)>,
     id: u64,
     timing: Timing,
     backoff: Backoff,
@@ -153,15 +144,16 @@ enum End {
     Failed(ApiError),
 }
 
-impl<K, F> Watcher<K, F>
+impl<K, T, F> Watcher<K, T, F>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
-    F: Fn(K) -> Entry + Send,
+    T: Send,
+    F: Fn(K) -> T + Send,
 {
     fn new(
         collection: Collection<K>,
         decode: F,
-        events: mpsc::Sender<(u64, Event)>,
+        events: mpsc::Sender<(u64, Event<T>)>,
         id: u64,
         timing: Timing,
     ) -> Self {
@@ -223,11 +215,10 @@ where
             send_initial_events: false,
         };
         let request = format!("watch {}", self.collection.name);
-        let failed = |error: &kube::Error| End::Failed(ApiError::of(&request, error));
-        let stream = match timeout(REQUEST_TIMEOUT, self.collection.api.watch(&params, version)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Ok(failed(&error)),
-            Err(_) => return Ok(End::Failed(ApiError::timeout(&request, REQUEST_TIMEOUT))),
+        let watch = self.collection.api.watch(&params, version);
+        let stream = match self.collection.client.read(&request, watch).await {
+            Ok(stream) => stream,
+            Err(error) => return Ok(End::Failed(error)),
         };
         self.send(Event::Watching).await?;
         let established = Instant::now();
@@ -236,7 +227,7 @@ where
         if established.elapsed() >= self.timing.stable {
             self.backoff.reset();
         }
-        Ok(end.unwrap_or_else(|error| failed(&error)))
+        Ok(end.unwrap_or_else(|error| End::Failed(ApiError::of(&request, &error))))
     }
 
     /// Sends the events of a watch.
@@ -258,12 +249,12 @@ where
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     *version = object.resource_version().unwrap_or_default();
-                    let entry = (self.decode)(object);
+                    let entry = self.decode(object);
                     self.send(Event::Applied(entry)).await?;
                 }
                 WatchEvent::Deleted(object) => {
                     *version = object.resource_version().unwrap_or_default();
-                    self.send(Event::Deleted(object.name_any())).await?;
+                    self.send(Event::Deleted(object.name_any().into())).await?;
                 }
                 WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
                 WatchEvent::Error(status) => return Ok(Err(kube::Error::Api(status))),
@@ -272,23 +263,25 @@ where
         }
     }
 
+    fn decode(&self, object: K) -> Entry<T> {
+        (object.name_any().into(), (self.decode)(object))
+    }
+
     /// Returns all objects, read page by page, and the resource version of the list.
-    async fn list(&mut self) -> Result<(Vec<Entry>, String), ApiError> {
+    async fn list(&mut self) -> Result<(Vec<Entry<T>>, String), ApiError> {
         let mut entries = Vec::new();
-        let mut page = pages::first(self.list_params());
-        loop {
-            let list = self.request_list(&page).await?;
-            entries.extend(list.items.into_iter().map(&self.decode));
-            if !pages::next(&mut page, &list.metadata) {
-                return Ok((entries, list.metadata.resource_version.unwrap_or_default()));
-            }
-        }
+        let Collection { client, api, .. } = &self.collection;
+        let each = |object| entries.push(self.decode(object));
+        let version = client.list(&self.list_request(), api, self.list_params(), each).await?;
+        Ok((entries, version))
     }
 
     /// Waits until the API server answers. Returns whether its newest version is older than one that it sent before.
     async fn is_rewound(&mut self, version: &str) -> Result<bool, Closed> {
         loop {
-            match self.request_list(&ListParams { limit: Some(1), ..self.list_params() }).await {
+            let params = ListParams { limit: Some(1), ..self.list_params() };
+            let Collection { client, api, .. } = &self.collection;
+            match client.read(&self.list_request(), api.list(&params)).await {
                 Ok(list) => {
                     let newest = list.metadata.resource_version.unwrap_or_default();
                     return Ok(is_older(&newest, version));
@@ -306,15 +299,11 @@ where
         }
     }
 
-    async fn request_list(&self, params: &ListParams) -> Result<kube::core::ObjectList<K>, ApiError> {
-        let request = format!("list {}", self.collection.name);
-        match timeout(REQUEST_TIMEOUT, self.collection.api.list(params)).await {
-            Ok(answer) => answer.map_err(|error| ApiError::of(&request, &error)),
-            Err(_) => Err(ApiError::timeout(&request, REQUEST_TIMEOUT)),
-        }
+    fn list_request(&self) -> String {
+        format!("list {}", self.collection.name)
     }
 
-    async fn send(&self, event: Event) -> Result<(), Closed> {
+    async fn send(&self, event: Event<T>) -> Result<(), Closed> {
         self.events.send((self.id, event)).await.map_err(|_| Closed)
     }
 
