@@ -7,13 +7,18 @@ use common::*;
 use heliograph_agent::dataplane::guard::Guard;
 use heliograph_agent::dataplane::nat::{Nat, NatOutgoing};
 use heliograph_agent::dataplane::nftables::Nftables;
-use heliograph_agent::dataplane::{self, Held, Phase, Plane, PlaneReport, Present, Problems, Tracker};
+use heliograph_agent::dataplane::sysctls::{Files, Sysctls};
+use heliograph_agent::dataplane::tunnels::{Links, Tunnels};
+use heliograph_agent::dataplane::{
+    self, Held, Phase, Plane, PlaneReport, Present, Problems, Tracker, Tunnel,
+};
 use heliograph_agent::netlink::Hint;
 use heliograph_agent::netlink::nftables::expression::{Compare, Ct, Header, Meta, ct_state};
 use heliograph_agent::netlink::nftables::{
     Base, Chain, Data, Element, ElementKey, Expression, Field, Operation, Register, Rule, Set, Socket,
     Transaction, Value, Verdict, Watch,
 };
+use heliograph_cni::IpFamily;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
@@ -204,6 +209,35 @@ fn many_nodes_and_the_ends_of_the_address_space_are_read_back_unchanged() {
         let before = table.plane.port().sent();
         table.run_in_sync();
         assert!(table.plane.port().sent() - before < 2000, "nothing is written again");
+    });
+}
+
+#[test]
+fn ranges_that_overlap_replace_each_other_in_one_transaction() {
+    in_namespace(|| async {
+        let mut table = Table::new();
+        let steps: [&[&str]; 7] = [
+            &["10.1.0.0/24", "10.1.1.0/24"],
+            &["10.1.0.0/16"],
+            &["10.1.7.0/24", "10.1.8.0/24", "10.1.9.0/25"],
+            &["10.1.7.0/24", "10.1.9.0/24"],
+            &["0.0.0.0/0"],
+            &["128.0.0.0/1", "10.1.8.0/21"],
+            &["10.1.0.0/20"],
+        ];
+        for inside in steps {
+            let nat = NatOutgoing {
+                pods: [at("10.1.0.0/24")].into_iter().collect(),
+                inside: inside.iter().map(|network| at(network)).collect(),
+            };
+            table.nat.set(Some(nat), &mut table.plane.objects());
+            table.run_in_sync();
+            let before = listed();
+            table.plane.invalidate(&Hint::Everything);
+            table.run_in_sync();
+            assert_eq!(listed(), before, "what was read is what was written");
+            inside.iter().for_each(|network| assert!(before.contains(network), "{network}: {before}"));
+        }
     });
 }
 
@@ -516,6 +550,62 @@ fn the_rejected_operation_is_named() {
         let failure = socket.commit("write", &Transaction { operations }).unwrap_err();
         assert_eq!(failure.operation, Some(2), "{failure:?}");
         assert_eq!(sh("nft list ruleset"), "", "all or nothing");
+    });
+}
+
+#[test]
+fn without_the_tunnel_device_the_error_has_a_remedy_and_a_foreign_device_is_kept() {
+    in_namespace(|| async {
+        let tunnel = Tunnel::ipip(IpFamily::V4);
+        sh("ip link add heliograph4 type veth peer name other4");
+        let mut plane = Tunnels::new(Links::open().unwrap());
+        let mut present = Present { may_delete: true, guarded: true, ..Present::default() };
+        let mut run = |plane: &mut Tunnels<Links>, mtu| {
+            plane.set(tunnel, mtu);
+            plane.invalidate(&Hint::Periodic);
+            dataplane::run(&mut [plane], &mut present, Instant::now());
+            assert!(present.tunnels.is_empty());
+            plane.report(&present)
+        };
+        let report = run(&mut plane, Some(1480));
+        assert!(report.problems[0].error.contains("heliograph4 is of kind veth"), "{report:?}");
+        assert!(report.problems[0].remedy.contains("rename or remove it"), "{report:?}");
+        assert!(run(&mut plane, None).in_sync);
+        assert!(sh("ip link show heliograph4").contains("heliograph4"), "a foreign device is not deleted");
+        sh("ip link del heliograph4");
+        let probe =
+            std::process::Command::new("ip").args("link add probe4 type ipip external".split(' ')).output();
+        if probe.unwrap().status.success() {
+            return; // This kernel has ipip, and tests/tunnel.rs tests it.
+        }
+        let report = run(&mut plane, Some(1480));
+        assert!(
+            report.problems[0].what.contains("set up tunnel device heliograph4 with MTU 1480"),
+            "{report:?}"
+        );
+        assert!(report.problems[0].remedy.contains("modprobe ipip"), "{report:?}");
+    });
+}
+
+#[test]
+fn forwarding_is_turned_on_and_stays_on() {
+    in_namespace(|| async {
+        sh("echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding");
+        let state = || sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding");
+        let mut plane = Sysctls::new(Files);
+        let mut present = Present { may_delete: true, ..Present::default() };
+        for (family, forwards, expected) in
+            [(IpFamily::V4, true, "1\n0\n"), (IpFamily::V6, true, "1\n1\n"), (IpFamily::V4, false, "1\n1\n")]
+        {
+            plane.set(family, forwards);
+            dataplane::run(&mut [&mut plane], &mut present, Instant::now());
+            assert!(plane.report(&present).in_sync);
+            assert_eq!(state(), expected, "other programs may need it");
+        }
+        sh("echo 0 > /proc/sys/net/ipv6/conf/all/forwarding");
+        plane.invalidate(&Hint::Periodic);
+        dataplane::run(&mut [&mut plane], &mut present, Instant::now());
+        assert_eq!(state(), "1\n1\n");
     });
 }
 

@@ -316,7 +316,7 @@ impl<P: Port> Nftables<P> {
         for feature in changes.features() {
             self.retries.succeed(&feature.name);
         }
-        if changes.deletes_table() {
+        if changes.deletes_table {
             return self.observe(None);
         }
         self.table = TableState::Present;
@@ -365,20 +365,21 @@ impl<P: Port> Plane for Nftables<P> {
 
     fn apply(&mut self, phase: Phase, present: &mut Present, now: Instant) -> bool {
         let mut any = false;
-        loop {
-            let changes = self.changes(phase, present);
+        // Each failed attempt leaves out one feature more.
+        for _ in 0..=FEATURES.len() + 1 {
+            let mut changes = self.changes(phase, present);
             if changes.is_empty() {
                 break;
             }
             any = true;
-            let transaction = Transaction { operations: changes.operations() };
+            let transaction = Transaction { operations: changes.take_operations() };
             match self.port.commit(&describe(&changes), &transaction) {
                 Ok(()) => {
                     tracing::debug!(
                         operations = transaction.operations.len(),
                         "nftables transaction confirmed"
                     );
-                    if changes.rebuilds_table() {
+                    if changes.rebuilds_table {
                         // A feature that waits for its retry was not written again.
                         self.tracker.forget();
                     }

@@ -498,20 +498,22 @@ impl<P: RoutePort> Routes<P> {
 
     /// Removes routes and strays; returns whether it requested any change.
     fn remove(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        loop {
-            let routes = self.tracker.pending(Phase::Remove, None);
-            let routes = routes.map(|(prefix, _)| Stray { prefix: *prefix, metric: METRIC, tos: 0 });
-            let strays = self.strays.pending(Phase::Remove, None).map(|(stray, _)| *stray);
-            let deletion = |Stray { prefix, metric, tos }: Stray| RouteChange::Delete { prefix, metric, tos };
-            let changes: Vec<RouteChange> = routes.chain(strays).take(BATCH).map(deletion).collect();
-            if changes.is_empty() {
-                return any;
-            }
-            any = true;
-            // Each is settled or waits for its retry afterwards.
+        let routes = self.tracker.pending(Phase::Remove, None);
+        let routes = routes.map(|(prefix, _)| Stray { prefix: *prefix, metric: METRIC, tos: 0 });
+        let strays = self.strays.pending(Phase::Remove, None).map(|(stray, _)| *stray);
+        let mut all: Vec<Stray> = routes.chain(strays).collect();
+        // In ascending order, Linux 6.18 takes twice as long to delete IPv4 routes.
+        all.reverse();
+        for part in all.chunks(BATCH) {
+            let deletion = |Stray { prefix, metric, tos }: &Stray| RouteChange::Delete {
+                prefix: *prefix,
+                metric: *metric,
+                tos: *tos,
+            };
+            let changes: Vec<RouteChange> = part.iter().map(deletion).collect();
             self.request(&changes, now);
         }
+        !all.is_empty()
     }
 
     /// Makes changes and records their results.

@@ -153,6 +153,8 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         // An equal value that is held already stays the only copy.
         slot.desired = if desired.is_some() && desired == slot.held { slot.held.clone() } else { desired };
         let key = entry.key().clone();
+        // Another value may succeed where the one before failed: it is tried at once.
+        self.retries.succeed(&key);
         self.place(&key);
     }
 
@@ -397,6 +399,10 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         }
         if gone {
             self.slots.remove(key);
+            // After most of many objects are gone, their memory is returned.
+            if self.slots.capacity() > 1024 && self.slots.len() < self.slots.capacity() / 8 {
+                self.slots.shrink_to(self.slots.len() * 2);
+            }
         }
     }
 
@@ -435,13 +441,17 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
             problems.add_many(reason.error(what), count);
         }
         let phases = [Some(Phase::Add), may_delete.then_some(Phase::Remove)];
-        for phase in phases.into_iter().flatten() {
-            for (key, change) in self.pending(phase, None) {
-                if let Some(prerequisite) = waits(key, change) {
-                    problems
-                        .add(KernelError::from_cause(describe(key, change), Cause::Waiting(prerequisite)));
-                }
+        let mut waiting: Vec<(String, &K, Change<'_, V>, usize)> = Vec::new();
+        for (key, change) in phases.into_iter().flatten().flat_map(|phase| self.pending(phase, None)) {
+            let Some(prerequisite) = waits(key, change) else { continue };
+            match waiting.iter_mut().find(|group| group.0 == prerequisite) {
+                Some(group) => group.3 += 1,
+                None => waiting.push((prerequisite, key, change, 1)),
             }
+        }
+        for (prerequisite, key, change, count) in waiting {
+            let error = KernelError::from_cause(describe(key, change), Cause::Waiting(prerequisite));
+            problems.add_many(error, count);
         }
         let settled = self.known
             && self.add.is_empty()

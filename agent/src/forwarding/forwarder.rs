@@ -285,9 +285,14 @@ impl<R: RoutePort, P: Ports<Routes = Routes<R>>, Q: Questions> Forwarder<P, Q> {
     /// Plans for a node that is not in the intent: nothing of ours remains.
     fn plan_nothing(&mut self) {
         let Some(former) = self.plan.take() else { return };
-        for prefix in self.learned.prefixes().chain(former.this.pod_cidrs.iter().copied()) {
+        // Routes that were withdrawn since the last run are learned no more.
+        let withdrawn = std::mem::take(&mut self.changed);
+        let own = former.this.pod_cidrs.iter().copied();
+        for prefix in self.learned.prefixes().chain(withdrawn).chain(own) {
             self.dataplane.routes.set(prefix, None);
         }
+        self.learned.clear_verdicts();
+        self.verdicts_changed = true;
         self.learned_inside.clear();
         self.sets_changed = true;
         self.set_tunnels(&Tunnels::default());

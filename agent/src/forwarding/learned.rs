@@ -213,6 +213,14 @@ impl LearnedRoutes {
         }
     }
 
+    /// Removes all verdicts: there is no node from whose point of view they are.
+    pub fn clear_verdicts(&mut self) {
+        for next_hop in self.next_hops.iter_mut() {
+            (next_hop.verdict, next_hop.hop, next_hop.rejected) = (None, None, [0; 2]);
+        }
+        self.routes.values_mut().for_each(|route| route.rejected = false);
+    }
+
     /// Returns the next hop of the route to a prefix.
     pub fn next_hop_of(&self, prefix: &IpNetwork) -> Option<&NextHop> {
         self.next_hops.get(self.routes.get(prefix)?.next_hop)

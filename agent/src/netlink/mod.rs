@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod hint;
+pub mod link;
 pub mod nftables;
 pub mod route;
 pub mod socket;

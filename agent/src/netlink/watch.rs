@@ -5,9 +5,10 @@
 
 use super::error::{Cause, KernelError, KernelResult};
 use super::hint::{ForeignRoute, Hint};
+use super::link::{Address, Link};
 use super::route::decode::RouteView;
 use crate::dataplane::{PROTOCOL, Tunnel};
-use heliograph_cni::codec::{HEADER, Received, attributes, find, ip_address, messages, text, u32_at};
+use heliograph_cni::codec::{HEADER, Received, find, messages, text, u32_at};
 use heliograph_cni::{ROUTE_PROTOCOL as PLUGIN_PROTOCOL, is_host_interface};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
@@ -250,34 +251,15 @@ fn route_hint(payload: &[u8], added: bool, own: bool) -> Option<Hint> {
 }
 
 fn link_hint(payload: &[u8]) -> Option<Hint> {
-    /// The length of `struct ifinfomsg`, whose index is at octet 4.
-    const LINK_HEADER: usize = 16;
-    const NAME: u16 = 3;
-    let index = u32_at(payload, 4)?;
-    let name = find(payload.get(LINK_HEADER..)?, NAME).map(text).unwrap_or_default();
+    let Link { index, name, .. } = Link::new(payload)?;
     (!is_host_interface(&name)).then(|| Hint::Link { index, ours: Tunnel::by_device(&name).is_some() })
 }
 
 fn address_hint(payload: &[u8]) -> Option<Hint> {
-    /// The length of `struct ifaddrmsg`, whose family, scope and index are at octets 0, 3 and 4.
-    const ADDRESS_HEADER: usize = 8;
-    // With a point-to-point peer, IFA_ADDRESS (1) is the peer and IFA_LOCAL (2) the own address.
-    const ADDRESS: u16 = 1;
-    const LOCAL: u16 = 2;
-    let header = payload.get(..ADDRESS_HEADER)?;
+    let Address { index, own, scope } = Address::new(payload)?;
     // Each pod's veth gets a link-local address, and next hops are hardly ever link-local.
-    if i32::from(header[0]) == libc::AF_INET6 && header[3] == libc::RT_SCOPE_LINK {
-        return None;
-    }
-    let mut address = None;
-    for (kind, value) in attributes(&payload[ADDRESS_HEADER..]) {
-        match kind {
-            LOCAL => address = ip_address(value),
-            ADDRESS => address = address.or(ip_address(value)),
-            _ => {}
-        }
-    }
-    Some(Hint::Address { index: u32_at(payload, 4)?, address: address? })
+    let link_local = own.is_ipv6() && scope == libc::RT_SCOPE_LINK;
+    (!link_local).then_some(Hint::Address { index, address: own })
 }
 
 /// The notifications of a transaction of nf_tables so far. The last one has the generation.

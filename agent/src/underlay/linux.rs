@@ -7,23 +7,29 @@
 
 use super::{Interface, Questions, Segment};
 use crate::dataplane::{PROTOCOL, Tunnel};
+use crate::netlink::link::{ADDRESS_HEADER, Address, LINK_HEADER, Link};
 use crate::netlink::route::decode::{FirstHop, RouteView};
+use crate::netlink::route::encode::family_number;
 use crate::netlink::route::socket::DUMP_ATTEMPTS;
 use crate::netlink::route::{MAIN_TABLE, Part, Socket};
-use crate::netlink::{Cause, KernelError, KernelResult};
+use crate::netlink::{self, Cause, KernelError, KernelResult};
 use heliograph_cni::IpFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use heliograph_cni::codec::Message;
 use nix::errno::Errno;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+/// The flag of a request.
+const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 
 /// The kernel of the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Linux {
     socket: Socket,
+    /// The connection for links and addresses.
+    objects: netlink::socket::Socket,
     /// The objects that were read for the present questions.
     read: Read,
 }
@@ -33,21 +39,6 @@ pub struct Linux {
 struct Read {
     links: BTreeMap<u32, Link>,
     addresses: BTreeMap<IpFamily, Vec<Address>>,
-}
-
-/// The name and MTU of a link.
-#[derive(Debug, Clone)]
-struct Link {
-    name: String,
-    mtu: u32,
-}
-
-/// An address of this node.
-#[derive(Debug)]
-struct Address {
-    own: IpAddr,
-    index: u32,
-    global: bool,
 }
 
 /// The result of the first look-ups for a next hop.
@@ -66,7 +57,8 @@ type Best = ((Reverse<u8>, u32), u8, FirstHop);
 impl Linux {
     /// Opens a connection to the kernel.
     pub fn open() -> KernelResult<Self> {
-        Ok(Self { socket: Socket::open()?, read: Read::default() })
+        let objects = netlink::socket::Socket::open(NETLINK_ROUTE)?;
+        Ok(Self { socket: Socket::open()?, objects, read: Read::default() })
     }
 
     fn find(&mut self, next_hop: IpAddr) -> KernelResult<Found> {
@@ -167,21 +159,11 @@ impl Linux {
     fn link(&mut self, index: u32) -> KernelResult<&Link> {
         if !self.read.links.contains_key(&index) {
             let what = format!("look up interface {index}");
-            let mut request = LinkMessage::default();
-            request.header.index = index;
-            let answer = self.socket.get(&what, RouteNetlinkMessage::GetLink(request))?;
-            let RouteNetlinkMessage::NewLink(link) = answer else {
-                return Err(KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}"))));
-            };
-            let mut found = Link { name: String::new(), mtu: 0 };
-            for attribute in link.attributes {
-                match attribute {
-                    LinkAttribute::IfName(name) => found.name = name,
-                    LinkAttribute::Mtu(mtu) => found.mtu = mtu,
-                    _ => {}
-                }
-            }
-            self.read.links.insert(index, found);
+            let mut header = [0; LINK_HEADER];
+            header[4..8].copy_from_slice(&index.to_ne_bytes());
+            let answer = self.objects.get(&what, Message::new(libc::RTM_GETLINK, REQUEST, &header))?;
+            let unexpected = || KernelError::from_cause(what, Cause::Unexpected(format!("{answer:?}")));
+            self.read.links.insert(index, Link::new(&answer).ok_or_else(unexpected)?);
         }
         Ok(&self.read.links[&index])
     }
@@ -189,27 +171,20 @@ impl Linux {
     /// Returns a global address of this node on an interface.
     fn address_on(&mut self, index: u32, family: IpFamily) -> KernelResult<Option<IpAddr>> {
         let mut all = self.addresses(family)?.iter();
-        Ok(all.find(|address| address.index == index && address.global).map(|address| address.own))
+        let global = |address: &&Address| address.index == index && address.scope == libc::RT_SCOPE_UNIVERSE;
+        Ok(all.find(global).map(|address| address.own))
     }
 
     fn addresses(&mut self, family: IpFamily) -> KernelResult<&[Address]> {
         if !self.read.addresses.contains_key(&family) {
-            let mut request = AddressMessage::default();
-            request.header.family = match family {
-                IpFamily::V4 => AddressFamily::Inet,
-                IpFamily::V6 => AddressFamily::Inet6,
-            };
-            let what = "read this node's addresses";
-            let answers = self.socket.dump(what, RouteNetlinkMessage::GetAddress(request))?;
-            let address = |answer| match answer {
-                RouteNetlinkMessage::NewAddress(message) => Some(Address {
-                    own: own_address(&message)?,
-                    index: message.header.index,
-                    global: message.header.scope == AddressScope::Universe,
-                }),
-                _ => None,
-            };
-            self.read.addresses.insert(family, answers.into_iter().filter_map(address).collect());
+            let mut header = [0; ADDRESS_HEADER];
+            header[0] = family_number(family);
+            let request = || Message::new(libc::RTM_GETADDR, REQUEST, &header);
+            let answers = self.objects.dump("read this node's addresses", request)?;
+            let addresses = answers.iter().filter_map(|answer| Address::new(answer));
+            // A kernel without the family returns the addresses of all.
+            let addresses = addresses.filter(|address| IpFamily::of(address.own) == family).collect();
+            self.read.addresses.insert(family, addresses);
         }
         Ok(&self.read.addresses[&family])
     }
@@ -250,7 +225,7 @@ impl Questions for Linux {
                  this machine",
             ));
         };
-        let Link { name, mtu } = self.link(index)?.clone();
+        let Link { name, mtu, .. } = self.link(index)?.clone();
         Ok(Interface { index, name, mtu })
     }
 }
@@ -258,12 +233,8 @@ impl Questions for Linux {
 /// Returns `struct rtmsg` of a look-up.
 fn header(address: IpAddr, flags: u32) -> [u8; 12] {
     let family = IpFamily::of(address);
-    let number = match family {
-        IpFamily::V4 => libc::AF_INET,
-        IpFamily::V6 => libc::AF_INET6,
-    };
     let mut header = [0; 12];
-    header[0] = number as u8;
+    header[0] = family_number(family);
     header[1] = family.bits();
     header[8..].copy_from_slice(&flags.to_ne_bytes());
     header
@@ -307,23 +278,9 @@ fn prefer(best: &mut BTreeMap<IpAddr, Best>, next_hop: IpAddr, route: &RouteView
     }
 }
 
-/// Returns this node's own address: with a point-to-point peer that is the attribute `local`.
-fn own_address(message: &AddressMessage) -> Option<IpAddr> {
-    let mut own = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => return Some(*address),
-            AddressAttribute::Address(address) => own = Some(*address),
-            _ => {}
-        }
-    }
-    own
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heliograph_cni::codec::Message;
     use ipnetwork::IpNetwork;
 
     fn route(prefix: &str, protocol: u8, metric: u32, oif: u32) -> Vec<u8> {

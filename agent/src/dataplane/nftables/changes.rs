@@ -11,8 +11,13 @@ use std::sync::Arc;
 /// The changes of one transaction.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// The operations with their features; `None`: the operation belongs to all.
-    operations: Vec<(Option<&'static Feature>, Operation)>,
+    /// The operations, in order.
+    operations: Vec<Operation>,
+    /// The feature of each operation; `None`: it belongs to all.
+    owners: Vec<Option<&'static Feature>>,
+    /// Set if the transaction deletes the table, and writes it again or not.
+    pub deletes_table: bool,
+    pub rebuilds_table: bool,
     /// The objects that have their desired value after the transaction.
     pub keys: Vec<Key>,
     /// The number of objects that are kept until deleting is permitted.
@@ -76,30 +81,25 @@ impl Changes {
         self.operations.is_empty() && self.keys.is_empty()
     }
 
-    /// Returns the operations.
-    pub fn operations(&self) -> Vec<Operation> {
-        self.operations.iter().map(|(_, operation)| operation.clone()).collect()
+    /// Returns the operations, which are not kept.
+    pub fn take_operations(&mut self) -> Vec<Operation> {
+        std::mem::take(&mut self.operations)
     }
 
-    /// Returns whether the transaction deletes the table and adds nothing.
-    pub fn deletes_table(&self) -> bool {
-        matches!(self.operations.last(), Some((_, Operation::DeleteTable)))
-    }
-
-    /// Returns whether the transaction deletes the table first.
-    pub fn rebuilds_table(&self) -> bool {
-        matches!(self.operations.first(), Some((None, Operation::DeleteTable)))
+    fn push(&mut self, owner: Option<&'static Feature>, operation: Operation) {
+        self.owners.push(owner);
+        self.operations.push(operation);
     }
 
     /// Returns the feature of an operation by its place.
     pub fn feature_at(&self, place: usize) -> Option<&'static Feature> {
-        self.operations.get(place)?.0
+        *self.owners.get(place)?
     }
 
     /// Returns the features that have operations, each once.
     pub fn features(&self) -> impl Iterator<Item = &'static Feature> {
         let mut found: Vec<&'static Feature> = Vec::new();
-        for feature in self.operations.iter().filter_map(|(feature, _)| *feature) {
+        for feature in self.owners.iter().copied().flatten() {
             if !found.iter().any(|known| known.name == feature.name) {
                 found.push(feature);
             }
@@ -168,6 +168,10 @@ impl<F: Fn(&Feature) -> bool> Collector<'_, F> {
         }
         if rebuilds {
             for (set, elements) in kept {
+                // The set of a feature that waits for its retry is not written either.
+                if (self.is_waiting)(Key::Set(set.clone()).feature()) {
+                    continue;
+                }
                 let retained = elements.into_iter().filter_map(|key| {
                     let key = Key::Element(set.clone(), key.clone());
                     self.element(&key, self.tracker.get(&key)?.held?)
@@ -179,21 +183,24 @@ impl<F: Fn(&Feature) -> bool> Collector<'_, F> {
             ordered.deleted_elements.clear();
             ordered.deleted_sets.clear();
             changes.keys.extend(removed.into_iter().map(|(key, _)| key.clone()));
-            changes.operations.extend([(None, Operation::DeleteTable), (None, Operation::AddTable)]);
+            changes.rebuilds_table = true;
+            changes.push(None, Operation::DeleteTable);
+            changes.push(None, Operation::AddTable);
         } else {
             for (key, _) in removed {
                 self.remove(key, &mut ordered);
                 changes.keys.push(key.clone());
             }
             if self.table == TableState::Absent {
-                changes.operations.push((None, Operation::AddTable));
+                changes.push(None, Operation::AddTable);
             }
         }
         let before = changes.operations.len();
-        changes.operations.extend(self.in_order(ordered));
+        self.in_order(ordered, &mut changes);
         if changes.operations.len() == before {
             // Nothing but the table itself.
             changes.operations.clear();
+            changes.owners.clear();
         }
         changes
     }
@@ -212,7 +219,8 @@ impl<F: Fn(&Feature) -> bool> Collector<'_, F> {
         }
         if changes.waits_for.is_none() {
             changes.keys = removed.into_iter().map(|(key, _)| key.clone()).collect();
-            changes.operations = vec![(Some(&super::FOREIGN), Operation::DeleteTable)];
+            changes.deletes_table = true;
+            changes.push(Some(&super::FOREIGN), Operation::DeleteTable);
             return changes;
         }
         let mut ordered = Ordered::default();
@@ -220,7 +228,7 @@ impl<F: Fn(&Feature) -> bool> Collector<'_, F> {
             self.remove(key, &mut ordered);
             changes.keys.push(key.clone());
         }
-        changes.operations = self.in_order(ordered);
+        self.in_order(ordered, &mut changes);
         changes
     }
 
@@ -315,7 +323,7 @@ impl<F: Fn(&Feature) -> bool> Collector<'_, F> {
         }
     }
 
-    fn in_order(&self, ordered: Ordered) -> Vec<(Option<&'static Feature>, Operation)> {
+    fn in_order(&self, ordered: Ordered, changes: &mut Changes) {
         let lists = |lists: BTreeMap<Name, Vec<Element>>, make: fn(Arc<Set>, Vec<Element>) -> Operation| {
             let operation = |(name, elements): (Name, Vec<Element>)| {
                 let feature = Key::Set(name.clone()).feature();
@@ -337,6 +345,8 @@ impl<F: Fn(&Feature) -> bool> Collector<'_, F> {
             ordered.added_chains,
             ordered.added_rules,
         ];
-        all.into_iter().flatten().map(|(feature, operation)| (Some(feature), operation)).collect()
+        for (feature, operation) in all.into_iter().flatten() {
+            changes.push(Some(feature), operation);
+        }
     }
 }

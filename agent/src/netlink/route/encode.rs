@@ -309,7 +309,7 @@ fn interface(hop: &Hop, devices: &Devices) -> Result<u32, EncodeError> {
 }
 
 /// Returns the number of a family (AF_INET, AF_INET6).
-pub(super) fn family_number(family: IpFamily) -> u8 {
+pub(crate) fn family_number(family: IpFamily) -> u8 {
     match family {
         IpFamily::V4 => libc::AF_INET as u8,
         IpFamily::V6 => libc::AF_INET6 as u8,

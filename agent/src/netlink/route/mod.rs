@@ -1,8 +1,7 @@
 //! rtnetlink: the routes, as bytes, and a blocking socket.
 //!
 //! Routes are many, so requests for them are written straight into the buffer that is sent, and dumps are decoded straight
-//! from the buffer that was received ([`encode`], [`decode`]). Links, addresses and rules are few: for them the types of
-//! netlink-packet-route are enough.
+//! from the buffer that was received ([`encode`], [`decode`]).
 
 pub mod decode;
 pub mod encode;

@@ -5,8 +5,6 @@ use super::encode::family_number;
 use crate::netlink::error::{Cause, KernelError, KernelResult};
 use heliograph_cni::IpFamily;
 use heliograph_cni::codec::{HEADER, Message, Received, extended_ack, messages, u32_at};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout, SndBuf, SndBufForce};
 use nix::sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt};
@@ -207,95 +205,6 @@ impl Socket {
         visit(payload).ok_or_else(|| Cause::Unexpected(format!("{payload:?}")))
     }
 
-    /// Sends a request that has one answer.
-    pub fn get(&mut self, what: &str, message: RouteNetlinkMessage) -> KernelResult<RouteNetlinkMessage> {
-        self.send_object(message, 0)
-            .and_then(|()| self.received_object())
-            .map_err(|cause| KernelError::from_cause(what, cause))
-    }
-
-    /// Sends a request for a change and waits for its confirmation.
-    pub fn change(&mut self, what: &str, message: RouteNetlinkMessage, flags: u16) -> KernelResult<()> {
-        let result =
-            self.send_object(message, libc::NLM_F_ACK as u16 | flags).and_then(|()| self.confirmation());
-        result.map_err(|cause| KernelError::from_cause(what, cause))
-    }
-
-    /// Requests a complete dump. It is repeated if the kernel's tables changed meanwhile.
-    pub fn dump(
-        &mut self,
-        what: &str,
-        message: RouteNetlinkMessage,
-    ) -> KernelResult<Vec<RouteNetlinkMessage>> {
-        let failed = |cause| KernelError::from_cause(what, cause);
-        for _ in 0..DUMP_ATTEMPTS {
-            if let Some(objects) = self.dump_once(&message).map_err(failed)? {
-                return Ok(objects);
-            }
-        }
-        Err(failed(Cause::Interrupted(DUMP_ATTEMPTS)))
-    }
-
-    /// Requests a dump once; `None` if it was interrupted.
-    fn dump_once(
-        &mut self,
-        message: &RouteNetlinkMessage,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>, Cause> {
-        self.send_object(message.clone(), libc::NLM_F_DUMP as u16)?;
-        let mut objects = Vec::new();
-        let mut interrupted = false;
-        loop {
-            let length = self.receive()?;
-            let mut rest = &self.buffer[..length];
-            for message in messages(&self.buffer[..length]) {
-                let size = HEADER + message.payload.len();
-                let whole = &rest[..size];
-                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                interrupted |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
-                match i32::from(message.kind) {
-                    libc::NLMSG_ERROR | libc::NLMSG_DONE => {
-                        return match rejection(&message) {
-                            Some(cause) => Err(cause),
-                            None => Ok((!interrupted).then_some(objects)),
-                        };
-                    }
-                    _ => objects.push(object(whole)?),
-                }
-            }
-        }
-    }
-
-    fn send_object(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Cause> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::from(message);
-        message.header.flags = libc::NLM_F_REQUEST as u16 | flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.transmit(&bytes)
-    }
-
-    fn received_object(&mut self) -> Result<RouteNetlinkMessage, Cause> {
-        let length = self.answer()?.len() + HEADER;
-        object(&self.buffer[..length])
-    }
-
-    /// Waits for the acknowledgement of the last request.
-    fn confirmation(&mut self) -> Result<(), Cause> {
-        loop {
-            let length = self.receive()?;
-            for message in messages(&self.buffer[..length]) {
-                if message.sequence == self.sequence && i32::from(message.kind) == libc::NLMSG_ERROR {
-                    return rejection(&message).map_or(Ok(()), Err);
-                }
-            }
-        }
-    }
-
     /// Waits for the one answer to the last request, which is the first message in the buffer; returns its payload.
     fn answer(&mut self) -> Result<&[u8], Cause> {
         loop {
@@ -347,14 +256,6 @@ impl Socket {
 
 /// The flags of a request for a dump.
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
-
-fn object(bytes: &[u8]) -> Result<RouteNetlinkMessage, Cause> {
-    match NetlinkMessage::deserialize(bytes).map(|message| message.payload) {
-        Ok(NetlinkPayload::InnerMessage(inner)) => Ok(inner),
-        Ok(other) => Err(Cause::Unexpected(format!("{other:?}"))),
-        Err(error) => Err(Cause::Unexpected(error.to_string())),
-    }
-}
 
 /// Returns the error in an acknowledgement or at the end of a dump. Both begin with zero or a negative errno.
 fn rejection(message: &Received<'_>) -> Option<Cause> {
