@@ -16,12 +16,12 @@ use heliograph_agent::netlink::Hint;
 use heliograph_agent::netlink::nftables::expression::{Compare, Ct, Header, Meta, ct_state};
 use heliograph_agent::netlink::nftables::{
     Base, Chain, Data, Element, ElementKey, Expression, Field, Operation, Register, Rule, Set, Socket,
-    Transaction, Value, Verdict, Watch,
+    Transaction, Value, Verdict,
 };
+use heliograph_agent::netlink::watch::{Own, Watch};
 use heliograph_cni::IpFamily;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -241,12 +241,16 @@ fn ranges_that_overlap_replace_each_other_in_one_transaction() {
     });
 }
 
+/// Subscribes to the changes of others.
+fn watch(table: &mut Table) -> Watch {
+    Watch::open(Own { routes: 0, tables: vec![table.plane.port().port()] }).unwrap()
+}
+
 /// Waits until the subscription has hints, and passes them on.
-fn notice(watch: &mut Watch, table: &mut Table) -> Vec<Hint> {
-    let mut descriptors = [nix::poll::PollFd::new(watch.as_fd(), nix::poll::PollFlags::POLLIN)];
-    let ready = nix::poll::poll(&mut descriptors, nix::poll::PollTimeout::from(20_000_u16)).unwrap();
-    assert!(ready > 0, "no notification");
-    let hints = watch.read().unwrap();
+async fn notice(watch: &mut Watch, table: &mut Table) -> Vec<Hint> {
+    let mut hints = Vec::new();
+    let noticed = tokio::time::timeout(Duration::from_secs(20), watch.next(&mut hints)).await;
+    noticed.expect("a notification").unwrap();
     hints.iter().for_each(|hint| table.plane.invalidate(hint));
     hints
 }
@@ -255,15 +259,15 @@ fn notice(watch: &mut Watch, table: &mut Table) -> Vec<Hint> {
 fn changes_by_others_are_noticed_and_flush_ruleset_is_repaired() {
     in_namespace(|| async {
         let mut table = Table::new();
-        let mut watch = Watch::open(table.plane.port().port()).unwrap();
+        let mut watch = watch(&mut table);
         table.set_nodes(3);
         table.run_in_sync();
         let wanted = listed();
         let ours = |hint: &Hint| matches!(hint, Hint::Nftables { ours: true, .. });
-        assert!(!notice(&mut watch, &mut table).iter().any(ours), "own changes");
+        assert!(!notice(&mut watch, &mut table).await.iter().any(ours), "own changes");
         let handles = sh("nft -a list table inet heliograph");
         sh("nft add table ip other && nft add chain ip other c");
-        assert!(!notice(&mut watch, &mut table).iter().any(ours), "changes of other tables");
+        assert!(!notice(&mut watch, &mut table).await.iter().any(ours), "changes of other tables");
         let before = table.plane.port().sent();
         table.plane.invalidate(&Hint::Periodic);
         table.run_in_sync();
@@ -272,7 +276,7 @@ fn changes_by_others_are_noticed_and_flush_ruleset_is_repaired() {
         for change in ["nft flush ruleset", "nft delete element inet heliograph nodes4 '{ 172.16.0.2 }'"] {
             sh(change);
             wait_for(&format!("{change} is noticed"), async || {
-                notice(&mut watch, &mut table).iter().any(ours)
+                notice(&mut watch, &mut table).await.iter().any(ours)
             })
             .await;
             table.run_in_sync();
@@ -616,12 +620,11 @@ fn measure_flush_ruleset() {
     in_namespace(|| async {
         for nodes in [10, 1000, 5000] {
             let mut table = Table::new();
-            let mut watch = Watch::open(table.plane.port().port()).unwrap();
+            let mut watch = watch(&mut table);
             table.set_nodes(nodes);
             table.run_in_sync();
             let mut times = Vec::new();
             for _ in 0..21 {
-                watch.read().unwrap();
                 // A thread of this one is in the same namespace.
                 let flush = std::thread::spawn(|| {
                     let mut other = Socket::open().unwrap();
@@ -631,6 +634,7 @@ fn measure_flush_ruleset() {
                     start
                 });
                 while !notice(&mut watch, &mut table)
+                    .await
                     .iter()
                     .any(|hint| matches!(hint, Hint::Nftables { ours: true, .. }))
                 {}

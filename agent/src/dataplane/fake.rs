@@ -1,17 +1,18 @@
 //! A fake kernel with injected faults. It follows the rules of the real one on which the planes depend.
 
 use super::nftables::{self, Nftables};
+use super::routes::{RoutePort, Routes};
 use super::sysctls;
-use super::tracker::{Change, Held, Tracker};
+use super::tracker::Held;
 use super::tunnels::{self, Device, DeviceForm};
-use super::{Dataplane, Phase, Plane, PlaneReport, Ports, Present, Problems, Route, Tunnel, guard};
-use crate::netlink::Hint;
+use super::{Dataplane, Ports, Route, Tunnel, guard};
 use crate::netlink::error::{Cause, KernelError, KernelResult};
 use crate::netlink::nftables::socket::Failure;
 use crate::netlink::nftables::table::testing;
 use crate::netlink::nftables::{
     Chain, DumpedTable, Element, ElementKey, Name, Operation, Rule, Set, Transaction, Value,
 };
+use crate::netlink::route::{Decoded, Devices, DumpedRoute, Part, RouteChange};
 use heliograph_cni::IpFamily;
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -19,7 +20,6 @@ use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// An operation that can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +111,7 @@ pub struct Table {
 }
 
 /// The state of the fake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct World {
     /// The nftables table.
     pub table: Option<Table>,
@@ -123,6 +123,8 @@ pub struct World {
     pub forwarding: BTreeSet<IpFamily>,
     /// Heliograph's routes.
     pub routes: BTreeMap<IpNetwork, Route>,
+    /// The family of the dump in progress.
+    pub dump: IpFamily,
     /// The injected faults.
     pub faults: Vec<Fault>,
     /// The requested changes, in order.
@@ -133,6 +135,24 @@ pub struct World {
     pub reads: u32,
     /// The number of created devices.
     pub last_index: u32,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            table: None,
+            generation: 0,
+            devices: BTreeMap::new(),
+            forwarding: BTreeSet::new(),
+            routes: BTreeMap::new(),
+            dump: IpFamily::V4,
+            faults: Vec::new(),
+            requested: Vec::new(),
+            transactions: Vec::new(),
+            reads: 0,
+            last_index: 0,
+        }
+    }
 }
 
 /// The fake kernel. Clones share their state.
@@ -146,7 +166,7 @@ impl Ports for FakePorts {
     type Sysctls = Fake;
     type Nftables = Fake;
     type Tunnels = Fake;
-    type Routes = FakeRoutes;
+    type Routes = Routes<Fake>;
 }
 
 impl Fake {
@@ -157,8 +177,7 @@ impl Fake {
 
     /// Makes planes on this kernel.
     pub fn dataplane(&self) -> Dataplane<FakePorts> {
-        let routes = FakeRoutes { fake: self.clone(), tracker: Tracker::default(), tunnels: BTreeMap::new() };
-        Dataplane::new(self.clone(), self.clone(), self.clone(), routes)
+        Dataplane::new(self.clone(), self.clone(), self.clone(), Routes::new(self.clone()))
     }
 
     /// Makes the plane of nftables on this kernel.
@@ -427,110 +446,62 @@ impl tunnels::Port for Fake {
     }
 }
 
-/// A plane of routes as simple as possible, for the order between planes.
-#[derive(Debug)]
-pub struct FakeRoutes {
-    fake: Fake,
-    tracker: Tracker<IpNetwork, Route>,
-    tunnels: BTreeMap<Tunnel, u32>,
-}
-
-impl FakeRoutes {
-    /// Sets the route to a prefix.
-    pub fn set(&mut self, prefix: IpNetwork, route: Option<Route>) {
-        self.tracker.set(prefix, route);
-    }
-
-    /// Makes no routes desired but these.
-    pub fn set_all(&mut self, routes: &BTreeMap<IpNetwork, Route>) {
-        let before: Vec<IpNetwork> = self.tracker.all_desired().map(|(prefix, _)| *prefix).collect();
-        before
-            .iter()
-            .filter(|prefix| !routes.contains_key(prefix))
-            .for_each(|prefix| self.set(*prefix, None));
-        routes.iter().for_each(|(prefix, route)| self.set(*prefix, Some(route.clone())));
-    }
-
-    fn waits(change: Change<'_, Route>, present: &Present) -> Option<String> {
-        let missing = change.desired?.tunnels().find(|tunnel| !present.tunnels.contains_key(tunnel))?;
-        Some(format!("the tunnel device {missing} exists"))
-    }
-}
-
-impl Plane for FakeRoutes {
-    fn name(&self) -> &'static str {
-        "routes"
-    }
-
-    fn invalidate(&mut self, hint: &Hint) {
-        if matches!(hint, Hint::Everything | Hint::Periodic) {
-            self.tracker.forget();
-        }
-    }
-
-    fn read(&mut self, _present: &mut Present, now: Instant) {
-        self.tracker.wake(now);
-        if self.tracker.unread().next().is_some() {
-            self.tracker.forget();
-        }
-        if !self.tracker.needs_read(now) {
-            return;
-        }
-        let mut world = self.fake.world();
-        match world.question(Op::ReadRoutes, "read the routes") {
-            Ok(()) => {
-                self.tracker.begin_read();
-                world
-                    .routes
-                    .iter()
-                    .for_each(|(prefix, route)| self.tracker.observe(*prefix, Held::Value(route.clone())));
-                self.tracker.end_read();
-            }
-            Err(error) => self.tracker.fail_read(error, now),
-        }
-    }
-
-    fn apply(&mut self, phase: Phase, present: &mut Present, now: Instant) -> bool {
-        if present.tunnels != self.tunnels {
-            self.tunnels.clone_from(&present.tunnels);
-            self.tracker.forget();
-            self.read(present, now);
-        }
-        if phase == Phase::Remove && !present.may_delete {
-            return false;
-        }
-        let possible =
-            self.tracker.pending(phase, None).filter(|(_, change)| Self::waits(*change, present).is_none());
-        let changes: Vec<(IpNetwork, Option<Route>)> =
-            possible.map(|(prefix, change)| (*prefix, change.desired.cloned())).collect();
-        for (prefix, route) in &changes {
-            let op = if route.is_some() { Op::PutRoute } else { Op::DeleteRoute };
-            let result = self.fake.world().change(op, &format!("route {prefix}"), |world| {
+impl RoutePort for Fake {
+    fn change(
+        &mut self,
+        changes: &[RouteChange],
+        devices: &Devices,
+        failed: &mut dyn FnMut(usize, KernelError),
+    ) {
+        for (place, change) in changes.iter().enumerate() {
+            let (op, prefix, route) = match change {
+                RouteChange::Add(prefix, route) | RouteChange::Replace(prefix, route) => {
+                    (Op::PutRoute, *prefix, Some(route))
+                }
+                RouteChange::Delete { prefix, .. } => (Op::DeleteRoute, *prefix, None),
+            };
+            let result = self.world().change(op, &change.to_string(), |world| {
                 let external = |tunnel: Tunnel| {
-                    world.devices.get(&tunnel).is_some_and(|device| device.form == DeviceForm::External)
+                    let device = world.devices.get(&tunnel);
+                    device.is_some_and(|device| {
+                        device.form == DeviceForm::External && devices.get(&tunnel) == Some(&device.index)
+                    })
                 };
                 match route {
                     Some(route) if !route.tunnels().all(external) => return Err(Errno::ENODEV),
-                    Some(route) => drop(world.routes.insert(*prefix, route.clone())),
-                    None => drop(world.routes.remove(prefix)),
+                    Some(_)
+                        if matches!(change, RouteChange::Add(..)) && world.routes.contains_key(&prefix) =>
+                    {
+                        return Err(Errno::EEXIST);
+                    }
+                    Some(route) => drop(world.routes.insert(prefix, Route::clone(route))),
+                    None => drop(world.routes.remove(&prefix).ok_or(Errno::ESRCH)?),
                 }
                 Ok(())
             });
-            match result {
-                Ok(()) => self.tracker.confirm(prefix),
-                Err(error) => self.tracker.fail(prefix, error, now),
+            if let Err(error) = result {
+                failed(place, error);
             }
         }
-        !changes.is_empty()
     }
 
-    fn next_retry(&self) -> Option<Instant> {
-        self.tracker.next_retry()
+    fn begin_dump(&mut self, family: IpFamily, _own: bool) -> Result<(), Cause> {
+        let mut world = self.world();
+        world.dump = family;
+        world.question(Op::ReadRoutes, "read the routes").map_err(|error| error.cause)
     }
 
-    fn report(&self, present: &Present) -> PlaneReport {
-        let describe = |prefix: &IpNetwork, _: Change<'_, Route>| format!("route {prefix}");
-        let waits = |_: &IpNetwork, change: Change<'_, Route>| Self::waits(change, present);
-        self.tracker.report(present.may_delete, Problems::default(), describe, waits)
+    fn next_part(&mut self, devices: &Devices, visit: &mut dyn FnMut(DumpedRoute)) -> Result<Part, Cause> {
+        let world = self.world();
+        let routes = world.routes.iter().filter(|(prefix, _)| IpFamily::of_network(prefix) == world.dump);
+        for (prefix, route) in routes {
+            // A route through a device that is no tunnel, or no longer one, is not of Heliograph's form.
+            let held = match route.tunnels().all(|tunnel| devices.contains_key(&tunnel)) {
+                true => Held::Value(Decoded::Other(route.clone())),
+                false => Held::Altered,
+            };
+            visit(DumpedRoute::Ours(*prefix, held));
+        }
+        Ok(Part::Last)
     }
 }

@@ -142,6 +142,17 @@ impl<P: RoutePort> Routes<P> {
         self.update_conflict(prefix, desired);
     }
 
+    /// Makes no routes desired but these.
+    #[cfg(test)]
+    pub(crate) fn set_all(&mut self, routes: &std::collections::BTreeMap<IpNetwork, Route>) {
+        let before: Vec<IpNetwork> = self.tracker.all_desired().map(|(prefix, _)| *prefix).collect();
+        before
+            .iter()
+            .filter(|prefix| !routes.contains_key(prefix))
+            .for_each(|prefix| self.set(*prefix, None));
+        routes.iter().for_each(|(prefix, route)| self.set(*prefix, Some(Arc::new(route.clone()))));
+    }
+
     /// Returns the desired route to a prefix.
     pub fn desired(&self, prefix: &IpNetwork) -> Option<&Arc<Route>> {
         self.tracker.desired(prefix)
@@ -672,6 +683,6 @@ fn interpret(change: &RouteChange, answer: Option<KernelError>) -> Option<Kernel
 }
 
 #[cfg(test)]
-pub(crate) mod fake;
+mod fake;
 #[cfg(test)]
 mod tests;

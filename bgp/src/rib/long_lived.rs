@@ -5,8 +5,8 @@
 //! community, and replaced when the peer is back and sends it again.
 
 use super::intern::Interned;
+use super::sweep::Task;
 use super::table::{Path, PathAttributes};
-use super::work::Task;
 use super::{PeerId, Rib};
 use crate::wire::{Attributes, Family, Prefix};
 

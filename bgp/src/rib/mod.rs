@@ -29,6 +29,7 @@ mod report;
 mod scan;
 mod sources;
 mod subscribers;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -56,8 +57,9 @@ use pack::Output;
 #[cfg(feature = "tokio")]
 pub(crate) use scan::{Scan, ScanPosition};
 use subscribers::Subscribers;
+use sweep::Task;
 use table::{Path, PathAttributes, Slot, Source, Table};
-use work::{Task, Work};
+use work::Work;
 
 pub use best::Step;
 pub use reason::{Comparison, PathReason, PolicyRejection, RejectReason, Rejection, WithheldReason};

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::bits::Bits;
 use super::family::PerFamily;
 use super::sources::Sources;
+use super::sweep::Sweep;
 use super::table::{Path, Slot, Source};
-use super::work::Sweep;
 use super::{Peer, PeerId};
 use crate::hash::Map;
 

@@ -5,9 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::dataplane::Hop;
-use crate::dataplane::fake::Fake;
-use crate::dataplane::routes::fake::Fake as FakeRoutes;
-use crate::dataplane::tunnels::{self, DeviceForm};
+use crate::dataplane::fake::{Fake, FakePorts};
 use crate::intent::{Encapsulation, SEGMENT_LABEL};
 use crate::netlink::hint::ForeignRoute;
 use crate::netlink::{Cause, KernelError};
@@ -17,63 +15,6 @@ use crate::underlay::{Interface, Segment};
 const OWN: &str = "172.20.1.11";
 const B: &str = "172.20.1.12";
 const C: &str = "172.20.2.11";
-
-/// The ports of the fakes.
-struct FakePorts;
-
-impl Ports for FakePorts {
-    type Sysctls = Fake;
-    type Nftables = Fake;
-    type Tunnels = FakeTunnels;
-    type Routes = Routes<FakeRoutes>;
-}
-
-/// The tunnel devices, which the fake of the routes also has to have.
-struct FakeTunnels {
-    fake: Fake,
-    routes: FakeRoutes,
-}
-
-impl FakeTunnels {
-    /// Passes the present devices on: routes through a deleted one are gone.
-    fn pass_on(&self) {
-        let devices = self.fake.world().devices.clone();
-        let external = devices.into_iter().filter(|(_, device)| device.form == DeviceForm::External);
-        let present: BTreeMap<Tunnel, u32> =
-            external.map(|(tunnel, device)| (tunnel, device.index)).collect();
-        let mut state = self.routes.state();
-        if present != state.devices {
-            state.delete_devices();
-            state.devices = present;
-        }
-    }
-}
-
-impl tunnels::Port for FakeTunnels {
-    fn find(&mut self, tunnel: Tunnel) -> KernelResult<Option<tunnels::Device>> {
-        self.fake.find(tunnel)
-    }
-
-    fn create(&mut self, what: &str, tunnel: Tunnel, mtu: u32) -> KernelResult<()> {
-        let result = self.fake.create(what, tunnel, mtu);
-        self.pass_on();
-        result
-    }
-
-    fn adjust(&mut self, what: &str, index: u32, mtu: u32) -> KernelResult<()> {
-        self.fake.adjust(what, index, mtu)
-    }
-
-    fn remove(&mut self, what: &str, index: u32) -> KernelResult<()> {
-        let result = self.fake.remove(what, index);
-        self.pass_on();
-        result
-    }
-
-    fn disable_filter(&mut self, tunnel: Tunnel) -> KernelResult<()> {
-        self.fake.disable_filter(tunnel)
-    }
-}
 
 /// The underlay of a test: the look-up of a next hop without an entry fails.
 #[derive(Clone, Default)]
@@ -117,7 +58,6 @@ fn network(text: &str) -> IpNetwork {
 /// A node with a kernel, which a restart does not change.
 struct TestNode {
     fake: Fake,
-    routes: FakeRoutes,
     underlay: TestUnderlay,
     forwarder: Forwarder<FakePorts, TestUnderlay>,
     snapshot: Snapshot,
@@ -136,26 +76,20 @@ impl TestNode {
     }
 
     fn with(snapshot: Snapshot) -> Self {
-        let (fake, routes, underlay) = (Fake::default(), FakeRoutes::default(), TestUnderlay::default());
+        let (fake, underlay) = (Fake::default(), TestUnderlay::default());
         underlay.set(B, direct());
         underlay.set(C, routed());
-        let forwarder = Self::start(&fake, &routes, &underlay);
-        Self { fake, routes, underlay, forwarder, snapshot, now: Instant::now() }
+        let forwarder = Self::start(&fake, &underlay);
+        Self { fake, underlay, forwarder, snapshot, now: Instant::now() }
     }
 
-    fn start(
-        fake: &Fake,
-        routes: &FakeRoutes,
-        underlay: &TestUnderlay,
-    ) -> Forwarder<FakePorts, TestUnderlay> {
-        let tunnels = FakeTunnels { fake: fake.clone(), routes: routes.clone() };
-        let dataplane = Dataplane::new(fake.clone(), fake.clone(), tunnels, Routes::new(routes.clone()));
-        Forwarder::new("a".into(), dataplane, Underlay::new(underlay.clone()))
+    fn start(fake: &Fake, underlay: &TestUnderlay) -> Forwarder<FakePorts, TestUnderlay> {
+        Forwarder::new("a".into(), fake.dataplane(), Underlay::new(underlay.clone()))
     }
 
     /// Replaces the process by a new one.
     fn restart(&mut self) {
-        self.forwarder = Self::start(&self.fake, &self.routes, &self.underlay);
+        self.forwarder = Self::start(&self.fake, &self.underlay);
     }
 
     fn learn(&mut self, changes: &[(&str, Option<(&str, &str)>)], synced: bool) {
@@ -176,7 +110,7 @@ impl TestNode {
                 _ => break,
             }
         }
-        self.routes.state().own().0.keys().map(ToString::to_string).collect()
+        self.fake.world().routes.keys().map(ToString::to_string).collect()
     }
 
     /// Returns the desired route to a prefix.

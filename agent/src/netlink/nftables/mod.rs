@@ -9,7 +9,6 @@ pub mod set;
 pub mod socket;
 pub mod table;
 pub mod transaction;
-pub mod watch;
 
 pub use chain::{Base, Chain, Rule};
 pub use expression::{Expression, Register, Verdict};
@@ -17,7 +16,6 @@ pub use set::{Data, Element, ElementKey, Field, Set, Value};
 pub use socket::Socket;
 pub use table::{DumpedChain, DumpedSet, DumpedTable};
 pub use transaction::{Operation, Transaction};
-pub use watch::Watch;
 
 use crate::netlink::KernelError;
 use heliograph_cni::codec::Message;
@@ -55,7 +53,6 @@ mod kind {
     pub const NEW_ELEMENTS: u16 = 12;
     pub const GET_ELEMENTS: u16 = 13;
     pub const DELETE_ELEMENTS: u16 = 14;
-    pub const NEW_GENERATION: u16 = 15;
     pub const GET_GENERATION: u16 = 16;
 }
 

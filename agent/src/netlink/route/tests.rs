@@ -17,6 +17,9 @@ fn devices() -> Devices {
     Devices::from([(Tunnel::ipip(IpFamily::V4), 7), (Tunnel::ipip(IpFamily::V6), 8)])
 }
 
+/// The length of `struct rtmsg` in octets.
+const ROUTE_HEADER: usize = 12;
+
 fn reference_devices() -> reference::Devices {
     reference::Devices::from([(IpFamily::V4, 7), (IpFamily::V6, 8)])
 }
@@ -298,13 +301,12 @@ proptest! {
         }
     }
 
-    /// Both decoders agree on whatever another program may have done to an octet of a route.
+    /// Both decoders agree on whatever another program may have done to an octet of a route's header.
     #[test]
-    fn both_decoders_agree_on_changed_routes((at, route) in any_case(), place: prop::sample::Index, octet: u8) {
+    fn both_decoders_agree_on_changed_headers((at, route) in any_case(), place in 0..ROUTE_HEADER, octet: u8) {
         let mut batch = Batch::default();
         prop_assume!(batch.push(&RouteChange::Add(at, Arc::new(route)), &devices()).is_ok());
         let mut payload = batch.bytes[HEADER..].to_vec();
-        let place = place.index(payload.len());
         payload[place] = octet;
         // The other decoder rejects broken attributes, and doesn't compare the type of an encapsulation.
         let Ok(message) = RouteMessage::parse(payload.as_slice()) else { return Ok(()) };
