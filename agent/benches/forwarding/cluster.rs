@@ -206,6 +206,14 @@ pub fn mesh(site: &mut Site, runtime: &Runtime, numbers: &Numbers, program: &Pat
 
     let table =
         Table { family: Family::V4, routes: numbers.routes, next_hops: numbers.next_hops, version: 0 };
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        times.push(changes.flushed(&place.network)?.as_secs_f64());
+        std::thread::sleep(WINDOW);
+    }
+    let time = median_of(times.into_iter()).unwrap_or_default();
+    rows.push(Row::new("`nft flush ruleset`: time until the rules are back", time, Unit::Seconds));
+
     let routes = Routes::watch(&place.network, Family::V4, numbers.routes)?;
     routes.expect(Some(&table));
     place.table.send(&table.advertise())?;

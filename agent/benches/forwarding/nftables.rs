@@ -1,8 +1,10 @@
 //! The changes of nftables in a namespace, as the kernel notifies them.
 
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::SockProtocol;
 
 use crate::netlink::{Listener, attributes, subscribe};
@@ -12,12 +14,15 @@ use crate::network::AgentNet;
 const GROUP: u32 = 1 << 6;
 /// The subsystem NFNL_SUBSYS_NFTABLES, the upper octet of a message's type.
 const SUBSYSTEM: u16 = 10;
-/// NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM and NFT_MSG_NEWGEN.
+/// NFT_MSG_NEWRULE, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM and NFT_MSG_NEWGEN.
+const NEW_RULE: u16 = 6;
 const NEW_ELEMENTS: u16 = 12;
 const DELETED_ELEMENTS: u16 = 14;
 const GENERATION: u16 = 15;
 /// NFTA_SET_ELEM_LIST_ELEMENTS.
 const ELEMENTS: u16 = 3;
+/// The longest time until the rules are back after somebody deleted them.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The length of struct nfgenmsg.
 const FAMILY_HEADER: usize = 4;
 
@@ -30,6 +35,8 @@ pub struct Written {
     pub others: usize,
     /// Octets of all notifications except those of generations.
     pub octets: usize,
+    /// The time of the last rule that was added.
+    pub rule: Option<Instant>,
 }
 
 /// It counts the changes, until it is dropped.
@@ -54,7 +61,12 @@ impl Changes {
                     let lists = lists.filter(|(kind, _)| *kind == ELEMENTS);
                     count.elements += lists.map(|(_, list)| attributes(list).count()).sum::<usize>();
                 }
-                (SUBSYSTEM, _) => count.others += 1,
+                (SUBSYSTEM, kind) => {
+                    count.others += 1;
+                    if kind == NEW_RULE {
+                        count.rule = Some(Instant::now());
+                    }
+                }
                 _ => return,
             }
             count.octets += payload.len();
@@ -65,5 +77,20 @@ impl Changes {
     /// Returns the numbers of changes since the last call.
     pub fn take(&self) -> Written {
         std::mem::take(&mut self.written.lock().expect("no panic"))
+    }
+
+    /// Deletes all rules as another program would, and returns the time until they are back.
+    pub fn flushed(&self, network: &AgentNet) -> Result<Duration> {
+        self.take();
+        let start = Instant::now();
+        let status = network.command().args(["nft", "flush", "ruleset"]).stdin(Stdio::null()).status()?;
+        ensure!(status.success(), "nft (nftables) failed, see above");
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            if let Some(time) = self.take().rule {
+                return Ok(time.saturating_duration_since(start));
+            }
+            ensure!(start.elapsed() < TIMEOUT, "the rules are not back in {TIMEOUT:?}");
+        }
     }
 }
