@@ -11,6 +11,7 @@ use heliograph_agent::status::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    share_heap();
     log_to_stderr();
     match Cli::parse().command {
         Command::Agent { daemon, cni_conf_dir, cni_bin_dir } => {
@@ -26,6 +27,16 @@ fn main() -> ExitCode {
         Command::Cleanup { run_dir, state_dir, cni_conf_dir } => {
             exit_code(cleanup(&run_dir, &state_dir, &cni_conf_dir))
         }
+    }
+}
+
+/// Lets all threads allocate from one heap. By default glibc gives each thread its own, and what one thread allocates and
+/// another frees then stays in both: 17 MB in a cluster of 1,000 nodes (docs/decisions/threads.md).
+fn share_heap() {
+    // SAFETY: mallopt (mallopt(3)) sets a number in the allocator, and there are no other threads yet.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
