@@ -394,5 +394,5 @@ fn invalid_settings_are_rejected() {
         n.bfd = Some(Settings::default());
         n.ttl = heliograph_bgp::Ttl::Hops(2);
     });
-    assert!(further.contains("make it multihop"), "{further}");
+    assert!(further.contains("make BFD multihop"), "{further}");
 }
