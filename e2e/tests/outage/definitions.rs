@@ -9,8 +9,8 @@ use heliograph_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::{
-    LATE, LATER, NODES, all_is_well, configuration, everywhere_reported, forwards, has_session, kill_agent,
-    late, sessions, wait_for_successor,
+    LATE, LATE_ADDRESS, LATER, NODES, all_is_well, configuration, everywhere_reported, forwards, has_session,
+    kill_agent, late, sessions, wait_for_successor,
 };
 
 const SCHEMA: &str = "/spec/versions/0/schema";
@@ -57,6 +57,14 @@ pub fn nonsense_past_validation(cluster: &Cluster) -> Result<()> {
         has_session(status, LATE, false)
     })?;
     define_peers(cluster, &schema)?;
+    // The next step kills an agent, which then starts by what is on disk: that is written a few seconds later.
+    for node in NODES {
+        wait_until(LATER, &format!("{node}: the last good intent without {LATE}"), || {
+            let kept = cluster.node(node)?.run(["cat", "/var/lib/heliograph/last-good.yaml"])?;
+            ensure!(!kept.contains(LATE_ADDRESS), "{kept}");
+            Ok(())
+        })?;
+    }
     all_is_well(cluster)
 }
 
