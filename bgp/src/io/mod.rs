@@ -221,7 +221,7 @@ impl Handle {
         let config = config.into();
         config.validate()?;
         let place = self.commands.reserve().await.map_err(|_| Stopped)?;
-        let (reply, done) = oneshot::channel();
+        let (reply, mut done) = oneshot::channel();
         {
             // Changes are sent in the order in which they follow from one another.
             let mut in_force = self.lock_config();
@@ -229,7 +229,7 @@ impl Handle {
             *in_force = config;
             place.send(Command::Change(Box::new(change), reply));
         }
-        done.await.map_err(|_| Stopped)?;
+        answered(&self.commands, &mut done).await?;
         Ok(())
     }
 
@@ -357,8 +357,24 @@ impl Handle {
     }
 
     async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        answered(&self.commands, &mut answer).await
+    }
+}
+
+/// Waits for the answer to a command. One that was sent while the speaker ended is received by nobody, and not dropped
+/// either: so the end of the speaker is waited for, too.
+///
+/// # Errors
+/// The speaker has ended.
+async fn answered<T>(
+    commands: &mpsc::Sender<Command>,
+    answer: &mut oneshot::Receiver<T>,
+) -> Result<T, Stopped> {
+    tokio::select! {
+        biased;
+        answer = &mut *answer => answer.map_err(|_| Stopped),
+        () = commands.closed() => answer.try_recv().map_err(|_| Stopped),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Command, Handle, Stopped};
+use super::{Command, Handle, Stopped, answered};
 use crate::report::BestChanges;
 
 /// The most changes in one answer, so that no reader holds up the speaker.
@@ -97,9 +97,9 @@ impl Subscription {
             self.awaited = Some(answer);
         }
         let Some(awaited) = &mut self.awaited else { return Err(Stopped) };
-        let answer = awaited.await;
+        let answer = answered(&self.commands, awaited).await;
         self.awaited = None;
-        let news = answer.map_err(|_| Stopped)?;
+        let news = answer?;
         if news.more {
             self.changes.mark_changed();
         }
