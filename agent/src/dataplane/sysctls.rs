@@ -84,11 +84,7 @@ impl<P: Port> Plane for Sysctls<P> {
     }
 
     fn read(&mut self, _present: &mut Present, now: Instant) {
-        self.tracker.wake(now);
-        if self.tracker.unread().next().is_some() {
-            self.tracker.forget();
-        }
-        if self.tracker.needs_read(now)
+        if self.tracker.wake_to_read(now)
             && let Err(error) = self.read_all()
         {
             self.tracker.fail_read(error, now);

@@ -192,6 +192,15 @@ impl<K: Clone + Ord + Hash, V: Clone + PartialEq> Tracker<K, V> {
         !self.known && !self.reading.is_waiting(&())
     }
 
+    /// Begins a run of a plane that always reads all of its objects: returns whether they have to be read.
+    pub fn wake_to_read(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        if !self.unread.is_empty() {
+            self.forget();
+        }
+        self.needs_read(now)
+    }
+
     /// Begins reading everything: [`Tracker::observe`] each object, then [`Tracker::end_read`]. A reading that was abandoned
     /// before its end counts for nothing.
     pub fn begin_read(&mut self) {
